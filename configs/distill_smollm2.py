@@ -1,0 +1,68 @@
+"""How the quickstart's drafter was made: collect, then distill.
+
+Why: the recipe behind specdiff_jax/zoo/smollm2_135m_instruct.safetensors, and
+the one to copy for a drafter of your own model: change `verifier` and the
+prompts, keep the rest.
+
+Cost: TODO(lead): hours of each step on 2 CPU cores.
+
+Expected: TODO(lead): tau on held-out trajectories, and the JSON line.
+
+COMMAND (prompts.jsonl: fields `id` and `prompt`, such as GSM8K's train split):
+  python -m specdiff_jax collect --config=configs/distill_smollm2.py \
+      --config.batch=8 --prompts=prompts.jsonl --workdir=runs/trajectories
+  python -m specdiff_jax distill --config=configs/distill_smollm2.py \
+      --config.data=runs/trajectories --workdir=runs/distill
+  python -m specdiff_jax bench --config=configs/quickstart.py \
+      --config.drafter=runs/distill/drafter.safetensors
+"""
+
+import pathlib
+
+import ml_collections
+
+_HERE = pathlib.Path(__file__).resolve().parent
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the recipe; 'smoke' runs it on the random tiny verifier."""
+  if variant not in ('', 'smoke'):
+    raise ValueError(f'the variants are "" and "smoke", not {variant!r}')
+  smoke = variant == 'smoke'
+  config = ml_collections.ConfigDict()
+  # The model, and how `collect` decodes: lookup drafts, and changes nothing.
+  config.verifier = 'random:tiny' if smoke else 'quickstart'
+  config.cache_dir = str(_HERE.parent / 'runs' / 'verifier')
+  config.drafter = ''
+  config.system = 'lookup'
+  config.dtype = 'float32'
+  config.exact = True
+  config.batch = 4
+  config.temperature = 0.0
+  config.top_k = 0
+  config.top_p = 1.0
+  config.seed = 0
+  config.max_new_tokens = 8 if smoke else 256
+  config.prompt_buckets = (64, 128, 256, 512)
+  config.gamma = 8
+  config.chat = not smoke
+  # What `distill` does.
+  config.data = (
+      str(_HERE / 'prompts' / 'tiny.jsonl') if smoke else 'runs/trajectories'
+  )
+  config.eval_prompts = (str(_HERE / 'prompts' / 'quickstart.jsonl'),)
+  config.loss = 'streak'
+  config.steps = 3 if smoke else 2000
+  config.learning_rate = 1e-3
+  config.mesh = (-1, 1)
+  config.tokens = 96 if smoke else 512
+  config.windows = 8 if smoke else 96
+  config.network = ml_collections.ConfigDict(
+      {'layers': 2, 'trunk': 1024, 'vocab': 4096, 'ngram': 3}
+  )
+  config.ce_fraction = 0.4
+  config.beta_end = 0.0
+  config.eval_fraction = 0.2 if smoke else 0.01
+  config.eval_every = 0 if smoke else 200
+  config.save_every = 0 if smoke else 100
+  return config

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The first command: makes .venv, installs the package, obtains the verifier
+# and benchmarks the shipped drafter against plain decoding. A second run
+# reuses all of it. Further arguments go to `bench`:
+#   ./launch/quickstart.sh --limit 2 --config.temperature=1.0
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/environment.sh
+. "$root/launch/environment.sh"
+ensure_environment "$root" .
+exec "$root/.venv/bin/python" -m specdiff_jax bench \
+  --config="$root/configs/quickstart.py" "$@"

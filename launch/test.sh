@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The second command: installs what the tests need and runs them all. Further
+# arguments go to pytest: ./launch/test.sh tests/bench -k timing
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/environment.sh
+. "$root/launch/environment.sh"
+ensure_environment "$root" '.[test]'
+cd -- "$root"
+exec "$root/.venv/bin/python" -m pytest "$@"

@@ -1,0 +1,124 @@
+"""What is reported of each system.
+
+tau is tokens emitted per verifier call, the bonus token included; `accepted`
+is the mean number of draft tokens accepted, without it. Prefill and the token
+that it yields are in neither.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from specdiff_jax.bench import timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table."""
+
+  system: str
+  tokens_per_s: float  # median over rounds, prefill excluded
+  total_tokens_per_s: float  # median over rounds, prompt to text
+  speedup: float  # over plain AR of the same dtype, median over rounds
+  speedup_best: float
+  speedup_over_fastest_ar: float  # over plain AR of any dtype
+  tau: float
+  accepted: float
+  exact: bool
+  mismatched_rows: int
+  prompts: int
+  new_tokens: int
+  recompiles: int
+  cycles: int
+  histogram: tuple[int, ...]  # cycles by accepted draft tokens
+
+
+def row(
+    system: str,
+    measured: timing.Measurement,
+    ar: timing.Measurement,
+    fastest_ar: timing.Measurement,
+    reference: Sequence[Sequence[int]],
+) -> Row:
+  """Sums up a system; `reference` holds plain AR's tokens of each prompt."""
+  outputs = [c.tokens.tolist() for c in measured.completions]
+  wanted = [list(map(int, tokens)) for tokens in reference]
+  wrong = sum(a != b for a, b in zip(outputs, wanted, strict=True))
+  histogram = add([c.accepted for c in measured.completions])
+  cycles = sum(c.cycles for c in measured.completions)
+  emitted = sum(c.emitted for c in measured.completions)
+  ratios = speedups(measured, ar)
+  return Row(
+      system=system,
+      tokens_per_s=speed(measured),
+      total_tokens_per_s=median([r.total_tokens_per_s for r in measured.rounds]),
+      speedup=median(ratios),
+      speedup_best=max(ratios),
+      speedup_over_fastest_ar=median(speedups(measured, fastest_ar)),
+      tau=emitted / cycles if cycles else 0.0,
+      accepted=mean_accepted(histogram),
+      exact=wrong == 0 and measured.repeatable,
+      mismatched_rows=wrong,
+      prompts=len(outputs),
+      new_tokens=sum(map(len, outputs)),
+      recompiles=measured.recompiles,
+      cycles=cycles,
+      histogram=histogram,
+  )
+
+
+def speedups(
+    measured: timing.Measurement, base: timing.Measurement
+) -> list[float]:
+  """Returns the ratio of decoding speeds of each round."""
+  return [
+      a.tokens_per_s / b.tokens_per_s if b.tokens_per_s else 0.0
+      for a, b in zip(measured.rounds, base.rounds, strict=True)
+  ]
+
+
+def speed(measured: timing.Measurement) -> float:
+  """Returns the median tokens/s, prefill excluded."""
+  return median([r.tokens_per_s for r in measured.rounds])
+
+
+def median(values: Sequence[float]) -> float:
+  """Returns the median; 0 of nothing."""
+  return float(statistics.median(values)) if values else 0.0
+
+
+def add(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:
+  """Adds histograms, the shorter ones as if they ended in zeros."""
+  size = max(map(len, histograms), default=0)
+  total = [0] * size
+  for histogram in histograms:
+    for count, cycles in enumerate(histogram):
+      total[count] += int(cycles)
+  return tuple(total)
+
+
+def mean_accepted(histogram: Sequence[int]) -> float:
+  """Returns the mean accepted count over cycles."""
+  cycles = sum(histogram)
+  tokens = sum(count * number for count, number in enumerate(histogram))
+  return tokens / cycles if cycles else 0.0
+
+
+def surv(histogram: Sequence[int]) -> list[float]:
+  """Returns Pr(accepted >= j), j = 1...; their sum is the mean accepted.
+
+    surv([1, 1, 2]) == [0.75, 0.5]
+  """
+  cycles = sum(histogram)
+  if not cycles:
+    return []
+  return [sum(histogram[j:]) / cycles for j in range(1, len(histogram))]
+
+
+def cond(histogram: Sequence[int]) -> list[float | None]:
+  """Returns Pr(accept j | accepted j - 1), or None where j was never reached.
+
+    cond([1, 1, 2]) == [0.75, 2 / 3]
+  """
+  curve = [1.0, *surv(histogram)]
+  return [b / a if a else None for a, b in zip(curve, curve[1:])]

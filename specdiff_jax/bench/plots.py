@@ -1,0 +1,39 @@
+"""One picture of a bench run."""
+
+from collections.abc import Sequence
+
+from specdiff_jax.bench import metrics
+from specdiff_jax.core import errors
+
+
+def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
+  """Draws speeds and acceptance curves into `path` (.png, .svg or .pdf).
+
+  Raises InputError if the file cannot be written or its ending is unknown.
+  """
+  from matplotlib import figure  # half a second; only who plots waits for it
+
+  canvas = figure.Figure(figsize=(9, 3.5), layout='constrained')
+  speed, curve = canvas.subplots(1, 2)
+  bars = speed.bar(
+      [row.system for row in rows], [row.tokens_per_s for row in rows]
+  )
+  speed.bar_label(bars, [f'{row.speedup:.2f}x' for row in rows])
+  speed.set_ylabel('tokens/s, prefill excluded')
+  for row in rows:
+    if len(row.histogram) > 1:
+      values = metrics.surv(row.histogram)
+      curve.plot(range(1, len(values) + 1), values, 'o-', label=row.system)
+  curve.set_xlabel('drafted position')
+  curve.set_ylabel('accepted up to it')
+  curve.set_ylim(0, 1)
+  if curve.lines:
+    curve.legend()
+  canvas.suptitle(title)
+  try:
+    canvas.savefig(path, dpi=150)
+  except (OSError, ValueError) as error:
+    raise errors.InputError(
+        f'The plot cannot be written to {path!r}: {error}. Give a file in a '
+        'folder that exists, ending in .png, .svg or .pdf.'
+    ) from error

@@ -1,0 +1,112 @@
+"""The bench's table, legend, curves, and the one JSON line it ends with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import rich.table
+
+from specdiff_jax.bench import metrics
+
+SCHEMA = 1
+
+
+def table(rows: Sequence[metrics.Row]) -> rich.table.Table:
+  """Returns the main table."""
+  result = rich.table.Table()
+  result.add_column('system')
+  for name in ('tokens/s', 'speed-up', 'over fastest AR', 'tau', 'exact'):
+    result.add_column(name, justify='right')
+  for row in rows:
+    result.add_row(
+        row.system,
+        f'{row.tokens_per_s:.1f}',
+        f'{row.speedup:.2f}x',
+        f'{row.speedup_over_fastest_ar:.2f}x',
+        f'{row.tau:.2f}',
+        'yes' if row.exact else f'NO ({row.mismatched_rows} rows)',
+    )
+  return result
+
+
+def curves(rows: Sequence[metrics.Row]) -> rich.table.Table | None:
+  """Returns cond and surv by drafted position; None if nothing was drafted."""
+  drafted = [row for row in rows if len(row.histogram) > 1]
+  if not drafted:
+    return None
+  depth = max(len(row.histogram) for row in drafted) - 1
+  result = rich.table.Table(title='acceptance by drafted position')
+  result.add_column('system')
+  result.add_column('curve')
+  for position in range(1, depth + 1):
+    result.add_column(str(position), justify='right')
+  for row in drafted:
+    for name, curve in (
+        ('cond', metrics.cond(row.histogram)),
+        ('surv', metrics.surv(row.histogram)),
+    ):
+      cells = ['-' if value is None else f'{value:.2f}' for value in curve]
+      result.add_row(row.system, name, *cells)
+  return result
+
+
+def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
+  """Returns what the columns mean, in sentences."""
+  reference = (
+      'plain decoding through the same shapes'
+      if same_shapes
+      else 'plain decoding at its own fastest shape'
+  )
+  return (
+      f'tokens/s: decoding without prefill and compilation, median of {rounds} '
+      f'interleaved rounds. speed-up: over plain AR in {dtype}; over fastest '
+      f'AR: over plain AR in any dtype (here {fastest}). tau: tokens per call '
+      'of the verifier, the bonus token included. exact: every row equals '
+      f'{reference}, token for token. cond: a position is accepted, given that '
+      'the one before it was; surv: it is accepted.'
+  )
+
+
+def json_line(
+    rows: Sequence[metrics.Row],
+    *,
+    device: str,
+    fastest_ar_tokens_per_s: float,
+    config: str,
+    verifier: str,
+    dtype: str,
+    temperature: float,
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+  """Returns what the bench's last line holds."""
+  return {
+      'schema': SCHEMA,
+      'device': device,
+      'fastest_ar_tokens_per_s': round(fastest_ar_tokens_per_s, 3),
+      'config': config,
+      'verifier': verifier,
+      'dtype': dtype,
+      'temperature': temperature,
+      'systems': [_system(row) for row in rows],
+  } | extra
+
+
+def _system(row: metrics.Row) -> dict[str, Any]:
+  return {
+      'system': row.system,
+      'tokens_per_s': round(row.tokens_per_s, 3),
+      'speedup': round(row.speedup, 4),
+      'speedup_over_fastest_ar': round(row.speedup_over_fastest_ar, 4),
+      'tau': round(row.tau, 4),
+      'accepted': round(row.accepted, 4),
+      'exact': row.exact,
+      'prompts': row.prompts,
+      'new_tokens': row.new_tokens,
+      'recompiles': row.recompiles,
+      'cycles': row.cycles,
+      'total_tokens_per_s': round(row.total_tokens_per_s, 3),
+      'speedup_best': round(row.speedup_best, 4),
+      'mismatched_rows': row.mismatched_rows,
+      'accepted_histogram': list(row.histogram),
+      'cond': metrics.cond(row.histogram),
+      'surv': metrics.surv(row.histogram),
+  }

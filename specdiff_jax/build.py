@@ -1,0 +1,486 @@
+"""From a config to running parts: the only reader of configs.
+
+Choices by name are dicts from name to constructor; adding a system, a loss or
+a source of weights adds a line to one of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from specdiff_jax.bench import plan as plan_lib
+from specdiff_jax.collecting import collect as collect_lib
+from specdiff_jax.core import errors
+from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import trajectories
+from specdiff_jax.data import windows
+from specdiff_jax.decoding import accept
+from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import lookup
+from specdiff_jax.drafters import none
+from specdiff_jax.models import drafter_file
+from specdiff_jax.models import drafter_network
+from specdiff_jax.models import fetch
+from specdiff_jax.models import presets
+from specdiff_jax.models import transformer
+from specdiff_jax.models import weights
+from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import mesh as mesh_lib
+from specdiff_jax.training import distill
+from specdiff_jax.training import loop
+from specdiff_jax.training import losses
+from specdiff_jax.training import objective
+from specdiff_jax.training import step as step_lib
+
+Config = ml_collections.ConfigDict
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+ZOO = pathlib.Path(__file__).parent / 'zoo'
+
+
+def check(config: Config) -> None:
+  """Raises InputError on values that no part could work with."""
+  _one_of('system', config.system, SYSTEMS)
+  _one_of('dtype', config.dtype, DTYPES)
+  _one_of('loss', config.loss, LOSSES)
+  _one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
+  settings(config, ())
+  for name in ('batch', 'gamma', 'ngram', 'cycles_per_call', 'rounds'):
+    _least(name, config[name], 1)
+  for name in ('limit', 'seed'):
+    _least(name, config[name], 0)
+  if not config.prompt_buckets:
+    raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
+  for bucket in config.prompt_buckets:
+    _least('prompt_buckets', bucket, 1)
+
+
+def settings(config: Config, end_ids: Sequence[int]) -> generate.Settings:
+  """Returns sampling and limits, checked."""
+  return generate.Settings(
+      temperature=config.temperature,
+      top_k=config.top_k,
+      top_p=config.top_p,
+      seed=config.seed,
+      max_new_tokens=config.max_new_tokens,
+      end_ids=tuple(end_ids),
+  )
+
+
+def device() -> str:
+  """Returns what this runs on, such as 'cpu x 1 (2 cores)'."""
+  devices = jax.devices()
+  cores = f' ({os.cpu_count()} cores)' if devices[0].platform == 'cpu' else ''
+  return f'{devices[0].device_kind} x {len(devices)}{cores}'
+
+
+def verifier(config: Config, dtype: str = '') -> weights.Checkpoint:
+  """Loads the verifier and puts it on the device.
+
+  Example: verifier(configs.quickstart.get_config())
+  """
+  dtype = dtype or config.dtype
+  name = config.verifier
+  kind, _, preset = name.partition(':')
+  if kind == 'random':
+    _one_of('verifier', preset, presets.SIZES)
+    checkpoint = presets.random(preset, dtype)
+  elif name == 'quickstart':
+    checkpoint = weights.load(fetch.quickstart_file(config.cache_dir), dtype)
+    checkpoint = dataclasses.replace(checkpoint, source=name)
+  else:
+    checkpoint = weights.load(name, dtype)
+  return dataclasses.replace(
+      checkpoint, params=jax.tree.map(jnp.asarray, checkpoint.params)
+  )
+
+
+# --- decoding ---------------------------------------------------------------
+
+
+def system(
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    name: str = '',
+    slots: int = 0,
+) -> system_lib.System:
+  """Returns the system `name` (else the config's) with the given verifier.
+
+  `slots` pads plain AR to that many tokens per pass; see config.exact.
+
+  Example: system(config, verifier(config), 'lookup')
+  """
+  name = name or config.system
+  drafter, drafter_params = SYSTEMS[name](config, checkpoint, slots)
+  buckets = tuple(sorted(config.prompt_buckets))
+  engine = engine_lib.Engine(
+      model=transformer.Transformer(checkpoint.config),
+      drafter=drafter,
+      rule=accept.SampleAndMatch(),
+      max_length=_max_length(config),
+      cache_dtype=_dtype(checkpoint),
+  )
+  return system_lib.System(
+      name=name,
+      engine=engine,
+      params=checkpoint.params,
+      drafter_params=drafter_params,
+      settings=settings(config, checkpoint.tokenizer.end_ids),
+      batch=config.batch,
+      buckets=buckets,
+      cycles_per_call=config.cycles_per_call,
+      stop=tuple(config.stop),
+      decode_text=checkpoint.tokenizer.decode,
+  )
+
+
+def _ar(config, checkpoint, slots):
+  if not slots:
+    own = config.ar_slots[_dtype(checkpoint)]
+    slots = config.gamma + 1 if config.exact else own
+  return none.NoDraft(slots), ()
+
+
+def _lookup(config, checkpoint, slots):
+  del checkpoint, slots
+  return lookup.PromptLookup(config.gamma, config.ngram), ()
+
+
+def _specdiff(config, checkpoint, slots):
+  del slots
+  network, params = drafter(config, checkpoint)
+  strategy = diffusion.MaskedDiffusion(
+      config=network,
+      gamma=config.gamma,
+      max_length=_max_length(config),
+      draft_mode=config.draft,
+      cache_dtype=_dtype(checkpoint),
+  )
+  return strategy, params
+
+
+SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
+    'ar': _ar,
+    'lookup': _lookup,
+    'specdiff': _specdiff,
+}
+
+
+def drafter(
+    config: Config, checkpoint: weights.Checkpoint
+) -> tuple[drafter_network.DrafterConfig, diffusion.DrafterParams]:
+  """Loads config.drafter for this verifier, in the verifier's dtype."""
+  if config.drafter == 'random':
+    network = _network(config, checkpoint)
+    params = drafter_network.initial(network, jax.random.key(config.seed))
+    vocab = jnp.arange(network.vocab)
+  else:
+    network, params, vocab = drafter_file.load(
+        _drafter_path(config.drafter), checkpoint
+    )
+  if config.gamma > network.gamma:
+    raise errors.InputError(
+        f'config.gamma is {config.gamma}, but the drafter {config.drafter} '
+        f'drafts {network.gamma} tokens at once. Lower gamma.'
+    )
+  dtype, verifier_params = DTYPES[_dtype(checkpoint)], checkpoint.params
+  head = verifier_params['embed' if checkpoint.config.tied_head else 'head']
+  return network, diffusion.DrafterParams(
+      network=jax.tree.map(lambda x: jnp.asarray(x, dtype), params),
+      vocab=jnp.asarray(vocab, jnp.int32),
+      head=jnp.take(head, jnp.asarray(vocab), axis=0),
+  )
+
+
+def _drafter_path(name: str) -> str:
+  """Returns the file that config.drafter names: a path, or one of the zoo."""
+  if not name:
+    raise errors.InputError(
+        'config.drafter is empty, but the system specdiff needs one: give a '
+        "safetensors file that `specdiff distill` wrote, or 'random'."
+    )
+  shipped = ZOO / name
+  if not os.path.exists(name) and shipped.is_file():
+    return str(shipped)
+  return name
+
+
+def _network(
+    config: Config, checkpoint: weights.Checkpoint
+) -> drafter_network.DrafterConfig:
+  """Returns the sizes of a new drafter."""
+  sizes, model = config.network, checkpoint.config
+  if not 1 <= sizes.layers < model.layers:
+    raise errors.InputError(
+        f'config.network.layers is {sizes.layers}, but a drafter starts from '
+        f"the last of the verifier's {model.layers} layers: give 1 to "
+        f'{model.layers - 1}.'
+    )
+  features = tuple(sizes.features)
+  features = features or (model.layers - sizes.layers - 1, model.layers - 1)
+  if not all(0 <= layer < model.layers for layer in features):
+    raise errors.InputError(
+        f'config.network.features is {features}, but the layers of the '
+        f'verifier are 0 to {model.layers - 1}.'
+    )
+  return drafter_network.DrafterConfig(
+      gamma=config.gamma,
+      layers=sizes.layers,
+      features=features,
+      trunk=sizes.trunk,
+      vocab=min(sizes.vocab, model.vocab_size),
+      ngram=sizes.ngram,
+      verifier=model,
+  )
+
+
+def prompts(
+    config: Config, path: str | None, limit: int | None
+) -> list[prompts_lib.Prompt]:
+  """Reads `limit` prompts (0: all) of `path`, else of config.prompts.
+
+  Without a limit it reads all of `path`, or config.limit of config.prompts.
+  """
+  if limit is None and not path:
+    limit = config.limit
+  path = path or config.prompts
+  if not path:
+    raise errors.InputError(
+        'There are no prompts: give --prompts FILE.jsonl, or set '
+        'config.prompts in the recipe.'
+    )
+  return prompts_lib.read(path, limit or None)
+
+
+def requests(
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    texts: Sequence[prompts_lib.Prompt],
+) -> list[system_lib.Request]:
+  """Returns the prompts in tokens; raises InputError where one is too long."""
+  result = []
+  for prompt in texts:
+    ids = checkpoint.tokenizer.encode_prompt(prompt.text, config.chat)
+    if not 0 < len(ids) <= max(config.prompt_buckets):
+      raise errors.InputError(
+          f'The prompt {prompt.id!r} has {len(ids)} tokens, but it needs 1 to '
+          f'{max(config.prompt_buckets)} to fit the buffers. Raise '
+          'config.prompt_buckets, or leave this prompt out.'
+      )
+    result.append(system_lib.request(prompt.id, ids))
+  return result
+
+
+def batches(config: Config, rows: Sequence[Any]) -> list[Sequence[Any]]:
+  """Returns the rows in groups that are decoded together."""
+  size = config.batch
+  return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def bench(
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    names: Sequence[str] | None,
+    rounds: int | None,
+) -> plan_lib.Plan:
+  """Returns what `bench` does; `names` and `rounds` go before the config's."""
+  names = tuple(names or config.systems)
+  for name in names:
+    _one_of('systems', name, SYSTEMS)
+  ars = {'ar': config.dtype}
+  for dtype in config.ar_dtypes:
+    _one_of('ar_dtypes', dtype, DTYPES)
+    if dtype != config.dtype:
+      ars[f'ar {dtype}'] = dtype
+
+  def make(name: str, dtype: str, slots: int) -> system_lib.System:
+    own = checkpoint if dtype == config.dtype else verifier(config, dtype)
+    return system(config, own, name, slots)
+
+  facts = ('exact', 'batch', 'gamma', 'max_new_tokens', 'top_k', 'top_p')
+  facts += ('seed', 'chat', 'drafter')
+  return plan_lib.Plan(
+      names=names,
+      dtype=config.dtype,
+      ars={name: (dtype, config.ar_slots[dtype]) for name, dtype in ars.items()},
+      rounds=rounds or config.rounds,
+      exact=config.exact,
+      temperature=config.temperature,
+      make=make,
+      facts={name: config[name] for name in facts},
+  )
+
+
+def collect(
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    texts: Sequence[prompts_lib.Prompt],
+    workdir: str,
+    progress: Callable[[int, int, int], None],
+) -> int:
+  """Completes what the journal in `workdir` lacks; returns new tokens."""
+  one = system(config, checkpoint)
+
+  def run(group):
+    rows = [system_lib.request(p.id, ids) for p, ids in group]
+    return [completion.tokens for completion in one(rows)]
+
+  names = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
+  header = {name: config[name] for name in names} | {
+      'verifier': checkpoint.fingerprint,
+      'dtype': _dtype(checkpoint),
+      'slots': one.engine.drafter.max_slots,  # decides the last bits in bf16
+  }
+  with trajectories.Journal(workdir, header) as journal:
+    return collect_lib.collect(
+        texts,
+        lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
+        run,
+        journal,
+        progress,
+        batch=config.batch,
+        max_prompt=max(config.prompt_buckets),
+    )
+
+
+# --- training ---------------------------------------------------------------
+
+
+def _streak(config):
+  """Cross-entropy for a part of the run, then Box-Cox streak."""
+  warm = round(config.ce_fraction * config.steps)
+
+  def loss(log_q, valid, step):
+    return losses.warmed_streak(
+        log_q,
+        valid,
+        ce_weight=losses.warmup_weight(step, warm),
+        beta=losses.anneal(step, warm, config.steps, config.beta_end),
+        decay=config.decay,
+    )
+
+  return loss
+
+
+LOSSES: Mapping[str, Callable[[Config], objective.Loss]] = {
+    'streak': _streak,
+    'decayed_ce': lambda config: (
+        lambda log_q, valid, step: losses.decayed_ce(
+            log_q, valid, config.decay
+        )
+    ),
+    'ce_streak': lambda config: (
+        lambda log_q, valid, step: losses.ce_streak(log_q, valid)
+    ),
+}
+
+
+def start(config: Config) -> None:
+  """Joins the other processes, if there are any; call it before `verifier`."""
+  hosts.initialize(config.distributed)
+
+
+def training_data(config: Config, workdir: str) -> tuple[str, str]:
+  """Returns where the trajectories are, and the prompts to make them of."""
+  if not config.data:
+    raise errors.InputError(
+        'config.data is empty: give the work directory of `specdiff collect`, '
+        'or a JSONL file of prompts.'
+    )
+  if config.data.endswith('.jsonl'):
+    return os.path.join(workdir, 'trajectories'), config.data
+  return config.data, ''
+
+
+def training(
+    config: Config, checkpoint: weights.Checkpoint, data: str, workdir: str
+) -> distill.Run:
+  """Returns the run over the trajectories in `data`, ready to start."""
+  train, held_out = _trajectories(config, checkpoint, data)
+  return distill.Run(
+      network=_network(config, checkpoint),
+      verifier=checkpoint,
+      data=train,
+      held_out=held_out,
+      sizes=windows.WindowConfig(
+          config.tokens,
+          config.windows,
+          config.gamma,
+          config.batch,
+          config.seed,
+      ),
+      loss=LOSSES[config.loss](config),
+      optimizer=step_lib.make_optimizer(
+          config.learning_rate,
+          config.steps,
+          warmup=config.warmup,
+          weight_decay=config.weight_decay,
+      ),
+      schedule=loop.Schedule(
+          config.steps, config.save_every, config.eval_every
+      ),
+      mesh=mesh_lib.make_mesh(tuple(config.mesh)),
+      feature_cache=config.feature_cache,
+      workdir=workdir,
+  )
+
+
+def _trajectories(
+    config: Config, checkpoint: weights.Checkpoint, data: str
+) -> tuple[windows.View, windows.View]:
+  """Returns trajectories to train on and held-out ones, checked."""
+  trajectories.build_dataset(data)
+  header, source = trajectories.open_dataset(data)
+  if header.get('verifier') != checkpoint.fingerprint:
+    raise errors.InputError(
+        f'The trajectories in {data} were written by the verifier with the '
+        f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
+        f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
+    )
+  if config.gamma >= config.tokens:
+    raise errors.InputError(
+        f'config.gamma is {config.gamma}, which does not fit config.tokens, '
+        f'{config.tokens}. Lower gamma, or raise tokens.'
+    )
+  train, held_out = windows.split(source, config.eval_fraction)
+  evaluated = [p for f in config.eval_prompts for p in prompts_lib.read(f)]
+  prompts_lib.check_disjoint(
+      train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
+  )
+  limit = min(config.eval_limit, len(held_out))
+  return train, windows.View(held_out, range(limit))
+
+
+# --- small things -----------------------------------------------------------
+
+
+def _max_length(config: Config) -> int:
+  """Returns T: what the buffers hold of prompt and completion."""
+  return max(config.prompt_buckets) + config.max_new_tokens
+
+
+def _dtype(checkpoint: weights.Checkpoint) -> str:
+  return jax.tree.leaves(checkpoint.params)[0].dtype.name
+
+
+def _one_of(field: str, name: str, known) -> None:
+  if name not in known:
+    raise errors.InputError(
+        f'config.{field} is {name!r}, but it has to be one of '
+        f'{", ".join(known)}.'
+    )
+
+
+def _least(field: str, value: float, least: float) -> None:
+  if value < least:
+    raise errors.InputError(
+        f'config.{field} is {value}, but it has to be at least {least}.'
+    )

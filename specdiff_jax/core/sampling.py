@@ -1,0 +1,94 @@
+"""Sampling laws, and noise keyed by absolute position.
+
+The token at position t of a request is argmax(log p_t + g_t) with Gumbel
+noise g_t = Gumbel(fold_in(request key, t)): a function of the request, the
+position and the verifier alone. So the output of seeded sampling is the same
+whatever the drafter, the tree or the batch.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specdiff_jax.core import types
+
+
+def request_noise(seed: int, request_ids: jax.Array) -> types.Noise:
+  """Returns the noise of requests [B]; the row of the batch plays no part."""
+  key = jax.random.key(seed)
+  return types.Noise(jax.vmap(lambda i: jax.random.fold_in(key, i))(request_ids))
+
+
+def gumbel(
+    noise: types.Noise, positions: jax.Array, vocab_size: int
+) -> jax.Array:
+  """Returns g [B, N, V] of absolute positions [B, N]."""
+
+  def one(key, position):
+    return jax.random.gumbel(jax.random.fold_in(key, position), (vocab_size,))
+
+  return jax.vmap(jax.vmap(one, (None, 0)))(noise.key, positions)
+
+
+def law(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
+  """Returns unnormalised log-probabilities after temperature, top-k, top-p.
+
+  Rows of temperature 0 keep their logits as they are. Top-p keeps the token
+  that crosses the threshold; ties break to the lowest id.
+
+  Args:
+    logits: [B, N, V] float32.
+    sampling: parameters [B].
+  """
+  temperature = sampling.temperature[:, None, None]
+  logits = logits / jnp.where(temperature > 0, temperature, 1.0)
+  filtered = (sampling.top_k > 0) | (sampling.top_p < 1)
+  return lax.cond(
+      jnp.any(filtered & (sampling.temperature > 0)),
+      lambda: _filter(logits, sampling),
+      lambda: logits,
+  )
+
+
+def _filter(logits, sampling):
+  vocab_size = logits.shape[-1]
+  order = jnp.argsort(-logits, axis=-1, stable=True)
+  ordered = jnp.take_along_axis(logits, order, axis=-1)
+  top_k = jnp.where(sampling.top_k > 0, sampling.top_k, vocab_size)
+  keep = jnp.arange(vocab_size) < top_k[:, None, None]
+  # Top-p acts on what top-k left, renormalised.
+  p = jax.nn.softmax(jnp.where(keep, ordered, -jnp.inf), axis=-1)
+  before = jnp.cumsum(p, axis=-1) - p
+  top_p = sampling.top_p[:, None, None]
+  keep &= (before < top_p) | (top_p >= 1)
+  rank = jnp.argsort(order, axis=-1)
+  return jnp.where(
+      jnp.take_along_axis(keep, rank, axis=-1), logits, -jnp.inf
+  )
+
+
+def choose(
+    logits: jax.Array,
+    positions: jax.Array,
+    sampling: types.Sampling,
+    noise: types.Noise,
+) -> jax.Array:
+  """Returns the verifier's token for each position.
+
+  Args:
+    logits: [B, N, V] float32.
+    positions: [B, N] absolute position of the token that is chosen.
+    sampling: the law; temperature 0 takes the argmax and draws no noise.
+    noise: keys of the requests.
+
+  Returns:
+    [B, N] int32.
+  """
+  greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+  def sampled():
+    scores = law(logits, sampling) + gumbel(noise, positions, logits.shape[-1])
+    token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    return jnp.where(sampling.temperature[:, None] > 0, token, greedy)
+
+  return lax.cond(jnp.any(sampling.temperature > 0), sampled, lambda: greedy)

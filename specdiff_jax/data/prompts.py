@@ -1,0 +1,105 @@
+"""Prompt files: JSON lines with the fields `id` and `prompt`."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+
+from specdiff_jax.core import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """One prompt; `id` is the file's own and unique in it."""
+
+  id: str
+  text: str
+
+
+def read(path: str, limit: int | None = None) -> list[Prompt]:
+  """Reads a JSONL file of prompts, at most `limit` of them.
+
+  Fields other than `id` and `prompt` are ignored, blank lines are skipped.
+  Raises InputError, with the line's number, where a line cannot be used.
+
+    >>> read('gsm8k_test.jsonl', limit=1)
+    [Prompt(id='gsm8k-test-0', text='Janet ...')]
+  """
+  found: dict[str, tuple[int, Prompt]] = {}
+  try:
+    with open(path, 'rb') as file:
+      for number, line in enumerate(file, start=1):
+        if limit is not None and len(found) >= limit:
+          break
+        if not line.strip():
+          continue
+        prompt = _parse(line, f'{path}, line {number}')
+        if prompt.id in found:
+          raise errors.InputError(
+              f'{path}, line {number}: the id {prompt.id!r} stands already '
+              f'on line {found[prompt.id][0]}; ids must be unique, because '
+              'results are stored and resumed under them. Rename one.'
+          )
+        found[prompt.id] = number, prompt
+  except OSError as error:
+    raise errors.InputError(
+        f'Cannot read the prompt file {path}: {error.strerror or error}. '
+        'Give the path of a JSONL file, one object a line with the fields '
+        '"id" and "prompt".'
+    ) from error
+  if not found and (limit is None or limit > 0):
+    raise errors.InputError(
+        f'The prompt file {path} is empty. It needs at least one line like '
+        '{"id": "first", "prompt": "Tell me a story."}.'
+    )
+  return [prompt for _, prompt in found.values()]
+
+
+def _parse(line: bytes, where: str) -> Prompt:
+  """Returns the prompt of one line, or raises an error that says `where`."""
+  try:
+    fields = json.loads(line)
+  except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    raise errors.InputError(
+        f'{where}: not JSON ({error}). Each line must be one object with the '
+        'fields "id" and "prompt"; correct or remove this line.'
+    ) from error
+  if not isinstance(fields, dict):
+    raise errors.InputError(
+        f'{where}: a JSON object was expected, found '
+        f'{type(fields).__name__}. Write {{"id": ..., "prompt": ...}}.'
+    )
+  for name in ('id', 'prompt'):
+    value = fields.get(name)
+    if name == 'id' and type(value) is int:
+      continue
+    if not isinstance(value, str) or not value.strip():
+      problem = 'is missing' if name not in fields else (
+          'must be a string that is not empty')
+      raise errors.InputError(
+          f'{where}: the field "{name}" {problem}. Each line needs "id" and '
+          f'"prompt"; this one has {sorted(fields)}.'
+      )
+  return Prompt(str(fields['id']), fields['prompt'])
+
+
+def text_hash(text: str) -> str:
+  """Returns 16 hex digits of SHA-256 over the text, whitespace normalised."""
+  normalised = ' '.join(text.split())
+  digest = hashlib.sha256(normalised.encode('utf-8', 'surrogatepass'))
+  return digest.hexdigest()[:16]
+
+
+def check_disjoint(
+    train_hashes: Iterable[str], eval_hashes: Iterable[str]
+) -> None:
+  """Raises InputError where a prompt is both trained on and evaluated on."""
+  shared = sorted(set(train_hashes) & set(eval_hashes))
+  if shared:
+    shown = ', '.join(shared[:5]) + (', ...' if len(shared) > 5 else '')
+    raise errors.InputError(
+        f'{len(shared)} evaluation prompts are also training prompts (text '
+        f'hashes {shown}). Results on them would not be held out: remove them '
+        'from one of the two files, and if they were collected, collect again '
+        'in a new work directory.'
+    )

@@ -1,0 +1,125 @@
+"""The TFDS side of the trajectories: `array_record` files, no TensorFlow.
+
+Imported only where a dataset is built or read, since TFDS takes a second.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from specdiff_jax.core import errors
+from specdiff_jax.data import journal
+import numpy as np
+import tensorflow_datasets as tfds
+
+tfds.disable_progress_bar()  # the programs have their own
+
+
+class _Info(tfds.core.DatasetInfo):
+  """A DatasetInfo that looks nothing up: the dataset is the user's own."""
+
+  def initialize_from_bucket(self) -> None:
+    """Leaves the network and the temporary folder alone."""
+
+
+class Trajectories(tfds.core.GeneratorBasedBuilder):
+  """Completions of one verifier under one law, in the journal's order."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  name = 'trajectories'
+  url_infos = {}  # nothing is downloaded; TFDS would look for checksum files
+
+  def __init__(self, records: Iterable[Mapping[str, Any]] = (), **kwargs):
+    self._records = records
+    super().__init__(**kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    tokens = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    return _Info(
+        builder=self,
+        description=self.__doc__,
+        disable_shuffling=True,
+        features=tfds.features.FeaturesDict({
+            'id': tfds.features.Text(),
+            'prompt_hash': tfds.features.Text(),
+            'prompt': tokens,
+            'completion': tokens,
+            'temperature': tfds.features.Scalar(np.float32),
+            'top_k': tfds.features.Scalar(np.int32),
+            'top_p': tfds.features.Scalar(np.float32),
+            'seed': tfds.features.Scalar(np.int64),
+        }),
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    del dl_manager  # nothing is downloaded
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    yield from enumerate(self._records)
+
+
+def write(
+    folder: str,
+    records: Iterable[Mapping[str, Any]],
+    manifest: Mapping[str, Any],
+) -> None:
+  """Puts a dataset and its `manifest.json` in the place of `folder`.
+
+  What stood there stays until the new dataset is whole. Raises InputError
+  where the disk is full.
+  """
+  partial, old = folder + '.partial', folder + '.old'
+  with journal.locked(os.path.dirname(folder) or '.'):
+    if read_manifest(folder) == manifest:
+      return  # another process made it while this one waited
+    for leftover in (partial, old):
+      shutil.rmtree(leftover, ignore_errors=True)
+    try:
+      os.makedirs(partial)
+      _build(partial, records)
+      with open(os.path.join(partial, 'manifest.json'), 'w') as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+      if os.path.exists(folder):
+        os.rename(folder, old)
+      os.rename(partial, folder)
+    except (OSError, RuntimeError) as error:  # array_record's is the second
+      raise errors.InputError(
+          f'Cannot write the trajectory dataset {folder}: {error}. The journal '
+          'that it is made from is whole and nothing is lost: free some space, '
+          'and run the same command again.'
+      ) from error
+    finally:
+      for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _build(folder: str, records: Iterable[Mapping[str, Any]]) -> None:
+  """Runs TFDS, without its words on stdout and its empty download folder."""
+  downloads = os.path.join(folder, 'downloads')
+  with contextlib.redirect_stdout(io.StringIO()):
+    builder = Trajectories(records, data_dir=folder)
+    builder.download_and_prepare(
+        download_dir=downloads, file_format='array_record'
+    )
+  shutil.rmtree(downloads, ignore_errors=True)
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+  """Returns the manifest that `write` left, None if there is none to use."""
+  try:
+    with open(os.path.join(folder, 'manifest.json')) as file:
+      return json.load(file)
+  except (OSError, ValueError):
+    return None
+
+
+def read(folder: str) -> Any:
+  """Returns a random-access source of dicts of numpy values."""
+  return Trajectories(data_dir=folder).as_data_source(split='train')

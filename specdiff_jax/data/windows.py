@@ -1,0 +1,224 @@
+"""Packed windows: one pass over a trajectory trains a drafter at many anchors.
+
+An anchor is the index of the last committed token, as in serving. With
+
+    index       0   1   2   3   4   5   6   7
+    tokens      p   p   p   x   y   z   u   <end>       prompt_length = 3
+    anchor a = 4            .   y   z   u   <end>       length = 8, gamma = 3
+                            features | slot 0, 1..3
+
+a drafter at anchor a is given the verifier's features of the positions < a
+only, the token at a itself (slot 0), and drafts the tokens a+1 to a+gamma in
+the slots 1 to gamma. That is the state at the start of a decoding cycle: the
+last committed token was drawn but never fed, so the verifier's cache, and with
+it every feature, ends just before it. The target of slot j is valid iff
+a + j < length: the end token is a last valid target, nothing follows it.
+
+Anchors are uniform over [prompt_length, length - 2]: from the first response
+token (drafted from after the prefill) to the last that has a target. They are
+the positions where some cycle may begin; a tau over *served* cycles follows
+from acceptance at all of them (`training.evaluate`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from specdiff_jax.core import errors
+from specdiff_jax.data import trajectories
+import grain
+import numpy as np
+
+Source = Sequence[trajectories.Trajectory]  # needs len() and [index] only
+BLANK = -1  # the `record` of a row that fills up the last batch of an epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowConfig:
+  """Sizes of a batch, all static."""
+
+  tokens: int  # T; longer trajectories are cut
+  windows: int  # W anchors a row
+  gamma: int  # G drafted slots a window
+  batch: int  # B rows over all processes together
+  seed: int = 0  # of the shuffle and of the anchors
+
+
+def batches(
+    source: Source,
+    config: WindowConfig,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_epochs: int | None = None,
+) -> grain.IterDataset:
+  """Returns this process's share of the batches, as a grain dataset.
+
+  Its iterators give dicts of numpy arrays, B = config.batch // process_count:
+
+    tokens         [B, T] int32   prompt and completion from the left, then 0
+    length         [B] int32      tokens of the row, at most T
+    prompt_length  [B] int32
+    anchors        [B, W] int32   ascending; where not valid, prompt_length
+    anchor_valid   [B, W] bool
+    record         [B] int32      index in `source`
+
+  Order and anchors are functions of the seed and the place in the epoch: an
+  iterator put back by `set_state(get_state())` goes on exactly, and n
+  processes together see the very rows that one would. Without `num_epochs` it
+  never ends. With it, every epoch holds every record once, and blank rows
+  (record -1, length 1, no valid anchor) fill its last batch.
+
+  Reads through the source once, to leave out records without an anchor.
+  Raises InputError if none is left or a size does not fit.
+
+    iterator = iter(batches(source, WindowConfig(512, 96, 8, 4)))
+    batch = next(iterator)
+  """
+  _check(config, process_count)
+  usable = [
+      index
+      for index in range(len(source))
+      if _has_anchor(source[index], config.tokens)
+  ]
+  if not usable:
+    raise errors.InputError(
+        f'None of the {len(source)} trajectories has two completion tokens '
+        f'within the first {config.tokens} tokens, so there is nothing to '
+        'train on. Raise `tokens`, or collect longer completions.'
+    )
+  if num_epochs is not None:
+    usable += [BLANK] * (-len(usable) % config.batch)
+  order_seed, anchor_seed = map(
+      int, np.random.SeedSequence(config.seed).generate_state(2)
+  )
+  row = _Row(source, config)
+  return (
+      grain.MapDataset.source(usable)
+      .shuffle(seed=order_seed)
+      .repeat(num_epochs)
+      .random_map(row, seed=anchor_seed)  # before the sharding: see above
+      [process_index::process_count]
+      .batch(config.batch // process_count, drop_remainder=True)
+      .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+  )
+
+
+class _Row:
+  """Makes the row of one record, its anchors drawn from the given noise."""
+
+  def __init__(self, source: Source, config: WindowConfig):
+    self._source = source
+    self._config = config
+
+  def __call__(
+      self, record: int, rng: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    tokens_T = np.zeros(self._config.tokens, np.int32)
+    length = prompt_length = 1
+    chosen = np.zeros(0, np.int32)
+    if record != BLANK:
+      item = self._source[record]
+      whole = np.concatenate([item.prompt, item.completion])
+      length = min(len(whole), self._config.tokens)
+      prompt_length = len(item.prompt)
+      tokens_T[:length] = whole[:length]
+      chosen = _draw(rng, prompt_length, length - 1, self._config.windows)
+    anchors_W = np.full(self._config.windows, prompt_length, np.int32)
+    anchors_W[: len(chosen)] = chosen
+    return {
+        'tokens': tokens_T,
+        'length': np.int32(length),
+        'prompt_length': np.int32(prompt_length),
+        'anchors': anchors_W,
+        'anchor_valid': np.arange(self._config.windows) < len(chosen),
+        'record': np.int32(record),
+    }
+
+
+def targets(batch: dict[str, Any], gamma: int) -> tuple[Any, Any]:
+  """Returns each window's target tokens and which of them are valid.
+
+  Both [B, W, G], int32 (0 where not valid) and bool; valid is a prefix of
+  every window. Works on numpy arrays and under jit alike.
+  """
+  offsets_G = 1 + np.arange(gamma, dtype=np.int32)
+  index_BxWxG = batch['anchors'][:, :, None] + offsets_G
+  valid_BxWxG = batch['anchor_valid'][:, :, None] & (
+      index_BxWxG < batch['length'][:, None, None]
+  )
+  rows_Bx1x1 = np.arange(batch['tokens'].shape[0])[:, None, None]
+  tokens_BxWxG = batch['tokens'][rows_Bx1x1, index_BxWxG * valid_BxWxG]
+  return tokens_BxWxG * valid_BxWxG, valid_BxWxG
+
+
+def split(source: Source, fraction: float) -> tuple['View', 'View']:
+  """Splits into (train, held out) by the hash of each prompt's text.
+
+  Whether a prompt is held out depends on its text alone: trajectories added
+  later move none, and all those of one prompt stay on one side. Raises
+  InputError if a side would be empty.
+
+    train, held_out = split(source, 0.02)
+  """
+  threshold = int(fraction * 2.0**64)
+  sides: tuple[list[int], list[int]] = ([], [])
+  for index in range(len(source)):
+    held_out = int(source[index].prompt_hash, 16) < threshold
+    sides[held_out].append(index)
+  if not sides[0] or not sides[1]:
+    raise errors.InputError(
+        f'Holding out the fraction {fraction} of {len(source)} trajectories '
+        f'leaves {len(sides[0])} to train on and {len(sides[1])} held out. '
+        'Collect more of them, or change the fraction held out.'
+    )
+  return View(source, sides[0]), View(source, sides[1])
+
+
+class View:
+  """Some of a source's trajectories, in their order; a source itself."""
+
+  def __init__(self, source: Source, indices: Sequence[int]):
+    self._source = source
+    self.indices = tuple(indices)
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> trajectories.Trajectory:
+    return self._source[self.indices[index]]
+
+  def hashes(self) -> set[str]:
+    """Returns the prompt hashes, for `prompts.check_disjoint`."""
+    return {self[index].prompt_hash for index in range(len(self))}
+
+
+def _has_anchor(item: trajectories.Trajectory, tokens: int) -> bool:
+  length = min(len(item.prompt) + len(item.completion), tokens)
+  return len(item.prompt) <= length - 2
+
+
+def _draw(
+    rng: np.random.Generator, start: int, stop: int, count: int
+) -> np.ndarray:
+  """Draws at most `count` different anchors of range(start, stop), sorted."""
+  size = stop - start
+  chosen = rng.choice(size, size=min(count, size), replace=False)
+  return np.sort(chosen).astype(np.int32) + np.int32(start)
+
+
+def _check(config: WindowConfig, process_count: int) -> None:
+  for name in ('tokens', 'windows', 'gamma', 'batch'):
+    if getattr(config, name) < 1:
+      raise errors.InputError(
+          f'The window setting `{name}` is {getattr(config, name)} and must be '
+          'at least 1.'
+      )
+  if config.seed < 0:
+    raise errors.InputError(
+        f'The window setting `seed` is {config.seed} and must not be negative.'
+    )
+  if config.batch % process_count:
+    raise errors.InputError(
+        f'A batch of {config.batch} rows does not divide among '
+        f'{process_count} processes. Make `batch` a multiple of their number.'
+    )

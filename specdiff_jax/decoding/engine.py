@@ -1,0 +1,244 @@
+"""The one decode loop: draft, verify, accept, commit. It names no system."""
+
+import dataclasses
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specdiff_jax.core import errors
+from specdiff_jax.core import sampling as sampling_lib
+from specdiff_jax.core import tree as tree_lib
+from specdiff_jax.core import types
+from specdiff_jax.models import transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+  """A verifier, a drafter and a rule, with the sizes of their buffers.
+
+  Static under jit: equal engines share compiled programs.
+
+  Attributes:
+    model: the verifier's network.
+    drafter: proposes trees.
+    rule: walks them.
+    max_length: T, prompt and completion together.
+    cache_dtype: of the verifier's keys and values.
+  """
+
+  model: transformer.Transformer
+  drafter: types.Drafter
+  rule: types.AcceptanceRule
+  max_length: int
+  cache_dtype: str = 'float32'
+
+  def __post_init__(self):
+    if self.drafter.proposal not in self.rule.needs:
+      raise errors.InputError(
+          f'{type(self.rule).__name__} is not lossless for drafts that are '
+          f'{self.drafter.proposal!r} (it needs one of '
+          f'{sorted(self.rule.needs)}); use SampleAndMatch, which is lossless '
+          'for any draft.'
+      )
+    if self.max_length > self.model.config.max_positions:
+      raise errors.InputError(
+          f'prompt and completion take {self.max_length} positions, but the '
+          f'verifier was trained for {self.model.config.max_positions}; lower '
+          'max_new_tokens or use a shorter prompt.'
+      )
+
+  @property
+  def cache_slots(self) -> int:
+    """S: writes of a whole tree at the last position must fit unclamped."""
+    return self.max_length + self.drafter.max_slots
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def prefill(
+      self,
+      params: types.Params,
+      drafter_params: types.Params,
+      tokens: jax.Array,
+      length: jax.Array,
+      max_new_tokens: jax.Array,
+      end_ids: jax.Array,
+      sampling: types.Sampling,
+      noise: types.Noise,
+  ) -> types.DecodeState:
+    """Reads prompts and emits the first token of each.
+
+    Args:
+      params: the verifier's.
+      drafter_params: the drafter's.
+      tokens: [B, P] prompts from the left, P one of a few bucket sizes.
+      length: [B] prompt lengths; 0 marks a row that pads the batch.
+      max_new_tokens: [B].
+      end_ids: [N] tokens that end a row, -1 for none.
+      sampling: the law.
+      noise: keys of the requests.
+    """
+    batch, bucket = tokens.shape
+    assert bucket <= self.max_length, (bucket, self.max_length)
+    used = jnp.maximum(length, 1)
+    cache = transformer.empty_cache(
+        self.model.config, batch, self.cache_slots, self.cache_dtype
+    )
+    mask = transformer.causal_mask(used, bucket)
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, self.cache_slots - bucket)))
+    positions = jnp.broadcast_to(jnp.arange(bucket), tokens.shape)
+    hidden, cache, features = self.model.apply(
+        {'params': params},
+        tokens,
+        positions,
+        mask,
+        cache,
+        jnp.zeros_like(used),
+        self.drafter.features,
+    )
+    rows = jnp.arange(batch)
+    last = hidden[rows, used - 1][:, None]
+    logits = self.model.apply({'params': params}, last, method='logits')
+    first = sampling_lib.choose(logits, used[:, None], sampling, noise)[:, 0]
+    buffer = jnp.zeros((batch, self.max_length), jnp.int32)
+    buffer = buffer.at[:, :bucket].set(tokens)
+    buffer = buffer.at[rows, used].set(first, mode='drop')
+    limit = jnp.minimum(used + max_new_tokens, self.max_length)
+    done = (length == 0) | jnp.isin(first, end_ids) | (used + 1 >= limit)
+    depth = self.drafter.max_depth
+    zeros = jnp.zeros(batch, jnp.int32)
+    state = types.DecodeState(
+        tokens=buffer,
+        length=used + 1,
+        limit=limit,
+        done=done,
+        end_ids=end_ids,
+        cache=cache,
+        drafter=(),
+        sampling=sampling,
+        noise=noise,
+        stats=types.Stats(
+            zeros, zeros, jnp.zeros((batch, depth + 1), jnp.int32)
+        ),
+    )
+    return state.replace(
+        drafter=self.drafter.init(
+            drafter_params, self._context(params, state), features
+        )
+    )
+
+  @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+  def decode(
+      self,
+      params: types.Params,
+      drafter_params: types.Params,
+      state: types.DecodeState,
+      max_cycles: jax.Array,
+  ) -> types.DecodeState:
+    """Runs up to `max_cycles` cycles, fewer where every row is done.
+
+    The state is donated. A host streams text by calling this repeatedly.
+    """
+
+    def live(carry):
+      cycle, state = carry
+      return (cycle < max_cycles) & ~jnp.all(state.done)
+
+    def body(carry):
+      cycle, state = carry
+      return cycle + 1, self._cycle(params, drafter_params, state)
+
+    return lax.while_loop(live, body, (jnp.int32(0), state))[1]
+
+  def _context(self, params, state: types.DecodeState) -> types.Context:
+    return types.Context(state.tokens, state.length, params, state.cache)
+
+  def _cycle(self, params, drafter_params, state):
+    """Draft, verify, accept, commit; one verifier pass."""
+    context = self._context(params, state)
+    tree, drafted = self.drafter.draft(
+        drafter_params, state.drafter, context, state.sampling, state.noise
+    )
+    logits, cache, features = self._verify(params, state, tree)
+    verdict = self.rule(
+        tree,
+        logits,
+        state.length,
+        state.sampling,
+        state.noise,
+        self.drafter.max_depth,
+    )
+    if features is not None:
+      features = jax.vmap(lambda f, path: f[path])(features, verdict.path)
+    drafted = self.drafter.observe(
+        drafter_params, drafted, context, verdict, features
+    )
+    if not self.drafter.chain:
+      cache = _gather_path(cache, verdict, state.length - 1)
+    return _commit(state, tree, verdict).replace(cache=cache, drafter=drafted)
+
+  def _verify(self, params, state, tree):
+    """Scores all slots of the tree: logits [B, M, V], cache, features."""
+    start = state.length - 1
+    mask = tree_lib.cache_mask(tree, state.length, self.cache_slots)
+    hidden, cache, features = self.model.apply(
+        {'params': params},
+        tree.token,
+        start[:, None] + tree.depth,
+        mask,
+        state.cache,
+        start,
+        self.drafter.features,
+    )
+    logits = self.model.apply({'params': params}, hidden, method='logits')
+    return logits, cache, features
+
+
+def _commit(state, tree, verdict) -> types.DecodeState:
+  """Appends the accepted tokens and the bonus, cut at an end or the limit."""
+  batch, width = verdict.path.shape
+  rows = jnp.arange(batch)[:, None]
+  index = jnp.arange(width)[None]
+  # Path [0, s1, s2, ..] emits tokens s1, s2, .., then the bonus.
+  following = jnp.roll(verdict.path, -1, axis=1)
+  emitted = jnp.where(
+      index < verdict.count[:, None],
+      tree.token[rows, following],
+      verdict.bonus[:, None],
+  )
+  offered = verdict.count + 1
+  ends = jnp.isin(emitted, state.end_ids) & (index < offered[:, None])
+  first_end = jnp.where(jnp.any(ends, 1), jnp.argmax(ends, 1) + 1, width)
+  count = jnp.minimum(jnp.minimum(offered, first_end), state.limit - state.length)
+  count = jnp.where(state.done, 0, count)
+  place = jnp.where(
+      index < count[:, None], state.length[:, None] + index, state.tokens.shape[1]
+  )
+  length = state.length + count
+  ended = jnp.any(ends & (index < count[:, None]), axis=1)
+  live = (~state.done).astype(jnp.int32)
+  accepted = state.stats.accepted.at[rows[:, 0], verdict.count].add(live)
+  return state.replace(
+      tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
+      length=length,
+      done=state.done | ended | (length >= state.limit),
+      stats=types.Stats(
+          cycles=state.stats.cycles + live,
+          emitted=state.stats.emitted + count,
+          accepted=accepted,
+      ),
+  )
+
+
+def _gather_path(cache, verdict, start):
+  """Moves the accepted path's keys and values to where a chain has them."""
+
+  def one(array):  # [B, Hkv, S, Dh]
+    def row(row_HxSxD, path, offset):
+      kept = jnp.take(row_HxSxD, offset + path, axis=1)
+      return lax.dynamic_update_slice(row_HxSxD, kept, (0, offset, 0))
+
+    return jax.vmap(row)(array, verdict.path, start)
+
+  stacked = jax.tree.leaves(cache)[0].ndim == 5
+  return jax.tree.map(jax.vmap(one) if stacked else one, cache)

@@ -1,0 +1,49 @@
+"""Prompt lookup: copies what followed the last tokens earlier in the text."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from specdiff_jax.core import ngram as ngram_lib
+from specdiff_jax.core import tree
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptLookup:
+  """Drafts the continuation of the longest n-gram match; no model at all."""
+
+  gamma: int
+  ngram: int = 3
+
+  proposal: ClassVar[str] = 'deterministic'
+  chain: ClassVar[bool] = True
+  features: ClassVar[tuple[int, ...]] = ()
+
+  @property
+  def max_slots(self) -> int:
+    return self.gamma + 1
+
+  @property
+  def max_depth(self) -> int:
+    return self.gamma
+
+  def init(self, params, context, features):
+    del params, context, features
+    return ()
+
+  def draft(self, params, state, context, sampling, noise):
+    del params, sampling, noise
+    copied, matched = jax.vmap(
+        lambda t, n: ngram_lib.continuation(t, n, self.gamma, self.ngram)
+    )(context.tokens, context.length)
+    rows = jnp.arange(context.tokens.shape[0])
+    last = context.tokens[rows, context.length - 1]
+    token = jnp.concatenate([last[:, None], copied], axis=1)
+    valid = jnp.broadcast_to(matched[:, None] > 0, token.shape)
+    return tree.chain(token, valid), state
+
+  def observe(self, params, state, context, verdict, features):
+    del params, context, verdict, features
+    return state

@@ -1,0 +1,45 @@
+"""Plain autoregressive decoding: the tree with only its root."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from specdiff_jax.core import tree
+
+
+@dataclasses.dataclass(frozen=True)
+class NoDraft:
+  """Drafts nothing.
+
+  `slots` pads the verifier's pass with slots that are never accepted: 2 gives
+  bf16 its fast path on CPU; the M of another system gives the same shapes,
+  hence the same bits, as that system's verification.
+  """
+
+  slots: int = 1
+
+  proposal: ClassVar[str] = 'deterministic'
+  chain: ClassVar[bool] = True
+  features: ClassVar[tuple[int, ...]] = ()
+  max_depth: ClassVar[int] = 0
+
+  @property
+  def max_slots(self) -> int:
+    return self.slots
+
+  def init(self, params, context, features):
+    del params, context, features
+    return ()
+
+  def draft(self, params, state, context, sampling, noise):
+    del params, sampling, noise
+    rows = jnp.arange(context.tokens.shape[0])
+    last = context.tokens[rows, context.length - 1]
+    token = jnp.broadcast_to(last[:, None], (rows.size, self.slots))
+    valid = jnp.broadcast_to(jnp.arange(self.slots) == 0, token.shape)
+    return tree.chain(token, valid), state
+
+  def observe(self, params, state, context, verdict, features):
+    del params, context, verdict, features
+    return state

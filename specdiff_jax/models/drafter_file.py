@@ -1,0 +1,117 @@
+"""Trained drafters on disk: safetensors with the facts that identify them."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from specdiff_jax.core import errors
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import drafter_network
+from specdiff_jax.models import params as params_lib
+from specdiff_jax.models import safetensors_io
+from specdiff_jax.models import weights
+
+FORMAT = 'specdiff_jax drafter 1'
+
+
+def save(
+    path: str,
+    config: drafter_network.DrafterConfig,
+    params: dict[str, Any],
+    vocab: np.ndarray,
+    verifier: weights.Checkpoint,
+    facts: Mapping[str, Any],
+) -> None:
+  """Writes a drafter in bfloat16; `facts` say where it comes from.
+
+  Example: save('drafter.safetensors', config, params, vocab, checkpoint, {})
+  """
+  small = jax.tree.map(
+      lambda x: np.asarray(x).astype(ml_dtypes.bfloat16), params
+  )
+  metadata = {name: str(value) for name, value in facts.items()} | {
+      'format': FORMAT,
+      'verifier': verifier.fingerprint,
+      'vocab_size': str(verifier.config.vocab_size),
+      'config': json.dumps(dataclasses.asdict(config)),
+  }
+  tensors = {'network': small, 'vocab': np.asarray(vocab, np.int32)}
+  safetensors_io.save(path, tensors, metadata)
+
+
+def load(
+    path: str, verifier: weights.Checkpoint
+) -> tuple[drafter_network.DrafterConfig, dict[str, Any], np.ndarray]:
+  """Returns config, params and draft vocabulary of this verifier's drafter.
+
+  Raises InputError if the file is damaged or belongs to another verifier: its
+  drafts would still be safe, but hardly ever accepted.
+  """
+  tensors, metadata = safetensors_io.load(path)
+  if metadata.get('format') != FORMAT:
+    raise errors.InputError(
+        f'{path}: not a drafter of this project (its format is '
+        f'{metadata.get("format")!r}, not {FORMAT!r}). Give a file that '
+        '`specdiff distill` wrote.'
+    )
+  size = verifier.config.vocab_size
+  if metadata['vocab_size'] != str(size):
+    raise errors.InputError(
+        f'{path}: this drafter is for a vocabulary of '
+        f'{metadata["vocab_size"]} tokens, but the verifier '
+        f'{verifier.source} has {size}. Use the drafter of this verifier, or '
+        'train one with `specdiff distill`.'
+    )
+  if metadata['verifier'] != verifier.fingerprint:
+    raise errors.InputError(
+        f'{path}: this drafter was trained for the verifier with the '
+        f'fingerprint {metadata["verifier"]}, but {verifier.source} has '
+        f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
+        'one with `specdiff distill`.'
+    )
+  config = _config(path, metadata['config'])
+  _check_shapes(path, config, tensors)
+  _check_vocab(path, tensors['vocab'], size)
+  return config, tensors['network'], tensors['vocab']
+
+
+def _config(path: str, text: str) -> drafter_network.DrafterConfig:
+  try:
+    fields = json.loads(text)
+    fields['features'] = tuple(fields['features'])
+    fields['verifier'] = config_lib.TransformerConfig(**fields['verifier'])
+    return drafter_network.DrafterConfig(**fields)
+  except (KeyError, TypeError, ValueError) as error:
+    raise errors.InputError(
+        f'{path}: the sizes in its metadata cannot be read ({error}). It was '
+        'written by another version; train it again, or take that version.'
+    ) from error
+
+
+def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
+  network = drafter_network.shapes(config)
+  expected = {
+      name: tuple(leaf.shape)
+      for name, leaf in params_lib.flatten({'network': network})
+  } | {'vocab': (config.vocab,)}
+  found = {name: leaf.shape for name, leaf in params_lib.flatten(tensors)}
+  for name in sorted(expected | found):
+    if expected.get(name) != found.get(name):
+      raise errors.InputError(
+          f'{path}: tensor {name!r} has shape {found.get(name, "(missing)")}, '
+          f'but its config asks for {expected.get(name, "(none)")}. The file '
+          'is damaged or was put together wrongly; download or train it again.'
+      )
+
+
+def _check_vocab(path: str, vocab: np.ndarray, size: int) -> None:
+  if vocab.dtype.kind != 'i' or vocab.min() < 0 or vocab.max() >= size:
+    raise errors.InputError(
+        f'{path}: tensor \'vocab\' holds ids outside 0 to {size - 1}. The file '
+        'is damaged; download or train it again.'
+    )

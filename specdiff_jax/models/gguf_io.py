@@ -1,0 +1,176 @@
+"""The header of a GGUF file (llama.cpp): metadata and the table of tensors.
+
+The header is parsed here, in one pass and with every size checked against
+the file before anything is allocated: the reader of the `gguf` package takes
+four seconds over the vocabulary of a small model, and follows a header that
+lies. The block formats themselves are that package's business.
+"""
+
+import dataclasses
+import math
+import mmap
+import os
+import struct
+from typing import Any
+
+import gguf
+import numpy as np
+
+from specdiff_jax.core import errors
+
+_SCALARS = {
+    0: '<B', 1: '<b', 2: '<H', 3: '<h', 4: '<I', 5: '<i', 6: '<f', 7: '<?',
+    10: '<Q', 11: '<q', 12: '<d',
+}  # fmt: skip
+_STRING, _ARRAY, _FLOAT32 = 8, 9, 6
+_MAX_NESTING = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+  """Where a tensor lies in the file, and how it is stored."""
+
+  shape: tuple[int, ...]  # numpy order: the file stores it reversed
+  kind: gguf.GGMLQuantizationType
+  offset: int  # bytes from the start of the file
+  nbytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """Metadata and the table of tensors of one GGUF file."""
+
+  path: str
+  fields: dict[str, Any]
+  tensors: dict[str, TensorInfo]
+
+
+class _Cursor:
+  """Reads little-endian values; never past the end of the file."""
+
+  def __init__(self, path: str, data):
+    self.path, self.data, self.at = path, data, 0
+
+  def fail(self, what: str) -> errors.InputError:
+    return errors.InputError(
+        f'{self.path}: not a complete GGUF file: {what} (byte {self.at} of '
+        f'{len(self.data)}). The file is truncated or damaged; download it '
+        'again.'
+    )
+
+  def take(self, size: int) -> bytes:
+    if size > len(self.data) - self.at:
+      raise self.fail(f'its header promises {size} more bytes')
+    self.at += size
+    return self.data[self.at - size : self.at]
+
+  def scalar(self, kind: int):
+    code = _SCALARS[kind]
+    value = struct.unpack(code, self.take(struct.calcsize(code)))[0]
+    if kind == _FLOAT32:  # 1e-5 rather than 9.999999747378752e-06
+      value = float(str(np.float32(value)))
+    return value
+
+  def text(self) -> str:
+    size = self.scalar(10)
+    try:
+      return self.take(size).decode('utf-8')
+    except UnicodeDecodeError as e:
+      raise self.fail('a string in its header is not UTF-8') from e
+
+  def value(self, kind: int, nesting: int = 0):
+    """Reads one metadata value of the given type code."""
+    if kind in _SCALARS:
+      return self.scalar(kind)
+    if kind == _STRING:
+      return self.text()
+    if kind != _ARRAY or nesting == _MAX_NESTING:
+      raise self.fail(f'its header holds a value of unknown type {kind}')
+    kind, count = self.scalar(4), self.scalar(10)
+    if kind in _SCALARS:
+      code = _SCALARS[kind]
+      raw = self.take(count * struct.calcsize(code))
+      return np.frombuffer(raw, code).tolist()
+    if count > len(self.data) - self.at:  # every item takes a byte at least
+      raise self.fail(f'its header promises an array of {count} items')
+    return [self.value(kind, nesting + 1) for _ in range(count)]
+
+
+def read_header(path: str) -> Header:
+  """Reads metadata and the tensor table; InputError on a damaged file."""
+  with open_mapped(path) as data:
+    cursor = _Cursor(path, data)
+    if data[:4] != b'GGUF':
+      raise cursor.fail('it does not begin with the letters GGUF')
+    cursor.take(4)
+    version = cursor.scalar(4)
+    if version not in (2, 3):
+      raise errors.InputError(
+          f'{path}: GGUF version {version} is not known (2 and 3 are); convert '
+          'the model again with a current llama.cpp, little-endian.'
+      )
+    tensor_count, field_count = cursor.scalar(10), cursor.scalar(10)
+    fields = {}
+    for _ in range(field_count):
+      key = cursor.text()
+      fields[key] = cursor.value(cursor.scalar(4))
+    table = [_tensor_entry(cursor) for _ in range(tensor_count)]
+    alignment = fields.get('general.alignment', 32)
+    if not isinstance(alignment, int) or alignment < 1:
+      raise cursor.fail(f'general.alignment is {alignment!r}')
+    start = -(-cursor.at // alignment) * alignment
+    tensors = {}
+    for name, shape, kind, offset in table:
+      if name in tensors:
+        raise cursor.fail(f'tensor {name!r} is listed twice')
+      tensors[name] = _place(cursor, name, shape, kind, start + offset)
+    return Header(path, fields, tensors)
+
+
+def open_mapped(path: str) -> mmap.mmap:
+  """Maps a file read-only; InputError where it is missing or empty."""
+  try:
+    with open(path, 'rb') as file:
+      if not os.fstat(file.fileno()).st_size:
+        raise errors.InputError(
+            f'{path}: the file is empty; download it again.'
+        )
+      return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  except OSError as e:
+    raise errors.InputError(
+        f'{path}: the weights cannot be read ({e.strerror}); correct the path '
+        'of the verifier.'
+    ) from e
+
+
+def _tensor_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+  name = cursor.text()
+  rank = cursor.scalar(4)
+  if rank > 4:
+    raise cursor.fail(f'tensor {name!r} claims {rank} dimensions')
+  shape = tuple(cursor.scalar(10) for _ in range(rank))
+  return name, shape[::-1], cursor.scalar(4), cursor.scalar(10)
+
+
+def _place(cursor, name, shape, kind, offset) -> TensorInfo:
+  """Checks that a tensor's bytes lie within the file."""
+  try:
+    kind = gguf.GGMLQuantizationType(kind)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+  except (ValueError, KeyError) as e:
+    raise errors.InputError(
+        f'{cursor.path}: tensor {name!r} is stored in format {kind}, which the '
+        'installed gguf package does not know; upgrade gguf, or convert the '
+        'model to another format.'
+    ) from e
+  count = math.prod(shape)
+  if count % block or (shape and shape[-1] % block):
+    raise cursor.fail(
+        f'tensor {name!r} of shape {shape} does not fill blocks of {block}'
+    )
+  nbytes = count // block * size
+  if offset + nbytes > len(cursor.data):
+    raise cursor.fail(
+        f'tensor {name!r} needs bytes {offset} to {offset + nbytes}'
+    )
+  return TensorInfo(shape, kind, offset, nbytes)

@@ -1,0 +1,77 @@
+"""The device mesh."""
+
+from collections.abc import Mapping, Sequence
+import math
+
+import jax
+
+from specdiff_jax.core import errors
+
+AXES = ('data', 'model')
+
+
+def make_mesh(
+    shape: Sequence[int] | Mapping[str, int], axes: Sequence[str] = AXES
+) -> jax.sharding.Mesh:
+  """Returns a mesh of the first devices.
+
+  Args:
+    shape: Size of each axis; one may be -1 and takes what is left. A mapping
+      from axis name to size brings its own `axes`.
+    axes: Names of the axes.
+
+  Raises:
+    InputError: If the sizes do not fit the devices that there are.
+
+  Example:
+    mesh = make_mesh((-1, 2))  # all devices, tensors split in two
+  """
+  if isinstance(shape, Mapping):
+    axes, shape = tuple(shape.keys()), tuple(shape.values())
+  shape, axes = tuple(shape), tuple(axes)
+  devices = jax.devices()
+  sizes = _sizes(shape, axes, len(devices))
+  used = math.prod(sizes)
+  if jax.process_count() > 1 and used != len(devices):
+    raise errors.InputError(
+        f'mesh: {_show(axes, sizes)} uses {used} of {len(devices)} devices, '
+        'but with several processes every device must be in the mesh. Give '
+        'sizes whose product is the number of devices, or -1 for one axis.'
+    )
+  return jax.make_mesh(
+      sizes,
+      axes,
+      axis_types=(jax.sharding.AxisType.Auto,) * len(axes),
+      devices=devices[:used],
+  )
+
+
+def _sizes(
+    shape: tuple[int, ...], axes: tuple[str, ...], count: int
+) -> tuple[int, ...]:
+  """Returns `shape` with its -1 filled in, checked against the devices."""
+  shown = _show(axes, shape)
+  if len(shape) != len(axes) or len(set(axes)) != len(axes):
+    raise errors.InputError(
+        f'mesh: {len(shape)} sizes {shape} for the axes {axes}. Give one '
+        'size for each axis, and each axis a name of its own.'
+    )
+  if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+    raise errors.InputError(
+        f'mesh: {shown} is not a shape. Every size is at least 1; one of '
+        'them may be -1 to take the devices that are left.'
+    )
+  known = math.prod(size for size in shape if size != -1)
+  fits = count % known == 0 if -1 in shape else known <= count
+  if not fits:
+    raise errors.InputError(
+        f'mesh: {shown} does not fit {count} device(s), which ask for '
+        f'{"a divisor of" if -1 in shape else "at most"} {count} in all, not '
+        f'{known}. Change the mesh, or start with more devices '
+        '(JAX_NUM_CPU_DEVICES=8 makes eight out of a CPU).'
+    )
+  return tuple(count // known if size == -1 else size for size in shape)
+
+
+def _show(axes: Sequence[str], shape: Sequence[int]) -> str:
+  return ', '.join(f'{a}={s}' for a, s in zip(axes, shape, strict=False))

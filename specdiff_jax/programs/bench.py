@@ -1,0 +1,161 @@
+"""`bench`: the systems side by side, on the same prompts."""
+
+from absl import flags
+
+from specdiff_jax.programs import command
+from specdiff_jax.programs import console
+from specdiff_jax.programs import fields
+from specdiff_jax.programs import text as text_lib
+
+
+def _define(own: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+      'prompts',
+      None,
+      'a JSONL file of prompts, with the fields id and prompt; goes before '
+      'config.prompts',
+      flag_values=own,
+  )
+  flags.DEFINE_integer(
+      'limit',
+      None,
+      'take this many prompts of the file; 0 takes all. Without it all of '
+      '--prompts, or config.limit of config.prompts',
+      lower_bound=0,
+      flag_values=own,
+  )
+  flags.DEFINE_list(
+      'systems', None, 'what to compare: some of ar,lookup,specdiff',
+      flag_values=own,
+  )
+  flags.DEFINE_integer(
+      'rounds', None, 'interleaved repetitions; their median is reported',
+      lower_bound=1, flag_values=own,
+  )
+  flags.DEFINE_string(
+      'plot', None, 'draw the result into this .png, .svg or .pdf',
+      flag_values=own,
+  )
+
+
+COMMAND = command.Command(
+    name='bench',
+    what="""
+    Decodes the same prompts with plain AR decoding (ar), prompt lookup
+    (lookup) and the trained diffusion drafter (specdiff), in turns, after a
+    warm-up on the same shapes. It shows one example as it is decoded, then a
+    table: tokens/s, speed-up over plain AR, tau (tokens for each call of the
+    verifier, the bonus token included), and whether every output equals plain
+    AR's, token for token.
+
+    The last line of stdout is one JSON object with "schema": 1.
+    """,
+    define=_define,
+    fields=fields.DECODING | fields.BENCH,
+    examples=(
+        'bench --config=configs/quickstart.py',
+        'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '
+        '--config.temperature=1.0 --config.max_new_tokens=256',
+        'bench --config=configs/tiny.py --systems ar,specdiff '
+        '--config.drafter=runs/tiny/drafter.safetensors',
+    ),
+    exit_codes={
+        0: 'done, and every output was exact',
+        1: "an output differed from plain AR's (the table says how many)",
+        2: 'bad input; the message says what and where, and what to do',
+    },
+)
+
+
+def main(argv) -> int:
+  """Runs the subcommand; returns its exit code."""
+  return COMMAND.run(argv, _body)
+
+
+def _body(call: command.Call) -> int:
+  from specdiff_jax import build
+  from specdiff_jax.bench import metrics
+  from specdiff_jax.bench import plots
+  from specdiff_jax.bench import report
+  from specdiff_jax.bench import timing
+
+  config, options = call.config, call.options
+  build.check(config)
+  prompts = build.prompts(config, options.prompts, options.limit)
+  checkpoint = build.verifier(config)
+  plan = build.bench(config, checkpoint, options.systems, options.rounds)
+  requests = build.requests(config, checkpoint, prompts)
+  batches = build.batches(config, requests)
+  timing.compilations()  # starts counting
+
+  systems = plan.systems()
+  with console.progress('compiling') as show:
+    for number, (name, system) in enumerate(systems.items()):
+      show(number, len(systems), name)
+      system.warm_up(batches)
+  _example(systems[plan.names[-1]], requests[0])
+  with console.progress('decoding') as show:
+    measured = timing.interleave(systems, batches, plan.rounds, show)
+  plain = [c.tokens for c in measured['ar'].completions]
+  references = plan.references(systems, batches, plain)
+
+  fastest = max(plan.ars, key=lambda name: metrics.speed(measured[name]))
+  rows = [
+      metrics.row(
+          name,
+          measured[name],
+          measured['ar'],
+          measured[fastest],
+          references[name],
+      )
+      for name in plan.names
+  ]
+  fastest_dtype, _ = plan.ars[fastest]
+  _show(rows, plan, fastest_dtype)
+  if options.plot:
+    plots.save(options.plot, rows, f'{checkpoint.source}, {plan.dtype}')
+  console.result(
+      report.json_line(
+          rows,
+          device=build.device(),
+          fastest_ar_tokens_per_s=metrics.speed(measured[fastest]),
+          config=call.recipe,
+          verifier=checkpoint.source,
+          dtype=plan.dtype,
+          temperature=plan.temperature,
+          extra={
+              **plan.facts,
+              'rounds': plan.rounds,
+              'fastest_ar_dtype': fastest_dtype,
+          },
+      )
+  )
+  return 0 if all(row.exact for row in rows) else 1
+
+
+def _show(rows, plan, fastest_dtype: str) -> None:
+  """Prints the tables and what their columns mean."""
+  from specdiff_jax.bench import report
+
+  out = console.out()
+  out.print(report.table(rows))
+  curves = report.curves(rows)
+  if curves is not None:
+    out.print(curves)
+  out.print(
+      report.legend(plan.rounds, plan.dtype, fastest_dtype, plan.exact)
+  )
+
+
+def _example(system, request) -> None:
+  """Shows one prompt's completion while it is decoded."""
+  stream = text_lib.Stream(system.decode_text, system.stop)
+
+  def show(number: int, tokens) -> bool:
+    del number
+    console.text(stream.show(tokens))
+    return stream.stopped
+
+  console.text(f'{system.name} decodes {request.id}:\n\n')
+  system([request], on_tokens=show)
+  console.text(stream.finish() + '\n\n')

@@ -1,0 +1,264 @@
+"""What the subcommands share: flags, config files, and help that teaches.
+
+A subcommand's command line is its own flags, `--config=FILE[:VARIANT]`, and
+`--config.FIELD=VALUE` for any field of the config. This module turns it into
+a `Call`, or prints the help. Reading the fields is `build`'s business.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import pathlib
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from specdiff_jax.core import errors
+from specdiff_jax.programs import fields
+
+_CONFIG = re.compile(r'^--?config(=|$)')
+_FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """A parsed command line."""
+
+  config: ml_collections.ConfigDict  # complete, with its overrides
+  options: flags.FlagValues  # the subcommand's own flags
+  recipe: str  # FILE[:VARIANT] as it was given
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """The face of a subcommand."""
+
+  name: str
+  what: str  # paragraphs: what it does, and what it writes where
+  define: Callable[[flags.FlagValues], None]  # its own flags
+  fields: Mapping[str, tuple[Any, str]]  # the config fields that it reads
+  examples: Sequence[str]  # command lines without `python -m specdiff_jax`
+  exit_codes: Mapping[int, str]
+
+  def run(
+      self,
+      argv: Sequence[str],
+      body: Callable[[Call], int],
+  ) -> int:
+    """Parses `argv` and calls `body`; or prints the help."""
+    if any(arg in ('-h', '--help', '--helpfull', '-help') for arg in argv):
+      print(self.help(), end='')
+      return 0
+    return body(self.parse(argv))
+
+  def parse(self, argv: Sequence[str]) -> Call:
+    """Returns what the command line says; raises InputError."""
+    spec, argv = _take_config(argv)
+    config = load(spec)
+    _check_overrides(argv, config, spec)
+    options = flags.FlagValues()
+    self.define(options)
+    try:
+      config_flags.DEFINE_config_dict(
+          'config', config, flag_values=options, sys_argv=['', *argv]
+      )
+      rest = options(['', *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+      own = ['config', *(n for n in options if '.' not in n and n != 'config')]
+      raise fields.unknown(
+          f'{self.name} was given the flag', f'{error.flagname}', own
+      ) from None
+    except (flags.Error, TypeError, ValueError) as error:
+      raise errors.InputError(
+          f'The command line cannot be read: {_one_line(error)}. '
+          f'See `python -m specdiff_jax {self.name} --help`.'
+      ) from None
+    if rest:
+      raise errors.InputError(
+          f'{self.name} takes no positional arguments, but was given '
+          f'{" ".join(rest)!r}. Flags start with `--`.'
+      )
+    return Call(options['config'].value, options, spec)
+
+  def help(self) -> str:
+    """Returns the whole help text."""
+    own = flags.FlagValues()
+    self.define(own)
+    parts = [
+        f'usage: python -m specdiff_jax {self.name} --config=FILE[:VARIANT] '
+        '[FLAGS] [--config.FIELD=VALUE ...]',
+        '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),
+        'Flags:\n' + _entries(
+            ('--config=FILE', 'the recipe; see configs/. Needed.'),
+            *(
+                (f'--{name}', _flag_text(own[name]))
+                for name in sorted(own)
+            ),
+        ),
+        'Config fields (name = default unless the recipe says otherwise):\n'
+        + _entries(
+            *(
+                (f'{name} = {_show(default)}', meaning)
+                for name, (default, meaning) in self.fields.items()
+            )
+        ),
+        'Examples:\n' + '\n'.join(
+            f'  python -m specdiff_jax {line}' for line in self.examples
+        ),
+        'Exit codes:\n' + _entries(
+            *((str(code), text) for code, text in self.exit_codes.items())
+        ),
+    ]
+    return '\n\n'.join(parts) + '\n'
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+  """Loads `FILE[:VARIANT]` and completes it with the defaults.
+
+  Raises InputError where there is no such file, it does not run, or it has a
+  field that does not exist.
+
+  Example: load('configs/quickstart.py:smoke')
+  """
+  path, colon, variant = spec.partition(':')
+  module = _load_module(path)
+  function = getattr(module, 'get_config', None)
+  if not callable(function):
+    raise errors.InputError(
+        f'{path} has no function get_config() that returns a ConfigDict; add '
+        'one, or give another file by --config.'
+    )
+  if colon and not inspect.signature(function).parameters:
+    raise errors.InputError(
+        f'{path} knows no variants, but was given {variant!r}: leave '
+        f'":{variant}" out.'
+    )
+  try:
+    config = function(variant) if colon else function()
+  except errors.InputError:
+    raise
+  except Exception as error:
+    raise errors.InputError(
+        f'get_config() of {path} fails: {_one_line(error)}.'
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.InputError(
+        f'get_config() of {path} returns a {type(config).__name__}; it must '
+        'return an ml_collections.ConfigDict.'
+    )
+  return fields.complete(config, path)
+
+
+def _load_module(path: str):
+  if not pathlib.Path(path).is_file():
+    folder = pathlib.Path(path).parent
+    there = sorted(str(p) for p in folder.glob('*.py')) if folder.is_dir() else []
+    hint = f' There are: {", ".join(there)}.' if there else ''
+    raise errors.InputError(f'The config file {path!r} does not exist.{hint}')
+  source = importlib.util.spec_from_file_location('specdiff_config', path)
+  if source is None or source.loader is None:
+    raise errors.InputError(
+        f'The config file {path!r} is not a Python file (*.py).'
+    )
+  module = importlib.util.module_from_spec(source)
+  try:
+    source.loader.exec_module(module)
+  except errors.InputError:
+    raise
+  except Exception as error:
+    raise errors.InputError(
+        f'The config file {path} cannot be run: {_one_line(error)}.'
+    ) from error
+  return module
+
+
+def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+  """Splits `--config=X` (or `--config X`) from the other arguments."""
+  rest, spec = list(argv), ''
+  for index, arg in enumerate(argv):
+    if _CONFIG.match(arg):
+      if '=' in arg:
+        spec = arg.partition('=')[2]
+        del rest[index]
+      else:
+        spec = argv[index + 1] if index + 1 < len(argv) else ''
+        del rest[index : index + 2]
+      break
+  if not spec:
+    raise errors.InputError(
+        'There is no --config=FILE. Give a recipe, such as '
+        '--config=configs/quickstart.py.'
+    )
+  return spec, rest
+
+
+def _check_overrides(argv, config, spec: str) -> None:
+  """Raises InputError if an override names a field that does not exist."""
+  for arg in argv:
+    match = _FIELD.match(arg)
+    if not match:
+      continue
+    node = config
+    for part in match.group(2).split('.'):
+      names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+      if part not in names:
+        raise fields.unknown(
+            f'The config {spec} was given (on the command line) the field',
+            match.group(2),
+            names or fields.ALL,
+        )
+      node = node[part]
+
+
+def _one_line(error: BaseException) -> str:
+  text = ' '.join(str(error).split()).rstrip('.')
+  kind = type(error).__name__
+  return text if isinstance(error, flags.Error) else f'{kind}: {text}'
+
+
+def _flag_text(flag: flags.Flag) -> str:
+  default = '' if flag.default is None else f' (default: {flag.default})'
+  return f'{flag.help}{default}'
+
+
+def _entries(*pairs: tuple[str, str]) -> str:
+  """Formats names and meanings in two columns."""
+  lines = []
+  for name, meaning in pairs:
+    body = _wrap(meaning, 28).lstrip()
+    if len(name) > 24:
+      lines.append(f'  {name}\n{" " * 28}{body}')
+    else:
+      lines.append(f'  {name:<26}{body}')
+  return '\n'.join(lines)
+
+
+def _wrap(text: str, indent: int) -> str:
+  pad = ' ' * indent
+  return textwrap.fill(
+      ' '.join(text.split()),
+      width=80,
+      initial_indent=pad,
+      subsequent_indent=pad,
+  )
+
+
+def _show(default: Any) -> str:
+  if isinstance(default, ml_collections.ConfigDict):
+    return repr(default.to_dict())
+  return repr(default)
+
+
+def needed(options: flags.FlagValues, name: str) -> str:
+  """Returns a flag's value; raises InputError if it was not given."""
+  value = options[name].value
+  if not value:
+    raise errors.InputError(
+        f'There is no --{name}, which is needed: {options[name].help}.'
+    )
+  return value

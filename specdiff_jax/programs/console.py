@@ -1,0 +1,64 @@
+"""Where the programs print: text and results on stdout, the rest on stderr."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import rich.console
+import rich.progress
+
+
+def out() -> rich.console.Console:
+  """Returns the console of results; wide enough for tables in a pipe."""
+  return _console(sys.stdout)
+
+
+def notes() -> rich.console.Console:
+  """Returns the console of progress and remarks."""
+  return _console(sys.stderr)
+
+
+def say(text: str) -> None:
+  """Writes one remark, plainly, to stderr."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def text(piece: str) -> None:
+  """Writes generated text to stdout as it is, at once."""
+  sys.stdout.write(piece)
+  sys.stdout.flush()
+
+
+def result(fields: dict[str, Any]) -> None:
+  """Writes the one JSON line that a program ends with."""
+  print(json.dumps(fields), flush=True)
+
+
+@contextlib.contextmanager
+def progress(
+    what: str, total: int | None = None
+) -> Iterator[Callable[..., None]]:
+  """Shows a bar on stderr; yields `update(done, total, note)`."""
+  columns = (
+      rich.progress.TextColumn('{task.description}'),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeRemainingColumn(),
+      rich.progress.TextColumn('{task.fields[note]}'),
+  )
+  with rich.progress.Progress(
+      *columns, console=notes(), disable=not sys.stderr.isatty()
+  ) as bar:
+    task = bar.add_task(what, total=total, note='')
+
+    def update(done: int, total: int | None = None, note: str = '') -> None:
+      bar.update(task, completed=done, total=total, note=note)
+
+    yield update
+
+
+def _console(stream) -> rich.console.Console:
+  width = None if stream.isatty() else 100
+  return rich.console.Console(file=stream, width=width, highlight=False)

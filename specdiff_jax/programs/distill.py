@@ -1,0 +1,95 @@
+"""`distill`: trains a drafter to follow its verifier."""
+
+import os
+
+from absl import flags
+
+from specdiff_jax.programs import collect
+from specdiff_jax.programs import command
+from specdiff_jax.programs import console
+from specdiff_jax.programs import fields
+
+
+def _define(own: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+      'workdir',
+      None,
+      'where checkpoints, metrics and the drafter go. Needed',
+      flag_values=own,
+  )
+
+
+COMMAND = command.Command(
+    name='distill',
+    what="""
+    Trains a masked-diffusion drafter on the verifier's own completions
+    (config.data: the work directory of `collect`, or a file of prompts that
+    are then completed first). The default loss is streak-distillation
+    (SpecDiff-2, Eq. 6): it maximises the expected number of accepted tokens.
+
+    WORKDIR holds checkpoints/ (with the data iterator: a run that was stopped
+    goes on where it was, to the same bits), metrics.jsonl, and at the end
+    drafter.safetensors, which --config.drafter of `decode` and `bench` takes.
+    The last line of stdout is one JSON object: steps, loss, tau_eval,
+    params_sha256.
+    """,
+    define=_define,
+    fields=fields.DECODING | fields.TRAINING,
+    examples=(
+        'distill --config=configs/tiny.py --workdir runs/tiny',
+        'distill --config=configs/distill_smollm2.py --workdir runs/mine '
+        '--config.data=runs/trajectories --config.steps=2000',
+    ),
+    exit_codes={
+        0: 'done',
+        2: 'bad input, or a full disk: nothing written is lost, run it again',
+        130: 'interrupted after a checkpoint; run it again to go on',
+    },
+)
+
+
+def main(argv) -> int:
+  """Runs the subcommand; returns its exit code."""
+  return COMMAND.run(argv, _body)
+
+
+def _body(call: command.Call) -> int:
+  from specdiff_jax import build
+  from specdiff_jax.parallel import hosts
+
+  config = call.config
+  workdir = command.needed(call.options, 'workdir')
+  build.check(config)
+  build.start(config)
+  checkpoint = build.verifier(config)
+  data, prompts_file = build.training_data(config, workdir)
+  if prompts_file:
+    prompts = build.prompts(config, prompts_file, 0)
+    collect.into(config, checkpoint, prompts, data)
+  run = build.training(config, checkpoint, data, workdir)
+  with console.progress('distilling', run.schedule.steps) as show:
+    result = run.train(
+        lambda step, steps, values: show(step, steps, _note(values))
+    )
+  if result.interrupted:
+    console.say(f'Stopped after step {result.steps}, which is saved.')
+    return 130
+  path = os.path.join(workdir, 'drafter.safetensors')
+  if hosts.is_first():
+    run.save(path, result)
+    console.say(f'The drafter is in {path}.')
+    console.result({
+        'steps': result.steps,
+        'loss': result.loss,
+        'tau_eval': result.evaluation.get('tau'),
+        'params_sha256': result.params_sha256,
+        'evaluation': result.evaluation,
+        'skipped': result.skipped,
+        'drafter': path,
+    })
+  return 0
+
+
+def _note(values: dict) -> str:
+  names = [name for name in ('loss', 'streak') if name in values]
+  return ' '.join(f'{name} {float(values[name]):.3f}' for name in names)

@@ -1,0 +1,164 @@
+"""The fields that a config may have: their meaning and their defaults.
+
+`--help` prints them, and a config that leaves one out gets the default. A
+name that stands here nowhere is a mistake, and is reported as one.
+"""
+
+import difflib
+
+import ml_collections
+
+from specdiff_jax.core import errors
+
+DECODING = {
+    'verifier': (
+        'quickstart',
+        'weights of the verifier: a .gguf file, a Hugging Face directory, a '
+        "hub name (org/name), 'quickstart' (SmolLM2-135M-Instruct, fetched "
+        "once) or 'random:tiny'",
+    ),
+    'drafter': (
+        '',
+        'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
+        "'random' for an untrained one",
+    ),
+    'system': ('specdiff', 'what drafts: ar (nothing), lookup or specdiff'),
+    'dtype': ('bfloat16', 'of weights and cache: float32 or bfloat16'),
+    'exact': (
+        True,
+        'plain AR runs through the shapes of the drafted systems, which makes '
+        'outputs equal bit for bit; False: through its own fastest ones',
+    ),
+    'batch': (1, 'rows decoded together (distill: trajectories a step)'),
+    'temperature': (0.0, 'of the verifier; 0 is greedy'),
+    'top_k': (0, 'sample among the k most likely tokens; 0 switches it off'),
+    'top_p': (1.0, 'sample within this probability mass; 1 switches it off'),
+    'seed': (0, 'of all randomness: the same seed gives the same text'),
+    'max_new_tokens': (128, 'tokens after which a row stops'),
+    'prompt_buckets': (
+        (64, 128, 256, 512),
+        'tokens that prompts are padded to; the largest is the longest prompt',
+    ),
+    'gamma': (8, 'tokens drafted for each call of the verifier'),
+    'draft': (
+        'argmax',
+        "how the drafter's laws become tokens: argmax, sample or shared_noise",
+    ),
+    'ngram': (3, 'longest match of prompt lookup, in tokens'),
+    'chat': (True, "put the prompt into the model's chat template"),
+    'stop': ((), 'strings that end the text; it is cut before the first'),
+    'cycles_per_call': (16, 'verifier calls between two looks of the host'),
+    'ar_slots': (
+        ml_collections.ConfigDict({'float32': 1, 'bfloat16': 2}),
+        'tokens scored at once where plain AR is fastest, by dtype',
+    ),
+    'cache_dir': ('runs/verifier', 'where fetched weights are kept'),
+}
+
+BENCH = {
+    'prompts': ('', 'JSONL file of prompts (--prompts goes before it)'),
+    'limit': (0, 'how many of config.prompts bench takes; 0 takes all'),
+    'systems': (
+        ('ar', 'lookup', 'specdiff'),
+        'what to compare (--systems goes before it)',
+    ),
+    'rounds': (3, 'interleaved repetitions; their median is reported'),
+    'ar_dtypes': (
+        ('float32', 'bfloat16'),
+        'dtypes of which the fastest plain AR is looked for',
+    ),
+}
+
+TRAINING = {
+    'data': (
+        '',
+        'work directory of `collect`, or a JSONL file of prompts whose '
+        'completions are then collected into WORKDIR/trajectories first',
+    ),
+    'eval_prompts': (
+        (),
+        'prompt files that must share nothing with the training prompts',
+    ),
+    'loss': ('streak', 'streak (SpecDiff-2, Eq. 6), decayed_ce (DFlash) or ce_streak'),
+    'steps': (1000, 'optimizer steps in all'),
+    'learning_rate': (1e-3, 'peak, after warm-up; the decay is a cosine'),
+    'warmup': (0.04, 'steps of warm-up; below 1 a fraction of all steps'),
+    'weight_decay': (0.01, 'of AdamW, on matrices'),
+    'ce_fraction': (0.3, 'part of the steps spent on decayed_ce before streak'),
+    'decay': (7.0, 'of the weights exp(-(j - 1) / decay) in decayed_ce'),
+    'beta_end': (0.0, 'last beta of the Box-Cox streak loss: 0 is -log J'),
+    'tokens': (512, 'tokens of a packed row; longer trajectories are cut'),
+    'windows': (96, 'drafted windows for each trajectory'),
+    'eval_fraction': (0.02, 'of the prompts, held out for evaluation by hash'),
+    'eval_limit': (32, 'held-out trajectories that an evaluation takes'),
+    'eval_every': (200, 'steps between evaluations'),
+    'save_every': (200, 'steps between checkpoints'),
+    'feature_cache': (
+        4000,
+        "trajectories whose verifier features are kept in the host's memory",
+    ),
+    'mesh': ((-1, 1), 'devices for (data, model); -1 takes what is left'),
+    'distributed': (False, 'one of several processes of one job'),
+    'network': (
+        ml_collections.ConfigDict({
+            'layers': 2,
+            'features': (),
+            'trunk': 1024,
+            'vocab': 4096,
+            'ngram': 3,
+        }),
+        'sizes of a new drafter: its layers, the verifier layers it reads (by '
+        'default the one below its own and the last), the MLP that starts its '
+        'slots, its draft vocabulary, the longest match of its lookup hint (0: '
+        'none)',
+    ),
+}
+
+ALL = DECODING | BENCH | TRAINING
+
+
+def complete(
+    config: ml_collections.ConfigDict, where: str = 'the config'
+) -> ml_collections.ConfigDict:
+  """Returns the config with every field; raises InputError on unknown ones.
+
+  Example: complete(quickstart.get_config())
+  """
+  for name in config:
+    if name not in ALL:
+      raise unknown(f'{where} has the field', name, ALL)
+  full = ml_collections.ConfigDict(
+      {name: default for name, (default, _) in ALL.items()}
+  )
+  full = full.copy_and_resolve_references()
+  for name, value in config.items():
+    try:
+      if isinstance(value, ml_collections.ConfigDict):
+        _fill(full[name], value, f'{where} has the field', name)
+      else:
+        full[name] = value
+    except TypeError:
+      raise errors.InputError(
+          f'{where} sets {name!r} to {value!r}, but it has to be of type '
+          f'{type(full[name]).__name__}, like its default {full[name]!r}.'
+      ) from None
+  return full
+
+
+def _fill(full, values, where: str, prefix: str) -> None:
+  """Overwrites the fields of a nested config."""
+  for name, value in values.items():
+    if name not in full:
+      raise unknown(where, f'{prefix}.{name}', full)
+    full[name] = value
+
+
+def unknown(where: str, name: str, known) -> errors.InputError:
+  """Returns the error for a name that is none of the `known` ones."""
+  near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+  guess = (
+      f'Did you mean {" or ".join(near)}?'
+      if near
+      else f'There are: {", ".join(sorted(known))}.'
+  )
+  return errors.InputError(f'{where} {name!r}, which does not exist. {guess}')

@@ -1,0 +1,178 @@
+"""Losses of a drafted window, as functions of arrays.
+
+Every loss takes
+
+  log_q  [..., G]  log-probability of each target under the drafter; -inf
+                   where the target lies outside the draft vocabulary
+  valid  [..., G]  bool, True on a prefix of each window
+
+and returns the mean loss and a dict of scalar metrics. A window without any
+valid target is padding: it counts nowhere. A target of probability zero ends
+its window's sum, as a short window does.
+
+Notation: S_m = prod_{j<=m} q_j(x_j), J = sum_m S_m, W_j = sum_{m>=j} S_m.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Loss = tuple[jax.Array, dict[str, jax.Array]]
+
+
+def live_prefix(log_q: jax.Array, valid: jax.Array) -> jax.Array:
+  """Returns the slots before the first invalid or impossible target."""
+  alive = valid & (log_q > -jnp.inf)
+  return jnp.cumsum(~alive, axis=-1) == 0
+
+
+def streak_value(log_q: jax.Array, valid: jax.Array) -> jax.Array:
+  """Returns log J [...], the log of the expected accepted draft tokens.
+
+  J = sum_m prod_{j<=m} q_j(x_j), the streak objective (SpecDiff-2,
+  arXiv 2511.00606, Eq. 6), computed in log space. It is -inf, with a zero
+  gradient, where the first target is invalid or impossible.
+
+  The derivative by log q_j is W_j / J: the softmax of the cumulative sums,
+  summed from the right, which is what differentiating this gives.
+  """
+  live = live_prefix(log_q, valid)
+  some = live[..., 0]
+  log_s = jnp.cumsum(jnp.where(live, log_q, 0), axis=-1)
+  # Two selections: the gradient of a logsumexp over nothing is 0 / 0, so an
+  # empty window first gets a harmless sum and then loses it.
+  summed = jnp.where(live | ~some[..., None], log_s, -jnp.inf)
+  return jnp.where(some, jax.nn.logsumexp(summed, axis=-1), -jnp.inf)
+
+
+def box_cox(log_j: jax.Array, beta: jax.Array | float) -> jax.Array:
+  """Returns -(J^beta - 1) / beta, which is -log J at beta = 0.
+
+  Its derivative by log J is -J^beta. `beta` may be traced.
+  """
+  beta = jnp.asarray(beta, log_j.dtype)
+  divisor = jnp.where(beta == 0, 1, beta)
+  power = jnp.expm1(divisor * log_j) / divisor
+  return -jnp.where(beta == 0, log_j, power)
+
+
+def streak_loss(
+    log_q: jax.Array, valid: jax.Array, beta: jax.Array | float
+) -> Loss:
+  """Returns the mean over windows of the Box-Cox streak loss.
+
+  The weight of -log q_j in the gradient is W_j J^(beta-1): at beta = 1 the
+  gradient of J itself, at beta = 0 that of log J, whose first weight is 1
+  however poor the drafter. Windows whose first target is impossible carry no
+  gradient and are left out of the mean loss, but count as 0 in `streak`.
+
+  Example:
+    loss, metrics = streak_loss(jnp.log(q), jnp.ones_like(q, bool), 0.0)
+  """
+  log_j = streak_value(log_q, valid)
+  some = log_j > -jnp.inf
+  losses = box_cox(jnp.where(some, log_j, 0), beta)
+  loss = _mean(losses, some)
+  return loss, window_metrics(log_q, valid, log_j)
+
+
+def decayed_ce(
+    log_q: jax.Array, valid: jax.Array, decay: jax.Array | float
+) -> Loss:
+  """Returns the cross-entropy with weights exp(-(j-1) / decay).
+
+  DFlash (arXiv 2602.06036) takes decay = 7; an infinite decay is the plain
+  cross-entropy. The mean is over targets by weight, so that a short window
+  does not count more than its targets.
+  """
+  live = live_prefix(log_q, valid)
+  slots = jnp.arange(log_q.shape[-1], dtype=log_q.dtype)
+  weights = jnp.where(live, jnp.exp(-slots / decay), 0)
+  nll = -jnp.where(live, log_q, 0)
+  loss = jnp.sum(weights * nll) / jnp.maximum(jnp.sum(weights), 1e-9)
+  return loss, window_metrics(log_q, valid)
+
+
+def ce_streak(log_q: jax.Array, valid: jax.Array) -> Loss:
+  """Returns the cross-entropy weighted by S_{j-1}, held constant.
+
+  What the authors of SpecDiff-2 release under this name. It is not the
+  gradient of J (whose weights are W_j): it is here for comparison.
+  """
+  live = live_prefix(log_q, valid)
+  nll = -jnp.where(live, log_q, 0)
+  before = jnp.cumsum(-nll, axis=-1) + nll  # log S_{j-1}
+  weights = jnp.where(live, jnp.exp(jax.lax.stop_gradient(before)), 0)
+  loss = _mean(jnp.sum(weights * nll, axis=-1), live[..., 0])
+  return loss, window_metrics(log_q, valid)
+
+
+def warmed_streak(
+    log_q: jax.Array,
+    valid: jax.Array,
+    *,
+    ce_weight: jax.Array | float,
+    beta: jax.Array | float,
+    decay: jax.Array | float,
+) -> Loss:
+  """Returns ce_weight * decayed_ce + (1 - ce_weight) * streak_loss."""
+  ce, _ = decayed_ce(log_q, valid, decay)
+  streak, metrics = streak_loss(log_q, valid, beta)
+  loss = ce_weight * ce + (1 - ce_weight) * streak
+  return loss, metrics | {
+      'ce': ce,
+      'streak_loss': streak,
+      'ce_weight': jnp.asarray(ce_weight, log_q.dtype),
+      'beta': jnp.asarray(beta, log_q.dtype),
+  }
+
+
+def window_metrics(
+    log_q: jax.Array, valid: jax.Array, log_j: jax.Array | None = None
+) -> dict[str, jax.Array]:
+  """Returns scalars of the windows that have a target at all.
+
+  streak    mean J, the expected accepted tokens of one sampled draft
+  q_first   mean probability of the first target
+  outside   fraction whose first target lies outside the draft vocabulary
+  windows   how many they are
+  """
+  if log_j is None:
+    log_j = streak_value(log_q, valid)
+  first, counted = jax.lax.stop_gradient(log_q[..., 0]), valid[..., 0]
+  log_j = jax.lax.stop_gradient(log_j)
+  return {
+      'streak': _mean(jnp.exp(log_j), counted),
+      'q_first': _mean(jnp.exp(first), counted),
+      'outside': _mean((first == -jnp.inf).astype(log_q.dtype), counted),
+      'windows': jnp.sum(counted),
+  }
+
+
+def anneal(
+    step: jax.Array | int, start: int, end: int, final: float = 1.0
+) -> jax.Array:
+  """Returns beta: 0 until `start`, rising linearly to `final` at `end`."""
+  return final * _ramp(step, start, end)
+
+
+def warmup_weight(
+    step: jax.Array | int, warmup: int, fade: int = 0
+) -> jax.Array:
+  """Returns the share of cross-entropy: 1 for `warmup` steps, then 0.
+
+  With `fade` > 0 it falls linearly over that many steps instead of at once.
+  """
+  return 1.0 - _ramp(step, warmup, warmup + fade)
+
+
+def _ramp(step, start: int, end: int) -> jax.Array:
+  """Returns 0 before `start`, 1 from `end` on, and a line in between."""
+  step = jnp.asarray(step, jnp.float32)
+  if end <= start:
+    return (step >= start).astype(jnp.float32)
+  return jnp.clip((step - start) / (end - start), 0.0, 1.0)
+
+
+def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
+  total = jnp.sum(jnp.where(where, values, 0))
+  return total / jnp.maximum(jnp.sum(where), 1).astype(values.dtype)

@@ -1,0 +1,138 @@
+"""Collecting: resumable, and the same whatever the batches."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from specdiff_jax.collecting import collect
+from specdiff_jax.core import errors
+from specdiff_jax.data import journal as journal_lib
+from specdiff_jax.data import prompts
+from specdiff_jax.data import trajectories
+
+HEADER = {'verifier': 'abc', 'temperature': 0.5, 'top_k': 3, 'top_p': 0.9,
+          'seed': 4}
+PROMPTS = [prompts.Prompt(f'p{i}', 'x' * (1 + i * 7 % 11)) for i in range(21)]
+
+
+def encode(text):
+  return list(text.encode())
+
+
+class Echo:
+  """Completes a prompt with its reverse; fails at call number `fails_at`."""
+
+  def __init__(self, fails_at=None, error=KeyboardInterrupt()):
+    self.calls = []
+    self._fails_at = fails_at
+    self._error = error
+
+  def __call__(self, requests):
+    self.calls.append([prompt.id for prompt, _ in requests])
+    if len(self.calls) == self._fails_at:
+      raise self._error
+    return [np.array(ids[::-1], np.int32) for _, ids in requests]
+
+
+def run(workdir, generate, some=None, **options):
+  steps = []
+  with trajectories.Journal(str(workdir), HEADER) as journal:
+    collect.collect(
+        PROMPTS if some is None else some, encode, generate, journal,
+        lambda *step: steps.append((*step, len(journal))), **options)
+  return steps
+
+
+def collected(workdir):
+  with trajectories.Journal(str(workdir), HEADER) as journal:
+    return {record.id: record for record in journal.read()}
+
+
+def test_every_prompt_is_completed_once(tmp_path):
+  generate = Echo()
+  steps = run(tmp_path, generate, batch=4, chunk=2)
+  records = collected(tmp_path)
+  assert records.keys() == {prompt.id for prompt in PROMPTS}
+  assert [len(call) for call in generate.calls] == [4, 4, 4, 4, 4, 1]
+  for prompt in PROMPTS:
+    record = records[prompt.id]
+    assert record.prompt.tolist() == encode(prompt.text)
+    assert record.completion.tolist() == encode(prompt.text)[::-1]
+    assert record.prompt_hash == prompts.text_hash(prompt.text)
+    assert (record.temperature, record.top_k, record.top_p, record.seed) == (
+        0.5, 3, 0.9, 4)
+  assert steps[0] == (0, 21, 0, 0)
+  assert steps[-1] == (21, 21, sum(len(p.text) for p in PROMPTS), 21)
+  assert all(done == on_disk for done, _, _, on_disk in steps)
+
+
+def test_batches_hold_like_lengths():
+  requests = [(prompt, encode(prompt.text)) for prompt in PROMPTS]
+  groups = list(collect.batches(requests, 4, 2))
+  for chunk in (groups[:2], groups[2:4], groups[4:]):
+    lengths = [len(ids) for group in chunk for _, ids in group]
+    assert lengths == sorted(lengths)
+  assert {p.id for group in groups[:2] for p, _ in group} == {
+      prompt.id for prompt in PROMPTS[:8]}
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), RuntimeError('dead')])
+def test_a_stopped_run_goes_on(tmp_path, error):
+  with pytest.raises(type(error)):
+    run(tmp_path / 'a', Echo(3, error), batch=4)
+  assert len(collected(tmp_path / 'a')) == 8
+  again = Echo()
+  steps = run(tmp_path / 'a', again, batch=3)
+  assert steps[0] == (8, 21, 0, 8) and steps[-1][:2] == (21, 21)
+  assert sum(map(len, again.calls)) == 13
+  run(tmp_path / 'b', Echo(), batch=8)
+  one, other = collected(tmp_path / 'a'), collected(tmp_path / 'b')
+  assert one.keys() == other.keys()
+  assert all(
+      one[i].completion.tolist() == other[i].completion.tolist() for i in one)
+  third = Echo()
+  run(tmp_path / 'a', third)
+  assert not third.calls
+
+
+def test_prompts_elsewhere_in_the_journal_do_not_count(tmp_path):
+  run(tmp_path, Echo(), PROMPTS[:5])
+  assert run(tmp_path, Echo(), PROMPTS[4:7], batch=2) == [
+      (1, 3, 0, 5), (3, 3, 13, 7)]
+
+
+def test_a_full_disk_stops_and_the_next_run_goes_on(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  class Filling(Echo):
+
+    def __call__(self, requests):
+      if len(self.calls) == 2:
+        monkeypatch.setattr(journal_lib.os, 'write', full)
+      return super().__call__(requests)
+
+  with pytest.raises(errors.InputError, match='No space left'):
+    run(tmp_path, Filling(), batch=4)
+  monkeypatch.undo()
+  assert len(collected(tmp_path)) == 8
+  run(tmp_path, Echo(), batch=4)
+  assert len(collected(tmp_path)) == 21
+
+
+def test_lengths_are_checked_before_anything_is_generated(tmp_path):
+  generate = Echo()
+  with pytest.raises(errors.InputError, match="'p3' has 11 tokens.*hold 10"):
+    run(tmp_path, generate, max_prompt=10)
+  with pytest.raises(errors.InputError, match="'none' has no tokens"):
+    run(tmp_path, generate, [*PROMPTS, prompts.Prompt('none', '')])
+  assert not generate.calls
+  run(tmp_path, generate, max_prompt=11)
+
+
+def test_a_completion_too_few_is_a_bug(tmp_path):
+  with pytest.raises(ValueError, match='1 completions of 2'):
+    run(tmp_path, lambda requests: [np.zeros(1)], PROMPTS[:2])
+  assert not collected(tmp_path)

@@ -1,0 +1,88 @@
+"""Prompt files: what they hold, and what each bad line is told."""
+
+import pathlib
+
+import pytest
+
+from specdiff_jax.core import errors
+from specdiff_jax.data import prompts
+
+SHARED = pathlib.Path(__file__).parents[2] / '../shared/data'
+
+
+def write(tmp_path, text):
+  path = tmp_path / 'prompts.jsonl'
+  path.write_bytes(text if isinstance(text, bytes) else text.encode())
+  return str(path)
+
+
+def test_reads_ids_and_texts_and_ignores_the_rest(tmp_path):
+  path = write(
+      tmp_path,
+      '{"id": "a", "prompt": "Hello", "task": "x"}\n\n'
+      '{"id": 7, "prompt": " h\\u00e9 \\n"}',
+  )
+  assert prompts.read(path) == [
+      prompts.Prompt('a', 'Hello'), prompts.Prompt('7', ' hé \n')]
+  assert prompts.read(path, limit=1) == [prompts.Prompt('a', 'Hello')]
+  assert not prompts.read(path, limit=0)
+
+
+def test_a_limit_stops_before_a_later_bad_line(tmp_path):
+  path = write(tmp_path, '{"id": "a", "prompt": "x"}\nnot json\n')
+  assert len(prompts.read(path, limit=1)) == 1
+  with pytest.raises(errors.InputError):
+    prompts.read(path)
+
+
+@pytest.mark.parametrize('text, said', [
+    ('', 'is empty'),
+    ('\n \n', 'is empty'),
+    ('{"id": "a", "prompt": "x"}\n{"id": "b", "prompt"\n', 'line 2: not JSON'),
+    (b'{"id": "a", "prompt": "\xff"}\n', 'line 1: not JSON'),
+    ('["a"]\n', 'line 1: a JSON object was expected, found list'),
+    ('\n{"id": "a"}\n', 'line 2: the field "prompt" is missing'),
+    ('{"prompt": "x"}\n', 'line 1: the field "id" is missing'),
+    ('{"id": "a", "prompt": 3}\n', 'line 1: the field "prompt" must be'),
+    ('{"id": "a", "prompt": " "}\n', 'line 1: the field "prompt" must be'),
+    ('{"id": true, "prompt": "x"}\n', 'line 1: the field "id" must be'),
+    ('{"id": 1, "prompt": "x"}\n{"id": "1", "prompt": "y"}\n',
+     "line 2: the id '1' stands already on line 1"),
+])
+def test_a_bad_file_is_named_with_its_line(tmp_path, text, said):
+  path = write(tmp_path, text)
+  with pytest.raises(errors.InputError) as caught:
+    prompts.read(path)
+  assert said in str(caught.value) and path in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+  for path in (tmp_path / 'none.jsonl', tmp_path):
+    with pytest.raises(errors.InputError, match='Cannot read the prompt file'):
+      prompts.read(str(path))
+
+
+def test_hashes_see_words_and_not_white_space():
+  assert prompts.text_hash(' a  b\n') == prompts.text_hash('a b')
+  assert prompts.text_hash('a b') != prompts.text_hash('ab')
+  assert prompts.text_hash('a b') == 'c8687a08aa5d6ed2'
+
+
+def test_shared_prompts_are_an_error():
+  prompts.check_disjoint(['a', 'b'], ['c'])
+  with pytest.raises(errors.InputError, match='2 evaluation prompts.*a, b'):
+    prompts.check_disjoint({'a', 'b', 'c'}, ['b', 'd', 'a'])
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason='needs the shared prompts')
+def test_the_shared_training_prompts_are_disjoint_from_evaluation():
+  hashes = {
+      path.stem: [prompts.text_hash(p.text) for p in prompts.read(str(path))]
+      for path in SHARED.glob('*.jsonl')
+  }
+  assert len(hashes['gsm8k_train']) == 7473
+  train = hashes['gsm8k_train'] + hashes['instructions']
+  for name in ('gsm8k_test', 'math500', 'mbpp', 'humaneval'):
+    prompts.check_disjoint(train, hashes[name])
+  with pytest.raises(errors.InputError):  # the check can fail
+    prompts.check_disjoint(train, hashes['gsm8k_test'] + train[:1])

@@ -1,0 +1,228 @@
+"""Packed windows: what a batch holds, and that its order is exact."""
+
+import collections
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from specdiff_jax.core import errors
+from specdiff_jax.data import prompts
+from specdiff_jax.data import trajectories
+from specdiff_jax.data import windows
+
+CONFIG = windows.WindowConfig(tokens=24, windows=5, gamma=3, batch=4, seed=7)
+
+
+def made(number, prompt=None, completion=None):
+  rng = np.random.default_rng(number)
+  prompt = rng.integers(1, 9) if prompt is None else prompt
+  completion = rng.integers(2, 30) if completion is None else completion
+  return trajectories.Trajectory(
+      id=f'{number}', prompt_hash=prompts.text_hash(f'{number}'),
+      prompt=rng.integers(1, 99, prompt).astype(np.int32),
+      completion=rng.integers(100, 199, completion).astype(np.int32),
+      temperature=0.0, top_k=0, top_p=1.0, seed=0)
+
+
+SOURCE = [made(number) for number in range(23)]
+
+
+def take(dataset, count=None):
+  iterator = iter(dataset)
+  if count is None:
+    return list(iterator)
+  return [next(iterator) for _ in range(count)]
+
+
+def equal(one, other):
+  assert one[0].keys() == other[0].keys()
+  return len(one) == len(other) and all(
+      np.array_equal(a[name], b[name])
+      for a, b in zip(one, other) for name in a)
+
+
+def test_a_batch_holds_what_is_said():
+  for batch in take(windows.batches(SOURCE, CONFIG), 20):
+    shapes = {name: (v.shape, v.dtype.name) for name, v in batch.items()}
+    assert shapes == {
+        'tokens': ((4, 24), 'int32'), 'length': ((4,), 'int32'),
+        'prompt_length': ((4,), 'int32'), 'anchors': ((4, 5), 'int32'),
+        'anchor_valid': ((4, 5), 'bool'), 'record': ((4,), 'int32')}
+    for row in range(4):
+      item = SOURCE[batch['record'][row]]
+      whole = np.concatenate([item.prompt, item.completion])
+      length = min(len(whole), 24)
+      assert batch['length'][row] == length
+      assert batch['prompt_length'][row] == len(item.prompt)
+      np.testing.assert_array_equal(
+          batch['tokens'][row], np.pad(whole[:length], (0, 24 - length)))
+      valid = batch['anchor_valid'][row]
+      anchors = batch['anchors'][row][valid]
+      assert len(anchors) == min(5, length - 1 - len(item.prompt)) > 0
+      assert (np.diff(anchors) > 0).all()
+      assert len(item.prompt) <= anchors[0] and anchors[-1] <= length - 2
+      assert (batch['anchors'][row][~valid] == len(item.prompt)).all()
+      assert (valid[:-1] >= valid[1:]).all()
+
+
+@pytest.mark.parametrize('completion, length', [(6, 10), (50, 24)])
+def test_enough_windows_take_every_anchor_in_order(completion, length):
+  config = windows.WindowConfig(tokens=24, windows=30, gamma=3, batch=1)
+  [batch] = take(
+      windows.batches([made(0, 4, completion)], config, num_epochs=1))
+  assert batch['length'] == [length]
+  np.testing.assert_array_equal(
+      batch['anchors'][batch['anchor_valid']], np.arange(4, length - 1))
+
+
+def chi_square(counts):
+  expected = sum(counts.values()) / len(counts)
+  return sum((n - expected) ** 2 / expected for n in counts.values())
+
+
+def test_anchors_are_uniform():
+  config = windows.WindowConfig(tokens=24, windows=5, gamma=3, batch=8)
+  counts = collections.Counter({anchor: 0 for anchor in range(4, 23)})
+  first = collections.Counter(counts)
+  for batch in take(windows.batches([made(0, 4, 20)], config), 250):
+    assert batch['anchor_valid'].all()
+    counts.update(batch['anchors'].ravel().tolist())
+    first.update(batch['anchors'][:, 0].tolist())
+  assert len(counts) == 19
+  assert chi_square(counts) < 40  # 99.9 % of a chi-square of 18 degrees: 42
+  assert chi_square(first) > 400  # the least anchors are not: it can fail
+
+
+def test_records_without_an_anchor_are_left_out():
+  source = [made(0, 4, 1), made(1, 4, 2), made(2, 4, 0), made(3, 23, 9),
+            made(4, 22, 9), made(5, 40, 9)]
+  config = windows.WindowConfig(tokens=24, windows=2, gamma=3, batch=1)
+  batches = take(windows.batches(source, config, num_epochs=1))
+  assert sorted(int(batch['record'][0]) for batch in batches) == [1, 4]
+  assert all(batch['anchor_valid'][0].sum() == 1 for batch in batches)
+  with pytest.raises(errors.InputError, match='None of the 3 trajectories'):
+    windows.batches([source[0], source[2], source[5]], config)
+
+
+def test_an_epoch_holds_every_record_once():
+  batches = take(windows.batches(SOURCE, CONFIG, num_epochs=1))
+  assert len(batches) == 6
+  records = np.concatenate([batch['record'] for batch in batches])
+  assert sorted(records.tolist()) == [-1, *range(23)]
+  assert records.tolist() != sorted(records.tolist())
+  [row] = np.flatnonzero(records == windows.BLANK)
+  blank = {name: v[row % 4] for name, v in batches[row // 4].items()}
+  assert not blank['anchor_valid'].any() and not blank['tokens'].any()
+  assert blank['length'] == blank['prompt_length'] == 1
+
+
+def test_epochs_differ_in_order_and_in_anchors():
+  batches = take(windows.batches(SOURCE[:20], CONFIG, num_epochs=2))
+  one, two = batches[:5], batches[5:]
+  order = [np.concatenate([b['record'] for b in part]) for part in (one, two)]
+  assert sorted(order[0]) == sorted(order[1]) == list(range(20))
+  assert (order[0] != order[1]).any()
+  anchors = [
+      {r: tuple(a) for b in part for r, a in zip(b['record'], b['anchors'])}
+      for part in (one, two)]
+  assert anchors[0] != anchors[1]
+
+
+@pytest.mark.parametrize('epochs', [None, 3])
+def test_a_resumed_iterator_is_exact(epochs):
+  dataset = windows.batches(SOURCE, CONFIG, num_epochs=epochs)
+  straight = take(dataset, 14)
+  for stop in (0, 1, 5, 6, 9):  # over the ends of epochs
+    iterator = iter(dataset)
+    head = [next(iterator) for _ in range(stop)]
+    state = json.loads(json.dumps(iterator.get_state()))
+    resumed = iter(windows.batches(SOURCE, CONFIG, num_epochs=epochs))
+    resumed.set_state(state)
+    tail = [next(resumed) for _ in range(14 - stop)]
+    assert equal(head + tail, straight)
+    if stop:  # negative control: without the state it is another run
+      assert not equal(take(dataset, 14 - stop), tail)
+
+
+def test_the_seed_decides():
+  assert equal(take(windows.batches(SOURCE, CONFIG), 6),
+               take(windows.batches(SOURCE, CONFIG), 6))
+  other = windows.WindowConfig(24, 5, 3, 4, seed=8)
+  assert not equal(take(windows.batches(SOURCE, CONFIG), 6),
+                   take(windows.batches(SOURCE, other), 6))
+
+
+@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('epochs', [None, 1])
+def test_processes_together_see_what_one_would(count, epochs):
+  def rows(batch):
+    return sorted(
+        (int(batch['record'][i]), tuple(batch['anchors'][i].tolist()))
+        for i in range(len(batch['record'])))
+
+  number = 12 if epochs is None else None
+  alone = take(windows.batches(SOURCE, CONFIG, num_epochs=epochs), number)
+  shares = [
+      take(windows.batches(SOURCE, CONFIG, i, count, epochs), number)
+      for i in range(count)]
+  assert {len(share) for share in shares} == {len(alone)}
+  for step, batch in enumerate(alone):
+    parts = [rows(share[step]) for share in shares]
+    assert {len(part) for part in parts} == {4 // count}
+    assert sorted(sum(parts, [])) == rows(batch)
+    assert sorted(parts[0] * count) != rows(batch)  # equal shares would not do
+
+
+@pytest.mark.parametrize('array', [np.asarray, jax.numpy.asarray])
+def test_targets_are_the_tokens_after_the_anchor(array):
+  [batch] = take(windows.batches(SOURCE, CONFIG), 1)
+  ids, valid = windows.targets(
+      {name: array(value) for name, value in batch.items()}, 3)
+  assert ids.shape == valid.shape == (4, 5, 3)
+  assert ids.dtype == np.int32 and valid.dtype == bool
+  short = 0
+  for b, w, j in np.ndindex(4, 5, 3):
+    place = batch['anchors'][b, w] + 1 + j
+    expected = batch['anchor_valid'][b, w] and place < batch['length'][b]
+    assert valid[b, w, j] == expected
+    assert ids[b, w, j] == (batch['tokens'][b, place] if expected else 0)
+    short += not expected
+  assert short and bool(valid[batch['anchor_valid']][:, 0].all())
+  jitted = jax.jit(windows.targets, static_argnums=1)(batch, 3)
+  np.testing.assert_array_equal(jitted[0], ids)
+  np.testing.assert_array_equal(jitted[1], valid)
+
+
+def test_the_split_follows_the_text_alone():
+  source = [made(number % 200) for number in range(400)]  # each text twice
+  train, held_out = windows.split(source, 0.25)
+  assert sorted(train.indices + held_out.indices) == list(range(400))
+  assert 60 < len(held_out) < 140
+  prompts.check_disjoint(train.hashes(), held_out.hashes())
+  assert train[0] is source[train.indices[0]]
+  fewer = windows.split(source[:150], 0.25)[1]
+  assert set(fewer.indices) == {i for i in held_out.indices if i < 150}
+  assert set(windows.split(source, 0.1)[1].indices) < set(held_out.indices)
+  [batch] = take(windows.batches(held_out, CONFIG), 1)
+  row = held_out[batch['record'][0]]
+  np.testing.assert_array_equal(
+      batch['tokens'][0, : len(row.prompt)], row.prompt)
+
+
+@pytest.mark.parametrize('fraction', [0.0, 1.0])
+def test_an_empty_side_is_said(fraction):
+  with pytest.raises(errors.InputError, match='Holding out the fraction'):
+    windows.split(SOURCE, fraction)
+
+
+@pytest.mark.parametrize('change, count, said', [
+    ({'tokens': 0}, 1, '`tokens` is 0'), ({'windows': 0}, 1, '`windows` is 0'),
+    ({'gamma': -1}, 1, '`gamma` is -1'), ({'batch': 0}, 1, '`batch` is 0'),
+    ({'seed': -1}, 1, '`seed` is -1'),
+    ({}, 3, 'batch of 4 rows does not divide among 3')])
+def test_bad_sizes_are_named(change, count, said):
+  fields = {**vars(CONFIG), **change}
+  with pytest.raises(errors.InputError, match=said):
+    windows.batches(SOURCE, windows.WindowConfig(**fields), 0, count)

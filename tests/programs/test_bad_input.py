@@ -1,0 +1,141 @@
+"""Bad input ends in one paragraph that names the culprit, and exit code 2."""
+
+import json
+
+import numpy as np
+import pytest
+
+from specdiff_jax.models import safetensors_io
+
+
+@pytest.fixture
+def bad(specdiff, tiny):
+  """Runs a program that must refuse, and checks the words of its message."""
+
+  def run(words, name, *argv):
+    done = specdiff(name, tiny, *argv)
+    assert done.code == 2, done
+    assert done.out == '' and 'Traceback' not in done.err
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    for word in words:
+      assert str(word) in done.err, (word, done.err)
+
+  return run
+
+
+def prompts_file(tmp_path, *lines):
+  path = tmp_path / 'prompts.jsonl'
+  path.write_text(''.join(line + '\n' for line in lines))
+  return path
+
+
+GOOD = json.dumps({'id': 'good', 'prompt': 'hello'})
+
+
+@pytest.mark.parametrize(
+    'lines, words',
+    [
+        ((), ['empty']),
+        ((GOOD, '{"id": "torn'), ['line 2', 'JSON']),
+        ((GOOD, '{"id": "x"}'), ['line 2', 'prompt']),
+        ((GOOD, GOOD), ['line 2', 'good']),
+        ((GOOD, '{"id": "long", "prompt": "%s"}' % ('x' * 999)),
+         ["'long'", '999', 'prompt_buckets']),
+    ],
+)
+@pytest.mark.parametrize('name', ['decode', 'bench', 'collect'])
+def test_prompt_files(bad, tmp_path, name, lines, words):
+  path = prompts_file(tmp_path, *lines)
+  more = [f'--workdir={tmp_path}/w'] if name == 'collect' else []
+  words = [w for w in words if not (name == 'collect' and 'bucket' in w)]
+  bad(words, name, f'--prompts={path}', '--config.system=ar', *more)
+
+
+def test_prompts(bad, tmp_path):
+  bad(['either'], 'decode')
+  bad(['either'], 'decode', '--prompt=a', '--prompts=b')
+  bad(['--prompt', 'empty'], 'decode', '--prompt= ')
+  bad(['nowhere.jsonl'], 'decode', '--prompts=nowhere.jsonl')
+  bad(['no prompts'], 'bench', '--config.prompts=')
+  bad(['--workdir'], 'collect', '--prompts=x')
+  bad(['--workdir'], 'distill')
+
+
+def test_outputs(bad, tmp_path):
+  where = f'--out={tmp_path}/nowhere/out.jsonl'
+  bad(['nowhere'], 'decode', '--prompt=a', '--config.system=ar', where)
+  full = '--out=/dev/full'
+  bad(['/dev/full', 'space'], 'decode', '--prompt=a', '--config.system=ar', full)
+
+
+def test_weights(bad, tmp_path):
+  def decode(words, verifier):
+    bad(words, 'decode', '--prompt=a', f'--config.verifier={verifier}')
+
+  decode(['nowhere.gguf'], 'nowhere.gguf')
+  decode(['verifier', 'small', 'tiny'], 'random:small')
+  torn = tmp_path / 'torn.gguf'
+  torn.write_bytes(b'GGUF' + bytes(100))
+  decode(['torn.gguf'], torn)
+
+
+def write_drafter(tmp_path, root, **changes):
+  """Writes an untrained drafter, then changes its metadata or a tensor."""
+  from specdiff_jax import build
+  from specdiff_jax.models import drafter_file
+  from specdiff_jax.programs import command
+
+  config = command.load(f'{root}/configs/tiny.py:smoke')
+  checkpoint = build.verifier(config)
+  network, params = build.drafter(config, checkpoint)
+  path = str(tmp_path / 'drafter.safetensors')
+  drafter_file.save(
+      path, network, params.network, params.vocab, checkpoint, {}
+  )
+  tensors, metadata = safetensors_io.load(path)
+  shape, vocab = changes.pop('shape', None), changes.pop('vocab', None)
+  if shape:
+    tensors['network']['expand'] = np.zeros(shape, np.float32)
+  if vocab:
+    tensors['vocab'][0] = vocab
+  safetensors_io.save(path, tensors, metadata | changes)
+  return path
+
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'verifier': '0123456789abcdef'}, ['0123456789abcdef', 'fingerprint']),
+        ({'vocab_size': '999'}, ['999', '320', 'vocabulary']),
+        ({'format': 'other'}, ['other']),
+        ({'shape': (3, 5)}, ['network.expand', '(3, 5)']),
+        ({'vocab': 320}, ["'vocab'", '319']),
+        ({'config': '{}'}, ['sizes']),
+    ],
+)
+def test_drafters_of_another_kind(bad, tmp_path, root, changes, words):
+  path = write_drafter(tmp_path, root, **changes)
+  words = [*words, 'drafter.safetensors']
+  bad(words, 'decode', '--prompt=a', f'--config.drafter={path}')
+
+
+def test_a_good_drafter_is_taken(specdiff, tiny, root, tmp_path):
+  path = write_drafter(tmp_path, root)
+  run = specdiff('decode', tiny, '--prompt=a', f'--config.drafter={path}')
+  assert run.code == 0, run.err
+
+
+def test_drafter_files(bad, tmp_path):
+  def decode(words, drafter):
+    bad(words, 'decode', '--prompt=a', f'--config.drafter={drafter}')
+
+  decode(['drafter'], '')
+  decode(['nowhere.safetensors'], 'nowhere.safetensors')
+  torn = tmp_path / 'torn.safetensors'
+  torn.write_bytes(bytes(20))
+  decode(['torn.safetensors'], torn)
+
+
+def test_buffers_beyond_the_verifier(bad):
+  more = ('--config.system=ar', '--config.max_new_tokens=100000')
+  bad(['max_new_tokens'], 'decode', '--prompt=a', *more)

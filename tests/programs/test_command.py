@@ -1,0 +1,201 @@
+"""The command line: help, configs, overrides, and what is wrong with them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from specdiff_jax import __main__
+from specdiff_jax.core import errors
+from specdiff_jax.programs import bench
+from specdiff_jax.programs import collect
+from specdiff_jax.programs import command
+from specdiff_jax.programs import decode
+from specdiff_jax.programs import distill
+from specdiff_jax.programs import fields
+
+PROGRAMS = {
+    'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
+}  # fmt: skip
+
+
+def test_top_level_help_has_a_line_for_each_subcommand(specdiff):
+  run = specdiff('--help')
+  assert run.code == 0
+  assert set(__main__.SUBCOMMANDS) == set(PROGRAMS)
+  for name, line in __main__.SUBCOMMANDS.items():
+    assert f'  {name:<9}{line}\n' in run.out
+
+
+@pytest.mark.parametrize('name', PROGRAMS)
+def test_help_teaches(specdiff, name):
+  run = specdiff(name, '--help')
+  assert run.code == 0
+  for part in ('Flags:', 'Config fields', 'Examples:', 'Exit codes:', '--config'):
+    assert part in run.out
+  for field in PROGRAMS[name].COMMAND.fields:
+    assert f'  {field} = ' in run.out
+
+
+def test_help_starts_without_jax(root):
+  code = (
+      'import sys; from specdiff_jax import __main__;'
+      '[__main__.main([n, "--help"]) for n in __main__.SUBCOMMANDS];'
+      'sys.exit("jax" in sys.modules)'
+  )
+  argv = [sys.executable, '-c', code]
+  done = subprocess.run(argv, capture_output=True, cwd=root)
+  assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_of_help_parse(root, monkeypatch):
+  import shlex
+
+  monkeypatch.chdir(root)
+  for name, program in PROGRAMS.items():
+    for line in program.COMMAND.examples:
+      first, *argv = shlex.split(line)
+      assert first == name
+      program.COMMAND.parse(argv)
+
+
+def test_overrides_have_the_type_of_the_field(tiny):
+  call = bench.COMMAND.parse([
+      tiny,
+      '--config.temperature=1',
+      '--noconfig.exact',
+      '--config.prompt_buckets=(8, 16)',
+      '--config.stop=("a", "b")',
+      '--config.ar_slots.float32=3',
+      '--config.verifier', 'some/where',
+      '--systems=ar,lookup',
+  ])  # fmt: skip
+  config = call.config
+  assert config.temperature == 1.0 and isinstance(config.temperature, float)
+  assert config.exact is False
+  assert tuple(config.prompt_buckets) == (8, 16)
+  assert tuple(config.stop) == ('a', 'b')
+  assert config.ar_slots.float32 == 3
+  assert config.verifier == 'some/where'
+  assert call.options.systems == ['ar', 'lookup']
+  assert call.recipe.endswith('tiny.py:smoke')
+  # The next parse starts afresh.
+  assert bench.COMMAND.parse([tiny]).config.ar_slots.float32 == 1
+
+
+def test_defaults_fill_what_a_recipe_leaves_out(tmp_path):
+  path = tmp_path / 'short.py'
+  path.write_text(
+      'import ml_collections\n'
+      'def get_config():\n'
+      '  return ml_collections.ConfigDict({"gamma": 5})\n'
+  )
+  config = command.load(str(path))
+  assert config.gamma == 5
+  for name, (default, _) in fields.ALL.items():
+    if name != 'gamma':
+      assert config[name] == default, name
+
+
+def broken(tmp_path, text):
+  path = tmp_path / 'mine.py'
+  path.write_text('import ml_collections\n' + text)
+  return f'--config={path}'
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('def get_config(:\n', ['mine.py', 'line 2']),
+        ('x = 1\n', ['mine.py', 'get_config']),
+        ('def get_config():\n  return {}\n', ['mine.py', 'ConfigDict']),
+        ('def get_config():\n  return 1 / 0\n', ['mine.py', 'division']),
+        (
+            'def get_config():\n'
+            '  return ml_collections.ConfigDict({"temprature": 1.0})\n',
+            ['mine.py', "'temprature'", 'temperature'],
+        ),
+        (
+            'def get_config():\n'
+            '  return ml_collections.ConfigDict({"gamma": "four"})\n',
+            ['mine.py', 'gamma', 'int'],
+        ),
+    ],
+)
+def test_broken_recipes(specdiff, tmp_path, text, words):
+  run = specdiff('bench', broken(tmp_path, text))
+  bad(run, words)
+
+
+@pytest.mark.parametrize(
+    'argv, words',
+    [
+        (['--config.temprature=1'], ["'temprature'", 'temperature', 'tiny.py']),
+        (['--config.network.depht=1'], ["'network.depht'", 'tiny.py']),
+        (['--config.gamma.deep=1'], ["'gamma.deep'", 'tiny.py']),
+        (['--config.gamma=four'], ['gamma', 'four']),
+        (['--config.top_p=x'], ['top_p', 'x']),
+        (['--promts=x'], ["'promts'", 'prompts']),
+        (['--rounds=0'], ['rounds', '0']),
+        (['--limit=-1'], ['limit', '-1']),
+        (['extra'], ['positional', 'extra']),
+        (['--config.dtype=float16'], ['dtype', 'float16', 'bfloat16']),
+        (['--config.temperature=-0.5'], ['temperature', '-0.5']),
+        (['--config.top_p=0'], ['top_p', '0']),
+        (['--config.gamma=0'], ['gamma', '0']),
+        (['--config.batch=0'], ['batch', '0']),
+        (['--config.max_new_tokens=0'], ['max_new_tokens', '0']),
+        (['--systems=ar,fast'], ['systems', 'fast', 'lookup']),
+        (['--config.system=fast'], ['system', 'fast', 'lookup']),
+        (['--config.loss=hinge'], ['loss', 'hinge', 'streak']),
+        (['--config.mesh=(1, 2, 3)'], None),  # only distill reads it
+    ],
+)
+def test_bad_command_lines(specdiff, tiny, argv, words):
+  if words is None:
+    bench.COMMAND.parse([tiny, *argv])
+  else:
+    bad(specdiff('bench', tiny, *argv), words)
+
+
+@pytest.mark.parametrize(
+    'argv, words',
+    [
+        (['bensh'], ["'bensh'", 'bench']),
+        (['bench'], ['--config']),
+        (['bench', '--config'], ['--config']),
+        (['bench', '--config=nowhere.py'], ['nowhere.py', 'not exist']),
+        (['bench', '--config={root}/configs/tiny.py:small'], ['small', 'smoke']),
+        (['bench', '--config={root}/README.md'], ['README.md', 'Python']),
+    ],
+)
+def test_bad_starts(specdiff, root, argv, words):
+  bad(specdiff(*(arg.format(root=root) for arg in argv)), words)
+
+
+def test_bad_input_in_a_process_of_its_own(tiny, root):
+  argv = [sys.executable, '-m', 'specdiff_jax', 'bench', tiny, '--config.gama=1']
+  done = subprocess.run(argv, capture_output=True, text=True, cwd=root)
+  assert done.returncode == 2
+  assert done.stdout == '' and 'Traceback' not in done.stderr
+  assert "'gama'" in done.stderr and 'gamma' in done.stderr
+
+
+def bad(run, words) -> None:
+  """Asserts exit code 2 and a one-paragraph message that has the words."""
+  assert run.code == 2, run
+  assert run.out == ''
+  assert 'Traceback' not in run.err
+  assert len(run.err.strip().splitlines()) == 1, run.err
+  for word in words:
+    assert word in run.err, (word, run.err)
+
+
+def test_every_field_is_explained():
+  for name, (_, meaning) in fields.ALL.items():
+    assert len(meaning) > 10, name
+
+
+def test_unknown_names_come_with_near_ones():
+  error = fields.unknown('here is', 'bacth', fields.ALL)
+  assert isinstance(error, errors.InputError) and 'batch' in str(error)

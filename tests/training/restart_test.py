@@ -1,0 +1,272 @@
+"""A run that stops, however it stops, comes to the bits of one that did not."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+import tiny_training
+
+from specdiff_jax.core import errors
+from specdiff_jax.training import checkpoint
+from specdiff_jax.training import metrics
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """Six steps at one go: (result, metrics lines)."""
+  workdir = tmp_path_factory.mktemp('whole')
+  result = tiny_training.train(workdir, 6, evaluate=evaluate)
+  return result, read(workdir)
+
+
+def evaluate(params):
+  return {'norm': float(np.sum(np.asarray(params['head']) ** 2))}
+
+
+def read(workdir):
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  for line in records:
+    line.pop('steps_per_s', None)
+  return records
+
+
+def assert_same(result, workdir, whole):
+  assert result.steps == 6 and not result.interrupted
+  assert checkpoint.digest(result.state) == checkpoint.digest(whole[0].state)
+  assert result.params_sha256 == whole[0].params_sha256
+  assert (result.loss, result.evaluation) == (
+      whole[0].loss,
+      whole[0].evaluation,
+  )
+  assert read(workdir) == whole[1]
+
+
+def test_three_and_three_are_six(tmp_path, whole):
+  first = tiny_training.train(tmp_path, 3, evaluate=evaluate)
+  assert first.params_sha256 != whole[0].params_sha256
+  second = tiny_training.train(tmp_path, 6, evaluate=evaluate)
+  assert_same(second, tmp_path, whole)
+
+
+def test_negative_control_a_fresh_iterator_differs(tmp_path, whole):
+  """Without the iterator's place the same steps see other batches."""
+  tiny_training.train(tmp_path, 3)
+  state, step_fn = tiny_training.start()
+  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  state = saved.restore(state, tiny_training.batches())
+  iterator = tiny_training.batches()  # From its start.
+  for _ in range(3):
+    state, _ = step_fn(state, next(iterator), None)
+  assert checkpoint.digest(state.params) != whole[0].params_sha256
+
+
+def test_a_finished_run_does_nothing(tmp_path, whole):
+  tiny_training.train(tmp_path, 6, evaluate=evaluate)
+
+  def step_fn(*args):
+    raise AssertionError('no step is due')
+
+  again = tiny_training.train(tmp_path, 6, step_fn=step_fn)
+  assert_same(again, tmp_path, whole)
+
+
+def test_metrics_past_the_checkpoint_are_dropped(tmp_path, whole):
+  """As when killed at step 5 with the last checkpoint at step 3."""
+  tiny_training.train(tmp_path, 3, evaluate=evaluate)
+  writer = metrics.MetricsWriter(str(tmp_path / 'metrics.jsonl'))
+  writer.write(4, {'loss': 99.0})
+  with open(tmp_path / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 5, "lo')  # Torn.
+  result = tiny_training.train(tmp_path, 6, evaluate=evaluate)
+  assert_same(result, tmp_path, whole)
+
+
+def test_signal_saves_and_resumes(tmp_path, whole):
+  told = []
+
+  def progress(done, steps, values):
+    told.append((done, steps, float(values['loss'])))
+    if done == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  before = signal.getsignal(signal.SIGTERM)
+  first = tiny_training.train(
+      tmp_path, 6, evaluate=evaluate, progress=progress
+  )
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert first.interrupted and first.steps == 2
+  assert [t[:2] for t in told] == [(1, 6), (2, 6)]
+  result = tiny_training.train(tmp_path, 6, evaluate=evaluate)
+  assert_same(result, tmp_path, whole)
+
+
+KILLED = """
+    import os, signal, sys
+    from grain import checkpoint as grain_checkpoint
+    import tiny_training
+
+    save = grain_checkpoint.CheckpointHandler.save
+
+    def killing(self, directory, item=None, args=None):
+      if '4' in str(directory).replace(sys.argv[1], ''):
+        os.kill(os.getpid(), signal.SIGKILL)
+      return save(self, directory, item=item, args=args)
+
+    grain_checkpoint.CheckpointHandler.save = killing
+    tiny_training.train(sys.argv[1], 6, save_every=2)
+"""
+
+
+def test_killed_while_saving(tmp_path, whole):
+  paths = [os.getcwd(), os.path.dirname(__file__)]
+  killed = subprocess.run(
+      [sys.executable, '-c', textwrap.dedent(KILLED), str(tmp_path)],
+      env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
+      capture_output=True,
+      timeout=120,
+  )
+  assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+  left = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  assert '2' in left and '4' not in left and len(left) > 1  # Half of step 4.
+  seen = []
+  result = tiny_training.train(
+      tmp_path, 6, evaluate=evaluate, progress=lambda *a: seen.append(a[0])
+  )
+  assert seen == [3, 4, 5, 6]
+  assert result.params_sha256 == whole[0].params_sha256
+
+
+def largest_file(directory):
+  files = [p for p in directory.rglob('*') if p.is_file()]
+  return max(files, key=lambda p: p.stat().st_size)
+
+
+def flip(directory):
+  """Flips a bit of each head, wherever the store keeps them."""
+  path = largest_file(directory / 'state')
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+def cut(directory):
+  path = largest_file(directory / 'state')
+  path.write_bytes(path.read_bytes()[:-50])
+
+
+def drop_iterator(directory):
+  shutil.rmtree(directory / 'data')
+
+
+def move_iterator(directory):
+  path = next((directory / 'data').glob('process_*.json'))
+  text = path.read_text()
+  assert '4' in text
+  path.write_text(text.replace('4', '3'))
+
+
+@pytest.mark.parametrize('damage', [flip, cut, drop_iterator, move_iterator])
+def test_corrupt_newest_falls_back(tmp_path, whole, damage):
+  tiny_training.train(tmp_path, 4, save_every=2, evaluate=evaluate)
+  damage(tmp_path / 'checkpoints' / '4')
+  seen = []
+  result = tiny_training.train(
+      tmp_path, 6, evaluate=evaluate, progress=lambda *a: seen.append(a[0])
+  )
+  assert seen == [3, 4, 5, 6]
+  assert (tmp_path / 'checkpoints' / '4.corrupt').is_dir()
+  assert result.params_sha256 == whole[0].params_sha256
+
+
+def test_all_corrupt_is_an_error_and_nothing_is_removed(tmp_path):
+  tiny_training.train(tmp_path, 4, save_every=2)
+  for name in ('2', '4'):
+    cut(tmp_path / 'checkpoints' / name)
+  with pytest.raises(errors.InputError, match=r'\[2, 4\].*checkpoints'):
+    tiny_training.train(tmp_path, 6)
+  assert (tmp_path / 'checkpoints' / '4').is_dir()
+
+
+def test_other_shapes_are_an_error(tmp_path):
+  tiny_training.train(tmp_path, 2)
+  state, _ = tiny_training.start()
+  params = state.params | {'head': jax.numpy.ones((9, 6))}
+  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  with pytest.raises(errors.InputError, match=r'head is float32\[8, 6\]'):
+    saved.restore(state.replace(params=params), tiny_training.batches())
+  del params['head']
+  with pytest.raises(errors.InputError, match='head is .* there, missing'):
+    saved.restore(state.replace(params=params), tiny_training.batches())
+
+
+FULL = """
+    import resource, sys
+    import numpy as np
+    from specdiff_jax.core import errors
+    from specdiff_jax.training import checkpoint
+    import tiny_training
+
+    state, _ = tiny_training.start()
+    saved = checkpoint.Checkpointer(sys.argv[1])
+    saved.save(state, tiny_training.batches())
+    limit = (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    noise = np.random.default_rng(0).standard_normal((100, 100))
+    state = state.replace(step=state.step + 1, params={'head': noise})
+    try:
+      saved.save(state, tiny_training.batches())
+    except errors.InputError as error:
+      print('InputError', error)
+    print(saved.steps())
+"""
+
+
+def test_a_write_that_fails_is_an_error_and_loses_nothing(tmp_path):
+  """A limit on file sizes stands in for a full disk."""
+  paths = [os.getcwd(), os.path.dirname(__file__)]
+  full = subprocess.run(
+      [sys.executable, '-c', textwrap.dedent(FULL), str(tmp_path)],
+      env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
+      capture_output=True,
+      text=True,
+      timeout=120,
+  )
+  assert 'InputError checkpoints: step 1' in full.stdout, full.stderr[-2000:]
+  assert str(tmp_path) in full.stdout
+  assert full.stdout.endswith('[0]\n')
+
+
+def test_data_that_end_early_are_an_error(tmp_path):
+  with pytest.raises(errors.InputError, match='before step 6'):
+    tiny_training.train(tmp_path, 6, iterator=tiny_training.batches(1))
+
+
+def test_metrics_are_valid_json(tmp_path):
+  writer = metrics.MetricsWriter(str(tmp_path / 'a' / 'm.jsonl'))
+  writer.write(1, {'loss': np.float32('nan'), 'eval': [1.5, float('inf')]})
+  writer.write(2, {'loss': jax.numpy.float32(0.5), 'n': np.int32(3)})
+  assert writer.read() == [
+      {'step': 1, 'loss': None, 'eval': [1.5, None]},
+      {'step': 2, 'loss': 0.5, 'n': 3},
+  ]
+  assert writer.last('loss') == 0.5 and writer.last('eval') == [1.5, None]
+  assert writer.last('absent') is None
+  silent = metrics.MetricsWriter(None)
+  silent.write(1, {'loss': 1.0})
+  silent.truncate(0)
+  assert silent.read() == []
+
+
+def test_metrics_disk_trouble_is_an_error(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.InputError, match='metrics: .*file'):
+    metrics.MetricsWriter(str(tmp_path / 'file' / 'm.jsonl'))
