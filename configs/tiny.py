@@ -40,7 +40,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.top_k = 0
   config.top_p = 1.0
   config.seed = 0
-  config.max_new_tokens = 8 if smoke else 48
+  config.max_new_tokens = 8 if smoke else 32
   config.prompt_buckets = (64, 256)
   config.gamma = 4
   config.chat = False
@@ -53,7 +53,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   # What `distill` does; it reads `verifier`, `batch`, `gamma`, `seed` too.
   config.data = str(_PROMPTS / 'tiny.jsonl')
   config.loss = 'streak'
-  config.steps = 3 if smoke else 60
+  config.steps = 3 if smoke else 40
   config.learning_rate = 3e-3
   config.mesh = (-1, 1)
   config.tokens = 96

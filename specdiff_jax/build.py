@@ -310,7 +310,7 @@ def bench(
   return plan_lib.Plan(
       names=names,
       dtype=config.dtype,
-      ars={name: (dtype, config.ar_slots[dtype]) for name, dtype in ars.items()},
+      ars={n: (dtype, config.ar_slots[dtype]) for n, dtype in ars.items()},
       rounds=rounds or config.rounds,
       exact=config.exact,
       temperature=config.temperature,
@@ -325,9 +325,13 @@ def collect(
     texts: Sequence[prompts_lib.Prompt],
     workdir: str,
     progress: Callable[[int, int, int], None],
+    name: str = '',
 ) -> int:
-  """Completes what the journal in `workdir` lacks; returns new tokens."""
-  one = system(config, checkpoint)
+  """Completes what the journal in `workdir` lacks; returns new tokens.
+
+  The system `name` (else the config's) decides the speed, not the tokens.
+  """
+  one = system(config, checkpoint, name)
 
   def run(group):
     rows = [system_lib.request(p.id, ids) for p, ids in group]

@@ -2,10 +2,19 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
+import tempfile
 
 import pytest
+
+# Programs started several times compile the same code: once in a session is
+# enough. Processes that tests start share it. Set before anything imports jax.
+_CACHE = tempfile.TemporaryDirectory(prefix='jax-cache-')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _CACHE.name)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

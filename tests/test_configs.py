@@ -26,7 +26,8 @@ DECODING = (
     'top_k', 'top_p', 'seed', 'max_new_tokens', 'gamma', 'chat',
 )  # fmt: skip
 TRAINING = (
-    'verifier', 'data', 'loss', 'steps', 'batch', 'learning_rate', 'seed', 'mesh',
+    'verifier', 'data', 'loss', 'steps', 'batch', 'learning_rate', 'seed',
+    'mesh',
 )  # fmt: skip
 
 

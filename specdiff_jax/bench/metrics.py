@@ -41,9 +41,8 @@ def row(
     reference: Sequence[Sequence[int]],
 ) -> Row:
   """Sums up a system; `reference` holds plain AR's tokens of each prompt."""
-  outputs = [c.tokens.tolist() for c in measured.completions]
-  wanted = [list(map(int, tokens)) for tokens in reference]
-  wrong = sum(a != b for a, b in zip(outputs, wanted, strict=True))
+  outputs = tokens(measured)
+  wrong = unlike(outputs, reference)
   histogram = add([c.accepted for c in measured.completions])
   cycles = sum(c.cycles for c in measured.completions)
   emitted = sum(c.emitted for c in measured.completions)
@@ -51,7 +50,9 @@ def row(
   return Row(
       system=system,
       tokens_per_s=speed(measured),
-      total_tokens_per_s=median([r.total_tokens_per_s for r in measured.rounds]),
+      total_tokens_per_s=median(
+          [r.total_tokens_per_s for r in measured.rounds]
+      ),
       speedup=median(ratios),
       speedup_best=max(ratios),
       speedup_over_fastest_ar=median(speedups(measured, fastest_ar)),
@@ -65,6 +66,19 @@ def row(
       cycles=cycles,
       histogram=histogram,
   )
+
+
+def tokens(measured: timing.Measurement) -> list[list[int]]:
+  """Returns the tokens of each prompt's completion."""
+  return [c.tokens.tolist() for c in measured.completions]
+
+
+def unlike(
+    outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]
+) -> int:
+  """Returns how many rows differ from the reference anywhere."""
+  pairs = zip(outputs, reference, strict=True)
+  return sum(list(a) != list(b) for a, b in pairs)
 
 
 def speedups(

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
 
@@ -40,7 +38,7 @@ class Plan:
       self,
       systems: Mapping[str, system_lib.System],
       batches: Batches,
-      plain: Sequence[np.ndarray],
+      plain: list[list[int]],
   ) -> dict[str, list[list[int]]]:
     """Returns the tokens that each row of the table has to give.
 
@@ -48,7 +46,6 @@ class Plan:
     `exact`, of plain AR at its fastest shape: `plain`. Plain AR at its fastest
     shape is its own reference.
     """
-    own = [tokens.tolist() for tokens in plain]
     padded = {}
 
     def through(slots: int) -> list[list[int]]:
@@ -60,6 +57,6 @@ class Plan:
     return {
         name: through(systems[name].engine.drafter.max_slots)
         if self.exact and name != 'ar'
-        else own
+        else plain
         for name in self.names
     }

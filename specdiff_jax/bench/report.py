@@ -57,12 +57,13 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
       else 'plain decoding at its own fastest shape'
   )
   return (
-      f'tokens/s: decoding without prefill and compilation, median of {rounds} '
-      f'interleaved rounds. speed-up: over plain AR in {dtype}; over fastest '
-      f'AR: over plain AR in any dtype (here {fastest}). tau: tokens per call '
-      'of the verifier, the bonus token included. exact: every row equals '
-      f'{reference}, token for token. cond: a position is accepted, given that '
-      'the one before it was; surv: it is accepted.'
+      'ar: plain decoding at its fastest shape. tokens/s: decoding without '
+      f'prefill and compilation, median of {rounds} interleaved rounds. '
+      f'speed-up: over ar in {dtype}; over fastest AR: over ar in any dtype '
+      f'(here {fastest}). tau: tokens per call of the verifier, the bonus '
+      f'token included. exact: every row equals {reference}, token for token. '
+      'cond: a position is accepted, given that the one before it was; surv: '
+      'it is accepted.'
   )
 
 

@@ -45,7 +45,7 @@ class Measurement:
   """All rounds of one system."""
 
   rounds: tuple[Round, ...]
-  completions: tuple[generate.Completion, ...]  # of the first round, in prompt order
+  completions: tuple[generate.Completion, ...]  # of round 1, by prompt
   repeatable: bool  # all rounds gave the same tokens
   recompiles: int  # compilations while it was timed
 

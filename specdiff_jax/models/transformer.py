@@ -252,7 +252,10 @@ class Transformer(nn.Module):
     """
     c = self.config
     x = lookup(self.embed, tokens)
-    cos, sin = rope(positions, c.head_dim, c.rope_base)
+    # Without the barrier XLA would compute cosines and the mask once a layer.
+    cos, sin, mask = lax.optimization_barrier(
+        rope(positions, c.head_dim, c.rope_base) + (mask,)
+    )
     if c.scan_layers:
       x, (cache, outputs) = self.layers(x, cache, start, mask, cos, sin)
     else:

@@ -96,7 +96,7 @@ def _body(call: command.Call) -> int:
   _example(systems[plan.names[-1]], requests[0])
   with console.progress('decoding') as show:
     measured = timing.interleave(systems, batches, plan.rounds, show)
-  plain = [c.tokens for c in measured['ar'].completions]
+  plain = metrics.tokens(measured['ar'])
   references = plan.references(systems, batches, plain)
 
   fastest = max(plan.ars, key=lambda name: metrics.speed(measured[name]))
@@ -127,6 +127,11 @@ def _body(call: command.Call) -> int:
               **plan.facts,
               'rounds': plan.rounds,
               'fastest_ar_dtype': fastest_dtype,
+              # Bits may differ between shapes; see config.exact.
+              'ar_rows_unlike_reference': max(
+                  metrics.unlike(plain, references[name])
+                  for name in plan.names
+              ),
           },
       )
   )

@@ -71,8 +71,11 @@ def _body(call: command.Call) -> int:
   return 0
 
 
-def into(config, checkpoint, prompts, workdir: str) -> dict:
-  """Collects what is missing in `workdir`; returns the closing figures."""
+def into(config, checkpoint, prompts, workdir: str, system: str = '') -> dict:
+  """Collects what is missing in `workdir`; returns the closing figures.
+
+  `system` drafts, else the one of the config.
+  """
   from specdiff_jax import build
   from specdiff_jax.data import trajectories
 
@@ -83,7 +86,9 @@ def into(config, checkpoint, prompts, workdir: str) -> dict:
       speed = tokens / (time.perf_counter() - start)
       show(done, total, f'{speed:.0f} tokens/s')
 
-    tokens = build.collect(config, checkpoint, prompts, workdir, progress)
+    tokens = build.collect(
+        config, checkpoint, prompts, workdir, progress, system
+    )
   seconds = time.perf_counter() - start
   trajectories.build_dataset(workdir)
   return {

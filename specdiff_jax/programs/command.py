@@ -157,7 +157,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
 def _load_module(path: str):
   if not pathlib.Path(path).is_file():
     folder = pathlib.Path(path).parent
-    there = sorted(str(p) for p in folder.glob('*.py')) if folder.is_dir() else []
+    there = sorted(str(p) for p in folder.glob('*.py'))
     hint = f' There are: {", ".join(there)}.' if there else ''
     raise errors.InputError(f'The config file {path!r} does not exist.{hint}')
   source = importlib.util.spec_from_file_location('specdiff_config', path)

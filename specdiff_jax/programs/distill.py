@@ -65,7 +65,8 @@ def _body(call: command.Call) -> int:
   data, prompts_file = build.training_data(config, workdir)
   if prompts_file:
     prompts = build.prompts(config, prompts_file, 0)
-    collect.into(config, checkpoint, prompts, data)
+    # There is no drafter yet; lookup drafts for it, to the same tokens.
+    collect.into(config, checkpoint, prompts, data, 'lookup')
   run = build.training(config, checkpoint, data, workdir)
   with console.progress('distilling', run.schedule.steps) as show:
     result = run.train(

@@ -79,7 +79,10 @@ TRAINING = {
         (),
         'prompt files that must share nothing with the training prompts',
     ),
-    'loss': ('streak', 'streak (SpecDiff-2, Eq. 6), decayed_ce (DFlash) or ce_streak'),
+    'loss': (
+        'streak',
+        'streak (SpecDiff-2, Eq. 6), decayed_ce (DFlash) or ce_streak',
+    ),
     'steps': (1000, 'optimizer steps in all'),
     'learning_rate': (1e-3, 'peak, after warm-up; the decay is a cosine'),
     'warmup': (0.04, 'steps of warm-up; below 1 a fraction of all steps'),

@@ -128,12 +128,15 @@ def frequent_tokens(
 ) -> np.ndarray:
   """Returns the `size` most frequent completion tokens, most frequent first.
 
-  Ties, and tokens that never occur, go by id.
+  Ties, and tokens that no completion has, go by their count in the prompts
+  (names, numbers), then by id.
   """
-  counts = np.zeros(vocab_size, np.int64)
+  completions, prompts = np.zeros((2, vocab_size), np.int64)
   for index in range(len(source)):
-    np.add.at(counts, source[index].completion, 1)
-  return np.argsort(-counts, kind='stable')[:size].astype(np.int32)
+    np.add.at(completions, source[index].completion, 1)
+    np.add.at(prompts, source[index].prompt, 1)
+  order = np.lexsort((np.arange(vocab_size), -prompts, -completions))
+  return order[:size].astype(np.int32)
 
 
 def evaluator(
