@@ -1,7 +1,7 @@
 """From a config to running parts: the only reader of configs.
 
-Choices by name are dicts from name to constructor; adding a system, a loss or
-a source of weights adds a line to one of them.
+Choices by name are dicts from name to constructor; adding a system adds
+a line to one of them. `build_training.py` does the same for training.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,6 @@ from specdiff_jax.collecting import collect as collect_lib
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
-from specdiff_jax.data import windows
 from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
@@ -33,13 +32,6 @@ from specdiff_jax.models import fetch
 from specdiff_jax.models import presets
 from specdiff_jax.models import transformer
 from specdiff_jax.models import weights
-from specdiff_jax.parallel import hosts
-from specdiff_jax.parallel import mesh as mesh_lib
-from specdiff_jax.training import distill
-from specdiff_jax.training import loop
-from specdiff_jax.training import losses
-from specdiff_jax.training import objective
-from specdiff_jax.training import step as step_lib
 
 Config = ml_collections.ConfigDict
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -48,10 +40,9 @@ ZOO = pathlib.Path(__file__).parent / 'zoo'
 
 def check(config: Config) -> None:
   """Raises InputError on values that no part could work with."""
-  _one_of('system', config.system, SYSTEMS)
-  _one_of('dtype', config.dtype, DTYPES)
-  _one_of('loss', config.loss, LOSSES)
-  _one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
+  one_of('system', config.system, SYSTEMS)
+  one_of('dtype', config.dtype, DTYPES)
+  one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
   settings(config, ())
   for name in ('batch', 'gamma', 'ngram', 'cycles_per_call', 'rounds'):
     _least(name, config[name], 1)
@@ -91,7 +82,7 @@ def verifier(config: Config, dtype: str = '') -> weights.Checkpoint:
   name = config.verifier
   kind, _, preset = name.partition(':')
   if kind == 'random':
-    _one_of('verifier', preset, presets.SIZES)
+    one_of('verifier', preset, presets.SIZES)
     checkpoint = presets.random(preset, dtype)
   elif name == 'quickstart':
     checkpoint = weights.load(fetch.quickstart_file(config.cache_dir), dtype)
@@ -179,7 +170,7 @@ def drafter(
 ) -> tuple[drafter_network.DrafterConfig, diffusion.DrafterParams]:
   """Loads config.drafter for this verifier, in the verifier's dtype."""
   if config.drafter == 'random':
-    network = _network(config, checkpoint)
+    network = drafter_sizes(config, checkpoint)
     params = drafter_network.initial(network, jax.random.key(config.seed))
     vocab = jnp.arange(network.vocab)
   else:
@@ -213,7 +204,7 @@ def _drafter_path(name: str) -> str:
   return name
 
 
-def _network(
+def drafter_sizes(
     config: Config, checkpoint: weights.Checkpoint
 ) -> drafter_network.DrafterConfig:
   """Returns the sizes of a new drafter."""
@@ -294,10 +285,10 @@ def bench(
   """Returns what `bench` does; `names` and `rounds` go before the config's."""
   names = tuple(names or config.systems)
   for name in names:
-    _one_of('systems', name, SYSTEMS)
+    one_of('systems', name, SYSTEMS)
   ars = {'ar': config.dtype}
   for dtype in config.ar_dtypes:
-    _one_of('ar_dtypes', dtype, DTYPES)
+    one_of('ar_dtypes', dtype, DTYPES)
     if dtype != config.dtype:
       ars[f'ar {dtype}'] = dtype
 
@@ -355,114 +346,6 @@ def collect(
     )
 
 
-# --- training ---------------------------------------------------------------
-
-
-def _streak(config):
-  """Cross-entropy for a part of the run, then Box-Cox streak."""
-  warm = round(config.ce_fraction * config.steps)
-
-  def loss(log_q, valid, step):
-    return losses.warmed_streak(
-        log_q,
-        valid,
-        ce_weight=losses.warmup_weight(step, warm),
-        beta=losses.anneal(step, warm, config.steps, config.beta_end),
-        decay=config.decay,
-    )
-
-  return loss
-
-
-LOSSES: Mapping[str, Callable[[Config], objective.Loss]] = {
-    'streak': _streak,
-    'decayed_ce': lambda config: (
-        lambda log_q, valid, step: losses.decayed_ce(
-            log_q, valid, config.decay
-        )
-    ),
-    'ce_streak': lambda config: (
-        lambda log_q, valid, step: losses.ce_streak(log_q, valid)
-    ),
-}
-
-
-def start(config: Config) -> None:
-  """Joins the other processes, if there are any; call it before `verifier`."""
-  hosts.initialize(config.distributed)
-
-
-def training_data(config: Config, workdir: str) -> tuple[str, str]:
-  """Returns where the trajectories are, and the prompts to make them of."""
-  if not config.data:
-    raise errors.InputError(
-        'config.data is empty: give the work directory of `specdiff collect`, '
-        'or a JSONL file of prompts.'
-    )
-  if config.data.endswith('.jsonl'):
-    return os.path.join(workdir, 'trajectories'), config.data
-  return config.data, ''
-
-
-def training(
-    config: Config, checkpoint: weights.Checkpoint, data: str, workdir: str
-) -> distill.Run:
-  """Returns the run over the trajectories in `data`, ready to start."""
-  train, held_out = _trajectories(config, checkpoint, data)
-  return distill.Run(
-      network=_network(config, checkpoint),
-      verifier=checkpoint,
-      data=train,
-      held_out=held_out,
-      sizes=windows.WindowConfig(
-          config.tokens,
-          config.windows,
-          config.gamma,
-          config.batch,
-          config.seed,
-      ),
-      loss=LOSSES[config.loss](config),
-      optimizer=step_lib.make_optimizer(
-          config.learning_rate,
-          config.steps,
-          warmup=config.warmup,
-          weight_decay=config.weight_decay,
-      ),
-      schedule=loop.Schedule(
-          config.steps, config.save_every, config.eval_every
-      ),
-      mesh=mesh_lib.make_mesh(tuple(config.mesh)),
-      feature_cache=config.feature_cache,
-      workdir=workdir,
-  )
-
-
-def _trajectories(
-    config: Config, checkpoint: weights.Checkpoint, data: str
-) -> tuple[windows.View, windows.View]:
-  """Returns trajectories to train on and held-out ones, checked."""
-  trajectories.build_dataset(data)
-  header, source = trajectories.open_dataset(data)
-  if header.get('verifier') != checkpoint.fingerprint:
-    raise errors.InputError(
-        f'The trajectories in {data} were written by the verifier with the '
-        f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
-        f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
-    )
-  if config.gamma >= config.tokens:
-    raise errors.InputError(
-        f'config.gamma is {config.gamma}, which does not fit config.tokens, '
-        f'{config.tokens}. Lower gamma, or raise tokens.'
-    )
-  train, held_out = windows.split(source, config.eval_fraction)
-  evaluated = [p for f in config.eval_prompts for p in prompts_lib.read(f)]
-  prompts_lib.check_disjoint(
-      train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
-  )
-  limit = min(config.eval_limit, len(held_out))
-  return train, windows.View(held_out, range(limit))
-
-
 # --- small things -----------------------------------------------------------
 
 
@@ -475,7 +358,8 @@ def _dtype(checkpoint: weights.Checkpoint) -> str:
   return jax.tree.leaves(checkpoint.params)[0].dtype.name
 
 
-def _one_of(field: str, name: str, known) -> None:
+def one_of(field: str, name: str, known) -> None:
+  """Raises InputError unless `name` is one of `known`."""
   if name not in known:
     raise errors.InputError(
         f'config.{field} is {name!r}, but it has to be one of '

@@ -18,6 +18,7 @@ LAYERS = (
     {'drafters', 'decoding', 'training'},
     {'collecting', 'bench'},
     {'build'},
+    {'build_training'},
     {'programs'},
     {'__main__'},
 )

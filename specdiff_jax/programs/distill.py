@@ -55,19 +55,20 @@ def main(argv) -> int:
 
 def _body(call: command.Call) -> int:
   from specdiff_jax import build
+  from specdiff_jax import build_training
   from specdiff_jax.parallel import hosts
 
   config = call.config
   workdir = command.needed(call.options, 'workdir')
-  build.check(config)
-  build.start(config)
+  build_training.check(config)
+  build_training.start(config)
   checkpoint = build.verifier(config)
-  data, prompts_file = build.training_data(config, workdir)
+  data, prompts_file = build_training.data(config, workdir)
   if prompts_file:
     prompts = build.prompts(config, prompts_file, 0)
     # There is no drafter yet; lookup drafts for it, to the same tokens.
     collect.into(config, checkpoint, prompts, data, 'lookup')
-  run = build.training(config, checkpoint, data, workdir)
+  run = build_training.run(config, checkpoint, data, workdir)
   with console.progress('distilling', run.schedule.steps) as show:
     result = run.train(
         lambda step, steps, values: show(step, steps, _note(values))

@@ -1,0 +1,134 @@
+"""From a config to a training run: with `build.py`, the only config reader.
+
+A loss is a line in `LOSSES`, from its name to a function of the config.
+"""
+
+from collections.abc import Callable, Mapping
+import os
+
+from specdiff_jax import build
+from specdiff_jax.core import errors
+from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import trajectories
+from specdiff_jax.data import windows
+from specdiff_jax.models import weights
+from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import mesh as mesh_lib
+from specdiff_jax.training import distill
+from specdiff_jax.training import loop
+from specdiff_jax.training import losses
+from specdiff_jax.training import objective
+from specdiff_jax.training import step as step_lib
+
+Config = build.Config
+
+
+def _streak(config):
+  """Cross-entropy for a part of the run, then Box-Cox streak."""
+  warm = round(config.ce_fraction * config.steps)
+
+  def loss(log_q, valid, step):
+    return losses.warmed_streak(
+        log_q,
+        valid,
+        ce_weight=losses.warmup_weight(step, warm),
+        beta=losses.anneal(step, warm, config.steps, config.beta_end),
+        decay=config.decay,
+    )
+
+  return loss
+
+
+LOSSES: Mapping[str, Callable[[Config], objective.Loss]] = {
+    'streak': _streak,
+    'decayed_ce': lambda config: (
+        lambda log_q, valid, step: losses.decayed_ce(
+            log_q, valid, config.decay
+        )
+    ),
+    'ce_streak': lambda config: (
+        lambda log_q, valid, step: losses.ce_streak(log_q, valid)
+    ),
+}
+
+
+def check(config: Config) -> None:
+  """Raises InputError on values that no run could work with."""
+  build.check(config)
+  build.one_of('loss', config.loss, LOSSES)
+
+
+def start(config: Config) -> None:
+  """Joins the other processes, if there are any; call it before `verifier`."""
+  hosts.initialize(config.distributed)
+
+
+def data(config: Config, workdir: str) -> tuple[str, str]:
+  """Returns where the trajectories are, and the prompts to make them of."""
+  if not config.data:
+    raise errors.InputError(
+        'config.data is empty: give the work directory of `specdiff collect`, '
+        'or a JSONL file of prompts.'
+    )
+  if config.data.endswith('.jsonl'):
+    return os.path.join(workdir, 'trajectories'), config.data
+  return config.data, ''
+
+
+def run(
+    config: Config, checkpoint: weights.Checkpoint, folder: str, workdir: str
+) -> distill.Run:
+  """Returns the run over the trajectories in `folder`, ready to start."""
+  train, held_out = _trajectories(config, checkpoint, folder)
+  return distill.Run(
+      network=build.drafter_sizes(config, checkpoint),
+      verifier=checkpoint,
+      data=train,
+      held_out=held_out,
+      sizes=windows.WindowConfig(
+          config.tokens,
+          config.windows,
+          config.gamma,
+          config.batch,
+          config.seed,
+      ),
+      loss=LOSSES[config.loss](config),
+      optimizer=step_lib.make_optimizer(
+          config.learning_rate,
+          config.steps,
+          warmup=config.warmup,
+          weight_decay=config.weight_decay,
+      ),
+      schedule=loop.Schedule(
+          config.steps, config.save_every, config.eval_every
+      ),
+      mesh=mesh_lib.make_mesh(tuple(config.mesh)),
+      feature_cache=config.feature_cache,
+      workdir=workdir,
+  )
+
+
+def _trajectories(
+    config: Config, checkpoint: weights.Checkpoint, folder: str
+) -> tuple[windows.View, windows.View]:
+  """Returns trajectories to train on and held-out ones, checked."""
+  trajectories.build_dataset(folder)
+  header, source = trajectories.open_dataset(folder)
+  if header.get('verifier') != checkpoint.fingerprint:
+    raise errors.InputError(
+        f'The trajectories in {folder} were written by the verifier with the '
+        f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
+        f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
+    )
+  if config.gamma >= config.tokens:
+    raise errors.InputError(
+        f'config.gamma is {config.gamma}, which does not fit config.tokens, '
+        f'{config.tokens}. Lower gamma, or raise tokens.'
+    )
+  train, held_out = windows.split(source, config.eval_fraction)
+  evaluated = [p for f in config.eval_prompts for p in prompts_lib.read(f)]
+  prompts_lib.check_disjoint(
+      train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
+  )
+  limit = min(config.eval_limit, len(held_out))
+  return train, windows.View(held_out, range(limit))

@@ -1,0 +1,72 @@
+"""Prompt lookup against a search in plain Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specdiff_jax.core import ngram as ngram_lib
+
+
+def brute(tokens, gamma, ngram):
+  """Returns the copy and the length of the match by looking everywhere."""
+  longest, end = 0, None
+  last = len(tokens) - 1
+  for i in range(last):
+    matched = 0
+    while matched < ngram and i - matched >= 0:
+      if tokens[i - matched] != tokens[last - matched]:
+        break
+      matched += 1
+    if matched and matched >= longest:
+      longest, end = matched, i
+  if not longest:
+    return None, 0
+  text = list(tokens)
+  for j in range(gamma):  # a copy may read what it has just written
+    text.append(text[end + 1 + j])
+  return text[len(tokens) :], longest
+
+
+@pytest.mark.parametrize('ngram', [1, 2, 3, 5])
+@pytest.mark.parametrize('gamma', [1, 4, 9])
+@pytest.mark.parametrize('vocab', [2, 4, 30])
+def test_continuation_is_that_of_brute_force(ngram, gamma, vocab):
+  rng = np.random.default_rng(100 * ngram + 10 * gamma + vocab)
+  size, rows = 24, 60
+  tokens = rng.integers(0, vocab, (rows, size)).astype(np.int32)
+  length = rng.integers(1, size + 1, rows).astype(np.int32)
+  copied, matched = jax.vmap(
+      lambda t, n: ngram_lib.continuation(t, n, gamma, ngram)
+  )(jnp.asarray(tokens), jnp.asarray(length))
+  hits = 0
+  for row in range(rows):
+    wanted, longest = brute(tokens[row, : length[row]], gamma, ngram)
+    assert int(matched[row]) == longest
+    if longest:
+      hits += 1
+      np.testing.assert_array_equal(copied[row], wanted)
+  assert hits > 10
+
+
+def test_the_example_of_the_docstring():
+  tokens = jnp.array([1, 2, 3, 4, 1, 2, 0, 0, 0])
+  copied, matched = ngram_lib.continuation(tokens, jnp.int32(6), 3, 3)
+  assert copied.tolist() == [3, 4, 1] and int(matched) == 2
+
+
+def test_longest_beats_latest_and_latest_breaks_ties():
+  longest = jnp.array([1, 2, 3, 7, 2, 9, 1, 2])  # "1 2" against the later "2"
+  assert int(ngram_lib.continuation(longest, jnp.int32(8), 1, 3)[0][0]) == 3
+  latest = jnp.array([2, 3, 7, 2, 9, 1, 2])
+  assert int(ngram_lib.continuation(latest, jnp.int32(7), 1, 3)[0][0]) == 9
+
+
+@pytest.mark.parametrize('length', [1, 2, 5])
+def test_tokens_past_the_length_play_no_part(length):
+  tokens = np.array([4, 4, 5, 4, 4, 0, 0, 0], np.int32)
+  wanted = ngram_lib.continuation(jnp.asarray(tokens), length, 4, 3)
+  for filler in (4, 5, 9):
+    tokens[length:] = filler
+    got = ngram_lib.continuation(jnp.asarray(tokens), length, 4, 3)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
