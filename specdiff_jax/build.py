@@ -116,8 +116,8 @@ def system(
       model=transformer.Transformer(checkpoint.config),
       drafter=drafter,
       rule=accept.SampleAndMatch(),
-      max_length=_max_length(config),
-      cache_dtype=_dtype(checkpoint),
+      max_new_tokens=config.max_new_tokens,
+      cache_dtype=_cache_dtype(checkpoint),
   )
   return system_lib.System(
       name=name,
@@ -151,9 +151,8 @@ def _specdiff(config, checkpoint, slots):
   strategy = diffusion.MaskedDiffusion(
       config=network,
       gamma=config.gamma,
-      max_length=_max_length(config),
       draft_mode=config.draft,
-      cache_dtype=_dtype(checkpoint),
+      cache_dtype=_cache_dtype(checkpoint),
   )
   return strategy, params
 
@@ -349,13 +348,17 @@ def collect(
 # --- small things -----------------------------------------------------------
 
 
-def _max_length(config: Config) -> int:
-  """Returns T: what the buffers hold of prompt and completion."""
-  return max(config.prompt_buckets) + config.max_new_tokens
-
-
 def _dtype(checkpoint: weights.Checkpoint) -> str:
   return jax.tree.leaves(checkpoint.params)[0].dtype.name
+
+
+def _cache_dtype(checkpoint: weights.Checkpoint) -> str:
+  """Returns the weights' dtype, but float32 on CPU.
+
+  There XLA updates a bf16 array, and attends to it, by way of float32 copies.
+  """
+  on_cpu = jax.default_backend() == 'cpu'
+  return 'float32' if on_cpu else _dtype(checkpoint)
 
 
 def one_of(field: str, name: str, known) -> None:

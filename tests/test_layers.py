@@ -38,8 +38,8 @@ ONLY = {
     'safetensors': ('models/',),
     'tokenizers': ('models/',),
     'tensorflow': (),
-    'torch': (),
-    'transformers': (),
+    'torch': ('bench/rival.py',),
+    'transformers': ('bench/rival.py',),
 }
 
 

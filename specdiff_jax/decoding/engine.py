@@ -24,14 +24,15 @@ class Engine:
     model: the verifier's network.
     drafter: proposes trees.
     rule: walks them.
-    max_length: T, prompt and completion together.
+    max_new_tokens: room for the completion: T is this and the prompt's bucket,
+      so that short prompts have short caches.
     cache_dtype: of the verifier's keys and values.
   """
 
   model: transformer.Transformer
   drafter: types.Drafter
   rule: types.AcceptanceRule
-  max_length: int
+  max_new_tokens: int
   cache_dtype: str = 'float32'
 
   def __post_init__(self):
@@ -42,17 +43,16 @@ class Engine:
           f'{sorted(self.rule.needs)}); use SampleAndMatch, which is lossless '
           'for any draft.'
       )
-    if self.max_length > self.model.config.max_positions:
-      raise errors.InputError(
-          f'prompt and completion take {self.max_length} positions, but the '
-          f'verifier was trained for {self.model.config.max_positions}; lower '
-          'max_new_tokens or use a shorter prompt.'
-      )
 
-  @property
-  def cache_slots(self) -> int:
-    """S: writes of a whole tree at the last position must fit unclamped."""
-    return self.max_length + self.drafter.max_slots
+  def check_bucket(self, bucket: int) -> None:
+    """Raises InputError if the verifier has no positions for the buffers."""
+    length, most = bucket + self.max_new_tokens, self.model.config.max_positions
+    if length > most:
+      raise errors.InputError(
+          f'prompt and completion take up to {length} positions, but the '
+          f'verifier was trained for {most}; lower max_new_tokens or '
+          'prompt_buckets.'
+      )
 
   @functools.partial(jax.jit, static_argnums=0)
   def prefill(
@@ -79,13 +79,15 @@ class Engine:
       noise: keys of the requests.
     """
     batch, bucket = tokens.shape
-    assert bucket <= self.max_length, (bucket, self.max_length)
+    max_length = bucket + self.max_new_tokens
+    # A whole tree written at the last position must fit: slices would clamp.
+    slots = max_length + self.drafter.max_slots
     used = jnp.maximum(length, 1)
     cache = transformer.empty_cache(
-        self.model.config, batch, self.cache_slots, self.cache_dtype
+        self.model.config, batch, slots, self.cache_dtype
     )
     mask = transformer.causal_mask(used, bucket)
-    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, self.cache_slots - bucket)))
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, slots - bucket)))
     positions = jnp.broadcast_to(jnp.arange(bucket), tokens.shape)
     hidden, cache, features = self.model.apply(
         {'params': params},
@@ -100,10 +102,10 @@ class Engine:
     last = hidden[rows, used - 1][:, None]
     logits = self.model.apply({'params': params}, last, method='logits')
     first = sampling_lib.choose(logits, used[:, None], sampling, noise)[:, 0]
-    buffer = jnp.zeros((batch, self.max_length), jnp.int32)
+    buffer = jnp.zeros((batch, max_length), jnp.int32)
     buffer = buffer.at[:, :bucket].set(tokens)
     buffer = buffer.at[rows, used].set(first, mode='drop')
-    limit = jnp.minimum(used + max_new_tokens, self.max_length)
+    limit = jnp.minimum(used + max_new_tokens, max_length)
     done = (length == 0) | jnp.isin(first, end_ids) | (used + 1 >= limit)
     depth = self.drafter.max_depth
     zeros = jnp.zeros(batch, jnp.int32)
@@ -180,7 +182,8 @@ class Engine:
   def _verify(self, params, state, tree):
     """Scores all slots of the tree: logits [B, M, V], cache, features."""
     start = state.length - 1
-    mask = tree_lib.cache_mask(tree, state.length, self.cache_slots)
+    slots = jax.tree.leaves(state.cache)[0].shape[-2]
+    mask = tree_lib.cache_mask(tree, state.length, slots)
     hidden, cache, features = self.model.apply(
         {'params': params},
         tree.token,

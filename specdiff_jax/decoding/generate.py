@@ -100,12 +100,11 @@ def start(
   """Prefills up to `batch` requests of uneven length; spare rows are done."""
   longest = max(len(request.prompt) for request in requests)
   bucket = bucket_for(longest, buckets)
-  if longest + settings.max_new_tokens > engine.max_length:
+  engine.check_bucket(bucket)
+  if settings.max_new_tokens > engine.max_new_tokens:
     raise errors.InputError(
-        f'a prompt of {longest} tokens and max_new_tokens='
-        f'{settings.max_new_tokens} do not fit the buffer of '
-        f'{engine.max_length} tokens; lower max_new_tokens or raise the '
-        'buffers.'
+        f'max_new_tokens={settings.max_new_tokens}, but the buffers have room '
+        f'for {engine.max_new_tokens}; build the system with larger ones.'
     )
   tokens = np.zeros((batch, bucket), np.int32)
   length = np.zeros(batch, np.int32)

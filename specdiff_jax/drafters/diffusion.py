@@ -43,7 +43,6 @@ class MaskedDiffusion:
 
   config: drafter_network.DrafterConfig
   gamma: int
-  max_length: int
   draft_mode: str = 'argmax'
   cache_dtype: str = 'float32'
 
@@ -68,7 +67,7 @@ class MaskedDiffusion:
   def init(self, params, context, features):
     batch, bucket = features.shape[:2]
     c = self.config.verifier
-    slots = self.max_length + self.max_slots
+    slots = context.tokens.shape[1] + self.max_slots
     shape = (batch, c.kv_heads, slots, c.head_dim)
     positions = jnp.broadcast_to(jnp.arange(bucket), (batch, bucket))
 

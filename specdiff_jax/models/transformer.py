@@ -31,8 +31,8 @@ def dense(x: jax.Array, weight: jax.Array) -> jax.Array:
   """
   rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
   single = rows.shape[0] == 1 and weight.dtype == jnp.bfloat16
-  if single:
-    rows = jnp.concatenate([rows, rows])
+  if single:  # the barrier keeps XLA from seeing that the rows are equal
+    rows = lax.optimization_barrier(jnp.concatenate([rows, rows]))
   out = lax.dot_general(
       rows,
       weight,

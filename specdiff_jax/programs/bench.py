@@ -32,6 +32,12 @@ def _define(own: flags.FlagValues) -> None:
       'rounds', None, 'interleaved repetitions; their median is reported',
       lower_bound=1, flag_values=own,
   )
+  flags.DEFINE_bool(
+      'rival', False,
+      "time transformers' greedy generate on the same weights too (torch on "
+      'CPU, one prompt at a time; needs the extra [rival])',
+      flag_values=own,
+  )
   flags.DEFINE_string(
       'plot', None, 'draw the result into this .png, .svg or .pdf',
       flag_values=own,
@@ -77,6 +83,7 @@ def _body(call: command.Call) -> int:
   from specdiff_jax.bench import metrics
   from specdiff_jax.bench import plots
   from specdiff_jax.bench import report
+  from specdiff_jax.bench import rival
   from specdiff_jax.bench import timing
 
   config, options = call.config, call.options
@@ -89,6 +96,10 @@ def _body(call: command.Call) -> int:
   timing.compilations()  # starts counting
 
   systems = plan.systems()
+  if options.rival:
+    systems['transformers'] = rival.system(
+        checkpoint, systems['ar'].settings.max_new_tokens
+    )
   with console.progress('compiling') as show:
     for number, (name, system) in enumerate(systems.items()):
       show(number, len(systems), name)
@@ -112,6 +123,16 @@ def _body(call: command.Call) -> int:
   ]
   fastest_dtype, _ = plan.ars[fastest]
   _show(rows, plan, fastest_dtype)
+  beside = {}
+  if options.rival:
+    theirs = metrics.speed(measured['transformers'])
+    ours = metrics.speed(measured['ar'])
+    beside = {'rival': 'transformers', 'rival_tokens_per_s': round(theirs, 3)}
+    beside |= {'ar_over_rival': round(ours / theirs, 4)}
+    console.say(
+        f"transformers' generate, {plan.dtype}: {theirs:.1f} tokens/s; ar is "
+        f'{ours / theirs:.2f} times as fast.'
+    )
   if options.plot:
     plots.save(options.plot, rows, f'{checkpoint.source}, {plan.dtype}')
   console.result(
@@ -125,6 +146,7 @@ def _body(call: command.Call) -> int:
           temperature=plan.temperature,
           extra={
               **plan.facts,
+              **beside,
               'rounds': plan.rounds,
               'fastest_ar_dtype': fastest_dtype,
               # Bits may differ between shapes; see config.exact.

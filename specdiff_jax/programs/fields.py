@@ -41,8 +41,9 @@ DECODING = {
     ),
     'gamma': (8, 'tokens drafted for each call of the verifier'),
     'draft': (
-        'argmax',
-        "how the drafter's laws become tokens: argmax, sample or shared_noise",
+        'shared_noise',
+        "how the drafter's laws become tokens above temperature 0: "
+        "shared_noise (the verifier's own draws), sample or argmax",
     ),
     'ngram': (3, 'longest match of prompt lookup, in tokens'),
     'chat': (True, "put the prompt into the model's chat template"),

@@ -64,9 +64,12 @@ def test_longest_beats_latest_and_latest_breaks_ties():
 
 @pytest.mark.parametrize('length', [1, 2, 5])
 def test_tokens_past_the_length_play_no_part(length):
-  tokens = np.array([4, 4, 5, 4, 4, 0, 0, 0], np.int32)
-  wanted = ngram_lib.continuation(jnp.asarray(tokens), length, 4, 3)
-  for filler in (4, 5, 9):
-    tokens[length:] = filler
-    got = ngram_lib.continuation(jnp.asarray(tokens), length, 4, 3)
-    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+  tokens = np.array([[4, 4, 5, 4, 4, 0, 0, 0]] * 4, np.int32)
+  tokens[1:, length:] = [[4], [5], [9]]
+  copied, matched = jax.vmap(
+      lambda t: ngram_lib.continuation(t, length, 4, 3)
+  )(jnp.asarray(tokens))
+  assert len(set(matched.tolist())) == 1
+  assert (matched[0] > 0) == (length > 1)
+  if length > 1:
+    np.testing.assert_array_equal(copied, jnp.broadcast_to(copied[0], (4, 4)))

@@ -1,0 +1,286 @@
+"""The systems that keep the contract, on a model of a few thousand numbers.
+
+Three drafters are made for the tests. `Scripted` knows the continuation and
+errs where it is told to, as a chain or as a tree; `Garbage` knows nothing.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specdiff_jax.core import tree as tree_lib
+from specdiff_jax.core import types
+from specdiff_jax.decoding import accept
+from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.decoding import generate
+from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import lookup
+from specdiff_jax.drafters import none
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import drafter_network
+from specdiff_jax.models import transformer
+
+VOCAB, GAMMA, BUCKET, NEW = 61, 4, 16, 24
+MAX_LENGTH = BUCKET + NEW
+
+# Three branches of the root, of lengths 2, 4 and 2. Their slots are
+# interleaved, so that an accepted path has to be gathered.
+BRANCHES = (0, 0, 0, 0, 1, 2, 3, 5, 7)
+CHAIN = tuple(max(i - 1, 0) for i in range(GAMMA + 1))
+
+
+def config(scan_layers: bool = False) -> config_lib.TransformerConfig:
+  return config_lib.TransformerConfig(
+      vocab_size=VOCAB,
+      width=24,
+      layers=2,
+      heads=4,
+      kv_heads=2,
+      head_dim=6,
+      mlp_width=40,
+      tied_head=False,  # a tied one says the same token again and again
+      scan_layers=scan_layers,
+  )
+
+
+@functools.cache
+def verifier(scan_layers: bool = False):
+  """Returns (network, params); the params are of the same numbers."""
+  c = config()
+  one = jnp.ones((1, 1), jnp.int32)
+  params = transformer.Transformer(c).init(
+      jax.random.key(1), one, one, jnp.ones((1, 1, 1), bool)
+  )['params']
+  # Larger weights, so that the text depends on more than its last token.
+  params = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, params)
+  if scan_layers:
+    layers = [params.pop(f'layer_{i}') for i in range(c.layers)]
+    params['layers'] = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+  return transformer.Transformer(config(scan_layers)), params
+
+
+@flax.struct.dataclass
+class Script:
+  """What `Scripted` reads."""
+
+  truth: jax.Array  # [V, T] text of the prompt that begins with a token
+  error: jax.Array  # [P, M] added to the right token, by cycle and slot
+
+
+@dataclasses.dataclass(frozen=True)
+class Scripted:
+  """Drafts the known continuation plus errors, in a tree of any shape."""
+
+  parents: tuple[int, ...] = CHAIN
+  chain: bool = True
+
+  proposal: ClassVar[str] = 'unknown'
+  features: ClassVar[tuple[int, ...]] = ()
+
+  @property
+  def depths(self) -> list[int]:
+    depths = [0]
+    for parent in self.parents[1:]:
+      depths.append(depths[parent] + 1)
+    return depths
+
+  @property
+  def max_slots(self) -> int:
+    return len(self.parents)
+
+  @property
+  def max_depth(self) -> int:
+    return max(self.depths)
+
+  def init(self, params, context, features):
+    return jnp.zeros_like(context.length)
+
+  def draft(self, params, state, context, sampling, noise):
+    length = context.length[:, None]
+    depth = jnp.array(self.depths)[None]
+    place = jnp.minimum(length - 1 + depth, params.truth.shape[1] - 1)
+    truth = params.truth[context.tokens[:, 0]]
+    token = jnp.take_along_axis(truth, place, axis=1)
+    token = (token + params.error[state % len(params.error)]) % VOCAB
+    last = jnp.take_along_axis(context.tokens, length - 1, axis=1)
+    shape = token.shape
+    tree = types.DraftTree(
+        token=token.at[:, 0].set(last[:, 0]),
+        parent=jnp.broadcast_to(jnp.array(self.parents), shape),
+        depth=jnp.broadcast_to(depth, shape),
+        valid=jnp.ones(shape, bool),
+    )
+    return tree, state + 1
+
+  def observe(self, params, state, context, verdict, features):
+    return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Garbage:
+  """Drafts any ids, with holes, and keeps a state full of NaN."""
+
+  constant: bool = False
+
+  proposal: ClassVar[str] = 'unknown'
+  chain: ClassVar[bool] = True
+  features: ClassVar[tuple[int, ...]] = (1, 0)
+  max_slots: ClassVar[int] = GAMMA + 1
+  max_depth: ClassVar[int] = GAMMA
+
+  def init(self, params, context, features):
+    return jnp.full(context.length.shape, jnp.nan)
+
+  def draft(self, params, state, context, sampling, noise):
+    rows = jnp.arange(context.length.shape[0])
+    last = context.tokens[rows, context.length - 1][:, None]
+    slot = jnp.arange(self.max_slots)
+    token = (last * 7 + context.length[:, None] * 5 + slot * 13) % VOCAB
+    token = VOCAB - 1 + 0 * token if self.constant else token
+    token = token.at[:, 0].set(last[:, 0])
+    return tree_lib.chain(token, token % 4 > 0), state
+
+  def observe(self, params, state, context, verdict, features):
+    return state + features.sum((1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceptFirst(accept.SampleAndMatch):
+  """A lossy rule, for negative controls: the first draft token always passes.
+
+  It does what the rule does, with the verifier's token at the root replaced
+  by what was drafted after it.
+  """
+
+  def __call__(self, tree, logits, length, sampling, noise, max_depth):
+    forced = 1e4 * jax.nn.one_hot(tree.token[:, 1], logits.shape[-1])
+    logits = logits.at[:, 0].set(forced)
+    return super().__call__(tree, logits, length, sampling, noise, max_depth)
+
+
+@functools.cache
+def diffusion_params(scan_layers: bool = False):
+  """Returns the config and the random params of a drafter."""
+  c = drafter_network.DrafterConfig(
+      gamma=GAMMA,
+      layers=1,
+      features=(0, 1),
+      trunk=24,
+      vocab=40,
+      ngram=2,
+      verifier=config(scan_layers),
+  )
+  ids = jnp.asarray(np.random.default_rng(0).permutation(VOCAB)[: c.vocab])
+  head = verifier()[1]['head']
+  network = drafter_network.initial(c, jax.random.key(2))
+  return c, diffusion.DrafterParams(network, ids, head[ids])
+
+
+@functools.cache
+def script_error(slots: int, wrong: float = 0.3):
+  """Returns errors: 0 is right, so equal siblings are often both right."""
+  rng = np.random.default_rng(5)
+  return jnp.asarray(
+      np.where(rng.random((7, slots)) < wrong, rng.integers(1, 3, (7, slots)), 0)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table."""
+
+  kind: str
+  scan_layers: bool = False
+  rule: types.AcceptanceRule = accept.SampleAndMatch()
+
+  def drafter(self):
+    if self.kind in ('argmax', 'sample', 'shared_noise'):
+      c, _ = diffusion_params(self.scan_layers)
+      return diffusion.MaskedDiffusion(c, GAMMA, MAX_LENGTH, self.kind)
+    return {
+        'ar': none.NoDraft(GAMMA + 1),
+        'ar_as_tree': none.NoDraft(len(BRANCHES)),
+        'lookup': lookup.PromptLookup(GAMMA),
+        'scripted': Scripted(),
+        'tree': Scripted(BRANCHES, chain=False),
+        'tree_without_gather': Scripted(BRANCHES, chain=True),
+        'garbage': Garbage(),
+        'constant': Garbage(constant=True),
+    }[self.kind]
+
+  def engine(self) -> engine_lib.Engine:
+    network, _ = verifier(self.scan_layers)
+    return engine_lib.Engine(network, self.drafter(), self.rule, MAX_LENGTH)
+
+  def drafter_params(self, settings, error=None):
+    if self.kind in ('argmax', 'sample', 'shared_noise'):
+      return diffusion_params(self.scan_layers)[1]
+    if not isinstance(self.drafter(), Scripted):
+      return ()
+    if error is None:
+      error = script_error(self.drafter().max_slots)
+    return Script(script(settings), error)
+
+  def reference(self):
+    """The plain system whose verification has the same shapes."""
+    tree = isinstance(self.drafter(), Scripted) and self.kind != 'scripted'
+    return Row('ar_as_tree' if tree else 'ar', self.scan_layers)
+
+
+REQUESTS = tuple(
+    generate.Request(
+        number, [number] + np.random.default_rng(number).integers(
+            0, VOCAB, size=2 * number
+        ).tolist()
+    )
+    for number in range(6)
+)
+
+
+def script(settings: generate.Settings):
+  """Returns the texts [V, T] that plain decoding gives, by first token."""
+  settings = dataclasses.replace(
+      settings, max_new_tokens=NEW, end_ids=(), seed=settings.seed
+  )
+  text = np.zeros((VOCAB, MAX_LENGTH), np.int32)
+  for request, completion in zip(REQUESTS, plain(settings)):
+    whole = list(request.prompt) + list(completion)
+    text[request.prompt[0], : len(whole)] = whole
+  return jnp.asarray(text)
+
+
+@functools.cache
+def plain(settings: generate.Settings) -> list[list[int]]:
+  """Returns the completions of plain decoding."""
+  return tokens(run(Row('ar'), settings))
+
+
+def run(
+    row: Row,
+    settings: generate.Settings,
+    requests: Sequence[generate.Request] = REQUESTS,
+    batch: int = 4,
+    error=None,
+    **options,
+) -> list[generate.Completion]:
+  """Decodes with a system of the table."""
+  return generate.generate(
+      row.engine(),
+      verifier(row.scan_layers)[1],
+      row.drafter_params(settings, error),
+      requests,
+      settings,
+      batch,
+      (BUCKET,),
+      **options,
+  )
+
+
+def tokens(completions) -> list[list[int]]:
+  return [completion.tokens.tolist() for completion in completions]

@@ -1,0 +1,205 @@
+"""The contract of every system: speculation changes nothing but the speed.
+
+The rows of the table differ in what is drafted; each must emit what plain
+decoding emits, token for token, at every temperature.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from specdiff_jax.decoding import generate
+
+import contract_systems as systems
+
+Row = systems.Row
+TABLE = tuple(map(Row, (
+    'ar',
+    'lookup',
+    'argmax',
+    'sample',
+    'shared_noise',
+    'scripted',
+    'tree',
+    'garbage',
+    'constant',
+))) + (Row('argmax', scan_layers=True), Row('tree', scan_layers=True))
+
+GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
+SETTINGS = (
+    GREEDY,
+    SAMPLED,
+    dataclasses.replace(GREEDY, temperature=1.4, top_k=12, seed=4),
+    dataclasses.replace(GREEDY, temperature=1.2, top_p=0.8, seed=5),
+    dataclasses.replace(GREEDY, temperature=0.8, top_k=20, top_p=0.9, seed=6),
+)
+
+
+def name(row):
+  return row.kind + ('_scanned' if row.scan_layers else '')
+
+
+systems_of_the_table = pytest.mark.parametrize('row', TABLE, ids=name)
+
+
+def taus(completions):
+  return sum(c.emitted for c in completions) / sum(
+      c.cycles for c in completions
+  )
+
+
+def test_the_reference_is_worth_comparing_with():
+  """Plain texts are varied, and each setting has its own."""
+  outputs = [systems.plain(settings) for settings in SETTINGS]
+  for output in outputs:
+    assert len({tuple(tokens) for tokens in output}) == len(output)
+    assert np.mean([len(set(tokens)) for tokens in output]) > 5
+  assert len({str(output) for output in outputs}) == len(SETTINGS)
+
+
+@systems_of_the_table
+def test_output_is_that_of_plain_decoding(row):
+  for settings in SETTINGS:
+    got = systems.run(row, settings)
+    wanted = systems.run(row.reference(), settings)
+    assert systems.tokens(got) == systems.tokens(wanted), settings
+    assert all(len(tokens) == systems.NEW for tokens in systems.tokens(got))
+
+
+@systems_of_the_table
+def test_one_row_is_decoded_as_in_an_uneven_batch(row):
+  if row.scan_layers:
+    pytest.skip('the loop is that of the unrolled layers')
+  for settings in (GREEDY, SETTINGS[-1]):
+    batch = systems.run(row, settings)
+    alone = systems.run(row, settings, batch=1)
+    assert systems.tokens(alone) == systems.tokens(batch)
+    for first, second in zip(alone, batch):
+      assert (first.cycles, first.emitted) == (second.cycles, second.emitted)
+      np.testing.assert_array_equal(first.accepted, second.accepted)
+
+
+@pytest.mark.parametrize('kind', ['scripted', 'tree', 'garbage'])
+@pytest.mark.parametrize('settings', [GREEDY, SAMPLED], ids=['T0', 'T1'])
+def test_a_lossy_rule_is_noticed(kind, settings):
+  """Negative control of the comparisons above."""
+  row = Row(kind, rule=systems.AcceptFirst())
+  got = systems.tokens(systems.run(row, settings))
+  assert got != systems.plain(settings)
+
+
+def test_a_path_that_is_not_gathered_is_noticed():
+  """Negative control: the keys of another branch stay in the cache."""
+  row = Row('tree_without_gather')
+  assert systems.tokens(systems.run(row, SAMPLED)) != systems.plain(SAMPLED)
+
+
+def test_trees_are_exercised():
+  """Deep and partial paths are accepted, also off the first branch."""
+  accepted = sum(c.accepted for c in systems.run(Row('tree'), SAMPLED))
+  assert (accepted > 0).all()
+
+
+def test_an_adversary_changes_only_the_speed():
+  right, wrong = (np.full((1, systems.GAMMA + 1), error) for error in (0, 1))
+  for settings in (GREEDY, SAMPLED):
+    best = systems.run(Row('scripted'), settings, error=right)
+    worst = systems.run(Row('scripted'), settings, error=wrong)
+    assert systems.tokens(best) == systems.tokens(worst)
+    assert all(c.cycles == c.emitted for c in worst)
+    for c in worst:
+      np.testing.assert_array_equal(c.accepted[1:], 0)
+    cycles = -(-(systems.NEW - 1) // (systems.GAMMA + 1))
+    assert all(c.cycles == cycles for c in best)
+
+
+def test_shared_noise_is_accepted_more_often():
+  shared = systems.run(Row('shared_noise'), SAMPLED)
+  own = systems.run(Row('sample'), SAMPLED)
+  assert taus(shared) > taus(own) + 0.1
+
+
+@systems_of_the_table
+def test_nothing_recompiles(row, compilations):
+  systems.run(row, SETTINGS[-1], systems.REQUESTS[:4])
+  systems.plain(SAMPLED)
+  others = [
+      generate.Request(n, [n] * (1 + 3 * n)) for n in range(5)
+  ]
+  calls = (
+      (GREEDY, others),
+      (SAMPLED, others[::-1]),
+      (dataclasses.replace(SAMPLED, max_new_tokens=3, seed=9), others[:3]),
+      (dataclasses.replace(GREEDY, end_ids=(7,)), systems.REQUESTS),
+      (SETTINGS[2], systems.REQUESTS[:1]),
+  )
+  for settings, requests in calls:
+    parameters = row.drafter_params(settings)
+    before = compilations()
+    generate.generate(
+        row.engine(),
+        systems.verifier(row.scan_layers)[1],
+        parameters,
+        requests,
+        settings,
+        4,
+        (systems.BUCKET,),
+    )
+    assert compilations() == before, settings
+
+
+def test_a_recompilation_is_noticed(compilations):
+  """Negative control: another batch size is another program."""
+  before = compilations()
+  systems.run(Row('ar'), GREEDY, systems.REQUESTS[:2], batch=2)
+  assert compilations() > before
+
+
+@pytest.mark.parametrize('kind', ['ar', 'shared_noise', 'tree'])
+def test_noise_is_keyed_by_the_request_not_by_its_row(kind):
+  row = Row(kind)
+  wanted = dict(zip(range(6), systems.plain(SAMPLED)))
+  for order in ([5, 2, 0, 1], [2, 4], [3], [1, 5, 4, 3, 2, 0]):
+    got = systems.run(row, SAMPLED, [systems.REQUESTS[i] for i in order])
+    assert [c.number for c in got] == order
+    assert systems.tokens(got) == [wanted[i] for i in order]
+  # Negative controls: another number, another seed.
+  prompt = systems.REQUESTS[3].prompt
+  other = systems.run(row, SAMPLED, [generate.Request(77, prompt)])
+  assert systems.tokens(other) != [wanted[3]]
+  seed = dataclasses.replace(SAMPLED, seed=99)
+  other = systems.run(row, seed, [systems.REQUESTS[3]])
+  assert systems.tokens(other) != [wanted[3]]
+
+
+def test_greedy_decoding_draws_no_noise():
+  prompt = systems.REQUESTS[3].prompt
+  requests = [generate.Request(77, prompt), systems.REQUESTS[3]]
+  settings = dataclasses.replace(GREEDY, seed=99, top_k=5, top_p=0.5)
+  got = systems.tokens(systems.run(Row('ar'), settings, requests))
+  assert got == [systems.plain(GREEDY)[3]] * 2
+
+
+def test_scanned_layers_are_the_unrolled_ones():
+  for settings in (GREEDY, SAMPLED):
+    got = systems.run(Row('ar', scan_layers=True), settings)
+    assert systems.tokens(got) == systems.plain(settings)
+
+
+def test_a_state_is_donated():
+  row = Row('ar')
+  state = generate.start(
+      row.engine(),
+      systems.verifier()[1],
+      (),
+      systems.REQUESTS[:4],
+      GREEDY,
+      4,
+      (systems.BUCKET,),
+  )
+  cache = jax.tree.leaves(state.cache)
+  row.engine().decode(systems.verifier()[1], (), state, np.int32(1))
+  assert all(array.is_deleted() for array in cache)
