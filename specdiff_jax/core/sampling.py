@@ -62,9 +62,9 @@ def _filter(logits, sampling):
   top_p = sampling.top_p[:, None, None]
   keep &= (before < top_p) | (top_p >= 1)
   rank = jnp.argsort(order, axis=-1)
-  return jnp.where(
-      jnp.take_along_axis(keep, rank, axis=-1), logits, -jnp.inf
-  )
+  keep = jnp.take_along_axis(keep, rank, axis=-1)
+  greedy = (sampling.temperature <= 0)[:, None, None]
+  return jnp.where(keep | greedy, logits, -jnp.inf)
 
 
 def choose(

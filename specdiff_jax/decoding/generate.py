@@ -115,7 +115,8 @@ def start(
     tokens[row, : len(request.prompt)] = request.prompt
     length[row] = len(request.prompt)
     numbers[row] = request.number
-  end_ids = np.full(max(len(settings.end_ids), 1), -1, np.int32)
+  room = -(-max(len(settings.end_ids), 1) // 8) * 8  # few sizes, few programs
+  end_ids = np.full(room, -1, np.int32)
   end_ids[: len(settings.end_ids)] = settings.end_ids
 
   def full(value, dtype):

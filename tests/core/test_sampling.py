@@ -8,6 +8,10 @@ import pytest
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 
+law = jax.jit(sampling_lib.law)
+choose = jax.jit(sampling_lib.choose)
+gumbel = jax.jit(sampling_lib.gumbel, static_argnums=2)
+
 
 def sampling(*rows):
   """Returns Sampling of rows (temperature, top_k, top_p)."""
@@ -26,17 +30,17 @@ def reference(logits, temperature, top_k, top_p):
   kept = order[: top_k or len(order)]
   weights = np.exp(scaled[kept] - scaled[kept].max())
   weights /= weights.sum()
-  law, mass = np.zeros(len(scaled)), 0.0
+  result, mass = np.zeros(len(scaled)), 0.0
   for token, weight in zip(kept, weights):
     if mass >= top_p:
       break
-    law[token] = weight  # the token that crosses top_p is still kept
+    result[token] = weight  # the token that crosses top_p is still kept
     mass += weight
-  return law / law.sum()
+  return result / result.sum()
 
 
 def support(logits, *setting):
-  got = sampling_lib.law(jnp.asarray(logits)[None, None], sampling(setting))
+  got = law(logits[None, None], sampling(setting))
   return np.flatnonzero(np.isfinite(np.asarray(got)[0, 0])).tolist()
 
 
@@ -55,7 +59,7 @@ SETTINGS = (
 def test_law_is_that_of_numpy_row_by_row():
   logits = np.random.default_rng(0).normal(size=(8, 5, 11)).astype(np.float32)
   logits *= 2
-  got = jax.nn.softmax(sampling_lib.law(logits, sampling(*SETTINGS)), -1)
+  got = jax.nn.softmax(law(logits, sampling(*SETTINGS)), -1)
   for row, setting in enumerate(SETTINGS):
     for i in range(5):
       wanted = reference(logits[row, i], *setting)
@@ -65,9 +69,9 @@ def test_law_is_that_of_numpy_row_by_row():
 
 def test_a_row_does_not_depend_on_its_neighbours():
   logits = np.random.default_rng(1).normal(size=(8, 2, 11)).astype(np.float32)
-  together = sampling_lib.law(logits, sampling(*SETTINGS))
+  together = law(logits, sampling(*SETTINGS))
   for row, setting in enumerate(SETTINGS):
-    alone = sampling_lib.law(logits[row : row + 1], sampling(setting))
+    alone = law(logits[row : row + 1], sampling(setting))
     np.testing.assert_array_equal(together[row], alone[0])
 
 
@@ -93,7 +97,7 @@ def test_ties_break_to_the_lowest_id():
   assert support(logits, 1.0, 0, 0.6) == [0, 1, 2]
   logits = np.array([0, 1, 2, 2, 2], np.float32)
   assert support(logits, 1.0, 2, 1.0) == [2, 3]
-  greedy = sampling_lib.choose(
+  greedy = choose(
       jnp.asarray(logits)[None, None],
       jnp.zeros((1, 1), jnp.int32),
       sampling((0.0, 0, 1.0)),
@@ -102,14 +106,14 @@ def test_ties_break_to_the_lowest_id():
   assert greedy.tolist() == [[2]]
 
 
-@pytest.mark.parametrize('neighbour', SETTINGS + ((0.0, 0, 1.0),))
+@pytest.mark.parametrize('neighbour', SETTINGS[1::3] + ((0.0, 0, 1.0),))
 def test_temperature_zero_is_left_alone(neighbour):
   logits = np.random.default_rng(2).normal(size=(2, 50, 9)).astype(np.float32)
   both = sampling((0.0, 0, 1.0), neighbour)
-  np.testing.assert_array_equal(sampling_lib.law(logits, both)[0], logits[0])
+  np.testing.assert_array_equal(law(logits, both)[0], logits[0])
   noise = sampling_lib.request_noise(3, jnp.arange(2))
   positions = jnp.broadcast_to(jnp.arange(50), (2, 50))
-  token = sampling_lib.choose(logits, positions, both, noise)
+  token = choose(logits, positions, both, noise)
   np.testing.assert_array_equal(token[0], logits[0].argmax(-1))
 
 
@@ -117,7 +121,7 @@ def test_temperature_zero_ignores_filters():
   logits = np.random.default_rng(4).normal(size=(2, 50, 9)).astype(np.float32)
   noise = sampling_lib.request_noise(3, jnp.arange(2))
   positions = jnp.broadcast_to(jnp.arange(50), (2, 50))
-  token = sampling_lib.choose(
+  token = choose(
       logits, positions, sampling((0.0, 3, 0.5), (1.0, 3, 0.5)), noise
   )
   np.testing.assert_array_equal(token[0], logits[0].argmax(-1))
@@ -126,12 +130,12 @@ def test_temperature_zero_ignores_filters():
 
 def test_noise_is_that_of_request_and_position_not_of_the_row():
   positions = jnp.array([[3, 4, 5], [4, 9, 4], [5, 3, 3]])
-  g = sampling_lib.gumbel(
+  g = gumbel(
       sampling_lib.request_noise(7, jnp.array([2, 5, 2])), positions, 13
   )
   for row, i, other, j in ((0, 0, 2, 1), (0, 2, 2, 0), (1, 0, 1, 2)):
     np.testing.assert_array_equal(g[row, i], g[other, j])
-  alone = sampling_lib.gumbel(
+  alone = gumbel(
       sampling_lib.request_noise(7, jnp.array([5])), jnp.array([[9]]), 13
   )
   np.testing.assert_array_equal(g[1, 1], alone[0, 0])
@@ -141,7 +145,7 @@ def test_noise_differs_by_position_request_and_seed():
   def draw(seed, request, position):
     noise = sampling_lib.request_noise(seed, jnp.array([request]))
     return tuple(
-        np.asarray(sampling_lib.gumbel(noise, jnp.array([[position]]), 4))[0, 0]
+        np.asarray(gumbel(noise, jnp.array([[position]]), 4))[0, 0]
     )
 
   seen = {

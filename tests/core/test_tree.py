@@ -8,6 +8,10 @@ import pytest
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 
+ancestors = jax.jit(tree_lib.ancestors)
+cache_mask = jax.jit(tree_lib.cache_mask, static_argnums=2)
+matched_path = jax.jit(tree_lib.matched_path, static_argnums=2)
+
 
 def random_tree(rng, rows, slots, vocab):
   """Returns trees whose parents, tokens and holes are all random."""
@@ -48,7 +52,7 @@ def brute_walk(tree, row, token):
 @pytest.mark.parametrize('slots', [1, 2, 3, 5, 9, 17])
 def test_ancestors_are_those_of_brute_force(slots):
   tree = random_tree(np.random.default_rng(slots), 40, slots, 3)
-  got = np.asarray(tree_lib.ancestors(jnp.asarray(tree.parent)))
+  got = np.asarray(ancestors(tree.parent))
   for row in range(40):
     for i in range(slots):
       wanted = np.isin(np.arange(slots), line_of(tree.parent[row], i))
@@ -58,7 +62,7 @@ def test_ancestors_are_those_of_brute_force(slots):
 @pytest.mark.parametrize('slots', [2, 8, 16, 17, 33])
 def test_ancestors_of_the_longest_chain(slots):
   tree = tree_lib.chain(jnp.zeros((1, slots), int), jnp.ones((1, slots), bool))
-  got = np.asarray(tree_lib.ancestors(tree.parent))[0]
+  got = np.asarray(ancestors(tree.parent))[0]
   np.testing.assert_array_equal(got, np.tril(np.ones((slots, slots), bool)))
 
 
@@ -77,7 +81,7 @@ def test_cache_mask_is_that_of_brute_force():
   rows, slots, size = 12, 6, 20
   tree = random_tree(np.random.default_rng(0), rows, slots, 3)
   length = np.arange(1, rows + 1).astype(np.int32)
-  got = tree_lib.cache_mask(jax.tree.map(jnp.asarray, tree), length, size)
+  got = cache_mask(tree, length, size)
   for row in range(rows):
     start = length[row] - 1
     for i in range(slots):
@@ -94,15 +98,11 @@ def test_matched_path_is_that_of_brute_force(slots, vocab):
   rows, rng = 200, np.random.default_rng(slots * 10 + vocab)
   tree = random_tree(rng, rows, slots, vocab)
   token = rng.integers(0, vocab, (rows, slots)).astype(np.int32)
-  got = tree_lib.matched_path(
-      jax.tree.map(jnp.asarray, tree), jnp.asarray(token), slots - 1
-  )
+  got = jax.device_get(matched_path(tree, token, slots - 1))
   for row in range(rows):
     path, bonus = brute_walk(tree, row, token)
     assert int(got.count[row]) == len(path) - 1
-    # Lines of equal depth may differ where siblings repeat a token; what they
-    # emit may not.
-    slot = np.asarray(got.path[row])
+    slot = got.path[row]
     assert not slot[len(path) :].any()
     np.testing.assert_array_equal(slot[: len(path)], path)
     assert int(got.bonus[row]) == bonus
@@ -118,7 +118,7 @@ def test_matched_path_follows_every_sibling_that_repeats_a_token():
       depth=jnp.array([[0, 1, 1, 2, 2]]),
       valid=jnp.ones((1, 5), bool),
   )
-  got = tree_lib.matched_path(tree, jnp.array([[a, c, c, 0, end]]), 2)
+  got = matched_path(tree, jnp.array([[a, c, c, 0, end]]), 2)
   np.testing.assert_array_equal(got.path, [[0, 2, 4]])
   assert int(got.count[0]) == 2 and int(got.bonus[0]) == end
 
@@ -132,11 +132,11 @@ def test_golden_tree():
       valid=jnp.ones((4, 4), bool).at[3, 1].set(False),
   )
   np.testing.assert_array_equal(
-      tree_lib.ancestors(tree.parent)[0],
+      ancestors(tree.parent)[0],
       np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]], bool),
   )
   np.testing.assert_array_equal(
-      tree_lib.cache_mask(tree, jnp.array([3, 1, 1, 1]), 8)[0],
+      cache_mask(tree, jnp.array([3, 1, 1, 1]), 8)[0],
       np.array(
           [
               [1, 1, 1, 0, 0, 0, 0, 0],
@@ -153,7 +153,7 @@ def test_golden_tree():
       [30, 12, 20, 21],  # nothing; 12 after 11 was never asked for
       [11, 12, 20, 21],  # slot 1 is not valid, so its child is not reached
   ])
-  got = tree_lib.matched_path(tree, verifier, 2)
+  got = matched_path(tree, verifier, 2)
   np.testing.assert_array_equal(
       got.path, [[0, 1, 2], [0, 3, 0], [0, 0, 0], [0, 0, 0]]
   )

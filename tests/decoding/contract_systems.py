@@ -26,12 +26,12 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
 
-VOCAB, GAMMA, BUCKET, NEW = 61, 4, 16, 24
-MAX_LENGTH = BUCKET + NEW
+VOCAB, GAMMA, BUCKET, NEW = 61, 6, 16, 24
 
-# Three branches of the root, of lengths 2, 4 and 2. Their slots are
-# interleaved, so that an accepted path has to be gathered.
-BRANCHES = (0, 0, 0, 0, 1, 2, 3, 5, 7)
+# All trees have as many slots, so that all verify in the same shapes. This one
+# has three branches of 1, 3 and 2 slots, interleaved, so that an accepted path
+# has to be gathered.
+BRANCHES = (0, 0, 0, 0, 2, 3, 4)
 CHAIN = tuple(max(i - 1, 0) for i in range(GAMMA + 1))
 
 
@@ -49,19 +49,31 @@ def config(scan_layers: bool = False) -> config_lib.TransformerConfig:
   )
 
 
+def random(shapes, seed: int, scale: float):
+  """Returns params: norms near 1, other weights of this scale."""
+  rng = np.random.default_rng(seed)
+
+  def one(path, leaf):
+    value = rng.standard_normal(leaf.shape).astype(np.float32)
+    return 1 + 0.1 * value if 'norm' in str(path[-1]) else scale * value
+
+  return jax.tree_util.tree_map_with_path(one, shapes)
+
+
 @functools.cache
 def verifier(scan_layers: bool = False):
   """Returns (network, params); the params are of the same numbers."""
-  c = config()
-  one = jnp.ones((1, 1), jnp.int32)
-  params = transformer.Transformer(c).init(
-      jax.random.key(1), one, one, jnp.ones((1, 1, 1), bool)
+  c, one = config(), np.ones((1, 1), np.int32)
+  shapes = jax.eval_shape(
+      lambda: transformer.Transformer(c).init(
+          jax.random.key(0), one, one, one[None] > 0
+      )
   )['params']
-  # Larger weights, so that the text depends on more than its last token.
-  params = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, params)
+  # Large weights, so that the text depends on more than its last token.
+  params = random(shapes, 1, 0.16)
   if scan_layers:
     layers = [params.pop(f'layer_{i}') for i in range(c.layers)]
-    params['layers'] = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+    params['layers'] = jax.tree.map(lambda *x: np.stack(x), *layers)
   return transformer.Transformer(config(scan_layers)), params
 
 
@@ -111,7 +123,7 @@ class Scripted:
     last = jnp.take_along_axis(context.tokens, length - 1, axis=1)
     shape = token.shape
     tree = types.DraftTree(
-        token=token.at[:, 0].set(last[:, 0]),
+        token=token.at[:, :1].set(last),
         parent=jnp.broadcast_to(jnp.array(self.parents), shape),
         depth=jnp.broadcast_to(depth, shape),
         valid=jnp.ones(shape, bool),
@@ -125,8 +137,6 @@ class Scripted:
 @dataclasses.dataclass(frozen=True)
 class Garbage:
   """Drafts any ids, with holes, and keeps a state full of NaN."""
-
-  constant: bool = False
 
   proposal: ClassVar[str] = 'unknown'
   chain: ClassVar[bool] = True
@@ -142,7 +152,6 @@ class Garbage:
     last = context.tokens[rows, context.length - 1][:, None]
     slot = jnp.arange(self.max_slots)
     token = (last * 7 + context.length[:, None] * 5 + slot * 13) % VOCAB
-    token = VOCAB - 1 + 0 * token if self.constant else token
     token = token.at[:, 0].set(last[:, 0])
     return tree_lib.chain(token, token % 4 > 0), state
 
@@ -176,19 +185,20 @@ def diffusion_params(scan_layers: bool = False):
       ngram=2,
       verifier=config(scan_layers),
   )
-  ids = jnp.asarray(np.random.default_rng(0).permutation(VOCAB)[: c.vocab])
+  ids = np.random.default_rng(0).permutation(VOCAB)[: c.vocab]
   head = verifier()[1]['head']
-  network = drafter_network.initial(c, jax.random.key(2))
+  network = random(drafter_network.shapes(c), 2, 0.1)
   return c, diffusion.DrafterParams(network, ids, head[ids])
 
 
 @functools.cache
-def script_error(slots: int, wrong: float = 0.3):
-  """Returns errors: 0 is right, so equal siblings are often both right."""
+def script_error():
+  """Returns errors [7, M]; most are 0, so siblings often repeat a token."""
   rng = np.random.default_rng(5)
-  return jnp.asarray(
-      np.where(rng.random((7, slots)) < wrong, rng.integers(1, 3, (7, slots)), 0)
-  )
+  shape = (7, GAMMA + 1)
+  error = np.where(rng.random(shape) < 0.3, rng.integers(1, 3, shape), 0)
+  error[1] = 1  # a cycle that accepts nothing
+  return error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,35 +212,26 @@ class Row:
   def drafter(self):
     if self.kind in ('argmax', 'sample', 'shared_noise'):
       c, _ = diffusion_params(self.scan_layers)
-      return diffusion.MaskedDiffusion(c, GAMMA, MAX_LENGTH, self.kind)
+      return diffusion.MaskedDiffusion(c, GAMMA, self.kind)
     return {
         'ar': none.NoDraft(GAMMA + 1),
-        'ar_as_tree': none.NoDraft(len(BRANCHES)),
         'lookup': lookup.PromptLookup(GAMMA),
         'scripted': Scripted(),
         'tree': Scripted(BRANCHES, chain=False),
         'tree_without_gather': Scripted(BRANCHES, chain=True),
         'garbage': Garbage(),
-        'constant': Garbage(constant=True),
     }[self.kind]
 
   def engine(self) -> engine_lib.Engine:
     network, _ = verifier(self.scan_layers)
-    return engine_lib.Engine(network, self.drafter(), self.rule, MAX_LENGTH)
+    return engine_lib.Engine(network, self.drafter(), self.rule, NEW)
 
   def drafter_params(self, settings, error=None):
     if self.kind in ('argmax', 'sample', 'shared_noise'):
       return diffusion_params(self.scan_layers)[1]
     if not isinstance(self.drafter(), Scripted):
       return ()
-    if error is None:
-      error = script_error(self.drafter().max_slots)
-    return Script(script(settings), error)
-
-  def reference(self):
-    """The plain system whose verification has the same shapes."""
-    tree = isinstance(self.drafter(), Scripted) and self.kind != 'scripted'
-    return Row('ar_as_tree' if tree else 'ar', self.scan_layers)
+    return Script(script(settings), script_error() if error is None else error)
 
 
 REQUESTS = tuple(
@@ -245,14 +246,12 @@ REQUESTS = tuple(
 
 def script(settings: generate.Settings):
   """Returns the texts [V, T] that plain decoding gives, by first token."""
-  settings = dataclasses.replace(
-      settings, max_new_tokens=NEW, end_ids=(), seed=settings.seed
-  )
-  text = np.zeros((VOCAB, MAX_LENGTH), np.int32)
+  settings = dataclasses.replace(settings, max_new_tokens=NEW, end_ids=())
+  text = np.zeros((VOCAB, BUCKET + NEW), np.int32)
   for request, completion in zip(REQUESTS, plain(settings)):
     whole = list(request.prompt) + list(completion)
     text[request.prompt[0], : len(whole)] = whole
-  return jnp.asarray(text)
+  return text
 
 
 @functools.cache
