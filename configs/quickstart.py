@@ -40,7 +40,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.seed = 0
   config.max_new_tokens = 16 if smoke else 96
   config.prompt_buckets = (128, 256, 512)
-  config.gamma = 7
+  config.gamma = 4  # of the 7 it was trained for: fastest on this CPU
   config.chat = True
   # What `bench` compares.
   config.prompts = str(_HERE / 'prompts' / 'quickstart.jsonl')

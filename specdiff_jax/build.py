@@ -45,13 +45,15 @@ def check(config: Config) -> None:
   one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
   settings(config, ())
   for name in ('batch', 'gamma', 'ngram', 'cycles_per_call', 'rounds'):
-    _least(name, config[name], 1)
+    least(name, config[name], 1)
   for name in ('limit', 'seed'):
-    _least(name, config[name], 0)
+    least(name, config[name], 0)
+  for dtype, slots in config.ar_slots.items():
+    least(f'ar_slots.{dtype}', slots, 1)
   if not config.prompt_buckets:
     raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
   for bucket in config.prompt_buckets:
-    _least('prompt_buckets', bucket, 1)
+    least('prompt_buckets', bucket, 1)
 
 
 def settings(config: Config, end_ids: Sequence[int]) -> generate.Settings:
@@ -370,8 +372,9 @@ def one_of(field: str, name: str, known) -> None:
     )
 
 
-def _least(field: str, value: float, least: float) -> None:
-  if value < least:
+def least(field: str, value: float, bound: float) -> None:
+  """Raises InputError unless `value` is at least `bound`."""
+  if not value >= bound:  # NaN fails too
     raise errors.InputError(
-        f'config.{field} is {value}, but it has to be at least {least}.'
+        f'config.{field} is {value}, but it has to be at least {bound}.'
     )

@@ -4,7 +4,10 @@ A loss is a line in `LOSSES`, from its name to a function of the config.
 """
 
 from collections.abc import Callable, Mapping
+import json
 import os
+
+import ml_collections
 
 from specdiff_jax import build
 from specdiff_jax.core import errors
@@ -52,10 +55,33 @@ LOSSES: Mapping[str, Callable[[Config], objective.Loss]] = {
 }
 
 
+# What a run cannot change when it goes on; `steps` may grow or shrink, and the
+# schedules of learning rate and loss follow it.
+DECIDING = (
+    'loss', 'gamma', 'batch', 'learning_rate', 'warmup', 'weight_decay',
+    'ce_fraction', 'decay', 'beta_end', 'tokens', 'windows', 'network',
+    'eval_fraction', 'seed',
+)  # fmt: skip
+
+
 def check(config: Config) -> None:
   """Raises InputError on values that no run could work with."""
   build.check(config)
   build.one_of('loss', config.loss, LOSSES)
+  for name in ('steps', 'tokens', 'windows', 'eval_limit'):
+    build.least(name, config[name], 1)
+  for name, bound in (('layers', 1), ('trunk', 1), ('vocab', 1), ('ngram', 0)):
+    build.least(f'network.{name}', config.network[name], bound)
+  for name in ('decay', 'learning_rate'):
+    if not config[name] > 0:
+      raise errors.InputError(
+          f'config.{name} is {config[name]}, but it has to be positive.'
+      )
+  if not 0 < config.eval_fraction < 1:
+    raise errors.InputError(
+        f'config.eval_fraction is {config.eval_fraction}, but it has to lie '
+        'between 0 and 1: some prompts to train on, some to evaluate on.'
+    )
 
 
 def start(config: Config) -> None:
@@ -105,7 +131,18 @@ def run(
       mesh=mesh_lib.make_mesh(tuple(config.mesh)),
       feature_cache=config.feature_cache,
       workdir=workdir,
+      facts={name: _plain(config[name]) for name in DECIDING} | {
+          'verifier': checkpoint.fingerprint,
+          'trajectories': len(train),
+      },
   )
+
+
+def _plain(value):
+  """Returns a value of a config as JSON would give it back."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  return json.loads(json.dumps(value))
 
 
 def _trajectories(

@@ -31,7 +31,7 @@ ONLY = {
     'tensorflow_datasets': ('data/',),
     'array_record': ('data/',),
     'absl': ('programs/',),
-    'ml_collections': ('build.py', 'programs/'),
+    'ml_collections': ('build.py', 'build_training.py', 'programs/'),
     'rich': ('programs/', 'bench/report.py'),
     'matplotlib': ('bench/plots.py',),
     'gguf': ('models/',),

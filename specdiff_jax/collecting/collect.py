@@ -78,8 +78,8 @@ def _check_lengths(requests: Sequence[Request], limit: int | None) -> None:
     if limit is not None and len(ids) > limit:
       raise errors.InputError(
           f'The prompt {prompt.id!r} has {len(ids)} tokens, and the buffers '
-          f'hold {limit}. Make the buffers larger (max_prompt), or remove it '
-          'from the prompt file.'
+          f'hold {limit}. Raise config.prompt_buckets, or remove it from the '
+          'prompt file.'
       )
 
 

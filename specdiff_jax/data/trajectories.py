@@ -131,9 +131,6 @@ class Source:
         seed=int(record['seed']),
     )
 
-  def __repr__(self) -> str:  # grain puts it into an iterator's state
-    return f'Source({len(self)} trajectories)'
-
 
 def build_dataset(workdir: str) -> str:
   """Makes the TFDS dataset of the journal's records; returns its folder.

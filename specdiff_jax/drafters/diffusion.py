@@ -35,7 +35,7 @@ class DiffusionState:
 class MaskedDiffusion:
   """Fills a window in one pass and drafts one chain from its marginals.
 
-  `draft` says how: 'argmax'; 'sample' with noise of its own; 'shared_noise',
+  `draft_mode` says how: 'argmax'; 'sample' with noise of its own; 'shared_noise',
   argmax(log q_t + g_t) with the very noise g_t that the verifier will use at
   position t, which raises acceptance at temperature > 0. All three are
   lossless under SampleAndMatch, and the same at temperature 0.

@@ -60,21 +60,21 @@ def load(
         '`specdiff distill` wrote.'
     )
   size = verifier.config.vocab_size
-  if metadata['vocab_size'] != str(size):
+  if metadata.get('vocab_size') != str(size):
     raise errors.InputError(
         f'{path}: this drafter is for a vocabulary of '
-        f'{metadata["vocab_size"]} tokens, but the verifier '
+        f'{metadata.get("vocab_size")} tokens, but the verifier '
         f'{verifier.source} has {size}. Use the drafter of this verifier, or '
         'train one with `specdiff distill`.'
     )
-  if metadata['verifier'] != verifier.fingerprint:
+  if metadata.get('verifier') != verifier.fingerprint:
     raise errors.InputError(
         f'{path}: this drafter was trained for the verifier with the '
-        f'fingerprint {metadata["verifier"]}, but {verifier.source} has '
+        f'fingerprint {metadata.get("verifier")}, but {verifier.source} has '
         f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
         'one with `specdiff distill`.'
     )
-  config = _config(path, metadata['config'])
+  config = _config(path, metadata.get('config', ''))
   _check_shapes(path, config, tensors)
   _check_vocab(path, tensors['vocab'], size)
   return config, tensors['network'], tensors['vocab']

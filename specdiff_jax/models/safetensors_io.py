@@ -29,6 +29,7 @@ def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix='.save-', dir=folder) as temporary:
       draft = os.path.join(temporary, 'tensors')
       safetensors_numpy.save_file(flat, draft, metadata=metadata)
+      os.chmod(draft, 0o644)  # the library makes it private
       _sync(draft)
       os.replace(draft, path)
     _sync(folder)

@@ -17,8 +17,6 @@ from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import safetensors_io
 from specdiff_jax.models import tokenizer as tokenizer_lib
 
-shapes = params_lib.shapes
-gather = params_lib.gather
 fingerprint = params_lib.fingerprint
 save_safetensors = safetensors_io.save
 load_safetensors = safetensors_io.load

@@ -128,13 +128,12 @@ def _body(call: command.Call) -> int:
     theirs = metrics.speed(measured['transformers'])
     ours = metrics.speed(measured['ar'])
     beside = {'rival': 'transformers', 'rival_tokens_per_s': round(theirs, 3)}
-    beside |= {'ar_over_rival': round(ours / theirs, 4)}
+    ratio = ours / theirs if theirs else float('nan')
+    beside |= {'ar_over_rival': round(ratio, 4) if theirs else None}
     console.say(
         f"transformers' generate, {plan.dtype}: {theirs:.1f} tokens/s; ar is "
-        f'{ours / theirs:.2f} times as fast.'
+        f'{ratio:.2f} times as fast.'
     )
-  if options.plot:
-    plots.save(options.plot, rows, f'{checkpoint.source}, {plan.dtype}')
   console.result(
       report.json_line(
           rows,
@@ -145,7 +144,7 @@ def _body(call: command.Call) -> int:
           dtype=plan.dtype,
           temperature=plan.temperature,
           extra={
-              **plan.facts,
+              'settings': dict(plan.facts),
               **beside,
               'rounds': plan.rounds,
               'fastest_ar_dtype': fastest_dtype,
@@ -157,6 +156,8 @@ def _body(call: command.Call) -> int:
           },
       )
   )
+  if options.plot:  # last: what was measured is out whatever the disk says
+    plots.save(options.plot, rows, f'{checkpoint.source}, {plan.dtype}')
   return 0 if all(row.exact for row in rows) else 1
 
 

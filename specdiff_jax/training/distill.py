@@ -4,8 +4,9 @@ Beside the run itself: the draft vocabulary, and acceptance on held-out
 trajectories.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import json
 import os
 from typing import Any
 
@@ -13,9 +14,11 @@ import jax
 import numpy as np
 import optax
 
+from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.models import drafter_file
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import files
 from specdiff_jax.models import transformer
 from specdiff_jax.models import weights
 from specdiff_jax.parallel import hosts
@@ -47,6 +50,7 @@ class Run:
   mesh: jax.sharding.Mesh
   feature_cache: int  # trajectories whose features the host keeps
   workdir: str
+  facts: Mapping[str, Any]  # what must not change when the run goes on
 
   def vocab(self) -> np.ndarray:
     """Returns the draft vocabulary."""
@@ -55,6 +59,7 @@ class Run:
 
   def train(self, progress: loop.Progress) -> loop.Result:
     """Trains, from the newest checkpoint in the work directory if any."""
+    _check_same_run(os.path.join(self.workdir, 'run.json'), self.facts)
     state, shardings = step_lib.init_state(
         lambda key, params: drafter_network.initial_from_verifier(
             self.network, key, params
@@ -121,6 +126,30 @@ class Run:
         self.verifier,
         facts,
     )
+
+
+def _check_same_run(path: str, facts: Mapping[str, Any]) -> None:
+  """Writes what decides a run; raises InputError if it was another run's."""
+  if os.path.exists(path):
+    before = files.read_json(path)
+    for name in facts:
+      if before.get(name) != facts[name]:
+        raise errors.InputError(
+            f'{path}: this work directory belongs to a run with {name}='
+            f'{before.get(name)!r}, but now it is {facts[name]!r}. Go on with '
+            'the same setting, or give another --workdir.'
+        )
+  elif hosts.is_first():
+    try:
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      with open(path + '.new', 'w', encoding='utf-8') as file:
+        json.dump(dict(facts), file, indent=2)
+      os.replace(path + '.new', path)
+    except OSError as error:
+      raise errors.InputError(
+          f'{path}: cannot be written ({error}); make room, or give another '
+          '--workdir.'
+      ) from error
 
 
 def frequent_tokens(
@@ -226,6 +255,8 @@ def _share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _figures(found: Sequence[Sequence[tuple]]) -> dict[str, Any]:
   """Sums up (match, valid) of each trajectory's anchors, in order."""
+  if not found:
+    return {}
   whole = [tuple(map(np.concatenate, zip(*parts))) for parts in found]
   accepted = [evaluate_lib.accepted_counts(m, v) for m, v in whole]
   match, valid = map(np.concatenate, zip(*whole))

@@ -65,7 +65,6 @@ def make_matches(config: drafter_network.DrafterConfig):
   `match` says where the drafter's argmax is the trajectory's token.
   """
 
-  @jax.jit
   def matches(params, frozen, batch):
     targets, valid = windows.targets(batch, config.gamma)
     best = jnp.argmax(logits(config, params, frozen, batch), axis=-1)
@@ -99,7 +98,7 @@ class Features:
       host = np.asarray(features)
       for row, record in enumerate(records):
         if len(self.kept) < self.limit:
-          self.kept[int(record)] = host[row, : length[row]]
+          self.kept[int(record)] = host[row, : length[row]].copy()
       return {**batch, 'features': features}
     features = np.zeros(
         (len(records), tokens) + self.kept[int(records[0])].shape[1:],

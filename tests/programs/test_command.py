@@ -147,8 +147,9 @@ def test_broken_recipes(specdiff, tmp_path, text, words):
         (['--config.max_new_tokens=0'], ['max_new_tokens', '0']),
         (['--systems=ar,fast'], ['systems', 'fast', 'lookup']),
         (['--config.system=fast'], ['system', 'fast', 'lookup']),
-        (['--config.loss=hinge'], ['loss', 'hinge', 'streak']),
-        (['--config.mesh=(1, 2, 3)'], None),  # only distill reads it
+        (['--config.loss=hinge'], None),  # only distill reads these
+        (['--config.mesh=(1, 2, 3)'], None),
+        (['--config.ar_slots.float32=0'], ['ar_slots', '0']),
     ],
 )
 def test_bad_command_lines(specdiff, tiny, argv, words):
@@ -156,6 +157,24 @@ def test_bad_command_lines(specdiff, tiny, argv, words):
     bench.COMMAND.parse([tiny, *argv])
   else:
     bad(specdiff('bench', tiny, *argv), words)
+
+
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('loss', 'hinge'),
+        ('eval_limit', '0'),
+        ('eval_fraction', '1.5'),
+        ('decay', '0.0'),
+        ('network.vocab', '0'),
+        ('network.ngram', '-1'),
+    ],
+)
+def test_bad_training_settings(specdiff, tiny, tmp_path, name, value):
+  run = specdiff(
+      'distill', tiny, f'--workdir={tmp_path}/w', f'--config.{name}={value}'
+  )
+  bad(run, [name, value])
 
 
 @pytest.mark.parametrize(

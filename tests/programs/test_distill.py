@@ -58,6 +58,15 @@ def test_trains_and_its_drafter_decodes(specdiff, argv, whole, tiny):
   assert again.json['params_sha256'] == run.json['params_sha256']
 
 
+def test_a_work_directory_belongs_to_one_run(specdiff, argv, whole):
+  assert specdiff(*argv, f'--workdir={whole}').code == 0
+  before = (whole / 'drafter.safetensors').read_bytes()
+  run = specdiff(*argv, f'--workdir={whole}', '--config.learning_rate=0.5')
+  assert run.code == 2 and 'Traceback' not in run.err
+  assert 'learning_rate' in run.err and '0.5' in run.err
+  assert (whole / 'drafter.safetensors').read_bytes() == before
+
+
 def test_a_killed_run_goes_on_exactly(
     specdiff, argv, whole, tmp_path, monkeypatch
 ):
