@@ -4,9 +4,9 @@ Why: the recipe behind specdiff_jax/zoo/smollm2_135m_instruct.safetensors, and
 the one to copy for a drafter of your own model: change `verifier` and the
 prompts, keep the rest.
 
-Cost on 2 CPU cores: collecting 145k tokens took 27 minutes, and 57 minutes of
-training (beside other work) 1160 steps, of which the first epoch, which runs
-the verifier for its features, took 18.
+Cost: on 2 CPU cores, beside other work, collecting 145k tokens took 27 minutes
+and 1160 steps of training 57; 18 of these were the first epoch, which runs the
+verifier for its features.
 
 Expected: tau 2.61 on 24 held-out trajectories after 1100 steps. The shipped
 drafter was stopped at step 1160 of 1800: held-out tau was still rising (2.48 at
