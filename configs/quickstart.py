@@ -7,7 +7,8 @@ decoding and prompt lookup.
 Cost: under 3 minutes on 2 CPU cores, once installed; the first run downloads
 93 MB of weights.
 
-Expected: TODO(lead): speed-up, tau and exactness of each system, measured.
+Expected: specdiff about 1.5 times as fast as plain decoding, tau 2.4; lookup 1.2
+times, tau 1.7; all exact (the README has the tables).
 
 COMMAND:
   python -m specdiff_jax bench --config=configs/quickstart.py
@@ -44,8 +45,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.chat = True
   # What `bench` compares.
   config.prompts = str(_HERE / 'prompts' / 'quickstart.jsonl')
-  config.limit = 1 if smoke else 4
+  config.limit = 1 if smoke else 3
   config.systems = ('ar', 'lookup', 'specdiff')
-  config.rounds = 1 if smoke else 3
+  config.rounds = 1 if smoke else 2
   config.ar_dtypes = ('float32', 'bfloat16')
   return config
