@@ -19,6 +19,7 @@ def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
       [row.system for row in rows], [row.tokens_per_s for row in rows]
   )
   speed.bar_label(bars, [f'{row.speedup:.2f}x' for row in rows])
+  speed.margins(y=0.1)  # room for the labels
   speed.set_ylabel('tokens/s, prefill excluded')
   for row in rows:
     if len(row.histogram) > 1:
@@ -27,6 +28,7 @@ def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
   curve.set_xlabel('drafted position')
   curve.set_ylabel('accepted up to it')
   curve.set_ylim(0, 1)
+  curve.xaxis.get_major_locator().set_params(integer=True)
   if curve.lines:
     curve.legend()
   canvas.suptitle(title)
