@@ -7,8 +7,8 @@ decoding and prompt lookup.
 Cost: 5.5 minutes on 2 CPU cores with installation and a download of 93 MB, when
 it took 4 prompts and 3 rounds beside a test run; most of it is compilation.
 
-Expected: specdiff about 1.5 times as fast as plain decoding, tau 2.4; lookup 1.2
-times, tau 1.7; all exact (the README has the tables).
+Expected: specdiff about 1.5 times as fast as plain decoding, tau 2.4; lookup
+1.2 times, tau 1.7; all exact (the README has the tables).
 
 COMMAND:
   python -m specdiff_jax bench --config=configs/quickstart.py

@@ -21,8 +21,8 @@ class Request(generate.Request):
 def request(name: str, prompt: Sequence[int]) -> Request:
   """Returns the request whose noise is keyed by its id alone.
 
-  So its draws do not change with the other prompts of a file. (The shapes of its
-  batch do, which in bf16 can turn a near-tie.)
+  So its draws do not change with the other prompts of a file. (The shapes of
+  its batch do, which in bf16 can turn a near-tie.)
   """
   number = zlib.crc32(name.encode()) & 0x7FFFFFFF
   return Request(number, prompt, name)
