@@ -1,59 +1,53 @@
 """From a config to running parts: the only reader of configs.
 
-Choices by name are dicts from name to constructor; adding a system adds
-a line to one of them. `build_training.py` does the same for training.
+`build_systems.py` holds the systems by name, `build_training.py` does the same
+for training.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from specdiff_jax import build_systems as systems
 from specdiff_jax.bench import plan as plan_lib
 from specdiff_jax.collecting import collect as collect_lib
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
-from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
-from specdiff_jax.drafters import diffusion
-from specdiff_jax.drafters import lookup
-from specdiff_jax.drafters import none
-from specdiff_jax.models import drafter_file
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import fetch
 from specdiff_jax.models import presets
 from specdiff_jax.models import transformer
 from specdiff_jax.models import weights
 
-Config = ml_collections.ConfigDict
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-ZOO = pathlib.Path(__file__).parent / 'zoo'
+Config = systems.Config
 
 
 def check(config: Config) -> None:
   """Raises InputError on values that no part could work with."""
-  one_of('system', config.system, SYSTEMS)
-  one_of('dtype', config.dtype, DTYPES)
-  one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
+  systems.one_of('system', config.system, systems.SYSTEMS)
+  systems.one_of('rule', config.rule, systems.RULES)
+  systems.one_of('dtype', config.dtype, systems.DTYPES)
+  systems.one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
   settings(config, ())
-  for name in ('batch', 'gamma', 'ngram', 'cycles_per_call', 'rounds'):
-    least(name, config[name], 1)
-  for name in ('limit', 'seed'):
-    least(name, config[name], 0)
+  least_one = ('batch', 'gamma', 'drafts', 'ngram', 'cycles_per_call', 'rounds')
+  for name in least_one:
+    systems.least(name, config[name], 1)
+  for name in ('limit', 'seed', 'draft_temperature', 'draft_top_k'):
+    systems.least(name, config[name], 0)
+  systems.least('budget', config.budget, 2)
   for dtype, slots in config.ar_slots.items():
-    least(f'ar_slots.{dtype}', slots, 1)
+    systems.least(f'ar_slots.{dtype}', slots, 1)
   if not config.prompt_buckets:
     raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
   for bucket in config.prompt_buckets:
-    least('prompt_buckets', bucket, 1)
+    systems.least('prompt_buckets', bucket, 1)
 
 
 def settings(config: Config, end_ids: Sequence[int]) -> generate.Settings:
@@ -84,7 +78,7 @@ def verifier(config: Config, dtype: str = '') -> weights.Checkpoint:
   name = config.verifier
   kind, _, preset = name.partition(':')
   if kind == 'random':
-    one_of('verifier', preset, presets.SIZES)
+    systems.one_of('verifier', preset, presets.SIZES)
     checkpoint = presets.random(preset, dtype)
   elif name == 'quickstart':
     checkpoint = weights.load(fetch.quickstart_file(config.cache_dir), dtype)
@@ -112,125 +106,25 @@ def system(
   Example: system(config, verifier(config), 'lookup')
   """
   name = name or config.system
-  drafter, drafter_params = SYSTEMS[name](config, checkpoint, slots)
-  buckets = tuple(sorted(config.prompt_buckets))
+  parts = systems.SYSTEMS[name](config, checkpoint, slots)
   engine = engine_lib.Engine(
       model=transformer.Transformer(checkpoint.config),
-      drafter=drafter,
-      rule=accept.SampleAndMatch(),
+      drafter=parts.drafter,
+      rule=parts.rule,
       max_new_tokens=config.max_new_tokens,
-      cache_dtype=_cache_dtype(checkpoint),
+      cache_dtype=systems.cachesystems.dtype(checkpoint),
   )
   return system_lib.System(
       name=name,
       engine=engine,
       params=checkpoint.params,
-      drafter_params=drafter_params,
+      drafter_params=parts.params,
       settings=settings(config, checkpoint.tokenizer.end_ids),
       batch=config.batch,
-      buckets=buckets,
+      buckets=tuple(sorted(config.prompt_buckets)),
       cycles_per_call=config.cycles_per_call,
       stop=tuple(config.stop),
       decode_text=checkpoint.tokenizer.decode,
-  )
-
-
-def _ar(config, checkpoint, slots):
-  if not slots:
-    own = config.ar_slots[_dtype(checkpoint)]
-    slots = config.gamma + 1 if config.exact else own
-  return none.NoDraft(slots), ()
-
-
-def _lookup(config, checkpoint, slots):
-  del checkpoint, slots
-  return lookup.PromptLookup(config.gamma, config.ngram), ()
-
-
-def _specdiff(config, checkpoint, slots):
-  del slots
-  network, params = drafter(config, checkpoint)
-  strategy = diffusion.MaskedDiffusion(
-      config=network,
-      gamma=config.gamma,
-      draft_mode=config.draft,
-      cache_dtype=_cache_dtype(checkpoint),
-  )
-  return strategy, params
-
-
-SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
-    'ar': _ar,
-    'lookup': _lookup,
-    'specdiff': _specdiff,
-}
-
-
-def drafter(
-    config: Config, checkpoint: weights.Checkpoint
-) -> tuple[drafter_network.DrafterConfig, diffusion.DrafterParams]:
-  """Loads config.drafter for this verifier, in the verifier's dtype."""
-  if config.drafter == 'random':
-    network = drafter_sizes(config, checkpoint)
-    params = drafter_network.initial(network, jax.random.key(config.seed))
-    vocab = jnp.arange(network.vocab)
-  else:
-    network, params, vocab = drafter_file.load(
-        _drafter_path(config.drafter), checkpoint
-    )
-  if config.gamma > network.gamma:
-    raise errors.InputError(
-        f'config.gamma is {config.gamma}, but the drafter {config.drafter} '
-        f'drafts {network.gamma} tokens at once. Lower gamma.'
-    )
-  dtype, verifier_params = DTYPES[_dtype(checkpoint)], checkpoint.params
-  head = verifier_params['embed' if checkpoint.config.tied_head else 'head']
-  return network, diffusion.DrafterParams(
-      network=jax.tree.map(lambda x: jnp.asarray(x, dtype), params),
-      vocab=jnp.asarray(vocab, jnp.int32),
-      head=jnp.take(head, jnp.asarray(vocab), axis=0),
-  )
-
-
-def _drafter_path(name: str) -> str:
-  """Returns the file that config.drafter names: a path, or one of the zoo."""
-  if not name:
-    raise errors.InputError(
-        'config.drafter is empty, but the system specdiff needs one: give a '
-        "safetensors file that `specdiff distill` wrote, or 'random'."
-    )
-  shipped = ZOO / name
-  if not os.path.exists(name) and shipped.is_file():
-    return str(shipped)
-  return name
-
-
-def drafter_sizes(
-    config: Config, checkpoint: weights.Checkpoint
-) -> drafter_network.DrafterConfig:
-  """Returns the sizes of a new drafter."""
-  sizes, model = config.network, checkpoint.config
-  if not 1 <= sizes.layers < model.layers:
-    raise errors.InputError(
-        f'config.network.layers is {sizes.layers}, but a drafter starts from '
-        f"the last of the verifier's {model.layers} layers: give 1 to "
-        f'{model.layers - 1}.'
-    )
-  features = tuple(sizes.features)
-  features = features or (model.layers - sizes.layers - 1, model.layers - 1)
-  if not all(0 <= layer < model.layers for layer in features):
-    raise errors.InputError(
-        f'config.network.features is {features}, but the layers of the '
-        f'verifier are 0 to {model.layers - 1}.'
-    )
-  return drafter_network.DrafterConfig(
-      gamma=config.gamma,
-      layers=sizes.layers,
-      features=features,
-      trunk=sizes.trunk,
-      vocab=min(sizes.vocab, model.vocab_size),
-      ngram=sizes.ngram,
-      verifier=model,
   )
 
 
@@ -286,10 +180,10 @@ def bench(
   """Returns what `bench` does; `names` and `rounds` go before the config's."""
   names = tuple(names or config.systems)
   for name in names:
-    one_of('systems', name, SYSTEMS)
+    systems.one_of('systems', name, systems.SYSTEMS)
   ars = {'ar': config.dtype}
   for dtype in config.ar_dtypes:
-    one_of('ar_dtypes', dtype, DTYPES)
+    systems.one_of('ar_dtypes', dtype, systems.DTYPES)
     if dtype != config.dtype:
       ars[f'ar {dtype}'] = dtype
 
@@ -297,8 +191,8 @@ def bench(
     own = checkpoint if dtype == config.dtype else verifier(config, dtype)
     return system(config, own, name, slots)
 
-  facts = ('exact', 'batch', 'gamma', 'max_new_tokens', 'top_k', 'top_p')
-  facts += ('seed', 'chat', 'drafter')
+  facts = ('exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft')
+  facts += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter')
   return plan_lib.Plan(
       names=names,
       dtype=config.dtype,
@@ -332,8 +226,8 @@ def collect(
   names = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
   header = {name: config[name] for name in names} | {
       'verifier': checkpoint.fingerprint,
-      'dtype': _dtype(checkpoint),
-      'slots': one.engine.drafter.max_slots,  # decides the last bits in bf16
+      'dtype': systems.dtype(checkpoint),
+      'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
   }
   with trajectories.Journal(workdir, header) as journal:
     return collect_lib.collect(
@@ -344,37 +238,4 @@ def collect(
         progress,
         batch=config.batch,
         max_prompt=max(config.prompt_buckets),
-    )
-
-
-# --- small things -----------------------------------------------------------
-
-
-def _dtype(checkpoint: weights.Checkpoint) -> str:
-  return jax.tree.leaves(checkpoint.params)[0].dtype.name
-
-
-def _cache_dtype(checkpoint: weights.Checkpoint) -> str:
-  """Returns the weights' dtype, but float32 on CPU.
-
-  There XLA updates a bf16 array, and attends to it, by way of float32 copies.
-  """
-  on_cpu = jax.default_backend() == 'cpu'
-  return 'float32' if on_cpu else _dtype(checkpoint)
-
-
-def one_of(field: str, name: str, known) -> None:
-  """Raises InputError unless `name` is one of `known`."""
-  if name not in known:
-    raise errors.InputError(
-        f'config.{field} is {name!r}, but it has to be one of '
-        f'{", ".join(known)}.'
-    )
-
-
-def least(field: str, value: float, bound: float) -> None:
-  """Raises InputError unless `value` is at least `bound`."""
-  if not value >= bound:  # NaN fails too
-    raise errors.InputError(
-        f'config.{field} is {value}, but it has to be at least {bound}.'
     )

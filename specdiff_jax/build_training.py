@@ -10,6 +10,7 @@ import os
 import ml_collections
 
 from specdiff_jax import build
+from specdiff_jax import build_systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
@@ -23,7 +24,7 @@ from specdiff_jax.training import losses
 from specdiff_jax.training import objective
 from specdiff_jax.training import step as step_lib
 
-Config = build.Config
+Config = systems.Config
 
 
 def _streak(config):
@@ -67,11 +68,11 @@ DECIDING = (
 def check(config: Config) -> None:
   """Raises InputError on values that no run could work with."""
   build.check(config)
-  build.one_of('loss', config.loss, LOSSES)
+  systems.one_of('loss', config.loss, LOSSES)
   for name in ('steps', 'tokens', 'windows', 'eval_limit'):
-    build.least(name, config[name], 1)
+    systems.least(name, config[name], 1)
   for name, bound in (('layers', 1), ('trunk', 1), ('vocab', 1), ('ngram', 0)):
-    build.least(f'network.{name}', config.network[name], bound)
+    systems.least(f'network.{name}', config.network[name], bound)
   for name in ('decay', 'learning_rate'):
     if not config[name] > 0:
       raise errors.InputError(
@@ -107,7 +108,7 @@ def run(
   """Returns the run over the trajectories in `folder`, ready to start."""
   train, held_out = _trajectories(config, checkpoint, folder)
   return distill.Run(
-      network=build.drafter_sizes(config, checkpoint),
+      network=systems.drafter_sizes(config, checkpoint),
       verifier=checkpoint,
       data=train,
       held_out=held_out,

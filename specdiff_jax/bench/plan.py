@@ -55,7 +55,7 @@ class Plan:
       return padded[slots]
 
     return {
-        name: through(systems[name].engine.drafter.max_slots)
+        name: through(systems[name].engine.drafter.buckets[-1])
         if self.exact and name != 'ar'
         else plain
         for name in self.names

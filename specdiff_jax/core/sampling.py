@@ -30,6 +30,24 @@ def gumbel(
   return jax.vmap(jax.vmap(one, (None, 0)))(noise.key, positions)
 
 
+# Purposes of draws that are made afresh in each cycle.
+DRAFT, ACCEPT, RESIDUAL = 0, 1, 2
+
+
+def fresh(noise: types.Noise, purpose: int, length: jax.Array) -> jax.Array:
+  """Returns keys [B] that no other (request, cycle, purpose) has.
+
+  A row's length grows with every cycle, so it tells the cycles apart.
+  Positions stay far below the numbers that stand for purposes.
+  """
+
+  def one(key, length):
+    key = jax.random.fold_in(key, 2**31 - 1 - purpose)
+    return jax.random.fold_in(key, length)
+
+  return jax.vmap(one)(noise.key, length)
+
+
 def law(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
   """Returns unnormalised log-probabilities after temperature, top-k, top-p.
 
@@ -48,6 +66,16 @@ def law(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
       lambda: _filter(logits, sampling),
       lambda: logits,
   )
+
+
+def log_probabilities(
+    logits: jax.Array, sampling: types.Sampling
+) -> jax.Array:
+  """Returns the normalised log of `law`; a point mass at temperature 0."""
+  logits = law(logits, sampling)
+  greedy = (sampling.temperature <= 0)[:, None, None]
+  best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+  return jnp.where(greedy, jnp.log(best), jax.nn.log_softmax(logits, axis=-1))
 
 
 def _filter(logits, sampling):
@@ -72,6 +100,7 @@ def choose(
     positions: jax.Array,
     sampling: types.Sampling,
     noise: types.Noise,
+    span: int = 0,
 ) -> jax.Array:
   """Returns the verifier's token for each position.
 
@@ -80,6 +109,8 @@ def choose(
     positions: [B, N] absolute position of the token that is chosen.
     sampling: the law; temperature 0 takes the argmax and draws no noise.
     noise: keys of the requests.
+    span: if given, all positions of a row lie among so many from its first
+      on, and the noise of each is drawn once.
 
   Returns:
     [B, N] int32.
@@ -87,8 +118,14 @@ def choose(
   greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
   def sampled():
-    scores = law(logits, sampling) + gumbel(noise, positions, logits.shape[-1])
-    token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    wanted = positions
+    if span:
+      wanted = positions[:, :1] + jnp.arange(span)
+    g = gumbel(noise, wanted, logits.shape[-1])
+    if span:
+      offset = jnp.clip(positions - positions[:, :1], 0, span - 1)
+      g = jnp.take_along_axis(g, offset[..., None], axis=1)
+    token = jnp.argmax(law(logits, sampling) + g, axis=-1).astype(jnp.int32)
     return jnp.where(sampling.temperature[:, None] > 0, token, greedy)
 
   return lax.cond(jnp.any(sampling.temperature > 0), sampled, lambda: greedy)

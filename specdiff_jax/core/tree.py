@@ -24,6 +24,43 @@ def chain(token: jax.Array, valid: jax.Array, log_q=None) -> types.DraftTree:
   )
 
 
+def chains(
+    token: jax.Array, valid: jax.Array, root: jax.Array, log_q=None
+) -> types.DraftTree:
+  """Returns the tree of K chains that share only their root.
+
+  Chain k takes slots k G + 1 to k G + G. Chains that begin alike repeat each
+  other's tokens: nothing is merged.
+
+  Args:
+    token: [B, K, G] int32.
+    valid: [B, K, G] bool.
+    root: [B] the last committed token.
+    log_q: [B, K, G, V] or None.
+  """
+  batch, drafts, gamma = token.shape
+  slot = jnp.arange(1, drafts * gamma + 1)
+  first = (slot - 1) % gamma == 0
+  zero = jnp.zeros(1, jnp.int32)
+  parent = jnp.concatenate([zero, jnp.where(first, 0, slot - 1)])
+  depth = jnp.concatenate([zero, (slot - 1) % gamma + 1])
+  shape = (batch, slot.size + 1)
+
+  def rooted(first, rest):
+    return jnp.concatenate([first, rest.reshape(batch, slot.size)], axis=1)
+
+  if log_q is not None:
+    flat = log_q.reshape(batch, slot.size, -1)
+    log_q = jnp.pad(flat, ((0, 0), (1, 0), (0, 0)))
+  return types.DraftTree(
+      token=rooted(root[:, None], token).astype(jnp.int32),
+      parent=jnp.broadcast_to(parent, shape),
+      depth=jnp.broadcast_to(depth, shape),
+      valid=rooted(jnp.ones((batch, 1), bool), valid),
+      log_q=log_q,
+  )
+
+
 def ancestors(parent: jax.Array) -> jax.Array:
   """Returns [B, M, M]: True where slot j is slot i or one of its ancestors.
 
@@ -77,11 +114,17 @@ def matched_path(
   for _ in range(max_depth):
     on_path |= match & jnp.take_along_axis(on_path, tree.parent, axis=1)
   deepest = jnp.argmax(jnp.where(on_path, tree.depth, -1), axis=1)
-  rows = jnp.arange(batch)
-  count = tree.depth[rows, deepest]
-  path = jnp.zeros((batch, max_depth + 1), jnp.int32)
+  return verdict(tree, deepest, token[jnp.arange(batch), deepest], max_depth)
+
+
+def verdict(
+    tree: types.DraftTree, deepest: jax.Array, bonus: jax.Array, max_depth: int
+) -> types.Verdict:
+  """Returns the verdict that keeps the path from the root to `deepest` [B]."""
+  rows = jnp.arange(deepest.shape[0])
+  path = jnp.zeros((rows.size, max_depth + 1), jnp.int32)
   slot = deepest
   for _ in range(max_depth):  # from the deepest slot back to the root
     path = path.at[rows, tree.depth[rows, slot]].set(slot)
     slot = tree.parent[rows, slot]
-  return types.Verdict(path=path, count=count, bonus=token[rows, deepest])
+  return types.Verdict(path, tree.depth[rows, deepest], bonus)

@@ -22,6 +22,14 @@ import jax
 Params = Any  # a pytree of arrays
 State = Any  # a pytree whose every leaf is [B, ...]
 
+PROPOSALS = {
+    'deterministic': 'chosen, not drawn: argmax, search, lookup, shared noise',
+    'iid': 'chains drawn independently from the marginals of one pass',
+    'autoregressive': 'a chain, each token drawn given the ones before it',
+    'distinct': 'siblings drawn without replacement, in the order of draws',
+    'unknown': 'drawn by a law that `log_q` does not tell',
+}
+
 
 @flax.struct.dataclass
 class DraftTree:
@@ -107,9 +115,9 @@ class Drafter(Protocol):
   Equal objects never retrace; arrays live in `params` and `state`.
   """
 
-  max_slots: int  # M, root included
+  buckets: tuple[int, ...]  # sizes M it can be asked for, ascending
   max_depth: int  # D
-  proposal: ClassVar[str]  # 'deterministic' | 'iid' | 'autoregressive' | ...
+  proposal: str  # one of PROPOSALS: what `log_q` means
   chain: bool  # slot i is always the child of slot i - 1: no cache gather
   features: tuple[int, ...]  # verifier layers whose outputs it wants
 
@@ -125,8 +133,14 @@ class Drafter(Protocol):
       context: Context,
       sampling: Sampling,
       noise: Noise,
+      slots: int,
   ) -> tuple[DraftTree, State]:
-    """Proposes a tree whose slot 0 is the last committed token."""
+    """Proposes a tree of `slots` slots, the size of one of the buckets.
+
+    Slot 0 is the last committed token. `sampling` is the verifier's law,
+    `noise` its draws: a draft may look at what is keyed by position only if
+    its rule is SampleAndMatch.
+    """
 
   def observe(
       self,
@@ -139,7 +153,15 @@ class Drafter(Protocol):
     """Takes in the accepted path.
 
     `features` [B, D+1, F, E] are those of the slots of `verdict.path`, the
-    root first; `context` is still the one that the draft saw.
+    root first; `context` is still the one that the draft saw. D is that of
+    the cycle's bucket: at most its slots - 1.
+    """
+
+  def wanted(self, state: State) -> jax.Array:
+    """Returns [B], the index of the bucket that each row wants next.
+
+    The loop takes the largest of the batch; asked only where there are
+    several.
     """
 
 
@@ -147,6 +169,8 @@ class AcceptanceRule(Protocol):
   """Walks a verified tree: a frozen dataclass, static under jit."""
 
   needs: ClassVar[frozenset[str]]  # proposals it is lossless for
+  reads_q: ClassVar[bool]  # it needs the tree's `log_q`
+  one_chain: ClassVar[bool]  # it needs chains
 
   def __call__(
       self,

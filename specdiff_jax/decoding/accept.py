@@ -1,4 +1,9 @@
-"""Acceptance rules: which path of a verified tree is kept."""
+"""Acceptance rules that need no q: rule M, and self-selection before it.
+
+`rejection.py` and `block_verification.py` hold the rules that read `log_q`.
+Which rule is lossless for which drafts is in each rule's `needs`, and `check`
+refuses all other pairs.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -6,9 +11,28 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+
+
+def check(drafter: types.Drafter, rule: types.AcceptanceRule) -> None:
+  """Raises InputError unless the rule is lossless for the drafter's trees."""
+  what, name = drafter.proposal, type(rule).__name__
+  if what not in rule.needs:
+    needs = ' or '.join(repr(p) for p in sorted(rule.needs))
+    raise errors.InputError(
+        f'{name} is not lossless for drafts that are {what!r} '
+        f'({types.PROPOSALS[what]}): it needs {needs}. Use the rule '
+        'SampleAndMatch, which is lossless for any draft, or draw the drafts '
+        'in another way.'
+    )
+  if rule.one_chain and not drafter.chain:
+    raise errors.InputError(
+        f'{name} walks a single chain, but the drafter proposes trees. Use '
+        'SampleAndMatch, or draft a single chain.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +44,9 @@ class SampleAndMatch:
   by position, so the output equals seeded plain sampling token for token.
   """
 
-  needs: ClassVar[frozenset[str]] = frozenset(
-      {'deterministic', 'iid', 'autoregressive', 'unknown'}
-  )
+  needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
+  reads_q: ClassVar[bool] = False
+  one_chain: ClassVar[bool] = False
 
   def __call__(
       self,
@@ -35,5 +59,78 @@ class SampleAndMatch:
   ) -> types.Verdict:
     """See `AcceptanceRule`. The token after depth d has position length + d."""
     positions = length[:, None] + tree.depth
-    token = sampling_lib.choose(logits, positions, sampling, noise)
-    return tree_lib.matched_path(tree, jnp.asarray(token), max_depth)
+    token = sampling_lib.choose(
+        logits, positions, sampling, noise, span=max_depth + 1
+    )
+    return tree_lib.matched_path(tree, token, max_depth)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfSelection:
+  """SpecDiff-2's selection: the best single path, then a rule on it alone.
+
+  The score of a path is the expected length of its accepted prefix,
+    S(x) = sum_m prod_{j <= m} p_j(x_j | s, x_{<j})    (2511.00606, Eq. 7),
+  which the verification pass gives for every path of the tree. Lossless only
+  for rules that need no q: the selected draft no longer has the law q.
+
+  At the same cost `SampleAndMatch` on the whole tree never accepts less: it
+  follows whichever path matches.
+  """
+
+  rule: types.AcceptanceRule = SampleAndMatch()
+
+  reads_q: ClassVar[bool] = False
+  one_chain: ClassVar[bool] = False
+
+  def __post_init__(self):
+    if self.rule.reads_q:
+      raise errors.InputError(
+          f'{type(self.rule).__name__} reads q, but a draft that was selected '
+          'no longer has the law q: the output would be biased towards what '
+          'the selection likes. Use SampleAndMatch or GreedyAcceptance.'
+      )
+
+  @property
+  def needs(self) -> frozenset[str]:
+    return self.rule.needs
+
+  def __call__(
+      self,
+      tree: types.DraftTree,
+      logits: jax.Array,
+      length: jax.Array,
+      sampling: types.Sampling,
+      noise: types.Noise,
+      max_depth: int,
+  ) -> types.Verdict:
+    """See `AcceptanceRule`."""
+    log_p = sampling_lib.log_probabilities(logits, sampling)
+    kept = best_path(tree, log_p, max_depth)
+    alone = tree.replace(valid=tree.valid & kept)
+    return self.rule(alone, logits, length, sampling, noise, max_depth)
+
+
+def best_path(
+    tree: types.DraftTree, log_p: jax.Array, max_depth: int
+) -> jax.Array:
+  """Returns [B, M]: the slots of the path of largest score (Eq. 7).
+
+  Args:
+    tree: the drafts; ties go to the path whose last slot is first.
+    log_p: [B, M, V] the verifier's law after each slot.
+    max_depth: D.
+  """
+  batch, slots = tree.token.shape
+  rows = jnp.arange(batch)[:, None]
+  step = jnp.exp(log_p[rows, tree.parent, tree.token])
+  root = jnp.arange(slots)[None] == 0
+  step = jnp.where(tree.valid & ~root, step, 0.0)
+  reach = jnp.where(root, 1.0, 0.0)  # probability that a slot is accepted
+  score = jnp.zeros((batch, slots))
+  for depth in range(1, max_depth + 1):
+    here = tree.depth == depth
+    reach = jnp.where(here, step * reach[rows, tree.parent], reach)
+    score = jnp.where(here, reach + score[rows, tree.parent], score)
+  best = jnp.argmax(score, axis=1)
+  return tree_lib.ancestors(tree.parent)[rows[:, 0], best]

@@ -11,6 +11,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.decoding import accept
 from specdiff_jax.models import transformer
 
 
@@ -36,13 +37,7 @@ class Engine:
   cache_dtype: str = 'float32'
 
   def __post_init__(self):
-    if self.drafter.proposal not in self.rule.needs:
-      raise errors.InputError(
-          f'{type(self.rule).__name__} is not lossless for drafts that are '
-          f'{self.drafter.proposal!r} (it needs one of '
-          f'{sorted(self.rule.needs)}); use SampleAndMatch, which is lossless '
-          'for any draft.'
-      )
+    accept.check(self.drafter, self.rule)
 
   def check_bucket(self, bucket: int) -> None:
     """Raises InputError if the verifier has no positions for the buffers."""
@@ -81,7 +76,7 @@ class Engine:
     batch, bucket = tokens.shape
     max_length = bucket + self.max_new_tokens
     # A whole tree written at the last position must fit: slices would clamp.
-    slots = max_length + self.drafter.max_slots
+    slots = max_length + self.drafter.buckets[-1]
     used = jnp.maximum(length, 1)
     cache = transformer.empty_cache(
         self.model.config, batch, slots, self.cache_dtype
@@ -156,19 +151,27 @@ class Engine:
     return types.Context(state.tokens, state.length, params, state.cache)
 
   def _cycle(self, params, drafter_params, state):
-    """Draft, verify, accept, commit; one verifier pass."""
+    """Runs one cycle, in the largest bucket that a live row wants."""
+    buckets = self.drafter.buckets
+    cycles = [
+        functools.partial(self._cycle_of, slots, params, drafter_params)
+        for slots in buckets
+    ]
+    if len(buckets) == 1:
+      return cycles[0](state)
+    wanted = jnp.where(state.done, 0, self.drafter.wanted(state.drafter))
+    return lax.switch(jnp.max(wanted), cycles, state)
+
+  def _cycle_of(self, slots, params, drafter_params, state):
+    """Draft, verify, accept, commit; one verifier pass over `slots` slots."""
     context = self._context(params, state)
     tree, drafted = self.drafter.draft(
-        drafter_params, state.drafter, context, state.sampling, state.noise
+        drafter_params, state.drafter, context, state.sampling, state.noise, slots
     )
     logits, cache, features = self._verify(params, state, tree)
+    depth = min(self.drafter.max_depth, slots - 1)
     verdict = self.rule(
-        tree,
-        logits,
-        state.length,
-        state.sampling,
-        state.noise,
-        self.drafter.max_depth,
+        tree, logits, state.length, state.sampling, state.noise, depth
     )
     if features is not None:
       features = jax.vmap(lambda f, path: f[path])(features, verdict.path)
@@ -237,11 +240,9 @@ def _gather_path(cache, verdict, start):
   """Moves the accepted path's keys and values to where a chain has them."""
 
   def one(array):  # [B, Hkv, S, Dh]
-    def row(row_HxSxD, path, offset):
-      kept = jnp.take(row_HxSxD, offset + path, axis=1)
-      return lax.dynamic_update_slice(row_HxSxD, kept, (0, offset, 0))
-
-    return jax.vmap(row)(array, verdict.path, start)
+    take = jax.vmap(lambda row, path, offset: row[:, offset + path])
+    kept = take(array, verdict.path, start)
+    return transformer.write_rows(array, kept, start)
 
   stacked = jax.tree.leaves(cache)[0].ndim == 5
   return jax.tree.map(jax.vmap(one) if stacked else one, cache)

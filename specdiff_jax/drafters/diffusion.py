@@ -1,15 +1,13 @@
-"""SpecDiff-2's drafter: one denoising pass of a masked-diffusion network."""
+"""SpecDiff-2's drafter: denoising passes of a masked-diffusion network."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.struct
 import jax
-from jax import lax
 import jax.numpy as jnp
 
-from specdiff_jax.core import sampling as sampling_lib
-from specdiff_jax.core import tree
+from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
 
@@ -33,32 +31,35 @@ class DiffusionState:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedDiffusion:
-  """Fills a window in one pass and drafts one chain from its marginals.
+  """Fills a window in one pass; a strategy makes a tree of its marginals.
 
-  `draft_mode` says how: 'argmax'; 'sample' with noise of its own; 'shared_noise',
-  argmax(log q_t + g_t) with the very noise g_t that the verifier will use at
-  position t, which raises acceptance at temperature > 0. All three are
-  lossless under SampleAndMatch, and the same at temperature 0.
+  Attributes:
+    config: of the network.
+    gamma: slots of the window that are used, at most the network's.
+    strategy: what is verified of the marginals.
+    cache_dtype: of the context's keys and values.
   """
 
   config: drafter_network.DrafterConfig
   gamma: int
-  draft_mode: str = 'argmax'
+  strategy: marginals_lib.Strategy = marginals_lib.Chain()
   cache_dtype: str = 'float32'
-
-  chain: ClassVar[bool] = True
 
   @property
   def proposal(self) -> str:
-    return 'iid' if self.draft_mode == 'sample' else 'deterministic'
+    return self.strategy.proposal
+
+  @property
+  def chain(self) -> bool:
+    return self.strategy.chain
 
   @property
   def features(self) -> tuple[int, ...]:
     return self.config.features
 
   @property
-  def max_slots(self) -> int:
-    return self.gamma + 1
+  def buckets(self) -> tuple[int, ...]:
+    return (self.strategy.slots(self.gamma),)
 
   @property
   def max_depth(self) -> int:
@@ -67,7 +68,7 @@ class MaskedDiffusion:
   def init(self, params, context, features):
     batch, bucket = features.shape[:2]
     c = self.config.verifier
-    slots = context.tokens.shape[1] + self.max_slots
+    slots = context.tokens.shape[1] + self.gamma + 1
     shape = (batch, c.kv_heads, slots, c.head_dim)
     positions = jnp.broadcast_to(jnp.arange(bucket), (batch, bucket))
 
@@ -84,7 +85,7 @@ class MaskedDiffusion:
         {'params': params.network}, features, positions, method='context'
     )
 
-  def draft(self, params, state, context, sampling, noise):
+  def draft(self, params, state, context, sampling, noise, slots):
     anchors = (context.length - 1)[:, None]
     x = drafter_network.fill(
         self.config,
@@ -95,37 +96,15 @@ class MaskedDiffusion:
         state.last[:, None],
         state.context,
     )[:, 0, : self.gamma]
-    logits = transformer.dense(x, params.head)
-    drafted = self._pick(params, logits, context.length, sampling, noise)
     rows = jnp.arange(anchors.shape[0])
-    last = context.tokens[rows, anchors[:, 0]]
-    token = jnp.concatenate([last[:, None], drafted], axis=1)
-    return tree.chain(token, jnp.ones_like(token, bool)), state
-
-  def _pick(self, params, logits, length, sampling, noise):
-    """Chooses the drafted tokens [B, G] from logits [B, G, vocab]."""
-    greedy = jnp.argmax(logits, axis=-1)
-
-    def sampled():
-      positions = length[:, None] + jnp.arange(self.gamma)
-      if self.draft_mode == 'shared_noise':
-        size = self.config.verifier.vocab_size
-        g = sampling_lib.gumbel(noise, positions, size)[..., params.vocab]
-      else:
-        own = jax.vmap(lambda key: jax.random.fold_in(key, 2**31 - 1))(noise.key)
-        g = sampling_lib.gumbel(
-            noise.replace(key=own), positions, self.config.vocab
-        )
-      token = jnp.argmax(sampling_lib.law(logits, sampling) + g, axis=-1)
-      return jnp.where(sampling.temperature[:, None] > 0, token, greedy)
-
-    if self.draft_mode == 'argmax':
-      index = greedy
-    else:
-      index = lax.cond(
-          jnp.any(sampling.temperature > 0), sampled, lambda: greedy
-      )
-    return params.vocab[index].astype(jnp.int32)
+    marginals = marginals_lib.Marginals(
+        logits=transformer.dense(x, params.head),
+        ids=params.vocab,
+        root=context.tokens[rows, anchors[:, 0]],
+        length=context.length,
+        vocab_size=self.config.verifier.vocab_size,
+    )
+    return self.strategy(marginals, sampling, noise, slots), state
 
   def observe(self, params, state, context, verdict, features):
     start = context.length - 1

@@ -22,8 +22,8 @@ class PromptLookup:
   features: ClassVar[tuple[int, ...]] = ()
 
   @property
-  def max_slots(self) -> int:
-    return self.gamma + 1
+  def buckets(self) -> tuple[int, ...]:
+    return (self.gamma + 1,)
 
   @property
   def max_depth(self) -> int:
@@ -33,10 +33,10 @@ class PromptLookup:
     del params, context, features
     return ()
 
-  def draft(self, params, state, context, sampling, noise):
+  def draft(self, params, state, context, sampling, noise, slots):
     del params, sampling, noise
     copied, matched = jax.vmap(
-        lambda t, n: ngram_lib.continuation(t, n, self.gamma, self.ngram)
+        lambda t, n: ngram_lib.continuation(t, n, slots - 1, self.ngram)
     )(context.tokens, context.length)
     rows = jnp.arange(context.tokens.shape[0])
     last = context.tokens[rows, context.length - 1]

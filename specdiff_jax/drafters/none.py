@@ -25,19 +25,19 @@ class NoDraft:
   max_depth: ClassVar[int] = 0
 
   @property
-  def max_slots(self) -> int:
-    return self.slots
+  def buckets(self) -> tuple[int, ...]:
+    return (self.slots,)
 
   def init(self, params, context, features):
     del params, context, features
     return ()
 
-  def draft(self, params, state, context, sampling, noise):
+  def draft(self, params, state, context, sampling, noise, slots):
     del params, sampling, noise
     rows = jnp.arange(context.tokens.shape[0])
     last = context.tokens[rows, context.length - 1]
-    token = jnp.broadcast_to(last[:, None], (rows.size, self.slots))
-    valid = jnp.broadcast_to(jnp.arange(self.slots) == 0, token.shape)
+    token = jnp.broadcast_to(last[:, None], (rows.size, slots))
+    valid = jnp.broadcast_to(jnp.arange(slots) == 0, token.shape)
     return tree.chain(token, valid), state
 
   def observe(self, params, state, context, verdict, features):

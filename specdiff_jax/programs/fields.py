@@ -22,7 +22,11 @@ DECODING = {
         'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
         "'random' for an untrained one",
     ),
-    'system': ('specdiff', 'what drafts: ar (nothing), lookup or specdiff'),
+    'system': (
+        'specdiff',
+        'what drafts: ar (nothing), lookup, specdiff (one chain), specdiff2 (K '
+        'chains, self-selected), tree (K chains merged) or best_first',
+    ),
     'dtype': ('bfloat16', 'of weights and cache: float32 or bfloat16'),
     'exact': (
         True,
@@ -44,6 +48,25 @@ DECODING = {
         'shared_noise',
         "how the drafter's laws become tokens above temperature 0: "
         "shared_noise (the verifier's own draws), sample or argmax",
+    ),
+    'rule': (
+        'match',
+        'what accepts drafts: match (any draft; seeded output equals plain '
+        'decoding), greedy (any draft), rejection or block (draft=sample), '
+        'without_replacement (system=tree)',
+    ),
+    'drafts': (8, 'K, drafts of one pass (systems specdiff2 and tree)'),
+    'budget': (
+        32,
+        'tokens verified at once by the systems tree and best_first, the last '
+        'committed one included',
+    ),
+    'draft_temperature': (
+        0.0,
+        "of drawn drafts; 0: the verifier's own law (specdiff) or 1 (K drafts)",
+    ),
+    'draft_top_k': (
+        0, 'drafts are drawn among so many tokens, if draft_temperature is set'
     ),
     'ngram': (3, 'longest match of prompt lookup, in tokens'),
     'chat': (True, "put the prompt into the model's chat template"),

@@ -21,6 +21,7 @@ from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import lookup
+from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
@@ -103,8 +104,8 @@ class Scripted:
     return depths
 
   @property
-  def max_slots(self) -> int:
-    return len(self.parents)
+  def buckets(self) -> tuple[int, ...]:
+    return (len(self.parents),)
 
   @property
   def max_depth(self) -> int:
@@ -113,7 +114,7 @@ class Scripted:
   def init(self, params, context, features):
     return jnp.zeros_like(context.length)
 
-  def draft(self, params, state, context, sampling, noise):
+  def draft(self, params, state, context, sampling, noise, slots):
     length = context.length[:, None]
     depth = jnp.array(self.depths)[None]
     place = jnp.minimum(length - 1 + depth, params.truth.shape[1] - 1)
@@ -141,16 +142,16 @@ class Garbage:
   proposal: ClassVar[str] = 'unknown'
   chain: ClassVar[bool] = True
   features: ClassVar[tuple[int, ...]] = (1, 0)
-  max_slots: ClassVar[int] = GAMMA + 1
+  buckets: ClassVar[tuple[int, ...]] = (GAMMA + 1,)
   max_depth: ClassVar[int] = GAMMA
 
   def init(self, params, context, features):
     return jnp.full(context.length.shape, jnp.nan)
 
-  def draft(self, params, state, context, sampling, noise):
+  def draft(self, params, state, context, sampling, noise, slots):
     rows = jnp.arange(context.length.shape[0])
     last = context.tokens[rows, context.length - 1][:, None]
-    slot = jnp.arange(self.max_slots)
+    slot = jnp.arange(slots)
     token = (last * 7 + context.length[:, None] * 5 + slot * 13) % VOCAB
     token = token.at[:, 0].set(last[:, 0])
     return tree_lib.chain(token, token % 4 > 0), state
@@ -201,6 +202,24 @@ def script_error():
   return error
 
 
+def _drafts(arrangement, **options):
+  return 2, marginals.Drafts(
+      drafts=3, arrangement=arrangement, temperature=1.0, **options
+  )
+
+
+# Strategies over the marginals, with the gamma that fills the slots.
+DIFFUSION = {
+    'argmax': (GAMMA, marginals.Chain(mode='argmax')),
+    'sample': (GAMMA, marginals.Chain(mode='sample')),
+    'shared_noise': (GAMMA, marginals.Chain(mode='shared_noise')),
+    'chains': _drafts('chains'),
+    'distinct': _drafts('distinct'),
+    'merged': (3, marginals.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)),
+    'best_first': (4, marginals.BestFirst(GAMMA + 1)),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """One line of the table."""
@@ -210,9 +229,10 @@ class Row:
   rule: types.AcceptanceRule = accept.SampleAndMatch()
 
   def drafter(self):
-    if self.kind in ('argmax', 'sample', 'shared_noise'):
+    if self.kind in DIFFUSION:
       c, _ = diffusion_params(self.scan_layers)
-      return diffusion.MaskedDiffusion(c, GAMMA, self.kind)
+      gamma, strategy = DIFFUSION[self.kind]
+      return diffusion.MaskedDiffusion(c, gamma, strategy)
     return {
         'ar': none.NoDraft(GAMMA + 1),
         'lookup': lookup.PromptLookup(GAMMA),
@@ -227,7 +247,7 @@ class Row:
     return engine_lib.Engine(network, self.drafter(), self.rule, NEW)
 
   def drafter_params(self, settings, error=None):
-    if self.kind in ('argmax', 'sample', 'shared_noise'):
+    if self.kind in DIFFUSION:
       return diffusion_params(self.scan_layers)[1]
     if not isinstance(self.drafter(), Scripted):
       return ()

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import generate
 
 import contract_systems as systems
@@ -24,7 +25,15 @@ TABLE = tuple(map(Row, (
     'scripted',
     'tree',
     'garbage',
-))) + (Row('argmax', scan_layers=True), Row('tree', scan_layers=True))
+    'chains',
+    'distinct',
+    'merged',
+    'best_first',
+))) + (
+    Row('argmax', scan_layers=True),
+    Row('tree', scan_layers=True),
+    Row('chains', rule=accept.SelfSelection()),
+)
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
@@ -38,7 +47,12 @@ SETTINGS = (
 
 
 def name(row):
-  return row.kind + ('_scanned' if row.scan_layers else '')
+  selected = isinstance(row.rule, accept.SelfSelection)
+  return (
+      row.kind
+      + ('_scanned' if row.scan_layers else '')
+      + ('_selected' if selected else '')
+  )
 
 
 systems_of_the_table = pytest.mark.parametrize('row', TABLE, ids=name)

@@ -9,6 +9,7 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import lookup
+from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
@@ -33,15 +34,15 @@ def sampling(temperature):
 
 def test_no_draft_is_the_root_and_padding():
   drafter = none.NoDraft(3)
-  tree, _ = drafter.draft((), (), CONTEXT, None, None)
+  tree, _ = drafter.draft((), (), CONTEXT, None, None, 3)
   np.testing.assert_array_equal(tree.token[:, 0], [6, 3])
   np.testing.assert_array_equal(tree.valid, [[True, False, False]] * 2)
-  assert (drafter.max_slots, drafter.max_depth) == (3, 0)
+  assert (drafter.buckets, drafter.max_depth) == ((3,), 0)
 
 
 def test_lookup_copies_and_says_where_it_cannot():
   drafter = lookup.PromptLookup(gamma=4)
-  tree, _ = drafter.draft((), (), CONTEXT, None, None)
+  tree, _ = drafter.draft((), (), CONTEXT, None, None, 5)
   np.testing.assert_array_equal(tree.token[0], [6, 7, 5, 6, 7])
   np.testing.assert_array_equal(tree.valid[0], [True] * 5)
   np.testing.assert_array_equal(tree.valid[1], [True] + [False] * 4)
@@ -71,13 +72,15 @@ def drafts():
   context = CONTEXT.replace(verifier={'embed': embed})
 
   def draft(mode, temperature, seed=0, gamma=5):
-    drafter = diffusion.MaskedDiffusion(config, gamma, mode)
+    drafter = diffusion.MaskedDiffusion(
+        config, gamma, marginals.Chain(mode=mode)
+    )
 
     @jax.jit
     def run(params, noise):
       state = drafter.init(params, context, features)
       return drafter.draft(
-          params, state, context, sampling(temperature), noise
+          params, state, context, sampling(temperature), noise, gamma + 1
       )[0]
 
     noise = sampling_lib.request_noise(seed, jnp.array([4, 9]))
@@ -122,7 +125,7 @@ def test_shared_noise_is_the_verifiers_own(drafts):
 def test_a_proposal_says_how_it_was_drawn(drafts):
   del drafts
   kinds = {
-      mode: diffusion.MaskedDiffusion(None, 4, mode).proposal
+      mode: marginals.Chain(mode=mode).proposal
       for mode in ('argmax', 'sample', 'shared_noise')
   }
   assert kinds == {

@@ -81,12 +81,13 @@ def test_weights(bad, tmp_path):
 def write_drafter(tmp_path, root, **changes):
   """Writes an untrained drafter, then changes its metadata or a tensor."""
   from specdiff_jax import build
+from specdiff_jax import build_systems
   from specdiff_jax.models import drafter_file
   from specdiff_jax.programs import command
 
   config = command.load(f'{root}/configs/tiny.py:smoke')
   checkpoint = build.verifier(config)
-  network, params = build.drafter(config, checkpoint)
+  network, params = build_systems.drafter(config, checkpoint)
   path = str(tmp_path / 'drafter.safetensors')
   drafter_file.save(
       path, network, params.network, params.vocab, checkpoint, {}
