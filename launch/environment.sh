@@ -1,6 +1,12 @@
 # Sourced by the launchers. Makes and reuses the project's .venv.
 # shellcheck shell=bash
 
+# keep_compilations ROOT: later runs load compiled programs, which saves most
+# of their start. Set the variable to another folder, or to nothing, to differ.
+keep_compilations() {
+  export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR-$1/runs/compiled}
+}
+
 # Prints the first Python that is 3.11 or newer; fails with a message if none.
 find_python() {
   local candidate

@@ -8,4 +8,5 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/environment.sh
 . "$root/launch/environment.sh"
 ensure_environment "$root" .
+keep_compilations "$root"
 exec "$root/.venv/bin/python" -m specdiff_jax "$@"

@@ -9,5 +9,6 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/environment.sh
 . "$root/launch/environment.sh"
 ensure_environment "$root" .
+keep_compilations "$root"
 exec "$root/.venv/bin/python" -m specdiff_jax bench \
   --config="$root/configs/quickstart.py" "$@"

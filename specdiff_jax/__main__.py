@@ -9,6 +9,7 @@ from specdiff_jax.core import errors
 SUBCOMMANDS = {
     'decode': 'complete prompts with a verifier, drafted or plainly',
     'bench': 'compare the systems: tokens/s, speed-up, tau, exactness',
+    'verify': 'check that drafting leaves every token as plain decoding has it',
     'collect': "write the verifier's own completions of many prompts",
     'distill': 'train a drafter on collected completions',
 }
@@ -28,8 +29,8 @@ usage: python -m specdiff_jax SUBCOMMAND --config=FILE [--config.FIELD=VALUE]
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand; returns the exit code.
 
-  0: done. 1: an output was not what plain decoding gives (`bench`). 2: bad
-  input, with a message that says what to do. 130: interrupted.
+  0: done. 1: an output was not what plain decoding gives (`bench`, `verify`).
+  2: bad input, with a message that says what to do. 130: interrupted.
 
   Example: main(['bench', '--config=configs/tiny.py'])
   """

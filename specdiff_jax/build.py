@@ -6,6 +6,8 @@ for training.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
+import json
 import os
 from typing import Any
 
@@ -28,6 +30,11 @@ from specdiff_jax.models import weights
 
 Config = systems.Config
 
+# Fields of decoding that change no text (but for the last bits of a law).
+_SPEED = frozenset(
+    ('batch', 'prompt_buckets', 'cycles_per_call', 'cache_step', 'cache_dir')
+)
+
 
 def check(config: Config) -> None:
   """Raises InputError on values that no part could work with."""
@@ -35,11 +42,15 @@ def check(config: Config) -> None:
   systems.one_of('rule', config.rule, systems.RULES)
   systems.one_of('dtype', config.dtype, systems.DTYPES)
   systems.one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
+  orders = ('confidence', 'entropy')
+  systems.one_of('denoising_order', config.denoising_order, orders)
   settings(config, ())
   least_one = ('batch', 'gamma', 'drafts', 'ngram', 'cycles_per_call', 'rounds')
+  least_one += ('denoising_steps',)
   for name in least_one:
     systems.least(name, config[name], 1)
-  for name in ('limit', 'seed', 'draft_temperature', 'draft_top_k'):
+  least_zero = ('limit', 'seed', 'cache_step', 'context_window')
+  for name in least_zero + ('draft_temperature', 'draft_top_k'):
     systems.least(name, config[name], 0)
   systems.least('budget', config.budget, 2)
   for dtype, slots in config.ar_slots.items():
@@ -106,14 +117,18 @@ def system(
   Example: system(config, verifier(config), 'lookup')
   """
   name = name or config.system
-  parts = systems.SYSTEMS[name](config, checkpoint, slots)
-  engine = engine_lib.Engine(
+  parts = systems.parts(name, config, checkpoint, slots)
+  systems.room(config, name, parts.drafter)
+  make = functools.partial(
+      engine_lib.Engine,
       model=transformer.Transformer(checkpoint.config),
       drafter=parts.drafter,
       rule=parts.rule,
       max_new_tokens=config.max_new_tokens,
-      cache_dtype=systems.cachesystems.dtype(checkpoint),
+      cache_dtype=systems.cache_dtype(checkpoint),
+      cache_step=config.cache_step,
   )
+  engine = systems.paired(config, name, make)
   return system_lib.System(
       name=name,
       engine=engine,
@@ -125,6 +140,11 @@ def system(
       cycles_per_call=config.cycles_per_call,
       stop=tuple(config.stop),
       decode_text=checkpoint.tokenizer.decode,
+      size={
+          'gamma': parts.drafter.max_depth,
+          'drafts': parts.drafts,
+          'verify_tokens': parts.drafter.buckets[-1],
+      },
   )
 
 
@@ -165,10 +185,29 @@ def requests(
   return result
 
 
-def batches(config: Config, rows: Sequence[Any]) -> list[Sequence[Any]]:
-  """Returns the rows in groups that are decoded together."""
-  size = config.batch
-  return [rows[i : i + size] for i in range(0, len(rows), size)]
+def identity(
+    config: Config, checkpoint: weights.Checkpoint, names: Sequence[str]
+) -> dict[str, Any]:
+  """Returns those of the fields `names` that decide a completion, as JSON.
+
+  What decides only the speed is left out, and the verifier stands there by its
+  fingerprint.
+  """
+  own = {name: config[name] for name in names if name not in _SPEED}
+  for name, value in own.items():
+    if hasattr(value, 'to_dict'):
+      own[name] = value.to_dict()
+  own |= {'verifier': checkpoint.fingerprint}
+  return json.loads(json.dumps(own))
+
+
+def turns(config: Config, rows: Sequence[Any]) -> list[Sequence[Any]]:
+  """Returns what each of several systems decodes before the next one does.
+
+  One request after another; all of them where rows are decoded together, so
+  that rows are refilled.
+  """
+  return [[row] for row in rows] if config.batch == 1 else [rows]
 
 
 def bench(
@@ -200,6 +239,7 @@ def bench(
       rounds=rounds or config.rounds,
       exact=config.exact,
       temperature=config.temperature,
+      coupled=config.rule == 'match' or config.temperature == 0,
       make=make,
       facts={name: config[name] for name in facts},
   )
@@ -219,9 +259,9 @@ def collect(
   """
   one = system(config, checkpoint, name)
 
-  def run(group):
-    rows = [system_lib.request(p.id, ids) for p, ids in group]
-    return [completion.tokens for completion in one(rows)]
+  def run(requests, on_done):
+    rows = [system_lib.request(p.id, ids) for p, ids in requests]
+    one(rows, on_done=lambda row, made: on_done(row.id, made.tokens))
 
   names = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
   header = {name: config[name] for name in names} | {
@@ -236,6 +276,5 @@ def collect(
         run,
         journal,
         progress,
-        batch=config.batch,
         max_prompt=max(config.prompt_buckets),
     )

@@ -6,30 +6,31 @@ only reader of configs.
 """
 
 from collections.abc import Callable, Mapping
-import os
-import pathlib
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from specdiff_jax import build_drafters
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import block_verification
+from specdiff_jax.decoding import controller
 from specdiff_jax.decoding import rejection
+from specdiff_jax.drafters import autoregressive
+from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
-from specdiff_jax.models import drafter_file
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import weights
 
 Config = ml_collections.ConfigDict
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-ZOO = pathlib.Path(__file__).parent / 'zoo'
 
 
 class Parts(NamedTuple):
@@ -38,6 +39,7 @@ class Parts(NamedTuple):
   drafter: types.Drafter
   params: Any
   rule: types.AcceptanceRule
+  drafts: int = 1  # of one pass
 
 
 RULES: Mapping[str, types.AcceptanceRule] = {
@@ -86,7 +88,9 @@ def _specdiff2(config, checkpoint, slots):
       arrangement='chains',
       **_tempered(config, spread=True),
   )
-  rule = accept.SelfSelection(RULES[config.rule])
+  rule = paired(
+      config, 'specdiff2', lambda: accept.SelfSelection(RULES[config.rule])
+  )
   return _diffusion(config, checkpoint, strategy, rule)
 
 
@@ -99,7 +103,8 @@ def _tree(config, checkpoint, slots):
       budget=config.budget,
       **_tempered(config, spread=True),
   )
-  return _diffusion(config, checkpoint, strategy, RULES[config.rule])
+  one = _diffusion(config, checkpoint, strategy, RULES[config.rule])
+  return one._replace(drafts=config.drafts)
 
 
 def _best_first(config, checkpoint, slots):
@@ -109,6 +114,58 @@ def _best_first(config, checkpoint, slots):
   return _diffusion(config, checkpoint, strategy, RULES[config.rule])
 
 
+def _sps(config, checkpoint, slots):
+  """A small autoregressive drafter."""
+  del slots
+  network, params = build_drafters.load(config, checkpoint, 'autoregressive')
+  one = autoregressive.Autoregressive(
+      config=network,
+      gamma=config.gamma,
+      strategy=marginals.Chain(mode=config.draft, **_tempered(config)),
+      cache_dtype=cache_dtype(checkpoint),
+  )
+  return Parts(one, params, RULES[config.rule])
+
+
+def _early_exit(config, checkpoint, slots):
+  """The verifier's own first layers."""
+  del slots
+  most = checkpoint.config.layers - 1
+  layers = config.exit_layer or max(1, 4 * most // 5)
+  if not 1 <= layers <= most:
+    raise errors.InputError(
+        f'config.exit_layer is {config.exit_layer}, but the system early_exit '
+        f"drafts with 1 to {most} of the verifier's {most + 1} layers."
+    )
+  one = early_exit.EarlyExit(
+      config=checkpoint.config,
+      layers=layers,
+      gamma=config.gamma,
+      strategy=marginals.Chain(mode=config.draft, **_tempered(config)),
+  )
+  return Parts(one, (), RULES[config.rule])
+
+
+def _adaptive(config, checkpoint, slots):
+  """Chains and trees of several sizes and no draft, by what pays."""
+  del slots
+  whole = _specdiff(config, checkpoint, 0)
+  plain = none.NoDraft(config.ar_slots[dtype(checkpoint)])
+  arms = [
+      dataclasses.replace(whole.drafter, gamma=min(gamma, config.gamma))
+      for gamma in config.gammas
+  ] + [
+      dataclasses.replace(whole.drafter, strategy=marginals.BestFirst(budget))
+      for budget in config.budgets
+  ]
+  # One arm of each size; those no larger than plain decoding draft nothing.
+  by_size = {arm.buckets[-1]: arm for arm in arms}
+  sizes = sorted(size for size in by_size if size > plain.slots)
+  drafter = controller.Adaptive(tuple(by_size[n] for n in sizes), plain)
+  params = controller.uncalibrated(drafter, whole.params)
+  return Parts(drafter, params, whole.rule)
+
+
 SYSTEMS: Mapping[str, Callable[..., Parts]] = {
     'ar': _ar,
     'lookup': _lookup,
@@ -116,7 +173,21 @@ SYSTEMS: Mapping[str, Callable[..., Parts]] = {
     'specdiff2': _specdiff2,
     'tree': _tree,
     'best_first': _best_first,
+    'adaptive': _adaptive,
+    'sps': _sps,
+    'early_exit': _early_exit,
 }
+
+
+def parts(
+    name: str, config: Config, checkpoint: weights.Checkpoint, slots: int = 0
+) -> Parts:
+  """Returns the parts of the system `name`, with its own drafter if any."""
+  own = config.drafters.get(name)
+  if own:
+    config = config.copy_and_resolve_references()
+    config.drafter = own
+  return SYSTEMS[name](config, checkpoint, slots)
 
 
 def _tempered(config, spread: bool = False) -> dict[str, Any]:
@@ -130,81 +201,27 @@ def _tempered(config, spread: bool = False) -> dict[str, Any]:
 
 
 def _diffusion(config, checkpoint, strategy, rule) -> Parts:
-  network, params = drafter(config, checkpoint)
+  network, params = build_drafters.load(config, checkpoint)
   one = diffusion.MaskedDiffusion(
       config=network,
       gamma=config.gamma,
       strategy=strategy,
       cache_dtype=cache_dtype(checkpoint),
+      denoising=_denoising(config, network),
+      context_window=config.context_window,
   )
   return Parts(one, params, rule)
 
 
-def drafter(
-    config: Config, checkpoint: weights.Checkpoint
-) -> tuple[drafter_network.DrafterConfig, diffusion.DrafterParams]:
-  """Loads config.drafter for this verifier, in the verifier's dtype."""
-  if config.drafter == 'random':
-    network = drafter_sizes(config, checkpoint)
-    params = drafter_network.initial(network, jax.random.key(config.seed))
-    vocab = jnp.arange(network.vocab)
-  else:
-    network, params, vocab = drafter_file.load(
-        _drafter_path(config.drafter), checkpoint
-    )
-  if config.gamma > network.gamma:
+def _denoising(config, network) -> denoising.Denoising:
+  if config.denoising_steps > 1 and not network.ngram:
     raise errors.InputError(
-        f'config.gamma is {config.gamma}, but the drafter {config.drafter} '
-        f'drafts {network.gamma} tokens at once. Lower gamma.'
+        f'config.denoising_steps is {config.denoising_steps}, but the drafter '
+        f'{config.drafter} has no input for decided slots (its ngram is 0). '
+        'Give 1.'
     )
-  own, verifier_params = DTYPES[dtype(checkpoint)], checkpoint.params
-  head = verifier_params['embed' if checkpoint.config.tied_head else 'head']
-  return network, diffusion.DrafterParams(
-      network=jax.tree.map(lambda x: jnp.asarray(x, own), params),
-      vocab=jnp.asarray(vocab, jnp.int32),
-      head=jnp.take(head, jnp.asarray(vocab), axis=0),
-  )
-
-
-def _drafter_path(name: str) -> str:
-  """Returns the file that config.drafter names: a path, or one of the zoo."""
-  if not name:
-    raise errors.InputError(
-        'config.drafter is empty, but the system specdiff needs one: give a '
-        "safetensors file that `specdiff distill` wrote, or 'random'."
-    )
-  shipped = ZOO / name
-  if not os.path.exists(name) and shipped.is_file():
-    return str(shipped)
-  return name
-
-
-def drafter_sizes(
-    config: Config, checkpoint: weights.Checkpoint
-) -> drafter_network.DrafterConfig:
-  """Returns the sizes of a new drafter."""
-  sizes, model = config.network, checkpoint.config
-  if not 1 <= sizes.layers < model.layers:
-    raise errors.InputError(
-        f'config.network.layers is {sizes.layers}, but a drafter starts from '
-        f"the last of the verifier's {model.layers} layers: give 1 to "
-        f'{model.layers - 1}.'
-    )
-  features = tuple(sizes.features)
-  features = features or (model.layers - sizes.layers - 1, model.layers - 1)
-  if not all(0 <= layer < model.layers for layer in features):
-    raise errors.InputError(
-        f'config.network.features is {features}, but the layers of the '
-        f'verifier are 0 to {model.layers - 1}.'
-    )
-  return drafter_network.DrafterConfig(
-      gamma=config.gamma,
-      layers=sizes.layers,
-      features=features,
-      trunk=sizes.trunk,
-      vocab=min(sizes.vocab, model.vocab_size),
-      ngram=sizes.ngram,
-      verifier=model,
+  return denoising.Denoising(
+      config.denoising_steps, config.denoising_order, config.remask
   )
 
 
@@ -220,6 +237,32 @@ def cache_dtype(checkpoint: weights.Checkpoint) -> str:
   """
   on_cpu = jax.default_backend() == 'cpu'
   return 'float32' if on_cpu else dtype(checkpoint)
+
+
+def paired(config: Config, name: str, make: Callable[[], Any]) -> Any:
+  """Calls `make`; where drafts and rule do not go together, names the fields."""
+  try:
+    return make()
+  except errors.InputError as error:
+    raise errors.InputError(
+        f'config.rule={config.rule!r} does not go with the system {name!r} '
+        f'(config.draft={config.draft!r}): {error} In a config SampleAndMatch '
+        'is rule=match, GreedyAcceptance is rule=greedy, and draft=sample '
+        'draws a chain from its law.'
+    ) from error
+
+
+def room(config: Config, name: str, drafter: types.Drafter) -> None:
+  """Raises InputError if a pass has more tokens than the cache is made for."""
+  slots = drafter.buckets[-1]
+  most = max(config.prompt_buckets) + config.max_new_tokens
+  if slots > most:
+    raise errors.InputError(
+        f'The system {name!r} verifies {slots} tokens at once (config.budget='
+        f'{config.budget}, drafts={config.drafts}, gamma={config.gamma}), but '
+        f'the cache holds {most}: the largest of config.prompt_buckets and '
+        'config.max_new_tokens. Lower the former, or raise the latter.'
+    )
 
 
 def one_of(field: str, name: str, known) -> None:

@@ -5,11 +5,13 @@ A loss is a line in `LOSSES`, from its name to a function of the config.
 
 from collections.abc import Callable, Mapping
 import json
+import math
 import os
 
 import ml_collections
 
 from specdiff_jax import build
+from specdiff_jax import build_drafters
 from specdiff_jax import build_systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
@@ -43,12 +45,20 @@ def _streak(config):
   return loss
 
 
+SCORES: Mapping[str, Callable[..., objective.Score]] = {
+    'diffusion': objective.diffusion_score,
+    'autoregressive': objective.causal_score,
+}
+
 LOSSES: Mapping[str, Callable[[Config], objective.Loss]] = {
     'streak': _streak,
     'decayed_ce': lambda config: (
         lambda log_q, valid, step: losses.decayed_ce(
             log_q, valid, config.decay
         )
+    ),
+    'ce': lambda config: (
+        lambda log_q, valid, step: losses.decayed_ce(log_q, valid, math.inf)
     ),
     'ce_streak': lambda config: (
         lambda log_q, valid, step: losses.ce_streak(log_q, valid)
@@ -69,6 +79,7 @@ def check(config: Config) -> None:
   """Raises InputError on values that no run could work with."""
   build.check(config)
   systems.one_of('loss', config.loss, LOSSES)
+  systems.one_of('network.kind', config.network.kind, build_drafters.FAMILIES)
   for name in ('steps', 'tokens', 'windows', 'eval_limit'):
     systems.least(name, config[name], 1)
   for name, bound in (('layers', 1), ('trunk', 1), ('vocab', 1), ('ngram', 0)):
@@ -107,8 +118,12 @@ def run(
 ) -> distill.Run:
   """Returns the run over the trajectories in `folder`, ready to start."""
   train, held_out = _trajectories(config, checkpoint, folder)
+  family = build_drafters.FAMILIES[config.network.kind]
+  network = family.sizes(config, checkpoint)
   return distill.Run(
-      network=systems.drafter_sizes(config, checkpoint),
+      network=network,
+      initial=family.from_verifier,
+      score=SCORES[config.network.kind](network),
       verifier=checkpoint,
       data=train,
       held_out=held_out,

@@ -15,10 +15,13 @@ from specdiff_jax.programs import bench
 from specdiff_jax.programs import collect
 from specdiff_jax.programs import command
 from specdiff_jax.programs import distill
+from specdiff_jax.programs import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
-PROGRAMS = {'bench': bench, 'collect': collect, 'distill': distill}
+PROGRAMS = {
+    'bench': bench, 'collect': collect, 'distill': distill, 'verify': verify,
+}  # fmt: skip
 
 # Names that the issue promises of every config for decoding, for training.
 DECODING = (
@@ -106,8 +109,19 @@ def test_bench_sees_a_wrong_output(specdiff, tiny, monkeypatch):
   assert 'NO' in run.out
 
 
-def test_distill_smoke_of_the_real_recipe(specdiff, root, tmp_path):
-  recipe = f'--config={root}/configs/distill_smollm2.py:smoke'
+@pytest.mark.parametrize(
+    'name, system',
+    [('distill_smollm2', 'specdiff'), ('distill_sps_smollm2', 'sps')],
+)
+def test_distill_smoke_of_the_real_recipe(
+    specdiff, root, tmp_path, name, system
+):
+  recipe = f'--config={root}/configs/{name}.py:smoke'
   run = specdiff('distill', recipe, f'--workdir={tmp_path}')
   assert run.code == 0, run.err
   assert run.json['steps'] == 3
+  assert run.json['tau_eval'] >= 1
+  drafter = f'--config.drafters.{system}={tmp_path}/drafter.safetensors'
+  more = (drafter, f'--config.system={system}')
+  run = specdiff('decode', recipe, '--prompt=a', *more)
+  assert run.code == 0, run.err

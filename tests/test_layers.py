@@ -17,9 +17,10 @@ LAYERS = (
     {'data'},
     {'drafters', 'decoding', 'training'},
     {'collecting', 'bench'},
+    {'build_drafters'},
     {'build_systems'},
     {'build'},
-    {'build_training'},
+    {'build_training', 'build_verify'},
     {'programs'},
     {'__main__'},
 )
@@ -32,7 +33,10 @@ ONLY = {
     'tensorflow_datasets': ('data/',),
     'array_record': ('data/',),
     'absl': ('programs/',),
-    'ml_collections': ('build.py', 'build_systems.py', 'build_training.py', 'programs/'),
+    'ml_collections': (
+        'build.py', 'build_drafters.py', 'build_systems.py',
+        'build_training.py', 'programs/',
+    ),  # fmt: skip
     'rich': ('programs/', 'bench/report.py'),
     'matplotlib': ('bench/plots.py',),
     'gguf': ('models/',),

@@ -7,8 +7,9 @@ that it yields are in neither.
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from specdiff_jax.bench import costs as costs_lib
 from specdiff_jax.bench import timing
 
 
@@ -24,13 +25,18 @@ class Row:
   speedup_over_fastest_ar: float  # over plain AR of any dtype
   tau: float
   accepted: float
-  exact: bool
+  exact: bool | None  # None: the rule is equal in law, not token for token
   mismatched_rows: int
+  excused_rows: int  # of those, differences that rounding explains
   prompts: int
   new_tokens: int
   recompiles: int
   cycles: int
   histogram: tuple[int, ...]  # cycles by accepted draft tokens
+  gamma: int  # depth of the deepest draft
+  drafts: int  # of one pass
+  verify_tokens: int  # scored by one call of the verifier
+  costs: costs_lib.Costs | None = None  # if they were measured
 
 
 def row(
@@ -39,8 +45,24 @@ def row(
     ar: timing.Measurement,
     fastest_ar: timing.Measurement,
     reference: Sequence[Sequence[int]],
+    size: Mapping[str, int],
+    costs: costs_lib.Costs | None = None,
+    coupled: bool = True,
+    excused: int = 0,
 ) -> Row:
-  """Sums up a system; `reference` holds plain AR's tokens of each prompt."""
+  """Sums up a system.
+
+  Args:
+    system: its name.
+    measured: its rounds.
+    ar: those of plain decoding in the same dtype.
+    fastest_ar: those of the fastest plain decoding.
+    reference: plain decoding's tokens of each prompt.
+    size: its gamma, drafts and verify_tokens.
+    costs: of its cycle, if they were measured.
+    coupled: whether its tokens, not only their law, are plain decoding's.
+    excused: rows whose first difference rounding explains.
+  """
   outputs = tokens(measured)
   wrong = unlike(outputs, reference)
   histogram = add([c.accepted for c in measured.completions])
@@ -58,14 +80,22 @@ def row(
       speedup_over_fastest_ar=median(speedups(measured, fastest_ar)),
       tau=emitted / cycles if cycles else 0.0,
       accepted=mean_accepted(histogram),
-      exact=wrong == 0 and measured.repeatable,
+      exact=(wrong == 0 and measured.repeatable) if coupled else None,
       mismatched_rows=wrong,
+      excused_rows=excused,
       prompts=len(outputs),
       new_tokens=sum(map(len, outputs)),
       recompiles=measured.recompiles,
       cycles=cycles,
       histogram=histogram,
+      costs=costs,
+      **size,
   )
+
+
+def failed(row: Row) -> bool:
+  """Returns whether an output differs where rounding does not explain it."""
+  return row.exact is False and row.excused_rows < max(row.mismatched_rows, 1)
 
 
 def tokens(measured: timing.Measurement) -> list[list[int]]:

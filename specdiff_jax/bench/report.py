@@ -23,9 +23,19 @@ def table(rows: Sequence[metrics.Row]) -> rich.table.Table:
         f'{row.speedup:.2f}x',
         f'{row.speedup_over_fastest_ar:.2f}x',
         f'{row.tau:.2f}',
-        'yes' if row.exact else f'NO ({row.mismatched_rows} rows)',
+        _exact(row),
     )
   return result
+
+
+def _exact(row: metrics.Row) -> str:
+  """Returns the cell that says whether outputs are plain decoding's."""
+  if row.exact is None:
+    return 'in law'
+  if row.exact:
+    return 'yes'
+  wrong = row.mismatched_rows - row.excused_rows
+  return f'NO ({wrong} rows)' if wrong else f'{row.excused_rows} near-ties'
 
 
 def curves(rows: Sequence[metrics.Row]) -> rich.table.Table | None:
@@ -61,7 +71,9 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
       f'prefill and compilation, median of {rounds} interleaved rounds. '
       f'speed-up: over ar in {dtype}; over fastest AR: over ar in any dtype '
       f'(here {fastest}). tau: tokens per call of the verifier, the bonus '
-      f'token included. exact: every row equals {reference}, token for token. '
+      f'token included. exact: every row equals {reference}, token for token '
+      '(near-ties: rows that differ by less than rounding moves the logits; in '
+      'law: the rule draws coins of its own). '
       'cond: a position is accepted, given that the one before it was; surv: '
       'it is accepted.'
   )
@@ -107,7 +119,45 @@ def _system(row: metrics.Row) -> dict[str, Any]:
       'total_tokens_per_s': round(row.total_tokens_per_s, 3),
       'speedup_best': round(row.speedup_best, 4),
       'mismatched_rows': row.mismatched_rows,
+      'excused_rows': row.excused_rows,
       'accepted_histogram': list(row.histogram),
       'cond': metrics.cond(row.histogram),
       'surv': metrics.surv(row.histogram),
-  }
+      'gamma': row.gamma,
+      'drafts': row.drafts,
+      'verify_tokens': row.verify_tokens,
+  } | _costs(row)
+
+
+def _costs(row: metrics.Row) -> dict[str, Any]:
+  """Returns the parts of a cycle, null where they were not measured."""
+  names = ('r', 'c_draft', 'cycle_overhead', 'predicted_speedup')
+  if row.costs is None:
+    return dict.fromkeys(names)
+  c = row.costs
+  values = (c.r, c.c_draft, c.overhead, c.predicted_speedup(row.tau))
+  return {name: round(value, 4) for name, value in zip(names, values)}
+
+
+def costs(rows: Sequence[metrics.Row]) -> rich.table.Table | None:
+  """Returns what the cycles cost; None if it was not measured."""
+  rows = [row for row in rows if row.costs is not None]
+  if not rows:
+    return None
+  result = rich.table.Table(title='a cycle, in plain steps')
+  names = ('verified', 'r', 'c_draft', 'cycle', 'overhead', 'tau / cycle')
+  result.add_column('system')
+  for name in names:
+    result.add_column(name, justify='right')
+  for row in rows:
+    c = row.costs
+    result.add_row(
+        row.system,
+        str(row.verify_tokens),
+        f'{c.r:.2f}',
+        f'{c.c_draft:.2f}',
+        f'{c.cycle:.2f}',
+        f'{c.overhead:+.1%}',
+        f'{c.predicted_speedup(row.tau):.2f}x',
+    )
+  return result

@@ -133,9 +133,9 @@ class Transformers:
       )
     return done
 
-  def warm_up(self, groups: Sequence[Sequence[generate.Request]]) -> None:
+  def warm_up(self, requests: Sequence[generate.Request]) -> None:
     """Runs once: the first call allocates."""
-    self._run(groups[0][0].prompt, 2)
+    self._run(requests[0].prompt, 2)
 
   def _run(self, prompt, new_tokens: int) -> np.ndarray:
     import torch

@@ -1,6 +1,6 @@
 """Collecting: the engine over prompts, into the journal of trajectories."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
@@ -8,65 +8,55 @@ from specdiff_jax.data import trajectories
 import numpy as np
 
 Request = tuple[prompts_lib.Prompt, list[int]]  # a prompt and its token ids
+OnDone = Callable[[str, np.ndarray], None]  # takes an id and its completion
 
 
 def collect(
     prompts: Sequence[prompts_lib.Prompt],
     encode: Callable[[str], list[int]],
-    generate: Callable[[list[Request]], Sequence[np.ndarray]],
+    generate: Callable[[list[Request], OnDone], None],
     journal: trajectories.Journal,
     progress: Callable[[int, int, int], None] = lambda *_: None,
     *,
-    batch: int = 8,
-    chunk: int = 16,
     max_prompt: int | None = None,
 ) -> int:
   """Completes every prompt that the journal does not hold yet.
 
-  `encode` makes a prompt's token ids. `generate` returns the completions
-  ([C] int32, with the end token if it came) of at most `batch` requests, and
-  what it returns must depend on each request alone, not on its neighbours: a
-  run that is stopped and resumed groups them anew. The journal's header gives
-  the law (temperature, top_k, top_p, seed) that each trajectory records.
-  Every batch is on disk before `progress(done, total, new_tokens)` is called.
+  `encode` makes a prompt's token ids. `generate` completes requests and calls
+  its second argument with each prompt's id and completion ([C] int32, with the
+  end token if it came) once it is done, in any order. A completion must depend
+  on its request alone, not on its neighbours: a run that is stopped and resumed
+  has others. The journal's header gives the law (temperature, top_k, top_p,
+  seed) that each trajectory records. Every completion is on disk before
+  `progress(done, total, new_tokens)` is called.
 
-  Within `chunk` batches, prompts go by length, so that a batch pads little.
   Returns the number of new completion tokens. Raises InputError if a prompt
   has more than `max_prompt` tokens or none, before anything is generated.
 
-    collect(prompts, tokenizer.encode, generate, journal, batch=8)
+    collect(prompts, tokenizer.encode, generate, journal)
   """
   known = journal.ids()
   todo = [prompt for prompt in prompts if prompt.id not in known]
   requests = [(prompt, list(encode(prompt.text))) for prompt in todo]
   _check_lengths(requests, max_prompt)
-  done, tokens = len(prompts) - len(todo), 0
-  progress(done, len(prompts), tokens)
-  for group in batches(requests, batch, chunk):
-    completions = generate(group)
-    if len(completions) != len(group):
-      raise ValueError(f'{len(completions)} completions of {len(group)}')
-    records = [
-        _trajectory(request, completion, journal.header)
-        for request, completion in zip(group, completions)
-    ]
-    journal.append(records)
-    done += len(records)
-    tokens += sum(len(record.completion) for record in records)
-    progress(done, len(prompts), tokens)
+  left = {request[0].id: request for request in requests}
+  tokens = 0
+
+  def show():
+    progress(len(prompts) - len(left), len(prompts), tokens)
+
+  def on_done(name: str, completion: np.ndarray) -> None:
+    nonlocal tokens
+    journal.append([_trajectory(left.pop(name), completion, journal.header)])
+    tokens += len(completion)
+    show()
+
+  show()
+  if requests:
+    generate(requests, on_done)
+  if left:
+    raise ValueError(f'{len(left)} of {len(requests)} were not completed')
   return tokens
-
-
-def batches(
-    requests: Sequence[Request], batch: int, chunk: int
-) -> Iterator[list[Request]]:
-  """Yields batches of like lengths: sorted within `chunk` batches."""
-  for start in range(0, len(requests), batch * chunk):
-    part = sorted(
-        requests[start : start + batch * chunk], key=lambda pair: len(pair[1])
-    )
-    for first in range(0, len(part), batch):
-      yield part[first : first + batch]
 
 
 def _check_lengths(requests: Sequence[Request], limit: int | None) -> None:

@@ -87,6 +87,7 @@ class Stats:
   cycles: jax.Array  # [B] int32 verifier calls in which the row was live
   emitted: jax.Array  # [B] int32 tokens emitted by those calls
   accepted: jax.Array  # [B, D+1] int32 histogram of accepted draft tokens
+  bad: jax.Array  # [B] int32 cycle of the verifier's first NaN; 0: prefill; -1
 
 
 @flax.struct.dataclass
@@ -124,7 +125,11 @@ class Drafter(Protocol):
   def init(
       self, params: Params, context: Context, features: jax.Array | None
   ) -> State:
-    """Returns the state after prefill; features [B, T, F, E]."""
+    """Returns the state after prefill; features [B, T, F, E].
+
+    A leaf whose size follows from that of `context.cache` grows with it, by
+    zeros at its end.
+    """
 
   def draft(
       self,
@@ -157,7 +162,7 @@ class Drafter(Protocol):
     the cycle's bucket: at most its slots - 1.
     """
 
-  def wanted(self, state: State) -> jax.Array:
+  def wanted(self, params: Params, state: State) -> jax.Array:
     """Returns [B], the index of the bucket that each row wants next.
 
     The loop takes the largest of the batch; asked only where there are

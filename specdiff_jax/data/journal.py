@@ -39,8 +39,8 @@ class AppendFile:
     except BlockingIOError as error:
       self.close()
       raise errors.InputError(
-          f'Another process is writing {path}. Wait for it, stop it, or give '
-          'another work directory.'
+          f'Another process is writing {path}. Wait for it, stop it, or write '
+          'elsewhere.'
       ) from error
     self._end = os.fstat(self._file).st_size
 
@@ -115,6 +115,19 @@ def _parse(line: bytes) -> dict[str, Any] | None:
   except ValueError:
     return None
   return record if isinstance(record, dict) else None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+  """Returns every field in which two headers differ, in words; '' if none."""
+
+  def shown(header, name):
+    return repr(header[name]) if name in header else 'absent'
+
+  return '; '.join(
+      f'{name} was {shown(old, name)} and is now {shown(new, name)}'
+      for name in sorted({*old, *new})
+      if name not in old or name not in new or old[name] != new[name]
+  )
 
 
 def digest(path: str, size: int) -> str:

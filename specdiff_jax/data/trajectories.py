@@ -225,21 +225,13 @@ def _header(fields: dict[str, Any], path: str) -> dict[str, Any]:
 
 def _check_header(old: dict, new: dict, path: str) -> None:
   """Raises InputError naming every field in which the two headers differ."""
-  different = [
-      f'{name} was {_shown(old, name)} and is now {_shown(new, name)}'
-      for name in sorted({*old, *new})
-      if name not in old or name not in new or old[name] != new[name]
-  ]
+  different = journal_lib.differences(old, new)
   if different:
     raise errors.InputError(
-        f'The journal {path} was begun under other settings: '
-        f'{"; ".join(different)}. Its trajectories and new ones must not be '
-        'mixed: go on with the old settings, or give a new work directory.'
+        f'The journal {path} was begun under other settings: {different}. Its '
+        'trajectories and new ones must not be mixed: go on with the old '
+        'settings, or give a new work directory.'
     )
-
-
-def _shown(header: dict, name: str) -> str:
-  return repr(header[name]) if name in header else 'absent'
 
 
 def _to_fields(trajectory: Trajectory) -> dict[str, Any]:

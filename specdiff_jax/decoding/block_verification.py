@@ -65,7 +65,7 @@ def chances(
     tree: types.DraftTree, p: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Returns h [B, M] and the laws of the bonus [B, M, V] for each count."""
-  q = jnp.exp(tree.log_q)
+  q = jnp.exp(rejection.drafted_law(tree))
   drafted = jnp.cumprod(tree.valid, axis=1) > 0  # slots of the real chain
   token = tree.token[:, 1:, None]
   ratio = _ratio(
@@ -84,7 +84,7 @@ def chances(
   h = jnp.where(total > 0, mass / jnp.where(total > 0, total, 1), 1)
   h = jnp.where(last, w, h)
   laws = jnp.where(
-      (last | (mass <= 0))[..., None],
+      (last | ~(mass > 0))[..., None],
       p,
       left / jnp.where(mass > 0, mass, 1)[..., None],
   )
@@ -92,5 +92,5 @@ def chances(
 
 
 def _ratio(p: jax.Array, q: jax.Array) -> jax.Array:
-  """Returns p / q, with 0 / 0 = 0 and a large number where only q is 0."""
-  return jnp.where(q > 0, p / jnp.where(q > 0, q, 1), jnp.where(p > 0, 1e9, 0))
+  """Returns p / q, and 0 where q is 0: what it cannot draw is rejected."""
+  return jnp.where(q > 0, p / jnp.where(q > 0, q, 1), 0)

@@ -28,6 +28,8 @@ class Engine:
     max_new_tokens: room for the completion: T is this and the prompt's bucket,
       so that short prompts have short caches.
     cache_dtype: of the verifier's keys and values.
+    cache_step: caches begin with room for about so many new tokens and grow
+      by as many (`rows.grow`); 0 makes them full-sized at once.
   """
 
   model: transformer.Transformer
@@ -35,6 +37,7 @@ class Engine:
   rule: types.AcceptanceRule
   max_new_tokens: int
   cache_dtype: str = 'float32'
+  cache_step: int = 0
 
   def __post_init__(self):
     accept.check(self.drafter, self.rule)
@@ -48,6 +51,18 @@ class Engine:
           f'verifier was trained for {most}; lower max_new_tokens or '
           'prompt_buckets.'
       )
+
+  def cache_slots(self, bucket: int, length: int) -> int:
+    """Returns the size of the cache that rows of `length` tokens go on in.
+
+    A whole tree written at the last position must fit: slices would clamp.
+    """
+    tree = self.drafter.buckets[-1]
+    most = bucket + self.max_new_tokens + tree
+    if not self.cache_step:
+      return most
+    steps = -(-(length - 1 + tree - bucket) // self.cache_step)
+    return min(bucket + max(steps, 1) * self.cache_step, most)
 
   @functools.partial(jax.jit, static_argnums=0)
   def prefill(
@@ -75,8 +90,7 @@ class Engine:
     """
     batch, bucket = tokens.shape
     max_length = bucket + self.max_new_tokens
-    # A whole tree written at the last position must fit: slices would clamp.
-    slots = max_length + self.drafter.buckets[-1]
+    slots = self.cache_slots(bucket, bucket + 1)
     used = jnp.maximum(length, 1)
     cache = transformer.empty_cache(
         self.model.config, batch, slots, self.cache_dtype
@@ -101,12 +115,13 @@ class Engine:
     buffer = buffer.at[:, :bucket].set(tokens)
     buffer = buffer.at[rows, used].set(first, mode='drop')
     limit = jnp.minimum(used + max_new_tokens, max_length)
-    done = (length == 0) | jnp.isin(first, end_ids) | (used + 1 >= limit)
+    bad = broken(logits) & (length > 0)
+    done = (length == 0) | jnp.isin(first, end_ids) | (used + 1 >= limit) | bad
     depth = self.drafter.max_depth
     zeros = jnp.zeros(batch, jnp.int32)
     state = types.DecodeState(
         tokens=buffer,
-        length=used + 1,
+        length=jnp.where(bad, used, used + 1),
         limit=limit,
         done=done,
         end_ids=end_ids,
@@ -115,14 +130,16 @@ class Engine:
         sampling=sampling,
         noise=noise,
         stats=types.Stats(
-            zeros, zeros, jnp.zeros((batch, depth + 1), jnp.int32)
+            zeros,
+            zeros,
+            jnp.zeros((batch, depth + 1), jnp.int32),
+            bad=jnp.where(bad, 0, -1),
         ),
     )
-    return state.replace(
-        drafter=self.drafter.init(
-            drafter_params, self._context(params, state), features
-        )
+    drafted = self.drafter.init(
+        drafter_params, self.context(params, state), features
     )
+    return jax.tree.map(_strong, state.replace(drafter=drafted))
 
   @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
   def decode(
@@ -131,15 +148,23 @@ class Engine:
       drafter_params: types.Params,
       state: types.DecodeState,
       max_cycles: jax.Array,
+      most_done: jax.Array | None = None,
   ) -> types.DecodeState:
-    """Runs up to `max_cycles` cycles, fewer where every row is done.
+    """Runs up to `max_cycles` cycles, fewer where so many rows are done.
 
-    The state is donated. A host streams text by calling this repeatedly.
+    It stops once `most_done` rows are done, by default all; and before a live
+    row's tree would be written past the cache, which then has to grow. The
+    state is donated. A host streams text and refills rows between calls.
     """
+    tree = self.drafter.buckets[-1]
+    room = transformer.cache_slots(state.cache)
 
     def live(carry):
       cycle, state = carry
-      return (cycle < max_cycles) & ~jnp.all(state.done)
+      done = jnp.sum(state.done)
+      fits = jnp.all(state.done | (state.length - 1 + tree <= room))
+      goal = state.done.size if most_done is None else most_done
+      return (cycle < max_cycles) & (done < goal) & fits
 
     def body(carry):
       cycle, state = carry
@@ -147,7 +172,7 @@ class Engine:
 
     return lax.while_loop(live, body, (jnp.int32(0), state))[1]
 
-  def _context(self, params, state: types.DecodeState) -> types.Context:
+  def context(self, params, state: types.DecodeState) -> types.Context:
     return types.Context(state.tokens, state.length, params, state.cache)
 
   def _cycle(self, params, drafter_params, state):
@@ -159,16 +184,22 @@ class Engine:
     ]
     if len(buckets) == 1:
       return cycles[0](state)
-    wanted = jnp.where(state.done, 0, self.drafter.wanted(state.drafter))
+    wanted = self.drafter.wanted(drafter_params, state.drafter)
+    wanted = jnp.where(state.done, 0, wanted)
     return lax.switch(jnp.max(wanted), cycles, state)
 
   def _cycle_of(self, slots, params, drafter_params, state):
     """Draft, verify, accept, commit; one verifier pass over `slots` slots."""
-    context = self._context(params, state)
+    context = self.context(params, state)
     tree, drafted = self.drafter.draft(
-        drafter_params, state.drafter, context, state.sampling, state.noise, slots
+        drafter_params,
+        state.drafter,
+        context,
+        state.sampling,
+        state.noise,
+        slots,
     )
-    logits, cache, features = self._verify(params, state, tree)
+    logits, cache, features = self.verify(params, state, tree)
     depth = min(self.drafter.max_depth, slots - 1)
     verdict = self.rule(
         tree, logits, state.length, state.sampling, state.noise, depth
@@ -180,12 +211,13 @@ class Engine:
     )
     if not self.drafter.chain:
       cache = _gather_path(cache, verdict, state.length - 1)
-    return _commit(state, tree, verdict).replace(cache=cache, drafter=drafted)
+    state = _commit(state, tree, verdict, broken(logits))
+    return state.replace(cache=cache, drafter=drafted)
 
-  def _verify(self, params, state, tree):
+  def verify(self, params, state, tree):
     """Scores all slots of the tree: logits [B, M, V], cache, features."""
     start = state.length - 1
-    slots = jax.tree.leaves(state.cache)[0].shape[-2]
+    slots = transformer.cache_slots(state.cache)
     mask = tree_lib.cache_mask(tree, state.length, slots)
     hidden, cache, features = self.model.apply(
         {'params': params},
@@ -200,8 +232,27 @@ class Engine:
     return logits, cache, features
 
 
-def _commit(state, tree, verdict) -> types.DecodeState:
-  """Appends the accepted tokens and the bonus, cut at an end or the limit."""
+def _strong(leaf: jax.Array) -> jax.Array:
+  """Returns the same array not weakly typed: another type is a recompile."""
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+    return leaf
+  return lax.convert_element_type(leaf, leaf.dtype)
+
+
+def broken(logits: jax.Array) -> jax.Array:
+  """Returns [B]: whether logits [B, M, V] hold a NaN or +inf, in any slot.
+
+  In a slot that is not accepted too: its values stay in the cache, where a NaN
+  spoils what is read past it.
+  """
+  return ~jnp.all(logits < jnp.inf, axis=(1, 2))
+
+
+def _commit(state, tree, verdict, bad) -> types.DecodeState:
+  """Appends the accepted tokens and the bonus, cut at an end or the limit.
+
+  Rows that are `bad` [B] stop, and get nothing of this cycle.
+  """
   batch, width = verdict.path.shape
   rows = jnp.arange(batch)[:, None]
   index = jnp.arange(width)[None]
@@ -215,11 +266,12 @@ def _commit(state, tree, verdict) -> types.DecodeState:
   offered = verdict.count + 1
   ends = jnp.isin(emitted, state.end_ids) & (index < offered[:, None])
   first_end = jnp.where(jnp.any(ends, 1), jnp.argmax(ends, 1) + 1, width)
-  count = jnp.minimum(jnp.minimum(offered, first_end), state.limit - state.length)
-  count = jnp.where(state.done, 0, count)
-  place = jnp.where(
-      index < count[:, None], state.length[:, None] + index, state.tokens.shape[1]
-  )
+  room = state.limit - state.length
+  count = jnp.minimum(jnp.minimum(offered, first_end), room)
+  count = jnp.where(state.done | bad, 0, count)
+  nowhere = state.tokens.shape[1]
+  place = state.length[:, None] + index
+  place = jnp.where(index < count[:, None], place, nowhere)
   length = state.length + count
   ended = jnp.any(ends & (index < count[:, None]), axis=1)
   live = (~state.done).astype(jnp.int32)
@@ -227,11 +279,14 @@ def _commit(state, tree, verdict) -> types.DecodeState:
   return state.replace(
       tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
       length=length,
-      done=state.done | ended | (length >= state.limit),
+      done=state.done | bad | ended | (length >= state.limit),
       stats=types.Stats(
           cycles=state.stats.cycles + live,
           emitted=state.stats.emitted + count,
           accepted=accepted,
+          bad=jnp.where(
+              bad & ~state.done, state.stats.cycles + 1, state.stats.bad
+          ),
       ),
   )
 

@@ -1,10 +1,12 @@
-"""The host side of decoding: batches of prompts through an engine."""
+"""The host side of decoding: prompts through the rows of a batch."""
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import time
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +14,14 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.decoding import rows as rows_lib
+
+
+_BROKEN = (
+    "the verifier's logits hold a NaN or an infinity: prompt {} (0 is prefill). "
+    'Its weights are broken, or overflow in this dtype: check the file, or try '
+    'config.dtype=float32. The prompts that were done before were handed over.'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +81,17 @@ class Completion:
 
 @dataclasses.dataclass
 class Clock:
-  """Seconds spent, summed over batches."""
+  """Seconds spent, summed over requests; the caller's own are in neither."""
 
   prefill: float = 0.0
   decode: float = 0.0
+
+  @contextlib.contextmanager
+  def adding(self, name: str) -> Iterator[None]:
+    """Adds what the block takes."""
+    begin = time.perf_counter()
+    yield
+    setattr(self, name, getattr(self, name) + time.perf_counter() - begin)
 
 
 def bucket_for(length: int, buckets: Sequence[int]) -> int:
@@ -86,6 +103,17 @@ def bucket_for(length: int, buckets: Sequence[int]) -> int:
       f'a prompt of {length} tokens is longer than the largest buffer, '
       f'{max(buckets)} tokens; raise prompt_buckets or shorten the prompt.'
   )
+
+
+def by_bucket(
+    requests: Sequence[Request], buckets: Sequence[int]
+) -> list[collections.deque[int]]:
+  """Returns the indices of the requests of each bucket that occurs."""
+  queues = {}
+  for index, request in enumerate(requests):
+    bucket = bucket_for(len(request.prompt), buckets)
+    queues.setdefault(bucket, collections.deque()).append(index)
+  return list(queues.values())
 
 
 def start(
@@ -148,9 +176,14 @@ def generate(
     buckets: Sequence[int],
     cycles_per_call: int = 1 << 30,
     on_tokens: Callable[[int, np.ndarray], bool] | None = None,
+    on_done: Callable[[Request, Completion], None] | None = None,
     clock: Clock | None = None,
 ) -> list[Completion]:
-  """Decodes requests in batches; returns completions in their order.
+  """Decodes requests; returns completions in their order.
+
+  Requests of one prompt bucket share the rows of a batch: a row that is done
+  is refilled while the others go on. Each request is prefilled alone, so its
+  output depends neither on its row nor on its neighbours.
 
   Args:
     engine: the system.
@@ -158,68 +191,114 @@ def generate(
     drafter_params: the drafter's.
     requests: prompts of uneven lengths.
     settings: sampling and limits.
-    batch: rows decoded together; the last batch is padded with done rows.
+    batch: rows decoded together; rows without a request are done.
     buckets: sizes that prompts are padded to, each compiled once.
-    cycles_per_call: how often the host looks: one fetch for each call.
+    cycles_per_call: after so many cycles the host looks, and whenever a row is
+      done: one fetch for each call.
     on_tokens: called after each call with a request's number and all its
       tokens so far, for rows that grew; returning True stops that row.
-    clock: adds up the seconds of prefill and decoding.
+    on_done: called with each request and its completion as soon as it is done:
+      bucket by bucket, in no order that could be relied on.
+    clock: adds up the seconds of prefill, refills included, and of decoding.
+
+  Raises InputError where the verifier's logits are not numbers, after handing
+  over what is done.
   """
   clock = clock or Clock()
-  done = []
-  for first in range(0, len(requests), batch):
-    group = requests[first : first + batch]
-    begin = time.perf_counter()
-    state = start(
-        engine, params, drafter_params, group, settings, batch, buckets
+  completions: list[Any] = [None] * len(requests)
+
+  def begin(index):
+    one = (requests[index],)
+    return start(engine, params, drafter_params, one, settings, 1, buckets)
+
+  def end(index, completion):
+    completions[index] = completion
+    if on_done is not None:
+      on_done(requests[index], completion)
+
+  for queue in by_bucket(requests, buckets):
+    rows = rows_lib.Rows(engine, params, drafter_params, batch)
+    work = {}  # the request in each row that has one
+    while queue or work:
+      with clock.adding('prefill'):
+        for row in range(batch):
+          if row not in work and queue:
+            work[row] = _Work(queue[0], requests[queue[0]])
+            rows.fill(row, begin(queue.popleft()))
+        rows.wait()
+      with clock.adding('decode'):
+        look = rows.run(cycles_per_call, len(work))
+      done = look.done.copy()
+      for row, item in work.items():
+        done[row] |= item.grew(row, look, on_tokens)
+      if (done != look.done).any():
+        rows.stop(done)
+      _hand_over({r: work.pop(r) for r in list(work) if done[r]}, look, end)
+  return completions
+
+
+def _hand_over(done: dict[int, '_Work'], look: rows_lib.Look, end) -> None:
+  """Calls end(index, completion) for rows that are done and sound."""
+  broken = []
+  for row, item in done.items():
+    cycle = look.stats.bad[row]
+    if cycle < 0:
+      end(item.index, item.completion(row, look))
+    else:
+      broken.append(f'{item.name!r} in cycle {cycle}')
+  if broken:  # after what is done was handed over
+    raise errors.InputError(_BROKEN.format(', '.join(broken)))
+
+
+@dataclasses.dataclass
+class _Work:
+  """A request in a row."""
+
+  index: int  # among the requests
+  request: Request
+  shown: int = 0  # its length when it was shown last
+
+  def grew(self, row: int, look: rows_lib.Look, on_tokens) -> bool:
+    """Shows new tokens; returns whether the caller wants the row to stop."""
+    if on_tokens is None or look.length[row] == self.shown:
+      return False
+    self.shown = look.length[row]
+    return bool(on_tokens(self.request.number, self._tokens(row, look)))
+
+  @property
+  def name(self) -> str | int:
+    """What a user knows the request by."""
+    return getattr(self.request, 'id', '') or self.request.number
+
+  def completion(self, row: int, look: rows_lib.Look) -> Completion:
+    return Completion(
+        number=self.request.number,
+        tokens=self._tokens(row, look),
+        cycles=int(look.stats.cycles[row]),
+        emitted=int(look.stats.emitted[row]),
+        accepted=look.stats.accepted[row].copy(),
     )
-    jax.block_until_ready(state)
-    clock.prefill += time.perf_counter() - begin
-    begin = time.perf_counter()
-    state = _run(
-        engine, params, drafter_params, state, group, cycles_per_call, on_tokens
-    )
-    fetched = jax.device_get((state.tokens, state.length, state.stats))
-    clock.decode += time.perf_counter() - begin
-    done.extend(_completions(group, *fetched))
-  return done
+
+  def _tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:
+    first = len(self.request.prompt)
+    return look.tokens[row, first : look.length[row]].copy()
 
 
-def _run(
-    engine, params, drafter_params, state, group, cycles_per_call, on_tokens
-):
-  """Calls the jitted loop until every row is done."""
-  cycles = jnp.int32(cycles_per_call)
-  shown = [0] * len(group)
-  while True:
-    state = engine.decode(params, drafter_params, state, cycles)
-    if on_tokens is None:
-      if jax.device_get(state.done).all():
-        return state
-      continue
-    tokens, length, done = jax.device_get(
-        (state.tokens, state.length, state.done)
-    )
-    stopped = done.copy()
-    for row, request in enumerate(group):
-      if length[row] > shown[row]:
-        shown[row] = length[row]
-        completion = tokens[row, len(request.prompt) : length[row]]
-        stopped[row] |= bool(on_tokens(request.number, completion))
-    if stopped.all():
-      return state
-    if (stopped != done).any():
-      state = state.replace(done=jnp.asarray(stopped))
-
-
-def _completions(group, tokens, length, stats) -> list[Completion]:
-  return [
-      Completion(
-          number=request.number,
-          tokens=tokens[row, len(request.prompt) : length[row]],
-          cycles=int(stats.cycles[row]),
-          emitted=int(stats.emitted[row]),
-          accepted=stats.accepted[row],
-      )
-      for row, request in enumerate(group)
-  ]
+def warm_up(
+    engine: engine_lib.Engine,
+    params: types.Params,
+    drafter_params: types.Params,
+    requests: Sequence[Request],
+    settings: Settings,
+    batch: int,
+    buckets: Sequence[int],
+) -> None:
+  """Compiles all that decoding such requests needs, and runs it a little."""
+  short = min(4, settings.max_new_tokens)
+  settings = dataclasses.replace(settings, max_new_tokens=short)
+  for queue in by_bucket(requests, buckets):
+    some = [requests[index] for index in queue][: batch + 1]
+    parts = (engine, params, drafter_params)
+    generate(*parts, some, settings, batch, buckets)
+    one = start(*parts, some[:1], settings, 1, buckets)
+    rows_lib.Rows(*parts, batch).warm_up(one)

@@ -16,6 +16,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -88,7 +89,8 @@ class RejectionWithoutReplacement(_Rule):
   """Recursive rejection of siblings drawn without replacement (2402.14160).
 
   After each candidate its token is zeroed in q and q is renormalised: the law
-  that the next sibling was drawn from.
+  that the next sibling was drawn from. So of siblings that were drawn only the
+  last ones may be invalid.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'distinct'})
@@ -111,6 +113,17 @@ def draw(law: jax.Array, noise: types.Noise, length: jax.Array) -> jax.Array:
   return jax.vmap(jax.random.categorical)(keys, jnp.log(law)).astype(jnp.int32)
 
 
+def drafted_law(tree: types.DraftTree) -> jax.Array:
+  """Returns `log_q`; an error where the tree has none."""
+  if tree.log_q is None:
+    raise errors.InputError(
+        'the rule reads the law that drafts were drawn from, but the drafter '
+        'proposes trees without `log_q`. Set keep_q, or use SampleAndMatch or '
+        'GreedyAcceptance.'
+    )
+  return tree.log_q
+
+
 def residual(p: jax.Array, q: jax.Array, fallback: jax.Array) -> jax.Array:
   """Returns max(p - q, 0) normalised; `fallback` where nothing is left."""
   left = jnp.maximum(p - q, 0)
@@ -130,7 +143,7 @@ def walk(
     proposal: the law that slots were drawn from: 'drawn' (`log_q`), 'distinct'
       (`log_q` without the siblings tried before) or 'point' (no law).
   """
-  log_q = p if tree.log_q is None else tree.log_q  # 'point' reads neither
+  log_q = p if proposal == 'point' else drafted_law(tree)  # or unread
   vocab_size = p.shape[-1]
 
   def row(tree, p, log_q, coins):
@@ -148,9 +161,9 @@ def walk(
         q = q / jnp.where(q.sum() > 0, q.sum(), 1)
       sibling = tree.valid[slot] & on_path[tree.parent[slot]]
       is_tried = sibling & (tree.depth[slot] == tree.depth[deepest] + 1)
-      likely = law[token] >= q[token]  # 0 / 0 counts as 0
+      # What q cannot draw is not accepted: a slot without a law does nothing.
       ratio = law[token] / jnp.where(q[token] > 0, q[token], 1)
-      chance = jnp.where(likely & (law[token] > 0), 1, ratio)
+      chance = jnp.where(q[token] > 0, jnp.minimum(1, ratio), 0)
       accepted = is_tried & (coins[slot] < chance)
       # A slot that repeats an accepted token leads on like the accepted one.
       twin = jnp.any(

@@ -1,12 +1,15 @@
 """A ready system: an engine with its weights and settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 import zlib
 
+import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import types
+from specdiff_jax.decoding import controller
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 
@@ -21,8 +24,9 @@ class Request(generate.Request):
 def request(name: str, prompt: Sequence[int]) -> Request:
   """Returns the request whose noise is keyed by its id alone.
 
-  So its draws do not change with the other prompts of a file. (The shapes of
-  its batch do, which in bf16 can turn a near-tie.)
+  So its draws do not change with the other prompts of a file. (The number of
+  rows decoded together may change the last bits of what they are drawn from,
+  which in bf16 can turn a near-tie.)
   """
   number = zlib.crc32(name.encode()) & 0x7FFFFFFF
   return Request(number, prompt, name)
@@ -42,38 +46,70 @@ class System:
   cycles_per_call: int
   stop: tuple[str, ...]
   decode_text: Callable[[Sequence[int]], str]
+  size: Mapping[str, int]  # gamma, drafts, verify_tokens
 
   def __call__(
       self,
       requests: Sequence[generate.Request],
       *,
       on_tokens: Callable[[int, np.ndarray], bool] | None = None,
+      on_done: Callable[[Any, generate.Completion], None] | None = None,
       clock: generate.Clock | None = None,
-      max_new_tokens: int | None = None,
   ) -> list[generate.Completion]:
-    """Decodes requests; the host looks in between only if it has to."""
-    limits = self.settings
-    if max_new_tokens is not None:
-      limits = dataclasses.replace(limits, max_new_tokens=max_new_tokens)
+    """Decodes requests; the host looks when a row is done, or if it has to."""
     looks = {'cycles_per_call': self.cycles_per_call} if on_tokens else {}
     return generate.generate(
         self.engine,
         self.params,
         self.drafter_params,
         requests,
-        limits,
+        self.settings,
         self.batch,
         self.buckets,
         on_tokens=on_tokens,
+        on_done=on_done,
         clock=clock,
         **looks,
     )
 
-  def warm_up(self, groups: Sequence[Sequence[generate.Request]]) -> None:
-    """Compiles all that decoding these batches needs."""
-    by_bucket = {}
-    for group in groups:
-      longest = max(len(request.prompt) for request in group)
-      by_bucket[generate.bucket_for(longest, self.buckets)] = group
-    for group in by_bucket.values():
-      self(group, max_new_tokens=min(4, self.settings.max_new_tokens))
+  def warm_up(self, requests: Sequence[generate.Request]) -> None:
+    """Compiles all that decoding requests of such lengths needs."""
+    generate.warm_up(
+        self.engine,
+        self.params,
+        self.drafter_params,
+        requests,
+        self.settings,
+        self.batch,
+        self.buckets,
+    )
+
+  def start(self, requests: Sequence[generate.Request]) -> types.DecodeState:
+    """Returns the prefilled state of up to `batch` requests."""
+    return generate.start(
+        self.engine,
+        self.params,
+        self.drafter_params,
+        requests[: self.batch],
+        self.settings,
+        self.batch,
+        self.buckets,
+    )
+
+  def calibrated(self, requests: Sequence[generate.Request]) -> 'System':
+    """Returns the system with its costs measured, if it chooses by costs."""
+    drafter = self.engine.drafter
+    if not isinstance(drafter, controller.Adaptive):
+      return self
+
+    every_row = jnp.int32(self.batch)  # `run` gives it too: one program
+
+    def decode(drafter_params, state, cycles):
+      return self.engine.decode(
+          self.params, drafter_params, state, jnp.int32(cycles), every_row
+      )
+
+    params = controller.calibrate(
+        drafter, self.drafter_params, lambda: self.start(requests), decode
+    )
+    return dataclasses.replace(self, drafter_params=params)

@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
@@ -38,16 +39,22 @@ class MaskedDiffusion:
     gamma: slots of the window that are used, at most the network's.
     strategy: what is verified of the marginals.
     cache_dtype: of the context's keys and values.
+    denoising: how the window is filled, in one pass or more.
+    context_window: how many of the last verified tokens a window sees; 0 for
+      all. A shorter context makes drafts of long texts cheaper.
   """
 
   config: drafter_network.DrafterConfig
   gamma: int
   strategy: marginals_lib.Strategy = marginals_lib.Chain()
   cache_dtype: str = 'float32'
+  denoising: denoising_lib.Denoising = denoising_lib.Denoising()
+  context_window: int = 0
 
   @property
   def proposal(self) -> str:
-    return self.strategy.proposal
+    # Later passes see earlier choices: no marginal is the draft's own law.
+    return 'unknown' if self.denoising.steps > 1 else self.strategy.proposal
 
   @property
   def chain(self) -> bool:
@@ -68,7 +75,7 @@ class MaskedDiffusion:
   def init(self, params, context, features):
     batch, bucket = features.shape[:2]
     c = self.config.verifier
-    slots = context.tokens.shape[1] + self.gamma + 1
+    slots = transformer.cache_slots(context.cache)
     shape = (batch, c.kv_heads, slots, c.head_dim)
     positions = jnp.broadcast_to(jnp.arange(bucket), (batch, bucket))
 
@@ -87,24 +94,53 @@ class MaskedDiffusion:
 
   def draft(self, params, state, context, sampling, noise, slots):
     anchors = (context.length - 1)[:, None]
-    x = drafter_network.fill(
-        self.config,
-        params.network,
-        context.verifier['embed'],
-        context.tokens,
-        anchors,
-        state.last[:, None],
-        state.context,
-    )[:, 0, : self.gamma]
-    rows = jnp.arange(anchors.shape[0])
-    marginals = marginals_lib.Marginals(
-        logits=transformer.dense(x, params.head),
-        ids=params.vocab,
-        root=context.tokens[rows, anchors[:, 0]],
-        length=context.length,
-        vocab_size=self.config.verifier.vocab_size,
-    )
-    return self.strategy(marginals, sampling, noise, slots), state
+    keys, first = self._visible(state.context, context.length)
+    root = jnp.take_along_axis(context.tokens, anchors, axis=1)[:, 0]
+
+    def run(decided, index):
+      """One pass: the marginals, given what is decided of the window."""
+      revealed = None
+      if decided is not None:
+        revealed = (decided[:, None], params.vocab[index][:, None])
+      x = drafter_network.fill(
+          self.config,
+          params.network,
+          context.verifier['embed'],
+          context.tokens,
+          anchors,
+          state.last[:, None],
+          keys,
+          first,
+          revealed,
+      )[:, 0]
+      return marginals_lib.Marginals(
+          logits=transformer.dense(x, params.head),
+          ids=params.vocab,
+          root=root,
+          length=context.length,
+          vocab_size=self.config.verifier.vocab_size,
+      )
+
+    def pick(marginals):
+      return self.strategy.pick(marginals, sampling, noise)
+
+    final = self.denoising(run, pick)
+    final = final.replace(logits=final.logits[:, : self.gamma])
+    return self.strategy(final, sampling, noise, slots), state
+
+  def _visible(self, context, length):
+    """Returns the keys and values that a window sees, and where they begin."""
+    window = self.context_window
+    if not window or context[0][0].shape[2] <= window:
+      return context, None
+    first = jnp.maximum(length - 1 - window, 0)
+
+    def cut(array):  # [B, Hkv, S, Dh]
+      return jax.vmap(
+          lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, window, axis=1)
+      )(array, first)
+
+    return jax.tree.map(cut, context), first
 
   def observe(self, params, state, context, verdict, features):
     start = context.length - 1

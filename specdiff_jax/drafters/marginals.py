@@ -39,6 +39,14 @@ class Strategy(Protocol):
   def slots(self, gamma: int) -> int:
     """Returns the size of a whole tree over a window of gamma slots."""
 
+  def pick(
+      self,
+      marginals: Marginals,
+      sampling: types.Sampling,
+      noise: types.Noise,
+  ) -> jax.Array:
+    """Returns [B, G] which of the W tokens each slot takes, taken alone."""
+
   def __call__(
       self,
       marginals: Marginals,
@@ -76,13 +84,13 @@ class Tempered:
     )
 
   def kept(
-      self, marginals: Marginals, log_q: jax.Array
+      self, log_q: jax.Array, ids: jax.Array, vocab_size: int
   ) -> jax.Array | None:
     """Returns log_q [B, G, W] over the verifier's tokens [B, G, V], if kept."""
     if not self.keep_q:
       return None
-    shape = log_q.shape[:2] + (marginals.vocab_size,)
-    return jnp.full(shape, -jnp.inf).at[..., marginals.ids].set(log_q)
+    shape = log_q.shape[:2] + (vocab_size,)
+    return jnp.full(shape, -jnp.inf).at[..., ids].set(log_q)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +113,8 @@ class Chain(Tempered):
   def slots(self, gamma: int) -> int:
     return gamma + 1
 
-  def __call__(self, marginals, sampling, noise, slots):
-    logits = marginals.logits[:, : slots - 1]
-    marginals = marginals.replace(logits=logits)
-    law = self.law(sampling)
+  def pick(self, marginals, sampling, noise):
+    logits, law = marginals.logits, self.law(sampling)
     greedy = jnp.argmax(logits, axis=-1)
     hot = law.temperature > 0
 
@@ -120,12 +126,18 @@ class Chain(Tempered):
       token = jnp.argmax(sampling_lib.law(logits, law) + g, axis=-1)
       return jnp.where(hot[:, None], token, greedy)
 
-    index = greedy
-    if self.mode != 'argmax':
-      index = lax.cond(jnp.any(hot), perturbed, lambda: greedy)
+    if self.mode == 'argmax':
+      return greedy
+    return lax.cond(jnp.any(hot), perturbed, lambda: greedy)
+
+  def __call__(self, marginals, sampling, noise, slots):
+    logits = marginals.logits[:, : slots - 1]
+    marginals = marginals.replace(logits=logits)
+    index = self.pick(marginals, sampling, noise)
     log_q = None
     if self.keep_q:
-      log_q = self.kept(marginals, sampling_lib.log_probabilities(logits, law))
+      log_q = sampling_lib.log_probabilities(logits, self.law(sampling))
+      log_q = self.kept(log_q, marginals.ids, marginals.vocab_size)
       log_q = jnp.pad(log_q, ((0, 0), (1, 0), (0, 0)))
     token = jnp.concatenate(
         [marginals.root[:, None], marginals.ids[index]], axis=1
@@ -160,6 +172,10 @@ class Drafts(Tempered):
     merged = self.arrangement == 'merged' and self.budget
     return min(self.budget, whole) if merged else whole
 
+  def pick(self, marginals, sampling, noise):
+    del sampling, noise
+    return jnp.argmax(marginals.logits, axis=-1)
+
   def __call__(self, marginals, sampling, noise, slots):
     if self.arrangement != 'merged':
       gamma = (slots - 1) // self.drafts
@@ -178,7 +194,7 @@ class Drafts(Tempered):
     token = marginals.ids[index]
     if self.arrangement == 'merged':
       return merged(token, marginals.root, slots)
-    kept = self.kept(marginals, log_q)
+    kept = self.kept(log_q, marginals.ids, marginals.vocab_size)
     if kept is not None:
       whole = (kept.shape[0], self.drafts) + kept.shape[1:]
       kept = jnp.broadcast_to(kept[:, None], whole)
@@ -203,25 +219,41 @@ class BestFirst:
     del gamma
     return self.budget
 
-  def __call__(self, marginals, sampling, noise, slots):
+  def pick(self, marginals, sampling, noise):
+    return jnp.argmax(self._scores(marginals, sampling, noise), axis=-1)
+
+  def _scores(self, marginals, sampling, noise):
     def perturbed():
       logits = sampling_lib.law(marginals.logits, sampling)
       hot = (sampling.temperature > 0)[:, None, None]
       return logits + jnp.where(hot, shared_noise(marginals, noise), 0)
 
-    logits = lax.cond(
+    return lax.cond(
         jnp.any(sampling.temperature > 0), perturbed, lambda: marginals.logits
     )
-    log_q = jax.nn.log_softmax(logits, axis=-1)
+
+  def __call__(self, marginals, sampling, noise, slots):
+    scores = self._scores(marginals, sampling, noise)
+    log_q = jax.nn.log_softmax(scores, axis=-1)
     return best_first(log_q, marginals.ids, marginals.root, slots)
 
 
 def shared_noise(marginals: Marginals, noise: types.Noise) -> jax.Array:
   """Returns the verifier's own noise [B, G, W] at the window's positions."""
-  gamma = marginals.logits.shape[1]
-  positions = marginals.length[:, None] + jnp.arange(gamma)
-  g = sampling_lib.gumbel(noise, positions, marginals.vocab_size)
-  return g[..., marginals.ids]
+  m = marginals
+  return noise_at(noise, m.length, m.logits.shape[1], m.ids, m.vocab_size)
+
+
+def noise_at(
+    noise: types.Noise,
+    length: jax.Array,
+    gamma: int,
+    ids: jax.Array,
+    vocab_size: int,
+) -> jax.Array:
+  """Returns the verifier's noise [B, G, W] of tokens [W], from length on."""
+  positions = length[:, None] + jnp.arange(gamma)
+  return sampling_lib.gumbel(noise, positions, vocab_size)[..., ids]
 
 
 def own_noise(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import jax
 import ml_dtypes
@@ -11,7 +11,6 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import safetensors_io
 from specdiff_jax.models import weights
@@ -19,9 +18,21 @@ from specdiff_jax.models import weights
 FORMAT = 'specdiff_jax drafter 1'
 
 
+class Config(Protocol):
+  """The sizes of a drafter of some family: a frozen dataclass."""
+
+  kind: ClassVar[str]  # the family
+  features: tuple[int, ...]  # verifier layers that it reads
+  vocab: int  # tokens that it can draft
+  verifier: config_lib.TransformerConfig
+
+  def shapes(self) -> Any:
+    """Returns the tree of trained parameters as shapes."""
+
+
 def save(
     path: str,
-    config: drafter_network.DrafterConfig,
+    config: Config,
     params: dict[str, Any],
     vocab: np.ndarray,
     verifier: weights.Checkpoint,
@@ -36,6 +47,7 @@ def save(
   )
   metadata = {name: str(value) for name, value in facts.items()} | {
       'format': FORMAT,
+      'kind': config.kind,
       'verifier': verifier.fingerprint,
       'vocab_size': str(verifier.config.vocab_size),
       'config': json.dumps(dataclasses.asdict(config)),
@@ -45,12 +57,13 @@ def save(
 
 
 def load(
-    path: str, verifier: weights.Checkpoint
-) -> tuple[drafter_network.DrafterConfig, dict[str, Any], np.ndarray]:
+    path: str, verifier: weights.Checkpoint, family: type[Config]
+) -> tuple[Config, dict[str, Any], np.ndarray]:
   """Returns config, params and draft vocabulary of this verifier's drafter.
 
-  Raises InputError if the file is damaged or belongs to another verifier: its
-  drafts would still be safe, but hardly ever accepted.
+  Raises InputError if the file is damaged, holds a drafter of another family,
+  or belongs to another verifier: its drafts would still be safe, but hardly
+  ever accepted.
   """
   tensors, metadata = safetensors_io.load(path)
   if metadata.get('format') != FORMAT:
@@ -58,6 +71,15 @@ def load(
         f'{path}: not a drafter of this project (its format is '
         f'{metadata.get("format")!r}, not {FORMAT!r}). Give a file that '
         '`specdiff distill` wrote.'
+    )
+  kind = metadata.get('kind', 'diffusion')  # of files before there were others
+  if kind != family.kind:
+    raise errors.InputError(
+        f'{path}: this is a drafter of the kind {kind!r}, but the system '
+        f'needs one of the kind {family.kind!r}. Give another file '
+        '(config.drafters has one for each system), choose the system that '
+        'this drafter was made for, or train one with `specdiff distill` and '
+        f'config.network.kind={family.kind}.'
     )
   size = verifier.config.vocab_size
   if metadata.get('vocab_size') != str(size):
@@ -74,19 +96,21 @@ def load(
         f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
         'one with `specdiff distill`.'
     )
-  config = _config(path, metadata.get('config', ''))
+  config = _config(path, metadata.get('config', ''), family)
   _check_shapes(path, config, tensors)
+  _check_values(path, tensors)
   _check_vocab(path, tensors['vocab'], size)
   return config, tensors['network'], tensors['vocab']
 
 
-def _config(path: str, text: str) -> drafter_network.DrafterConfig:
+def _config(path: str, text: str, family: type[Config]) -> Config:
   try:
     fields = json.loads(text)
-    fields['features'] = tuple(fields['features'])
+    for name, value in fields.items():
+      fields[name] = tuple(value) if isinstance(value, list) else value
     fields['verifier'] = config_lib.TransformerConfig(**fields['verifier'])
-    return drafter_network.DrafterConfig(**fields)
-  except (KeyError, TypeError, ValueError) as error:
+    return family(**fields)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise errors.InputError(
         f'{path}: the sizes in its metadata cannot be read ({error}). It was '
         'written by another version; train it again, or take that version.'
@@ -94,7 +118,7 @@ def _config(path: str, text: str) -> drafter_network.DrafterConfig:
 
 
 def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
-  network = drafter_network.shapes(config)
+  network = config.shapes()
   expected = {
       name: tuple(leaf.shape)
       for name, leaf in params_lib.flatten({'network': network})
@@ -106,6 +130,17 @@ def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
           f'{path}: tensor {name!r} has shape {found.get(name, "(missing)")}, '
           f'but its config asks for {expected.get(name, "(none)")}. The file '
           'is damaged or was put together wrongly; download or train it again.'
+      )
+
+
+def _check_values(path: str, tensors: dict[str, Any]) -> None:
+  """Raises InputError on NaN: drafts would be garbage, and nobody be told."""
+  for name, leaf in params_lib.flatten(tensors):
+    if not np.isfinite(leaf).all():
+      raise errors.InputError(
+          f'{path}: tensor {name!r} of the drafter holds a NaN or an infinity. '
+          'The file is damaged, or its training diverged; download or train it '
+          'again.'
       )
 
 

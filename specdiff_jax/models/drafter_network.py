@@ -15,7 +15,7 @@ decoding, by the same code.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -52,6 +52,12 @@ class DrafterConfig:
   vocab: int
   ngram: int
   verifier: config_lib.TransformerConfig
+
+  kind: ClassVar[str] = 'diffusion'
+
+  def shapes(self):
+    """Returns the tree of trained parameters as shapes; `vocab` aside."""
+    return jax.eval_shape(lambda: initial(self, jax.random.key(0)))
 
 
 class _DrafterLayer(nn.Module):
@@ -194,7 +200,7 @@ class DrafterNetwork(nn.Module):
       last: [B, N, F, E] features of the token before the anchor.
       anchor: [B, N, E] embedding of the last committed token.
       hint: [B, N, G, E] embeddings of the copied tokens.
-      matched: [B, N] length of the lookup match, 0 for none.
+      matched: [B, N, G] length of the lookup match, 0 for none.
       context: keys and values of each layer, [B, Hkv, S, Dh].
       mask: [B, N, S] what of the context a window sees.
       positions: [B, N, G] absolute positions of the slots.
@@ -212,8 +218,8 @@ class DrafterNetwork(nn.Module):
     if c.ngram:
       hint = transformer.rms_norm(hint, None, 1e-6)
       hint = transformer.dense(hint, self.hint)
-      hint = hint + self.matched.astype(jnp.float32)[matched][..., None, :]
-      x = x + jnp.where(matched[..., None, None] > 0, hint, 0.0)
+      hint = hint + self.matched.astype(jnp.float32)[matched]
+      x = x + jnp.where(matched[..., None] > 0, hint, 0.0)
     x = x * self.stream.astype(jnp.float32)
     cos, sin = transformer.rope(
         positions, c.verifier.head_dim, c.verifier.rope_base
@@ -221,11 +227,6 @@ class DrafterNetwork(nn.Module):
     for layer, kv in zip(self.layer, context):
       x = layer(x, kv, mask, cos, sin)
     return transformer.rms_norm(x, self.final_norm, c.verifier.norm_eps)
-
-
-def shapes(config: DrafterConfig):
-  """Returns the tree of trained parameters as shapes; `vocab` aside."""
-  return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
 
 
 def initial(config: DrafterConfig, key: jax.Array):
@@ -242,7 +243,7 @@ def initial(config: DrafterConfig, key: jax.Array):
         features,
         jnp.zeros((batch, windows, c.width)),
         jnp.zeros((batch, windows, config.gamma, c.width)),
-        jnp.zeros((batch, windows), jnp.int32),
+        jnp.zeros((batch, windows, config.gamma), jnp.int32),
         ((kv, kv),) * config.layers,
         jnp.ones((batch, windows, size), bool),
         jnp.zeros((batch, windows, config.gamma), jnp.int32),
@@ -308,6 +309,8 @@ def fill(
     anchors: jax.Array,
     last: jax.Array,
     context: Sequence[tuple[jax.Array, jax.Array]],
+    first: jax.Array | None = None,
+    revealed: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
   """Returns the final states [B, N, G, E] of the windows after the anchors.
 
@@ -323,11 +326,21 @@ def fill(
     last: [B, N, F, E] features of the token before each anchor.
     context: keys and values of each layer; a window sees those before its
       anchor.
+    first: [B] position of the context's first key; by default 0.
+    revealed: which slots are decided already, [B, N, G] bool, and their tokens
+      [B, N, G]. A decided slot takes the place of the longest lookup match.
   """
   copied, matched = hints(config, tokens, anchors)
+  matched = jnp.broadcast_to(matched[..., None], copied.shape)
+  if revealed is not None:
+    decided, token = revealed
+    copied = jnp.where(decided, token, copied)
+    matched = jnp.where(decided, config.ngram, matched)
   anchor_token = jnp.take_along_axis(tokens, anchors, axis=1)
   size = context[0][0].shape[2]
-  mask = jnp.arange(size)[None, None] < anchors[..., None]
+  index = jnp.arange(size)[None]
+  index = index if first is None else first[:, None] + index
+  mask = index[:, None] < anchors[..., None]
   positions = anchors[..., None] + 1 + jnp.arange(config.gamma)
   return DrafterNetwork(config).apply(
       {'params': params},

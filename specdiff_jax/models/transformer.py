@@ -275,6 +275,52 @@ class Transformer(nn.Module):
     return dense(x, self.embed if self.config.tied_head else self.head)
 
 
+def layer_params(params, index: int):
+  """Returns the params of one layer, out of unrolled or stacked layers."""
+  if 'layers' in params:
+    return jax.tree.map(lambda x: x[index], params['layers'])
+  return params[f'layer_{index}']
+
+
+def first_layers(
+    config: config_lib.TransformerConfig,
+    params,
+    count: int,
+    x: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    cache: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+    start: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...] | None]:
+  """Runs the first layers over states: what drafters share with a verifier.
+
+  Args:
+    config: sizes; unrolled or not, the layers are run one by one.
+    params: with `final_norm` and at least `count` layers.
+    count: how many layers.
+    x: [B, M, E] embedded tokens.
+    positions: [B, M] rotary positions.
+    mask: [B, M, S] bool over cache slots, or [B, M, M] without a cache.
+    cache: (keys, values) of each of these layers, updated at `start`.
+    start: [B] first cache slot that the M tokens take.
+
+  Returns:
+    The states after `final_norm` [B, M, E], and the cache.
+  """
+  cos, sin, mask = lax.optimization_barrier(
+      rope(positions, config.head_dim, config.rope_base) + (mask,)
+  )
+  caches = []
+  for i in range(count):
+    x, (updated, _) = Layer(config).apply(
+        {'params': layer_params(params, i)},
+        x, None if cache is None else cache[i], start, mask, cos, sin,
+    )  # fmt: skip
+    caches.append(updated)
+  x = rms_norm(x, params['final_norm'], config.norm_eps)
+  return x, (None if cache is None else tuple(caches))
+
+
 def empty_cache(
     config: config_lib.TransformerConfig, batch: int, slots: int, dtype
 ) -> Cache:
@@ -287,6 +333,11 @@ def empty_cache(
       (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
       for _ in range(config.layers)
   )
+
+
+def cache_slots(cache: Cache) -> int:
+  """Returns S, how many tokens of each row a cache has room for."""
+  return jax.tree.leaves(cache)[0].shape[-2]
 
 
 def causal_mask(length: jax.Array, tokens: int) -> jax.Array:

@@ -33,7 +33,7 @@ COMMAND = command.Command(
     verifier's fingerprint. Use the temperature and chat template that will be
     served.
 
-    WORKDIR/journal.jsonl grows batch by batch, and a run that was stopped
+    WORKDIR/journal.jsonl grows prompt by prompt, and a run that was stopped
     goes on where it was; at the end WORKDIR/dataset is made of it (TFDS,
     array_record). The last line of stdout is one JSON object: prompts,
     tokens, tokens_per_s, verifier, workdir.

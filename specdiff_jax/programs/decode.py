@@ -1,9 +1,5 @@
 """`decode`: text from prompts."""
 
-import contextlib
-import json
-import os
-
 from absl import flags
 
 from specdiff_jax.core import errors
@@ -29,7 +25,13 @@ def _define(own: flags.FlagValues) -> None:
       'out',
       None,
       'write JSON lines here in place of text on stdout: id, text, tokens '
-      '(with the end token if it came), tau. A file that is there is replaced',
+      '(with the end token if it came), tau, and prompt_sha256 (of the '
+      "prompt's tokens). Each is on disk once it is done. Run again with the "
+      'same settings, it goes on where it was; FILE.settings.json tells them',
+      flag_values=own,
+  )
+  flags.DEFINE_bool(
+      'overwrite', False, 'drop what is in the file of --out',
       flag_values=own,
   )
 
@@ -41,8 +43,8 @@ COMMAND = command.Command(
     text is the one that plain decoding with the same seed gives, at every
     temperature; only the speed differs.
 
-    The text goes to stdout as it is made (with several rows at once: when
-    their batch is done), remarks go to stderr.
+    The text goes to stdout as it is made (with several rows at once: when it
+    and those before it are done), remarks go to stderr.
     """,
     define=_define,
     fields=fields.DECODING,
@@ -87,98 +89,79 @@ def _body(call: command.Call) -> int:
   checkpoint = build.verifier(call.config)
   system = build.system(call.config, checkpoint)
   requests = build.requests(call.config, checkpoint, prompts)
-  decode = checkpoint.tokenizer.decode
-  many = len(prompts) > 1
-  with contextlib.ExitStack() as stack:
-    writer = _Text(decode, system.stop, many)
-    if options.out:
-      writer = _Lines(options.out, decode, system.stop)
-      stack.callback(writer.close)
-    for batch in build.batches(call.config, requests):
-      look = writer.begin(batch)
-      writer.end(batch, system(batch, on_tokens=look))
+  if options.out:
+    settings = build.identity(call.config, checkpoint, fields.DECODING)
+    _to_file(system, requests, options.out, settings, options.overwrite)
+  elif system.batch == 1 or len(requests) == 1:
+    for request in requests:
+      _stream(system, request, len(requests) > 1)
+  else:
+    _in_order(system, requests)
   return 0
 
 
-class _Text:
-  """Writes completions to stdout, while they are made if they come singly."""
+def _stream(system, request, head: bool) -> None:
+  """Writes a completion to stdout while it is made."""
+  stream = text_lib.Stream(system.decode_text, system.stop)
 
-  def __init__(self, decode, stop, many: bool):
-    self._decode, self._stop, self._many = decode, stop, many
-
-  def begin(self, batch):
-    """Returns what looks at new tokens: it prints, and stops at a stop."""
-    self._stream = text_lib.Stream(self._decode, self._stop)
-    if len(batch) > 1:
-      return text_lib.watch(self._decode, self._stop)
-    self._head(batch[0])
-    return self._show
-
-  def end(self, batch, completions) -> None:
-    """Writes what is left of the batch."""
-    if len(batch) == 1:
-      console.text(self._stream.finish() + '\n')
-      return
-    for request, completion in zip(batch, completions):
-      self._head(request)
-      text, _ = text_lib.cut(self._decode, completion.tokens, self._stop)
-      console.text(text + '\n')
-
-  def _show(self, number: int, tokens) -> bool:
+  def show(number: int, tokens) -> bool:
     del number
-    console.text(self._stream.show(tokens))
-    return self._stream.stopped
+    console.text(stream.show(tokens))
+    return stream.stopped
 
-  def _head(self, request) -> None:
-    if self._many:
-      console.text(f'== {request.id} ==\n')
-
-
-class _Lines:
-  """Writes completions as JSON lines, on disk after each batch."""
-
-  def __init__(self, path: str, decode, stop):
-    self._path, self._decode, self._stop = path, decode, stop
-    self._file = _open(path)
-
-  def begin(self, batch):
-    """Returns what looks at new tokens, if anything has to."""
-    del batch
-    return text_lib.watch(self._decode, self._stop)
-
-  def end(self, batch, completions) -> None:
-    """Writes the batch."""
-    records = [self._record(r, c) for r, c in zip(batch, completions)]
-    try:
-      self._file.write(''.join(json.dumps(r) + '\n' for r in records))
-      self._file.flush()
-      os.fsync(self._file.fileno())
-    except OSError as error:
-      raise errors.InputError(
-          f'{self._path} cannot be written ({error.strerror or error}). Free '
-          'some space, and run the command again.'
-      ) from error
-
-  def close(self) -> None:
-    """Closes the file."""
-    with contextlib.suppress(OSError):
-      self._file.close()
-
-  def _record(self, request, completion) -> dict:
-    text, tokens = text_lib.cut(self._decode, completion.tokens, self._stop)
-    return {
-        'id': request.id,
-        'text': text,
-        'tokens': tokens,
-        'tau': round(completion.tau, 4),
-    }
+  if head:
+    _head(request)
+  system([request], on_tokens=show)
+  console.text(stream.finish() + '\n')
 
 
-def _open(path: str):
-  try:
-    return open(path, 'w', encoding='utf-8')
-  except OSError as error:
-    raise errors.InputError(
-        f'--out: {path!r} cannot be written ({error.strerror or error}). Give '
-        'a file in a folder that exists.'
-    ) from error
+def _in_order(system, requests) -> None:
+  """Writes completions to stdout, each after those of the prompts before."""
+  waiting, texts = list(requests), {}
+
+  def on_done(request, completion) -> None:
+    texts[request.id], _ = _cut(system, completion)
+    while waiting and waiting[0].id in texts:
+      _head(waiting[0])
+      console.text(texts.pop(waiting.pop(0).id) + '\n')
+
+  watch = text_lib.watch(system.decode_text, system.stop)
+  system(requests, on_tokens=watch, on_done=on_done)
+
+
+def _to_file(system, requests, path, settings, overwrite: bool) -> None:
+  """Writes JSON lines, in the order in which the completions are done."""
+  from specdiff_jax.data import outputs
+
+  keys = {r.id: outputs.prompt_key(r.prompt) for r in requests}
+  with outputs.Outputs(path, settings, keys, overwrite) as file:
+    left = [request for request in requests if request.id not in file.done]
+    there, total = len(requests) - len(left), len(requests)
+    if there:
+      console.say(f'{path}: {there} of {total} prompts are there already.')
+    with console.progress('decoding', total) as show:
+      show(there)
+
+      def on_done(request, completion) -> None:
+        nonlocal there
+        text, tokens = _cut(system, completion)
+        file.append({
+            'id': request.id,
+            'text': text,
+            'tokens': tokens,
+            'tau': round(completion.tau, 4),
+            'prompt_sha256': keys[request.id],
+        })
+        there += 1
+        show(there, total)
+
+      watch = text_lib.watch(system.decode_text, system.stop)
+      system(left, on_tokens=watch, on_done=on_done)
+
+
+def _cut(system, completion) -> tuple[str, list[int]]:
+  return text_lib.cut(system.decode_text, completion.tokens, system.stop)
+
+
+def _head(request) -> None:
+  console.text(f'== {request.id} ==\n')

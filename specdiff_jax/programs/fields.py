@@ -22,10 +22,24 @@ DECODING = {
         'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
         "'random' for an untrained one",
     ),
+    'drafters': (
+        ml_collections.ConfigDict({
+            'specdiff': '',
+            'specdiff2': '',
+            'tree': '',
+            'best_first': '',
+            'adaptive': '',
+            'sps': '',
+        }),
+        'drafters of single systems; each goes before config.drafter, so that '
+        'systems with different drafters can be compared',
+    ),
     'system': (
         'specdiff',
-        'what drafts: ar (nothing), lookup, specdiff (one chain), specdiff2 (K '
-        'chains, self-selected), tree (K chains merged) or best_first',
+        'what drafts: ar (nothing), lookup, sps (a small autoregressive '
+        'drafter), early_exit (the first layers of the verifier), specdiff '
+        '(one chain), specdiff2 (K chains, self-selected), tree (K chains '
+        'merged), best_first or adaptive (one chain, as long as it pays)',
     ),
     'dtype': ('bfloat16', 'of weights and cache: float32 or bfloat16'),
     'exact': (
@@ -33,7 +47,10 @@ DECODING = {
         'plain AR runs through the shapes of the drafted systems, which makes '
         'outputs equal bit for bit; False: through its own fastest ones',
     ),
-    'batch': (1, 'rows decoded together (distill: trajectories a step)'),
+    'batch': (
+        1, 'rows decoded together, each refilled when its text is done '
+        '(distill: trajectories a step)',
+    ),
     'temperature': (0.0, 'of the verifier; 0 is greedy'),
     'top_k': (0, 'sample among the k most likely tokens; 0 switches it off'),
     'top_p': (1.0, 'sample within this probability mass; 1 switches it off'),
@@ -44,6 +61,18 @@ DECODING = {
         'tokens that prompts are padded to; the largest is the longest prompt',
     ),
     'gamma': (8, 'tokens drafted for each call of the verifier'),
+    'exit_layer': (
+        0,
+        'layers of the verifier that draft in the system early_exit; 0: four '
+        'fifths of them, where an exit that was not trained begins to agree',
+    ),
+    'gammas': (
+        (2, 4, 7),
+        'draft lengths that the system adaptive chooses among, up to gamma',
+    ),
+    'budgets': (
+        (), 'and sizes of best-first trees; a tree goes before a chain of its size'
+    ),
     'draft': (
         'shared_noise',
         "how the drafter's laws become tokens above temperature 0: "
@@ -61,6 +90,16 @@ DECODING = {
         'tokens verified at once by the systems tree and best_first, the last '
         'committed one included',
     ),
+    'denoising_steps': (
+        1, 'passes of the drafter for each window; SpecDiff-2 takes 1'
+    ),
+    'denoising_order': (
+        'confidence', 'what a pass decides first: confidence or entropy'
+    ),
+    'remask': (False, 'later passes may change what earlier ones decided'),
+    'context_window': (
+        0, 'last verified tokens that the drafter sees; 0 for all of them'
+    ),
     'draft_temperature': (
         0.0,
         "of drawn drafts; 0: the verifier's own law (specdiff) or 1 (K drafts)",
@@ -71,7 +110,15 @@ DECODING = {
     'ngram': (3, 'longest match of prompt lookup, in tokens'),
     'chat': (True, "put the prompt into the model's chat template"),
     'stop': ((), 'strings that end the text; it is cut before the first'),
-    'cycles_per_call': (16, 'verifier calls between two looks of the host'),
+    'cycles_per_call': (
+        16, 'verifier calls between two looks of the host, where text is shown '
+        'or may hit a stop string',
+    ),
+    'cache_step': (
+        0, 'room for new tokens by which caches grow as rows get long, each '
+        'size compiled once: saves time and memory on long texts, but another '
+        'size may change the last bits; 0: full-sized at once',
+    ),
     'ar_slots': (
         ml_collections.ConfigDict({'float32': 1, 'bfloat16': 2}),
         'tokens scored at once where plain AR is fastest, by dtype',
@@ -105,7 +152,8 @@ TRAINING = {
     ),
     'loss': (
         'streak',
-        'streak (SpecDiff-2, Eq. 6), decayed_ce (DFlash) or ce_streak',
+        'streak (SpecDiff-2, Eq. 6), decayed_ce (DFlash), ce (the plain '
+        'cross-entropy) or ce_streak',
     ),
     'steps': (1000, 'optimizer steps in all'),
     'learning_rate': (1e-3, 'peak, after warm-up; the decay is a cosine'),
@@ -128,16 +176,21 @@ TRAINING = {
     'distributed': (False, 'one of several processes of one job'),
     'network': (
         ml_collections.ConfigDict({
+            'kind': 'diffusion',
             'layers': 2,
+            'start': (),
             'features': (),
             'trunk': 1024,
             'vocab': 4096,
             'ngram': 3,
         }),
-        'sizes of a new drafter: its layers, the verifier layers it reads (by '
-        'default the one below its own and the last), the MLP that starts its '
-        'slots, its draft vocabulary, the longest match of its lookup hint (0: '
-        'none)',
+        'a new drafter: its kind (diffusion, or autoregressive for the system '
+        'sps), its layers, its draft vocabulary. Of a diffusion drafter also '
+        'the verifier layers it reads (features; by default the one below its '
+        'own and the last), the MLP that starts its slots (trunk), the longest '
+        'match of its lookup hint (ngram; 0: none). Of an autoregressive one '
+        'the verifier layers that its own start as (start; by default the '
+        'first ones)',
     ),
 }
 

@@ -17,7 +17,6 @@ import optax
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.models import drafter_file
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import files
 from specdiff_jax.models import transformer
 from specdiff_jax.models import weights
@@ -39,7 +38,9 @@ class Run:
   optimizer's, are split by `rules.TRANSFORMER` over `mesh`.
   """
 
-  network: drafter_network.DrafterConfig
+  network: drafter_file.Config
+  initial: Callable[..., Any]  # (config, key, verifier's params) -> params
+  score: objective.Score
   verifier: weights.Checkpoint
   data: windows.Source  # to train on
   held_out: windows.Source
@@ -61,9 +62,7 @@ class Run:
     """Trains, from the newest checkpoint in the work directory if any."""
     _check_same_run(os.path.join(self.workdir, 'run.json'), self.facts)
     state, shardings = step_lib.init_state(
-        lambda key, params: drafter_network.initial_from_verifier(
-            self.network, key, params
-        ),
+        lambda key, params: self.initial(self.network, key, params),
         [jax.random.key(self.sizes.seed), self.verifier.params],
         self.optimizer,
         rules.TRANSFORMER,
@@ -78,7 +77,7 @@ class Run:
     return loop.train(
         state,
         step_lib.make_train_step(
-            objective.make_loss(self.network, self.loss),
+            objective.make_loss(self.score, self.loss, self.sizes.gamma),
             self.optimizer,
             self.mesh,
             shardings,
@@ -90,7 +89,7 @@ class Run:
         frozen=frozen,
         prepare=self._prepare(),
         evaluate=evaluator(
-            self.network,
+            self.score,
             frozen,
             self._prepare(),
             self.held_out,
@@ -102,6 +101,8 @@ class Run:
 
   def _prepare(self) -> Callable[[Any], Any]:
     """Returns what adds features to the batches of one source."""
+    if not self.network.features:
+      return lambda batch: hosts.global_batch(self.mesh, batch)
     features = objective.Features(
         transformer.Transformer(self.verifier.config),
         self.verifier.params,
@@ -169,7 +170,7 @@ def frequent_tokens(
 
 
 def evaluator(
-    network: drafter_network.DrafterConfig,
+    score: objective.Score,
     frozen: Any,
     prepare: Callable[[Any], Any],
     source: windows.Source,
@@ -182,7 +183,7 @@ def evaluator(
   serving (`evaluate.simulate`), with `evaluate.curves` beside it.
 
   Args:
-    network: sizes of the drafter.
+    score: of the drafter's family.
     frozen: see `objective.frozen`.
     prepare: makes a device batch of a host batch, for this very source.
     source: held-out trajectories.
@@ -190,7 +191,8 @@ def evaluator(
     mesh: of the params.
   """
   matches = jax.jit(
-      objective.make_matches(network), out_shardings=rules.replicated(mesh)
+      objective.make_matches(score, sizes.gamma),
+      out_shardings=rules.replicated(mesh),
   )
 
   def run(params):

@@ -1,4 +1,8 @@
-"""What distillation differentiates: the drafter's windows under a loss."""
+"""What distillation differentiates: the drafter's windows under a loss.
+
+A family of drafters is scored by one function (`Score`); losses and figures are
+the same for all.
+"""
 
 from collections.abc import Callable
 import dataclasses
@@ -10,11 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.data import windows
+from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
 
 # (log_q [B, W, G], valid [B, W, G], step) -> (loss, metrics)
 Loss = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, dict]]
+# (params, frozen, batch, gamma) -> (log_q, match), each [B, W, G]: of each
+# target its log-probability, -inf outside the draft vocabulary, and whether it
+# is the drafter's argmax. Where there is no target they may be anything.
+Score = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
@@ -29,46 +38,81 @@ def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
   return {'embed': embed, 'head': head[vocab], 'index': jnp.asarray(index)}
 
 
-def logits(config: drafter_network.DrafterConfig, params, frozen, batch):
-  """Returns the drafter's logits [B, W, G, vocab] of a batch of windows."""
-  return drafter_network.windows(
-      config,
-      params,
-      frozen['embed'],
-      frozen['head'],
-      batch['tokens'],
-      batch['features'].astype(jnp.float32),
-      batch['anchors'],
-  )
+def diffusion_score(config: drafter_network.DrafterConfig) -> Score:
+  """Returns the score of windows that are drafted in one pass."""
+
+  def score(params, frozen, batch, gamma):
+    targets, _ = windows.targets(batch, gamma)
+    logits = drafter_network.windows(
+        config,
+        params,
+        frozen['embed'],
+        frozen['head'],
+        batch['tokens'],
+        batch['features'].astype(jnp.float32),
+        batch['anchors'],
+    )
+    return _judged(logits, frozen['index'][targets])
+
+  return score
 
 
-def make_loss(config: drafter_network.DrafterConfig, loss: Loss):
+def causal_score(config: causal_network.CausalConfig) -> Score:
+  """Returns the score of windows that are drafted token by token.
+
+  Each law is conditioned on the trajectory's own tokens before it, whose law
+  is the same in every window: one pass over the trajectory scores them all.
+  While a window's tokens match, a drafter that runs freely has the same ones
+  before it, so that what serving would accept is exact.
+  """
+
+  def score(params, frozen, batch, gamma):
+    tokens = batch['tokens']
+    logits = causal_network.next_logits(
+        config, params, frozen['embed'], frozen['head'], tokens
+    )
+    following = jnp.roll(tokens, -1, axis=1)
+    judged = _judged(logits, frozen['index'][following])
+    places = batch['anchors'][..., None] + jnp.arange(gamma)
+    # Past the row's end there is no target.
+    places = jnp.minimum(places, tokens.shape[1] - 1)
+    rows = jnp.arange(tokens.shape[0])[:, None, None]
+    return jax.tree.map(lambda x: x[rows, places], judged)
+
+  return score
+
+
+def _judged(logits, index):
+  """Returns (log_q, match) of targets `index` [...] under logits [..., V]."""
+  picked = jnp.take_along_axis(
+      logits, jnp.maximum(index, 0)[..., None], axis=-1
+  )[..., 0]
+  log_q = picked - jax.nn.logsumexp(logits, axis=-1)
+  log_q = jnp.where(index >= 0, log_q, -jnp.inf)
+  return log_q, jnp.argmax(logits, axis=-1) == index
+
+
+def make_loss(score: Score, loss: Loss, gamma: int):
   """Returns (params, frozen, batch, step) -> (loss, metrics)."""
 
   def objective(params, frozen, batch, step):
-    targets, valid = windows.targets(batch, config.gamma)
-    scores = logits(config, params, frozen, batch)
-    index = frozen['index'][targets]
-    picked = jnp.take_along_axis(
-        scores, jnp.maximum(index, 0)[..., None], axis=-1
-    )[..., 0]
-    log_q = picked - jax.nn.logsumexp(scores, axis=-1)
-    log_q = jnp.where(index >= 0, log_q, -jnp.inf)
+    log_q, _ = score(params, frozen, batch, gamma)
+    _, valid = windows.targets(batch, gamma)
     return loss(log_q, valid, step)
 
   return objective
 
 
-def make_matches(config: drafter_network.DrafterConfig):
+def make_matches(score: Score, gamma: int):
   """Returns (params, frozen, batch) -> (match, valid), each [B, W, G].
 
   `match` says where the drafter's argmax is the trajectory's token.
   """
 
   def matches(params, frozen, batch):
-    targets, valid = windows.targets(batch, config.gamma)
-    best = jnp.argmax(logits(config, params, frozen, batch), axis=-1)
-    return (best == frozen['index'][targets]) & valid, valid
+    _, match = score(params, frozen, batch, gamma)
+    _, valid = windows.targets(batch, gamma)
+    return match & valid, valid
 
   return matches
 

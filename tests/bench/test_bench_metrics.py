@@ -13,6 +13,8 @@ from specdiff_jax.core import errors
 from specdiff_jax.decoding import generate
 
 
+SIZE = {'gamma': 3, 'drafts': 1, 'verify_tokens': 4}
+
 def completion(tokens, cycles, accepted):
   return generate.Completion(
       0, np.asarray(tokens), cycles, len(tokens) - 1, np.asarray(accepted)
@@ -29,7 +31,7 @@ DRAFTED = measured([20, 30, 80], [completion([5, 6, 7, 8], 2, [1, 1, 0])])
 
 
 def test_row():
-  row = metrics.row('x', DRAFTED, AR, AR, [[5, 6, 7, 8]])
+  row = metrics.row('x', DRAFTED, AR, AR, [[5, 6, 7, 8]], SIZE)
   assert row.tokens_per_s == pytest.approx(30)
   assert row.speedup == pytest.approx(3)  # of 2, 3, 4
   assert row.speedup_best == pytest.approx(4)
@@ -40,13 +42,13 @@ def test_row():
 
 @pytest.mark.parametrize('wrong', [[5, 6, 7, 9], [5, 6, 7], [5, 6, 7, 8, 8]])
 def test_a_differing_row_is_not_exact(wrong):
-  row = metrics.row('x', DRAFTED, AR, AR, [wrong])
+  row = metrics.row('x', DRAFTED, AR, AR, [wrong], SIZE)
   assert not row.exact and row.mismatched_rows == 1
 
 
 def test_rounds_that_differ_are_not_exact():
   shaky = dataclasses.replace(DRAFTED, repeatable=False)
-  assert not metrics.row('x', shaky, AR, AR, [[5, 6, 7, 8]]).exact
+  assert not metrics.row('x', shaky, AR, AR, [[5, 6, 7, 8]], SIZE).exact
 
 
 def test_curves():
@@ -61,8 +63,8 @@ def test_curves():
 
 def test_report_and_plot(tmp_path):
   rows = [
-      metrics.row('ar', AR, AR, AR, [[5, 6, 7, 8]]),
-      metrics.row('x', DRAFTED, AR, AR, [[0]]),
+      metrics.row('ar', AR, AR, AR, [[5, 6, 7, 8]], SIZE),
+      metrics.row('x', DRAFTED, AR, AR, [[0]], SIZE),
   ]
   assert report.table(rows).row_count == 2
   assert report.curves(rows).row_count == 2

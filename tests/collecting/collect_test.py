@@ -1,4 +1,4 @@
-"""Collecting: resumable, and the same whatever the batches."""
+"""Collecting: resumable, and the same in whatever order."""
 
 import errno
 import os
@@ -22,21 +22,26 @@ def encode(text):
 
 
 class Echo:
-  """Completes a prompt with its reverse; fails at call number `fails_at`."""
+  """Completes prompts with their reverse, the last one first.
+
+  Fails before prompt number `fails_at`.
+  """
 
   def __init__(self, fails_at=None, error=KeyboardInterrupt()):
-    self.calls = []
+    self.made = []
     self._fails_at = fails_at
     self._error = error
 
-  def __call__(self, requests):
-    self.calls.append([prompt.id for prompt, _ in requests])
-    if len(self.calls) == self._fails_at:
-      raise self._error
-    return [np.array(ids[::-1], np.int32) for _, ids in requests]
+  def __call__(self, requests, on_done):
+    for prompt, ids in requests[::-1]:
+      if len(self.made) == self._fails_at:
+        raise self._error
+      self.made.append(prompt.id)
+      on_done(prompt.id, np.array(ids[::-1], np.int32))
 
 
 def run(workdir, generate, some=None, **options):
+  """Returns what progress said, and what the journal held each time."""
   steps = []
   with trajectories.Journal(str(workdir), HEADER) as journal:
     collect.collect(
@@ -52,10 +57,10 @@ def collected(workdir):
 
 def test_every_prompt_is_completed_once(tmp_path):
   generate = Echo()
-  steps = run(tmp_path, generate, batch=4, chunk=2)
+  steps = run(tmp_path, generate)
   records = collected(tmp_path)
   assert records.keys() == {prompt.id for prompt in PROMPTS}
-  assert [len(call) for call in generate.calls] == [4, 4, 4, 4, 4, 1]
+  assert generate.made == [prompt.id for prompt in PROMPTS[::-1]]
   for prompt in PROMPTS:
     record = records[prompt.id]
     assert record.prompt.tolist() == encode(prompt.text)
@@ -65,42 +70,33 @@ def test_every_prompt_is_completed_once(tmp_path):
         0.5, 3, 0.9, 4)
   assert steps[0] == (0, 21, 0, 0)
   assert steps[-1] == (21, 21, sum(len(p.text) for p in PROMPTS), 21)
-  assert all(done == on_disk for done, _, _, on_disk in steps)
-
-
-def test_batches_hold_like_lengths():
-  requests = [(prompt, encode(prompt.text)) for prompt in PROMPTS]
-  groups = list(collect.batches(requests, 4, 2))
-  for chunk in (groups[:2], groups[2:4], groups[4:]):
-    lengths = [len(ids) for group in chunk for _, ids in group]
-    assert lengths == sorted(lengths)
-  assert {p.id for group in groups[:2] for p, _ in group} == {
-      prompt.id for prompt in PROMPTS[:8]}
+  assert [(done, disk) for done, _, _, disk in steps] == [
+      (i, i) for i in range(22)]
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), RuntimeError('dead')])
 def test_a_stopped_run_goes_on(tmp_path, error):
   with pytest.raises(type(error)):
-    run(tmp_path / 'a', Echo(3, error), batch=4)
+    run(tmp_path / 'a', Echo(8, error))
   assert len(collected(tmp_path / 'a')) == 8
   again = Echo()
-  steps = run(tmp_path / 'a', again, batch=3)
+  steps = run(tmp_path / 'a', again)
   assert steps[0] == (8, 21, 0, 8) and steps[-1][:2] == (21, 21)
-  assert sum(map(len, again.calls)) == 13
-  run(tmp_path / 'b', Echo(), batch=8)
+  assert len(again.made) == 13
+  run(tmp_path / 'b', Echo())
   one, other = collected(tmp_path / 'a'), collected(tmp_path / 'b')
   assert one.keys() == other.keys()
   assert all(
       one[i].completion.tolist() == other[i].completion.tolist() for i in one)
   third = Echo()
   run(tmp_path / 'a', third)
-  assert not third.calls
+  assert not third.made
 
 
 def test_prompts_elsewhere_in_the_journal_do_not_count(tmp_path):
   run(tmp_path, Echo(), PROMPTS[:5])
-  assert run(tmp_path, Echo(), PROMPTS[4:7], batch=2) == [
-      (1, 3, 0, 5), (3, 3, 13, 7)]
+  assert run(tmp_path, Echo(), PROMPTS[4:7]) == [
+      (1, 3, 0, 5), (2, 3, 10, 6), (3, 3, 13, 7)]
 
 
 def test_a_full_disk_stops_and_the_next_run_goes_on(tmp_path, monkeypatch):
@@ -109,16 +105,16 @@ def test_a_full_disk_stops_and_the_next_run_goes_on(tmp_path, monkeypatch):
 
   class Filling(Echo):
 
-    def __call__(self, requests):
-      if len(self.calls) == 2:
-        monkeypatch.setattr(journal_lib.os, 'write', full)
-      return super().__call__(requests)
+    def __call__(self, requests, on_done):
+      super().__call__(requests[:8], on_done)
+      monkeypatch.setattr(journal_lib.os, 'write', full)
+      super().__call__(requests[8:], on_done)
 
   with pytest.raises(errors.InputError, match='No space left'):
-    run(tmp_path, Filling(), batch=4)
+    run(tmp_path, Filling())
   monkeypatch.undo()
   assert len(collected(tmp_path)) == 8
-  run(tmp_path, Echo(), batch=4)
+  run(tmp_path, Echo())
   assert len(collected(tmp_path)) == 21
 
 
@@ -128,11 +124,11 @@ def test_lengths_are_checked_before_anything_is_generated(tmp_path):
     run(tmp_path, generate, max_prompt=10)
   with pytest.raises(errors.InputError, match="'none' has no tokens"):
     run(tmp_path, generate, [*PROMPTS, prompts.Prompt('none', '')])
-  assert not generate.calls
+  assert not generate.made
   run(tmp_path, generate, max_prompt=11)
 
 
 def test_a_completion_too_few_is_a_bug(tmp_path):
-  with pytest.raises(ValueError, match='1 completions of 2'):
-    run(tmp_path, lambda requests: [np.zeros(1)], PROMPTS[:2])
-  assert not collected(tmp_path)
+  with pytest.raises(ValueError, match='1 of 2'):
+    run(tmp_path, lambda requests, done: done('p0', np.zeros(1)), PROMPTS[:2])
+  assert collected(tmp_path).keys() == {'p0'}

@@ -77,6 +77,30 @@ def test_chain():
   np.testing.assert_array_equal(tree.valid[:, 1:], valid[:, 1:])
 
 
+@pytest.mark.parametrize('drafts, gamma', [(1, 3), (3, 1), (3, 4)])
+def test_chains(drafts, gamma):
+  rows, vocab = 5, 7
+  rng = np.random.default_rng(drafts)
+  token = rng.integers(0, vocab, (rows, drafts, gamma))
+  valid = rng.random(token.shape) < 0.7
+  root = rng.integers(0, vocab, rows)
+  log_q = rng.standard_normal(token.shape + (vocab,)).astype(np.float32)
+  chains = jax.jit(tree_lib.chains)
+  tree = jax.device_get(chains(token, valid, root, log_q))
+  assert tree.token.shape == (rows, drafts * gamma + 1)
+  for row in range(rows):
+    assert tree.token[row, 0] == root[row] and tree.valid[row, 0]
+    for k in range(drafts):
+      line = line_of(tree.parent[row], (k + 1) * gamma)
+      assert line == [0] + list(range(k * gamma + 1, (k + 1) * gamma + 1))
+      own = line[1:]
+      np.testing.assert_array_equal(tree.depth[row, line], range(gamma + 1))
+      np.testing.assert_array_equal(tree.token[row, own], token[row, k])
+      np.testing.assert_array_equal(tree.valid[row, own], valid[row, k])
+      np.testing.assert_array_equal(tree.log_q[row, own], log_q[row, k])
+  assert chains(token, valid, root).log_q is None
+
+
 def test_cache_mask_is_that_of_brute_force():
   rows, slots, size = 12, 6, 20
   tree = random_tree(np.random.default_rng(0), rows, slots, 3)

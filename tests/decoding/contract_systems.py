@@ -19,10 +19,13 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
+from specdiff_jax.drafters import autoregressive
 from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
+from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
@@ -188,8 +191,22 @@ def diffusion_params(scan_layers: bool = False):
   )
   ids = np.random.default_rng(0).permutation(VOCAB)[: c.vocab]
   head = verifier()[1]['head']
-  network = random(drafter_network.shapes(c), 2, 0.1)
+  network = random(c.shapes(), 2, 0.1)
   return c, diffusion.DrafterParams(network, ids, head[ids])
+
+
+@functools.cache
+def causal_params(scan_layers: bool = False):
+  """Returns the config and the params of an autoregressive drafter.
+
+  It is the verifier without its second half, so that some drafts are accepted.
+  """
+  c = causal_network.CausalConfig((0,), 40, config(scan_layers))
+  network, params = verifier()
+  del network
+  ids = np.random.default_rng(0).permutation(VOCAB)[: c.vocab]
+  own = {name: params[name] for name in ('layer_0', 'final_norm')}
+  return c, diffusion.DrafterParams(own, ids, params['head'][ids])
 
 
 @functools.cache
@@ -220,6 +237,12 @@ DIFFUSION = {
 }
 
 
+CHAINS = {
+    mode: marginals.Chain(mode=mode)
+    for mode in ('argmax', 'sample', 'shared_noise')
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """One line of the table."""
@@ -233,6 +256,14 @@ class Row:
       c, _ = diffusion_params(self.scan_layers)
       gamma, strategy = DIFFUSION[self.kind]
       return diffusion.MaskedDiffusion(c, gamma, strategy)
+    family, _, mode = self.kind.partition('_')
+    if family == 'sps':
+      c, _ = causal_params(self.scan_layers)
+      return autoregressive.Autoregressive(c, GAMMA, CHAINS[mode])
+    if family == 'exit':
+      return early_exit.EarlyExit(
+          config(self.scan_layers), 1, GAMMA, CHAINS[mode]
+      )
     return {
         'ar': none.NoDraft(GAMMA + 1),
         'lookup': lookup.PromptLookup(GAMMA),
@@ -249,6 +280,8 @@ class Row:
   def drafter_params(self, settings, error=None):
     if self.kind in DIFFUSION:
       return diffusion_params(self.scan_layers)[1]
+    if self.kind.startswith('sps'):
+      return causal_params(self.scan_layers)[1]
     if not isinstance(self.drafter(), Scripted):
       return ()
     return Script(script(settings), script_error() if error is None else error)

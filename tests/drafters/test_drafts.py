@@ -15,7 +15,8 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 
 TOKENS = jnp.array([[5, 6, 7, 5, 6, 0, 0, 0], [1, 2, 3, 0, 0, 0, 0, 0]])
-CONTEXT = types.Context(TOKENS, jnp.array([5, 3]), {}, None)
+CACHE = jnp.zeros((2, 1, 16, 8))  # only its size matters here
+CONTEXT = types.Context(TOKENS, jnp.array([5, 3]), {}, CACHE)
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -9,6 +9,7 @@ from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import marginals
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import params as params_lib
@@ -67,7 +68,7 @@ def verifier():
 @pytest.fixture(scope='module')
 def drafter(verifier):
   ids = np.random.default_rng(3).permutation(29)[: CONFIG.vocab]
-  network = random(drafter_network.shapes(CONFIG), 1, 0.2)
+  network = random(CONFIG.shapes(), 1, 0.2)
   return diffusion.DrafterParams(network, ids, verifier['head'][ids])
 
 
@@ -92,7 +93,9 @@ def verifier_features(params, tokens):
 
 def test_serving_logits_are_those_of_training(verifier, drafter):
   """Replays decoding: each draft is a window over the finished text."""
-  system = diffusion.MaskedDiffusion(CONFIG, CONFIG.gamma, 'shared_noise')
+  system = diffusion.MaskedDiffusion(
+      CONFIG, CONFIG.gamma, marginals.Chain(mode='shared_noise')
+  )
   engine = engine_lib.Engine(
       transformer.Transformer(VERIFIER), system, accept.SampleAndMatch(), NEW
   )
@@ -282,7 +285,7 @@ def test_initial_layers_are_the_verifiers_last(verifier):
   network = jax.jit(drafter_network.initial_from_verifier, static_argnums=0)(
       CONFIG, jax.random.key(0), verifier
   )
-  shapes = drafter_network.shapes(CONFIG)
+  shapes = CONFIG.shapes()
   assert jax.tree.map(jnp.shape, network) == jax.tree.map(
       lambda x: x.shape, shapes
   )

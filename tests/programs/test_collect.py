@@ -56,7 +56,7 @@ def test_what_was_written_stays(specdiff, argv, tmp_path, monkeypatch, how):
 
   def write(file, data):
     writes.append(len(data))
-    if len(writes) == 4:  # the header, then a batch each time
+    if len(writes) == 4:  # the header, then a row each time
       real(file, bytes(data[: len(data) // 2]))
       if how == 'killed':
         raise KeyboardInterrupt

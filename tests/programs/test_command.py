@@ -13,9 +13,11 @@ from specdiff_jax.programs import command
 from specdiff_jax.programs import decode
 from specdiff_jax.programs import distill
 from specdiff_jax.programs import fields
+from specdiff_jax.programs import verify
 
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
+    'verify': verify,
 }  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 """`decode`: the same text whatever drafts, whatever the batch."""
 
 import json
+import os
 
 import pytest
 
 SMALL = ('--config.max_new_tokens=12', '--config.prompt_buckets=(16,48)')
 SYSTEMS = ('lookup', 'specdiff')
+FIELDS = {'id', 'text', 'tokens', 'tau', 'prompt_sha256'}
 
 
 @pytest.fixture
@@ -25,11 +27,16 @@ def prompts(tmp_path):
 def outputs(specdiff, tiny, prompts, *more):
   out = prompts.parent / 'out.jsonl'
   run = specdiff(
-      'decode', tiny, f'--prompts={prompts}', f'--out={out}', *SMALL, *more
-  )
+      'decode', tiny, f'--prompts={prompts}', f'--out={out}', '--overwrite',
+      *SMALL, *more,
+  )  # fmt: skip
   assert run.code == 0, run.err
   assert run.out == ''
-  return [json.loads(line) for line in out.read_text().splitlines()]
+  return sorted(lines(out), key=lambda record: record['id'])
+
+
+def lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
@@ -41,7 +48,7 @@ def test_all_systems_and_batches_give_the_tokens_of_ar(
   def tokens(*more):
     records = outputs(specdiff, tiny, prompts, law, *more)
     assert [r['id'] for r in records] == ['p0', 'p1', 'p2', 'p3']
-    assert all(set(r) == {'id', 'text', 'tokens', 'tau'} for r in records)
+    assert all(set(r) == FIELDS for r in records)
     return [r['tokens'] for r in records]
 
   plain = tokens('--config.system=ar', '--config.drafter=no/such/file')
@@ -80,3 +87,79 @@ def test_stop_strings_cut_and_save_cycles(specdiff, tiny, prompts):
   assert cut[1]['text'] == whole[1]['text'].partition(stop)[0]
   assert cut[1]['tokens'] == whole[1]['tokens'][: len(cut[1]['tokens'])]
   assert len(cut[1]['tokens']) < len(whole[1]['tokens'])
+
+
+@pytest.fixture
+def decode(specdiff, tiny, prompts):
+  """Runs plain decoding of the prompts into out.jsonl."""
+  out = prompts.parent / 'out.jsonl'
+
+  def run(*more):
+    return specdiff(
+        'decode', tiny, f'--prompts={prompts}', f'--out={out}',
+        '--config.system=ar', '--config.batch=2', *SMALL, *more,
+    )  # fmt: skip
+
+  return run, out
+
+
+@pytest.mark.parametrize('how', ['killed', 'disk full'])
+def test_a_stopped_run_goes_on(decode, monkeypatch, how):
+  run, out = decode
+  assert run().code == 0
+  whole, writes, real = lines(out), [], os.write
+
+  def write(file, data):
+    writes.append(data)
+    if len(writes) < 3:
+      return real(file, data)
+    real(file, bytes(data[: len(data) // 2]))
+    if how == 'killed':  # so hard that nothing can be mended
+      monkeypatch.setattr(os, 'ftruncate', lambda *_: None)
+      raise KeyboardInterrupt
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'write', write)
+  stopped = run('--overwrite')
+  monkeypatch.undo()
+  assert stopped.code == (130 if how == 'killed' else 2), stopped
+  assert out.read_text().endswith('\n') == (how != 'killed')
+  assert len(out.read_text().splitlines()) == (3 if how == 'killed' else 2)
+
+  again = run()
+  assert again.code == 0 and '2 of 4' in again.err
+  key = lambda record: record['id']
+  assert sorted(lines(out), key=key) == sorted(whole, key=key)
+  before = out.stat()
+  assert run().code == 0
+  assert out.stat().st_mtime_ns == before.st_mtime_ns  # nothing was left to do
+
+
+def test_more_prompts_are_added(decode):
+  run, out = decode
+  assert run('--limit=2').code == 0
+  assert {r['id'] for r in lines(out)} == {'p0', 'p1'}
+  # What decides the speed alone may change.
+  assert run('--config.batch=3', '--config.cache_step=16').code == 0
+  assert [r['id'] for r in lines(out)[2:]] in (['p2', 'p3'], ['p3', 'p2'])
+
+
+def test_what_others_wrote_is_neither_mixed_nor_lost(decode, prompts):
+  run, out = decode
+
+  def refused(*more, words):
+    before = out.read_text()
+    done = run(*more)
+    assert done.code == 2 and out.read_text() == before
+    for word in ('--overwrite', *words):
+      assert word in done.err, done.err
+
+  out.write_text('my diary')
+  refused(words=['out.jsonl.settings.json'])
+  assert run('--overwrite').code == 0 and len(lines(out)) == 4
+  refused('--config.seed=1', words=['seed was 0 and is now 1'])
+  refused('--config.system=lookup', words=["system was 'ar'"])
+  prompts.write_text(prompts.read_text().replace('hello', 'howdy'))
+  refused(words=["'p1'", 'another prompt'])
+  assert run('--overwrite', '--config.seed=1').code == 0
+  assert run('--config.seed=1').code == 0 and len(lines(out)) == 4

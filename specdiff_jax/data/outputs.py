@@ -1,0 +1,145 @@
+"""A file of completions: JSON lines that a killed run goes on with.
+
+Beside FILE stands FILE.settings.json: what decides the lines. A run with the
+same settings keeps the lines that are there; one with others is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import hashlib
+import json
+import os
+from typing import Any
+
+from specdiff_jax.core import errors
+from specdiff_jax.data import journal as journal_lib
+
+
+class Outputs:
+  """An append-only file of completions, each on disk once it is written.
+
+    with Outputs('out.jsonl', {'seed': 0}, {'p1': prompt_key([5, 7])}) as file:
+      file.append({'id': 'p1', 'prompt_sha256': prompt_key([5, 7])})
+    file.done  # {'p1'}
+  """
+
+  def __init__(
+      self,
+      path: str,
+      settings: dict[str, Any],
+      prompts: Mapping[str, str],
+      overwrite: bool = False,
+  ):
+    """Opens `path`, keeping the lines that a run like this one wrote.
+
+    Args:
+      path: its folder has to exist.
+      settings: what decides the lines besides the prompts, as JSON values.
+      prompts: the `prompt_key` of each id.
+      overwrite: drop what is in the file.
+
+    Raises InputError if the file holds anything but lines of these settings
+    and prompts, naming what differs; it is then left as it is.
+    """
+    self.done: set[str] = set()
+    self._path = path
+    self._settings = json.loads(json.dumps(settings))
+    with _open_errors(path):
+      open(path, 'ab').close()
+    self._file = journal_lib.AppendFile(path)
+    try:
+      self._recover(prompts, overwrite)
+    except BaseException:
+      self.close()
+      raise
+
+  def _recover(self, prompts: Mapping[str, str], overwrite: bool) -> None:
+    """Takes in the whole lines, cuts off the rest, and notes the settings."""
+    if not os.path.isfile(self._path):  # a device: nothing to go on with
+      return
+    if overwrite or not os.path.getsize(self._path):
+      self._file.cut(0)
+      self._note()
+      return
+    self._check_settings()
+    end = 0
+    for end, number, fields in journal_lib.lines(self._path):
+      self._check_line(fields, number, prompts)
+      self.done.add(fields['id'])
+    self._file.cut(end)
+
+  def _note(self) -> None:
+    """Writes the settings, whole or not at all, before the first line."""
+    part = _beside(self._path) + '.part'
+    with journal_lib.disk_errors(part):
+      with open(part, 'w', encoding='utf-8') as file:
+        json.dump(self._settings, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(part, _beside(self._path))
+
+  def _check_settings(self) -> None:
+    try:
+      with open(_beside(self._path), encoding='utf-8') as file:
+        old = dict(json.load(file))
+    except (OSError, ValueError, TypeError) as error:
+      raise errors.InputError(
+          f'{self._path} is there, but without a readable '
+          f'{_beside(self._path)} that tells which settings made it '
+          f'({error}). Give another file, or --overwrite.'
+      ) from error
+    different = journal_lib.differences(old, self._settings)
+    if different:
+      raise errors.InputError(
+          f'{self._path} was begun under other settings: {different}. Go on '
+          'with the old ones, give another file, or --overwrite.'
+      )
+
+  def _check_line(self, fields, number: int, prompts) -> None:
+    name, key = fields.get('id'), fields.get('prompt_sha256')
+    strange = not isinstance(name, str) or name in self.done
+    if strange or prompts.get(name, key) != key:
+      raise errors.InputError(
+          f'{self._path}, line {number}: not a completion of this prompt file '
+          f'(the id {name!r} is missing, stands twice, or had another prompt). '
+          'Give another file, or --overwrite.'
+      )
+
+  def append(self, record: dict[str, Any]) -> None:
+    """Writes a line and returns once it is on disk.
+
+    Raises InputError if the disk is full; the file is then as before.
+    """
+    self._file.append([record])
+    self.done.add(record['id'])
+
+  def close(self) -> None:
+    """Lets another process have the file; a second call does nothing."""
+    self._file.close()
+
+  def __enter__(self) -> 'Outputs':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def prompt_key(ids: Sequence[int]) -> str:
+  """Returns 16 hex digits of SHA-256 over a prompt's tokens."""
+  text = ' '.join(str(int(token)) for token in ids)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _beside(path: str) -> str:
+  return f'{path}.settings.json'
+
+
+@contextlib.contextmanager
+def _open_errors(path: str):
+  try:
+    yield
+  except OSError as error:
+    raise errors.InputError(
+        f'{path!r} cannot be written ({error.strerror or error}). Give a file '
+        'in a folder that exists.'
+    ) from error

@@ -1,0 +1,233 @@
+"""The choice of gamma, K and no draft at all, cycle by cycle.
+
+`Adaptive` is a drafter made of others, its arms. Each arm is a bucket of its
+own size, compiled once; plain decoding is the smallest. The loop takes the arm
+with the most expected tokens for each unit of time: the time of a whole cycle
+is measured beforehand (`costs`), the tokens are estimated while decoding.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import time
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specdiff_jax.core import errors
+from specdiff_jax.core import types
+
+_MEMORY = 0.9  # weight of the past after each drafted cycle
+_FIRST_WAIT, _LONGEST_WAIT = 16, 256  # plain cycles between two trials
+
+
+@flax.struct.dataclass
+class AdaptiveParams:
+  """What the choice is made from; dynamic, so measuring never retraces."""
+
+  arms: Any  # of the arms, which share them
+  cost: jax.Array  # [A+1] time of a cycle without a draft (1), then of each arm
+  cond: jax.Array  # [A, D] prior of Pr(accept position j | accepted j - 1)
+  weight: jax.Array  # [] cycles that the prior counts for
+  forced: jax.Array  # [] int32 the arm to take whatever pays, -1 to choose
+
+
+@flax.struct.dataclass
+class AdaptiveState:
+  """What a row has seen of its arms."""
+
+  arms: Any
+  arm: jax.Array  # [B] int32 used in this cycle; 0 is no draft
+  reached: jax.Array  # [B, A, D] cycles in which position j was judged
+  accepted: jax.Array  # [B, A, D] and accepted
+  quiet: jax.Array  # [B] int32 cycles since the last draft
+  wait: jax.Array  # [B] int32 after so many the row drafts again, as a trial
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive:
+  """Drafts with the arm that pays most, or not at all.
+
+  An arm's expected tokens are 1 + sum_j surv_j, surv_j the product of its
+  acceptance curve up to j; the curve is a discounted mean that starts from the
+  prior. Chains share one curve: of one drafter, they differ in length only.
+  Where no draft pays, a row decodes plainly and tries the shortest arm again
+  after a wait that doubles each time it fails.
+
+  Attributes:
+    arms: drafters of one family, with the same params and state, each of one
+      bucket, in the order of their sizes.
+    plain: drafts nothing.
+  """
+
+  arms: tuple[types.Drafter, ...]
+  plain: types.Drafter
+
+  def __post_init__(self):
+    sizes = self.buckets
+    if list(sizes) != sorted(set(sizes)):
+      raise errors.InputError(
+          f'the arms of an adaptive drafter verify {sizes[1:]} tokens, and '
+          f'plain decoding {sizes[0]}: these have to be different numbers, in '
+          'ascending order.'
+      )
+
+  @property
+  def buckets(self) -> tuple[int, ...]:
+    return tuple(arm.buckets[-1] for arm in (self.plain,) + self.arms)
+
+  @property
+  def chain(self) -> bool:
+    return all(arm.chain for arm in self.arms)
+
+  @property
+  def max_depth(self) -> int:
+    return max(arm.max_depth for arm in self.arms)
+
+  @property
+  def proposal(self) -> str:
+    kinds = {arm.proposal for arm in self.arms}
+    return kinds.pop() if len(kinds) == 1 else 'unknown'
+
+  @property
+  def features(self) -> tuple[int, ...]:
+    return self.arms[0].features
+
+  @property
+  def _curves(self) -> tuple[int, ...]:
+    """Returns, for each arm, the index of the curve that it learns."""
+    chains = [i for i, arm in enumerate(self.arms) if arm.chain]
+    curves = enumerate(self.arms)
+    return tuple(chains[-1] if arm.chain else i for i, arm in curves)
+
+  def init(self, params, context, features):
+    batch = context.length.shape[0]
+    ones = jnp.ones((batch, len(self.arms), self.max_depth))
+    count = jnp.zeros(batch, jnp.int32)
+    return AdaptiveState(
+        arms=self.arms[-1].init(params.arms, context, features),
+        arm=count,
+        reached=params.weight * ones,
+        accepted=params.weight * params.cond * ones,
+        quiet=count,
+        wait=count + _FIRST_WAIT,
+    )
+
+  def wanted(self, params, state):
+    best = self._best(params, state)
+    trial = (state.quiet >= state.wait).astype(jnp.int32)
+    chosen = jnp.where(best > 0, best, trial)
+    return jnp.where(params.forced >= 0, params.forced, chosen)
+
+  def _best(self, params, state):
+    """Returns [B] the arm of most tokens a time, 0 for plain decoding."""
+    cond = state.accepted / jnp.maximum(state.reached, 1e-6)
+    surv = jnp.cumprod(cond, axis=-1)  # [B, A, D]
+    ahead = jnp.cumsum(surv, axis=-1)
+    tokens = [jnp.ones(state.arm.shape)]
+    for arm, curve in zip(self.arms, self._curves):
+      tokens.append(1 + ahead[:, curve, arm.max_depth - 1])
+    rate = jnp.stack(tokens, axis=1) / params.cost
+    return jnp.argmax(rate, axis=1).astype(jnp.int32)
+
+  def draft(self, params, state, context, sampling, noise, slots):
+    index = self.buckets.index(slots)
+    state = state.replace(arm=jnp.full_like(state.arm, index))
+    if index == 0:
+      tree, _ = self.plain.draft((), (), context, sampling, noise, slots)
+      return tree, state
+    tree, arms = self.arms[index - 1].draft(
+        params.arms, state.arms, context, sampling, noise, slots
+    )
+    return tree, state.replace(arms=arms)
+
+  def observe(self, params, state, context, verdict, features):
+    arms = self.arms[-1].observe(
+        params.arms, state.arms, context, verdict, features
+    )
+    # Which curve, and how many positions of it, this cycle tells about.
+    curves = jnp.array((-1,) + self._curves)[state.arm]
+    depths = jnp.array((0,) + tuple(a.max_depth for a in self.arms))[state.arm]
+    position = jnp.arange(1, self.max_depth + 1)
+    count = verdict.count[:, None]
+    judged = (position <= depths[:, None]) & (count >= position - 1)
+    own = curves[:, None] == jnp.arange(len(self.arms))
+    told = own[..., None] & judged[:, None]  # [B, A, D]
+    hit = (count >= position)[:, None]
+    drafted = state.arm > 0
+    failed = drafted & (verdict.count < depths)
+    wait = jnp.where(failed, 2 * state.wait, _FIRST_WAIT)
+    return state.replace(
+        arms=arms,
+        reached=jnp.where(told, _MEMORY * state.reached + 1, state.reached),
+        accepted=jnp.where(
+            told, _MEMORY * state.accepted + hit, state.accepted
+        ),
+        quiet=jnp.where(drafted, 0, state.quiet + 1),
+        wait=jnp.where(
+            drafted, jnp.minimum(wait, _LONGEST_WAIT), state.wait
+        ),
+    )
+
+
+def uncalibrated(drafter: Adaptive, arms: types.Params) -> AdaptiveParams:
+  """Returns params with plain guesses, for `calibrate` to replace.
+
+  A verified token more costs a tenth of a plain step, a drafter's pass a
+  fifth, and a position is accepted three times in five.
+  """
+  sizes = jnp.array(drafter.buckets, jnp.float32)
+  drafting = 0.2 * (jnp.arange(sizes.size) > 0)
+  return AdaptiveParams(
+      arms=arms,
+      cost=1 + 0.1 * (sizes - sizes[0]) + drafting,
+      cond=jnp.full((len(drafter.arms), drafter.max_depth), 0.6),
+      weight=jnp.float32(4),
+      forced=jnp.int32(-1),
+  )
+
+
+def calibrate(
+    drafter: Adaptive,
+    params: AdaptiveParams,
+    start: Callable[[], types.DecodeState],
+    decode: Callable[[AdaptiveParams, types.DecodeState, int], types.DecodeState],
+    cycles: int = 8,
+    rounds: int = 3,
+) -> AdaptiveParams:
+  """Measures the cost and the acceptance of each arm on real prompts.
+
+  Args:
+    drafter: the arms.
+    params: what they read.
+    start: returns a prefilled state.
+    decode: runs so many cycles; compiled already, or the first call is.
+    cycles: of each timed call.
+    rounds: of which the fastest counts.
+  """
+  seconds, seen = [], {}
+  for arm in range(len(drafter.buckets)):
+    forced = params.replace(forced=jnp.int32(arm))
+    state = jax.block_until_ready(decode(forced, start(), 1))
+    times = []
+    for _ in range(rounds):
+      begin = time.perf_counter()
+      before = int(state.stats.cycles.max())
+      state = jax.block_until_ready(decode(forced, state, cycles))
+      ran = int(state.stats.cycles.max()) - before
+      if ran:  # fewer than asked where rows ended
+        times.append((time.perf_counter() - begin) / ran)
+    seconds.append(min(times, default=1.0))
+    seen[arm] = jax.device_get(state.drafter)
+  cond = np.asarray(params.cond).copy()
+  for curve in set(drafter._curves):
+    state = seen[curve + 1]
+    accepted, reached = state.accepted[:, curve], state.reached[:, curve]
+    cond[curve] = accepted.sum(0) / reached.sum(0)
+  return params.replace(
+      cost=jnp.array(seconds, jnp.float32) / seconds[0],
+      cond=jnp.asarray(cond),
+      weight=jnp.float32(8),
+  )

@@ -1,0 +1,214 @@
+"""A batch on the device whose rows are filled, run and read one by one.
+
+A row that is done makes room for another request while its neighbours go on,
+and caches grow with the longest live row. All of it is a few compiled programs
+of static shapes: the index of a row is an argument.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from specdiff_jax.core import types
+from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.models import transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+  """What the host sees of a state: one fetch."""
+
+  tokens: np.ndarray  # [B, T]
+  length: np.ndarray  # [B]
+  done: np.ndarray  # [B]
+  stats: types.Stats
+
+
+class Rows:
+  """A running batch.
+
+    rows = Rows(engine, params, drafter_params, batch=4)
+    rows.fill(0, one)  # row 0 first; a row never filled is done
+    look = rows.run(cycles=16, live=1)
+  """
+
+  def __init__(
+      self,
+      engine: engine_lib.Engine,
+      params: types.Params,
+      drafter_params: types.Params,
+      batch: int,
+  ):
+    self._engine, self._batch = engine, batch
+    self._params, self._drafter_params = params, drafter_params
+    self._state: types.DecodeState | None = None
+    self._longest = 0  # tokens of the longest live row that was seen last
+
+  def fill(self, row: int, one: types.DecodeState) -> None:
+    """Puts a prefilled request, a state of one row, into a row."""
+    if self._batch == 1:
+      self._state, self._longest = one, 0
+    elif self._state is None:
+      self._state = spread(one, self._batch)
+    else:
+      self._state = insert(self._state, one, np.int32(row))
+
+  def wait(self) -> None:
+    """Returns once the rows are filled: for clocks."""
+    jax.block_until_ready(self._state)
+
+  def run(self, cycles: int, live: int) -> Look:
+    """Runs until one more row is done, or so many cycles.
+
+    `live` is how many rows are at work, as far as the host knows: a row that
+    was done when it was filled ends the call at once.
+    """
+    self._fit()
+    self._state = self._engine.decode(
+        self._params,
+        self._drafter_params,
+        self._state,
+        np.int32(cycles),
+        np.int32(self._batch - live + 1),
+    )
+    s = self._state
+    look = Look(*jax.device_get((s.tokens, s.length, s.done, s.stats)))
+    self._longest = int(look.length[~look.done].max(initial=0))
+    return look
+
+  def stop(self, done: np.ndarray) -> None:
+    """Marks as done the rows that `done` [B] says are."""
+    self._state = self._state.replace(done=jnp.asarray(done))
+
+  def warm_up(self, one: types.DecodeState) -> None:
+    """Compiles what these rows may need, with caches of every size."""
+    self.fill(0, one)
+    seen = 0
+    while seen < (seen := transformer.cache_slots(self._state.cache)):
+      if self._batch > 1:
+        self.fill(1, one)
+      self.run(0, self._batch)
+      # A row whose next tree lacks one slot.
+      self._longest = seen - self._engine.drafter.buckets[-1] + 2
+      self._fit()
+
+  def _fit(self) -> None:
+    """Lets the caches grow if the longest row's next tree would not fit."""
+    bucket = self._state.tokens.shape[1] - self._engine.max_new_tokens
+    slots = self._engine.cache_slots(bucket, self._longest)
+    if slots > transformer.cache_slots(self._state.cache):
+      self._state = grow(
+          self._engine, self._params, self._drafter_params, self._state, slots
+      )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def spread(one: types.DecodeState, batch: int) -> types.DecodeState:
+  """Returns a batch with the row of `one` first; the other rows are done."""
+
+  def put(axis, leaf):
+    shape = list(leaf.shape)
+    shape[axis] = batch
+    return jnp.broadcast_to(leaf, shape)
+
+  state = _by_row(put, one)
+  return state.replace(done=state.done | (jnp.arange(batch) > 0))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def insert(
+    state: types.DecodeState, one: types.DecodeState, row: jax.Array
+) -> types.DecodeState:
+  """Replaces a row by that of `one`; `state` is donated.
+
+  Nothing of the old row is left, and no other row changes. The caches of `one`
+  may be the smaller ones.
+  """
+
+  def put(axis, old, new):
+    shape = list(old.shape)
+    shape[axis] = 1
+    start = [0] * old.ndim
+    start[axis] = row
+    return lax.dynamic_update_slice(old, _pad(new, shape), start)
+
+  return _by_row(put, state, one)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def grow(
+    engine: engine_lib.Engine,
+    params: types.Params,
+    drafter_params: types.Params,
+    state: types.DecodeState,
+    slots: int,
+) -> types.DecodeState:
+  """Returns the state with caches of `slots` slots, the new ones empty.
+
+  The drafter's state gets the sizes that its `init` gives it beside such a
+  cache. Nothing is donated: a larger buffer cannot take the place of a smaller.
+  """
+
+  def longer(leaf):
+    shape = list(leaf.shape)
+    shape[-2] = slots
+    return _on_bits(_pad, leaf, shape)
+
+  cache = jax.tree.map(longer, state.cache)
+  context = types.Context(state.tokens, state.length, params, cache)
+  batch, room = state.tokens.shape
+  wanted = engine.drafter.features
+  features = jax.ShapeDtypeStruct(
+      (batch, room - engine.max_new_tokens, len(wanted),
+       engine.model.config.width), jnp.float32,
+  )  # fmt: skip
+  like = jax.eval_shape(
+      engine.drafter.init, drafter_params, context, features if wanted else None
+  )
+  drafter = jax.tree.map(
+      lambda leaf, new: _on_bits(_pad, leaf, new.shape), state.drafter, like
+  )
+  return state.replace(cache=cache, drafter=drafter)
+
+
+def _by_row(function, *states: types.DecodeState) -> types.DecodeState:
+  """Maps function(axis of the rows, *leaves) over states."""
+
+  def at(axis, *leaves):
+    return _on_bits(functools.partial(function, axis), *leaves)
+
+  def cache(*leaves):  # [B, Hkv, S, Dh], or stacked over layers
+    return at(leaves[0].ndim - 4, *leaves)
+
+  bare = [state.replace(cache=(), end_ids=()) for state in states]
+  return jax.tree.map(functools.partial(at, 0), *bare).replace(
+      cache=jax.tree.map(cache, *(state.cache for state in states)),
+      end_ids=states[-1].end_ids,
+  )
+
+
+def _pad(leaf: jax.Array, shape: Sequence[int]) -> jax.Array:
+  """Pads with zeros at the end of each dimension."""
+  if leaf.shape == tuple(shape):
+    return leaf
+  return jnp.pad(leaf, [(0, n - m) for m, n in zip(leaf.shape, shape)])
+
+
+def _on_bits(function, *arguments):
+  """Applies function to bf16 arrays as integers.
+
+  XLA's CPU backend would update a bf16 array by converting all of it to
+  float32 and back.
+  """
+  if arguments[0].dtype != jnp.bfloat16:
+    return function(*arguments)
+  bits = (
+      lax.bitcast_convert_type(x, jnp.uint16) if isinstance(x, jax.Array) else x
+      for x in arguments
+  )
+  return lax.bitcast_convert_type(function(*bits), jnp.bfloat16)
