@@ -241,7 +241,8 @@ def bench(
       temperature=config.temperature,
       coupled=config.rule == 'match' or config.temperature == 0,
       make=make,
-      facts={name: config[name] for name in facts},
+      facts={name: config[name] for name in facts}
+      | {'drafters': config.drafters.to_dict()},
   )
 
 

@@ -240,7 +240,7 @@ def cache_dtype(checkpoint: weights.Checkpoint) -> str:
 
 
 def paired(config: Config, name: str, make: Callable[[], Any]) -> Any:
-  """Calls `make`; where drafts and rule do not go together, names the fields."""
+  """Calls `make`; names the fields where drafts and rule do not fit."""
   try:
     return make()
   except errors.InputError as error:

@@ -33,6 +33,19 @@ class Run:
     return json.loads(self.out.strip().splitlines()[-1])
 
 
+@pytest.fixture(scope='module', autouse=True)
+def fresh_programs():
+  """Drops a module's compiled programs after it.
+
+  Each keeps maps of memory, and of those a process of Linux has 65,530: without
+  this the whole suite crashes in the compiler near its end.
+  """
+  yield
+  import jax
+
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def root() -> pathlib.Path:
   """The root of the repository."""

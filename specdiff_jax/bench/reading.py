@@ -39,7 +39,8 @@ def read(model, dtype, bucket, widths, params, tokens, prompt, length, at):
 
   Returns:
     [B] the largest change of a margin: of a likely token's logit less the
-    best one's, where they choose a token of the completion; and [B, V] the first reading's logits that choose token `at`.
+    best one's, where they choose a token of the completion; and [B, V] the
+    first reading's logits that choose token `at`.
   """
   plain, drafted = widths
 

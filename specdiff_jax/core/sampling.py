@@ -6,6 +6,8 @@ position and the verifier alone. So the output of seeded sampling is the same
 whatever the drafter, the tree or the batch.
 """
 
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -15,8 +17,8 @@ from specdiff_jax.core import types
 
 def request_noise(seed: int, request_ids: jax.Array) -> types.Noise:
   """Returns the noise of requests [B]; the row of the batch plays no part."""
-  key = jax.random.key(seed)
-  return types.Noise(jax.vmap(lambda i: jax.random.fold_in(key, i))(request_ids))
+  one = functools.partial(jax.random.fold_in, jax.random.key(seed))
+  return types.Noise(jax.vmap(one)(request_ids))
 
 
 def gumbel(

@@ -9,6 +9,7 @@ import dataclasses
 from typing import ClassVar
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
@@ -105,27 +106,46 @@ class SelfSelection:
       max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`."""
-    log_p = sampling_lib.log_probabilities(logits, sampling)
-    kept = best_path(tree, log_p, max_depth)
+    kept = best_path(tree, chances(tree, logits, sampling), max_depth)
     alone = tree.replace(valid=tree.valid & kept)
     return self.rule(alone, logits, length, sampling, noise, max_depth)
 
 
+def chances(
+    tree: types.DraftTree, logits: jax.Array, sampling: types.Sampling
+) -> jax.Array:
+  """Returns [B, M]: p of each slot's token after its parent; logits [B, M, V].
+
+  Only these entries of p are computed: normalising all of p would cost as much
+  as the rest of the cycle's bookkeeping.
+  """
+  rows = jnp.arange(tree.token.shape[0])[:, None]
+  best = jnp.argmax(logits, axis=-1)[rows, tree.parent]
+  greedy = (best == tree.token).astype(logits.dtype)
+
+  def sampled():
+    scores = sampling_lib.law(logits, sampling)
+    total = jax.nn.logsumexp(scores, axis=-1)[rows, tree.parent]
+    p = jnp.exp(scores[rows, tree.parent, tree.token] - total)
+    return jnp.where(sampling.temperature[:, None] > 0, p, greedy)
+
+  return lax.cond(jnp.any(sampling.temperature > 0), sampled, lambda: greedy)
+
+
 def best_path(
-    tree: types.DraftTree, log_p: jax.Array, max_depth: int
+    tree: types.DraftTree, chance: jax.Array, max_depth: int
 ) -> jax.Array:
   """Returns [B, M]: the slots of the path of largest score (Eq. 7).
 
   Args:
     tree: the drafts; ties go to the path whose last slot is first.
-    log_p: [B, M, V] the verifier's law after each slot.
+    chance: [B, M] the verifier's p of each slot's token after its parent.
     max_depth: D.
   """
   batch, slots = tree.token.shape
   rows = jnp.arange(batch)[:, None]
-  step = jnp.exp(log_p[rows, tree.parent, tree.token])
   root = jnp.arange(slots)[None] == 0
-  step = jnp.where(tree.valid & ~root, step, 0.0)
+  step = jnp.where(tree.valid & ~root, chance, 0.0)
   reach = jnp.where(root, 1.0, 0.0)  # probability that a slot is accepted
   score = jnp.zeros((batch, slots))
   for depth in range(1, max_depth + 1):

@@ -19,7 +19,7 @@ import numpy as np
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
 
-_MEMORY = 0.9  # weight of the past after each drafted cycle
+_MEMORY = 0.97  # weight of the past after each drafted cycle
 _FIRST_WAIT, _LONGEST_WAIT = 16, 256  # plain cycles between two trials
 
 
@@ -193,7 +193,7 @@ def calibrate(
     drafter: Adaptive,
     params: AdaptiveParams,
     start: Callable[[], types.DecodeState],
-    decode: Callable[[AdaptiveParams, types.DecodeState, int], types.DecodeState],
+    decode: Callable[..., types.DecodeState],
     cycles: int = 8,
     rounds: int = 3,
 ) -> AdaptiveParams:
@@ -203,7 +203,7 @@ def calibrate(
     drafter: the arms.
     params: what they read.
     start: returns a prefilled state.
-    decode: runs so many cycles; compiled already, or the first call is.
+    decode: (params, state, cycles) -> state; the first call may compile.
     cycles: of each timed call.
     rounds: of which the fastest counts.
   """

@@ -14,6 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -26,7 +27,7 @@ class Marginals:
   logits: jax.Array  # [B, G, W] float32, before temperature
   ids: jax.Array  # [W] int32 the tokens
   root: jax.Array  # [B] int32 last committed token
-  length: jax.Array  # [B] committed tokens: slot j will have position length + j
+  length: jax.Array  # [B] committed tokens; slot j is at position length + j
   vocab_size: int = flax.struct.field(pytree_node=False)
 
 
@@ -180,6 +181,11 @@ class Drafts(Tempered):
     if self.arrangement != 'merged':
       gamma = (slots - 1) // self.drafts
       marginals = marginals.replace(logits=marginals.logits[:, :gamma])
+    if self.arrangement == 'distinct' and self.drafts > marginals.ids.size:
+      raise errors.InputError(
+          f'{self.drafts} drafts cannot begin with different tokens: the '
+          f'drafter has {marginals.ids.size}. Lower config.drafts.'
+      )
     law = self.law(sampling)
     log_q = sampling_lib.log_probabilities(marginals.logits, law)
     shape = (self.drafts,) + log_q.shape[1:]

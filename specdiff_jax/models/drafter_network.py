@@ -265,7 +265,8 @@ def initial_from_verifier(config: DrafterConfig, key: jax.Array, verifier):
   first = c.layers - config.layers
   for i in range(config.layers):
     params[f'layer_{i}'] = jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.float32), dict(verifier[f'layer_{first + i}'])
+        lambda x: jnp.asarray(x, jnp.float32),
+        dict(verifier[f'layer_{first + i}']),
     )
   params['stream'] = _STREAM * params['stream']
   params['final_norm'] = jnp.asarray(verifier['final_norm'], jnp.float32)

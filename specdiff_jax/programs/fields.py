@@ -71,7 +71,8 @@ DECODING = {
         'draft lengths that the system adaptive chooses among, up to gamma',
     ),
     'budgets': (
-        (), 'and sizes of best-first trees; a tree goes before a chain of its size'
+        (),
+        'and sizes of best-first trees; a tree goes before a chain of its size',
     ),
     'draft': (
         'shared_noise',

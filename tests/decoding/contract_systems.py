@@ -219,6 +219,26 @@ def script_error():
   return error
 
 
+@dataclasses.dataclass(frozen=True)
+class Dominates(accept.SampleAndMatch):
+  """The tree walk, which breaks the text if self-selection accepts more.
+
+  Both see the same drafts and the same y in every cycle. `reverse` breaks the
+  text where the walk accepts more, for the negative control.
+  """
+
+  reverse: bool = False
+
+  def __call__(self, tree, logits, length, sampling, noise, max_depth):
+    given = (tree, logits, length, sampling, noise, max_depth)
+    walked = super().__call__(*given)
+    selected = accept.SelfSelection()(*given)
+    more, less = walked.count, selected.count
+    less, more = (more, less) if self.reverse else (less, more)
+    broken = (walked.bonus + 1) % logits.shape[-1]
+    return walked.replace(bonus=jnp.where(less > more, broken, walked.bonus))
+
+
 def _drafts(arrangement, **options):
   return 2, marginals.Drafts(
       drafts=3, arrangement=arrangement, temperature=1.0, **options
@@ -232,7 +252,9 @@ DIFFUSION = {
     'shared_noise': (GAMMA, marginals.Chain(mode='shared_noise')),
     'chains': _drafts('chains'),
     'distinct': _drafts('distinct'),
-    'merged': (3, marginals.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)),
+    'merged': (
+        3, marginals.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)
+    ),
     'best_first': (4, marginals.BestFirst(GAMMA + 1)),
 }
 

@@ -1,5 +1,7 @@
 """Which pairs are refused, the score of Eq. 7, and a tree against one path."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,14 @@ from specdiff_jax.decoding import rejection
 
 import rule_laws as laws
 
-best_path = jax.jit(accept.best_path, static_argnums=2)
+
+@functools.partial(jax.jit, static_argnums=2)
+def best_path(tree, logits, max_depth):
+  sampling = laws.setting(tree.token.shape[0])
+  return accept.best_path(
+      tree, accept.chances(tree, logits, sampling), max_depth
+  )
+
 
 ANY = set(types.PROPOSALS)
 DRAWN = {'iid', 'autoregressive'}
@@ -137,6 +146,7 @@ def test_best_path_by_hand():
   p = np.full((3, 6, 3), 1e-9)
   p[:, 0, 1], p[:, 0, 2] = 0.55, 0.35  # .55 + .55 * .01
   p[:, 1, 2], p[:, 2, 1], p[:, 3, 1] = 0.01, 0.5, 0.4  # .35 + .175 + .07
+  p[..., 0] = 1 - p[..., 1:].sum(-1)
   got = best_path(tree, np.log(p), 3)
   np.testing.assert_array_equal(got, [
       [True, False, True, True, True, False],

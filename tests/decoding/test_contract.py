@@ -115,6 +115,20 @@ def test_a_path_that_is_not_gathered_is_noticed():
   assert systems.tokens(systems.run(row, SAMPLED)) != systems.plain(SAMPLED)
 
 
+@pytest.mark.parametrize('kind', ['tree', 'merged'])
+@pytest.mark.parametrize('settings', [GREEDY, SAMPLED], ids=['T0', 'T1'])
+def test_the_tree_walk_never_accepts_less_than_self_selection(kind, settings):
+  """Asserted for every cycle: one that did would break the text."""
+  row = Row(kind, rule=systems.Dominates())
+  assert systems.tokens(systems.run(row, settings)) == systems.plain(settings)
+
+
+def test_a_walk_that_accepts_more_is_noticed():
+  """Negative control: the same comparison the other way round."""
+  row = Row('tree', rule=systems.Dominates(reverse=True))
+  assert systems.tokens(systems.run(row, SAMPLED)) != systems.plain(SAMPLED)
+
+
 def test_trees_are_exercised():
   """Deep and partial paths are accepted, also off the first branch."""
   accepted = sum(c.accepted for c in systems.run(Row('tree'), SAMPLED))

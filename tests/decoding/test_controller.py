@@ -1,4 +1,4 @@
-"""The choice among draft lengths: what it takes, and that it changes no text."""
+"""The choice among draft lengths: what pays, and that no text changes."""
 
 import dataclasses
 
@@ -120,11 +120,11 @@ def test_a_quiet_row_tries_again_and_waits_longer():
   )
   failed = one.observe(params, before, None, verdict(0), None)
   assert (int(failed.wait[0]), int(failed.quiet[0])) == (32, 0)
-  np.testing.assert_allclose(failed.reached[0, 0], [10.0, 10.0])  # 9 + 1; none
-  np.testing.assert_allclose(failed.accepted[0, 0], [4.5, 5.0])
+  np.testing.assert_allclose(failed.reached[0, 0], [10.7, 10.0])
+  np.testing.assert_allclose(failed.accepted[0, 0], [4.85, 5.0])
   passed = one.observe(params, before, None, verdict(2), None)
   assert int(passed.wait[0]) == 16
-  np.testing.assert_allclose(passed.accepted[0, 0], [5.5, 5.5])
+  np.testing.assert_allclose(passed.accepted[0, 0], [5.85, 5.85])
   plain = one.observe(
       params, before.replace(arm=jnp.array([0])), None, verdict(0), None
   )

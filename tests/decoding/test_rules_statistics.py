@@ -221,7 +221,9 @@ def test_draws_that_are_the_same_in_all_cycles_are_noticed(pair):
 def by_hand(rule, tree, p, length, noise):
   coins = rejection.uniform(noise, length, tree.token.shape[1])
   if isinstance(rule, accept.SelfSelection):
-    kept = accept.best_path(tree, jnp.log(p), GAMMA)
+    sampling = laws.setting(tree.token.shape[0])
+    chance = accept.chances(tree, jnp.log(p), sampling)
+    kept = accept.best_path(tree, chance, GAMMA)
     tree, rule = tree.replace(valid=tree.valid & kept), rule.rule
   if isinstance(rule, block_verification.BlockVerification):
     deepest, law = block_verification.judge(tree, p, coins)

@@ -1,0 +1,177 @@
+"""The law of rules with coins of their own, on the quickstart's real models.
+
+Many requests go on from one state; the pairs of tokens that they emit are
+counted against the verifier's own law of the next two tokens. What is left of
+rules of this kind is proved by enumeration in tests/decoding.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from specdiff_jax import build
+from specdiff_jax.core import sampling as sampling_lib
+from specdiff_jax.data import prompts
+from specdiff_jax.decoding import rejection
+from specdiff_jax.decoding import rows
+from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import marginals
+from specdiff_jax.models import transformer
+from specdiff_jax.programs import command
+
+BATCH, RUNS, BRANCHES = 64, 20, 24
+RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
+
+
+@pytest.fixture(scope='module')
+def parts(root, smollm2_path):
+  """Returns (config, verifier) of the quickstart, in float32."""
+  del smollm2_path  # skips where it is not here
+  config = command.load(f'{root}/configs/quickstart.py')
+  config.update(
+      dtype='float32', gamma=2, drafts=2, draft='sample', temperature=1.0,
+      max_new_tokens=8, prompt_buckets=(64,),
+  )
+  return config, build.verifier(config)
+
+
+def system(parts, name, **fields):
+  config, checkpoint = parts
+  config = config.copy_and_resolve_references()
+  config.update(**fields)
+  return build.system(config, checkpoint, name)
+
+
+def begin(parts, one):
+  """Returns a prefilled state of one row; always the same tokens."""
+  config, checkpoint = parts
+  prompt = [prompts.Prompt('story', 'Tell me a short story.')]
+  return one.start(build.requests(config, checkpoint, prompt))
+
+
+def pairs(parts, one, temperature=1.0):
+  """Returns the next two tokens [N, 2] of many requests."""
+  found = []
+  state = begin(parts, one)
+  length = int(state.length[0])
+  for run in range(RUNS):
+    batch = rows.spread(state, BATCH)
+    sampling = batch.sampling
+    numbers = jnp.arange(BATCH) + 1000 + BATCH * run
+    batch = batch.replace(
+        done=jnp.zeros(BATCH, bool),
+        noise=sampling_lib.request_noise(0, numbers),
+        sampling=sampling.replace(
+            temperature=jnp.full_like(sampling.temperature, temperature)
+        ),
+    )
+    batch = one.engine.decode(
+        one.params, one.drafter_params, batch, np.int32(2)
+    )
+    assert (np.asarray(batch.length) >= length + 2).all()
+    found.append(np.asarray(batch.tokens)[:, length : length + 2])
+  return np.concatenate(found)
+
+
+@pytest.fixture(scope='module')
+def law(parts):
+  """Returns (p [V], {token: p [V]}): the verifier's own, without a cache."""
+  one = system(parts, 'ar')
+  state = begin(parts, one)
+  text = np.asarray(state.tokens)[0, : int(state.length[0])]
+  model = one.engine.model
+
+  @jax.jit
+  def last(tokens):
+    batch, size = tokens.shape
+    mask = transformer.causal_mask(jnp.full(batch, size), size)
+    place = jnp.broadcast_to(jnp.arange(size), tokens.shape)
+    hidden, _, _ = model.apply({'params': one.params}, tokens, place, mask)
+    logits = model.apply(
+        {'params': one.params}, hidden[:, -1:], method='logits'
+    )
+    return jax.nn.softmax(logits[:, 0])
+
+  first = np.asarray(last(text[None]))[0]
+  likely = np.argsort(-first)[:BRANCHES]
+  longer = np.concatenate(
+      [np.tile(text, (BRANCHES, 1)), likely[:, None]], axis=1
+  )
+  return first, dict(zip(likely.tolist(), np.asarray(last(longer))))
+
+
+def p_value(found, law):
+  """Returns the chi-square p-value, cells pooled to 5 expected or more."""
+  first, second = law
+  count = len(found)
+  observed, expected = [], []
+  rest = np.ones(count, bool)
+  for token, p in second.items():
+    here = found[:, 0] == token
+    other = here.copy()
+    left = first[token]
+    for following in np.flatnonzero(count * first[token] * p >= 5):
+      cell = here & (found[:, 1] == following)
+      observed.append(cell.sum())
+      expected.append(first[token] * p[following])
+      other &= ~cell
+      left -= expected[-1]
+    if count * left >= 5:
+      observed.append(other.sum())
+      expected.append(left)
+      rest &= ~other
+    rest &= ~(here & ~other)
+  observed.append(rest.sum())
+  expected.append(1 - sum(expected))
+  if count * expected[-1] < 5:  # too rare a rest joins the cell before it
+    observed[-2:] = [sum(observed[-2:])]
+    expected[-2:] = [sum(expected[-2:])]
+  assert len(expected) > 10 and sum(observed) == count
+  return scipy.stats.chisquare(observed, count * np.array(expected)).pvalue
+
+
+@pytest.mark.parametrize('name, rule', [
+    ('specdiff', 'rejection'),
+    ('specdiff', 'block'),
+    ('specdiff2', 'greedy'),
+    ('tree', 'rejection'),
+    ('tree', 'without_replacement'),
+])
+def test_the_law_is_the_verifiers(parts, law, name, rule):
+  found = pairs(parts, system(parts, name, rule=rule))
+  assert p_value(found, law) > RARE
+
+
+@dataclasses.dataclass(frozen=True)
+class Liar(diffusion.MaskedDiffusion):
+  """Says that its argmax chain was drawn from its marginals."""
+
+  proposal = 'iid'
+
+
+@pytest.mark.parametrize('control', ['argmax draft', 'another temperature'])
+def test_what_is_lossy_is_noticed(parts, law, control):
+  one, temperature = system(parts, 'specdiff', rule='rejection'), 0.7
+  if control == 'argmax draft':
+    temperature = 1.0
+    drafter = one.engine.drafter
+    recorded = marginals.Chain(mode='sample', keep_q=True)
+
+    class Argmax(marginals.Chain):
+      """The most likely tokens, with the marginals that they are not of."""
+
+      def __call__(self, given, sampling, noise, slots):
+        tree = recorded(given, sampling, noise, slots)
+        chain = marginals.Chain(mode='argmax')(given, sampling, noise, slots)
+        return tree.replace(token=chain.token)
+
+    liar = Liar(drafter.config, drafter.gamma, Argmax(mode='sample'))
+    engine = dataclasses.replace(
+        one.engine, drafter=liar, rule=rejection.Rejection()
+    )
+    one = dataclasses.replace(one, engine=engine)
+  assert p_value(pairs(parts, one, temperature), law) < SURE
