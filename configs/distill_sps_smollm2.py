@@ -11,9 +11,9 @@ layers 0, 28, 29 4.88; 0, 1, 2 5.31; 27, 28, 29 5.70).
 Cost: 2.7 CPU-seconds a step, which would be 26 minutes on 2 free cores for all
 1160 steps; there are no features to compute.
 
-Expected: tau 1.63 on 24 held-out trajectories after 100 steps, gamma 4, loss
-still falling. The file in specdiff_jax/zoo was stopped at step 140, with the
-learning rate still at its peak: see its card. The whole run has not been made.
+Expected: simulated tau 1.63 on 24 held-out trajectories after 100 steps, 1.89
+after 300, gamma 4. The file in specdiff_jax/zoo was made in 310 steps: see its
+card. The whole run has not been made.
 
 COMMAND (runs/trajectories: see configs/distill_smollm2.py):
   python -m specdiff_jax distill --config=configs/distill_sps_smollm2.py \

@@ -4,11 +4,12 @@ Why: the first look. A real verifier, a drafter that this repository trained
 for it by streak-distillation (specdiff_jax/zoo), and the two baselines: plain
 decoding and prompt lookup.
 
-Cost: 5.5 minutes on 2 CPU cores with installation and a download of 93 MB, when
-it took 4 prompts and 3 rounds beside a test run; most of it is compilation.
+Cost: 2.4 minutes on 2 CPU cores once installed, 1.7 when run again: half of it
+is compilation, which launch/quickstart.sh keeps. Installation and a download of
+93 MB come before.
 
-Expected: specdiff about 1.5 times as fast as plain decoding, tau 2.4; lookup
-1.2 times, tau 1.7; all exact (the README has the tables).
+Expected: specdiff 1.7 times as fast as plain decoding, tau 2.3; lookup 1.4
+times, tau 1.7; all exact (the README has a larger table).
 
 COMMAND:
   python -m specdiff_jax bench --config=configs/quickstart.py
