@@ -1,7 +1,7 @@
-"""From a config to running parts: the only reader of configs.
+"""From a config to running parts; only the build modules read configs.
 
-`build_systems.py` holds the systems by name, `build_training.py` does the same
-for training.
+Read with it: `build_systems.py` (the systems by name), `build_drafters.py` (their
+drafters), `build_training.py` and `build_verify.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

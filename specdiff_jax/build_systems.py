@@ -91,7 +91,8 @@ def _specdiff2(config, checkpoint, slots):
   rule = paired(
       config, 'specdiff2', lambda: accept.SelfSelection(RULES[config.rule])
   )
-  return _diffusion(config, checkpoint, strategy, rule)
+  one = _diffusion(config, checkpoint, strategy, rule)
+  return one._replace(drafts=config.drafts)
 
 
 def _tree(config, checkpoint, slots):

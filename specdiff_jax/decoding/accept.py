@@ -1,6 +1,7 @@
-"""Acceptance rules that need no q: rule M, and self-selection before it.
+"""Acceptance: which pairs are lossless, rule M, self-selection before a rule.
 
-`rejection.py` and `block_verification.py` hold the rules that read `log_q`.
+`rejection.py` and `block_verification.py` hold the rules that draw coins of
+their own.
 Which rule is lossless for which drafts is in each rule's `needs`, and `check`
 refuses all other pairs.
 """

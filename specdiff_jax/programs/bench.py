@@ -11,23 +11,9 @@ from specdiff_jax.programs import text as text_lib
 
 
 def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-      'prompts',
-      None,
-      'a JSONL file of prompts, with the fields id and prompt; goes before '
-      'config.prompts',
-      flag_values=own,
-  )
-  flags.DEFINE_integer(
-      'limit',
-      None,
-      'take this many prompts of the file; 0 takes all. Without it all of '
-      '--prompts, or config.limit of config.prompts',
-      lower_bound=0,
-      flag_values=own,
-  )
+  command.define_prompts(own)
   flags.DEFINE_list(
-      'systems', None, 'what to compare: some of ar,lookup,specdiff',
+      'systems', None, 'what to compare: some of the names of config.system',
       flag_values=own,
   )
   flags.DEFINE_integer(
@@ -55,12 +41,16 @@ def _define(own: flags.FlagValues) -> None:
 COMMAND = command.Command(
     name='bench',
     what="""
-    Decodes the same prompts with plain AR decoding (ar), prompt lookup
-    (lookup) and the trained diffusion drafter (specdiff), in turns, after a
-    warm-up on the same shapes. It shows one example as it is decoded, then a
-    table: tokens/s, speed-up over plain AR, tau (tokens for each call of the
-    verifier, the bonus token included), and whether every output equals plain
-    AR's, token for token.
+    Decodes the same prompts with several systems in turns, after a warm-up on
+    the same shapes: by default plain AR decoding (ar), prompt lookup (lookup)
+    and the trained diffusion drafter (specdiff). It shows one example as it is
+    decoded, then a table: tokens/s, speed-up over plain AR, tau (tokens for
+    each call of the verifier, the bonus token included), and whether every
+    output equals plain AR's, token for token.
+
+    A system that chooses among shapes, and all with config.exact=False, are
+    compared with plain AR at its fastest shape: rows that differ by no more
+    than rounding explains are counted as near-ties.
 
     The last line of stdout is one JSON object with "schema": 1.
     """,

@@ -39,7 +39,8 @@ DECODING = {
         'what drafts: ar (nothing), lookup, sps (a small autoregressive '
         'drafter), early_exit (the first layers of the verifier), specdiff '
         '(one chain), specdiff2 (K chains, self-selected), tree (K chains '
-        'merged), best_first or adaptive (one chain, as long as it pays)',
+        'merged), best_first (the likeliest prefixes) or adaptive (as much as '
+        'pays)',
     ),
     'dtype': ('bfloat16', 'of weights and cache: float32 or bfloat16'),
     'exact': (

@@ -11,24 +11,10 @@ from specdiff_jax.programs import fields
 
 
 def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-      'prompts',
-      None,
-      'a JSONL file of prompts, with the fields id and prompt; goes before '
-      'config.prompts',
-      flag_values=own,
-  )
-  flags.DEFINE_integer(
-      'limit',
-      None,
-      'take this many prompts of the file; 0 takes all. Without it all of '
-      '--prompts, or config.limit of config.prompts',
-      lower_bound=0,
-      flag_values=own,
-  )
+  command.define_prompts(own)
   flags.DEFINE_list(
-      'systems', None, 'what to verify: some of lookup,specdiff,specdiff2,tree,'
-      'best_first; without it config.systems',
+      'systems', None, 'what to verify: some of the names of config.system but '
+      'ar; without it config.systems',
       flag_values=own,
   )
   flags.DEFINE_bool(
@@ -55,8 +41,9 @@ COMMAND = command.Command(
     first difference of each prompt it reports the margin by which the verifier
     preferred its choice (of the logits, or above temperature 0 of log p + the
     noise that is keyed by the position), beside the margin that rounding
-    explains: twice the largest move of a logit, when the verifier reads the
-    run's own texts in both shapes. A greater margin is a failure.
+    explains: the largest move of a margin between a likely token and the best,
+    when the verifier reads the run's own texts in both shapes. A greater margin
+    is a failure.
 
     Only config.rule=match gives plain decoding's very tokens. The other rules
     give its law, which the tests prove by enumeration; verify refuses them.

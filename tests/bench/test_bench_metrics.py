@@ -12,8 +12,8 @@ from specdiff_jax.bench import timing
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import generate
 
-
 SIZE = {'gamma': 3, 'drafts': 1, 'verify_tokens': 4}
+
 
 def completion(tokens, cycles, accepted):
   return generate.Completion(
