@@ -1,6 +1,6 @@
 """From a config to running parts; only the build modules read configs.
 
-Read with it: `build_systems.py` (the systems by name), `build_drafters.py` (their
+Beside it: `build_systems.py` (the systems by name), `build_drafters.py` (their
 drafters), `build_training.py` and `build_verify.py`.
 """
 
