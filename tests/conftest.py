@@ -58,6 +58,18 @@ def tiny(root) -> str:
   return f'--config={root}/configs/tiny.py:smoke'
 
 
+@pytest.fixture(scope='session')
+def smollm2_path(root) -> str:
+  """The quickstart's GGUF file, or the test is skipped."""
+  from specdiff_jax.core import errors
+  from specdiff_jax.models import fetch
+
+  try:
+    return fetch.quickstart_file(str(root / 'runs' / 'verifier'))
+  except errors.InputError as e:
+    pytest.skip(f'the verifier of the quickstart is not here: {e}')
+
+
 @pytest.fixture
 def specdiff(capsys):
   """Runs `specdiff ARGS` in this process: no second start of Python and jax."""

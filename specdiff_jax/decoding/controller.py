@@ -183,7 +183,7 @@ def uncalibrated(drafter: Adaptive, arms: types.Params) -> AdaptiveParams:
   return AdaptiveParams(
       arms=arms,
       cost=1 + 0.1 * (sizes - sizes[0]) + drafting,
-      cond=jnp.full((len(drafter.arms), drafter.max_depth), 0.6),
+      cond=jnp.full((len(drafter.arms), drafter.max_depth), 0.6, jnp.float32),
       weight=jnp.float32(4),
       forced=jnp.int32(-1),
   )

@@ -1,18 +1,12 @@
 """What the tests of models share: a tiny model, and the quickstart's."""
 
-import pathlib
-
 import numpy as np
 import pytest
 
-from specdiff_jax.core import errors
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import fetch
 from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import tokenizer as tokenizer_lib
 from specdiff_jax.models import weights
-
-_ROOT = pathlib.Path(__file__).parents[2]
 
 
 def random_params(config, seed=0):
@@ -43,15 +37,6 @@ def tiny():
       max_positions=128,
   )
   return config, random_params(config), tokenizer_lib.Tokenizer.bytes(288)
-
-
-@pytest.fixture(scope='session')
-def smollm2_path():
-  """Returns the quickstart's GGUF file, or skips."""
-  try:
-    return fetch.quickstart_file(str(_ROOT / 'runs' / 'verifier'))
-  except errors.InputError as e:
-    pytest.skip(f'the verifier of the quickstart is not here: {e}')
 
 
 @pytest.fixture(scope='session')
