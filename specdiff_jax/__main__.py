@@ -12,12 +12,17 @@ SUBCOMMANDS = {
     'verify': 'check that drafting leaves every token as plain decoding has it',
     'collect': "write the verifier's own completions of many prompts",
     'distill': 'train a drafter on collected completions',
+    'aot': 'compile for a TPU pod on any machine, and say whether it fits',
+    'convert': 'write a model in another form: Hugging Face, native, DFlash',
+    'inspect': "say what a model's files hold, and whether it fits on a mesh",
 }
 
 _USAGE = """\
 Lossless speculative decoding with diffusion drafters, in JAX.
 
 usage: python -m specdiff_jax SUBCOMMAND --config=FILE [--config.FIELD=VALUE]
+       python -m specdiff_jax convert --from PATH --to PATH [FLAGS]
+       python -m specdiff_jax inspect PATH [FLAGS]
 
 {lines}
 

@@ -24,8 +24,10 @@ from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.models import fetch
+from specdiff_jax.models import int8
+from specdiff_jax.models import networks
+from specdiff_jax.models import placing
 from specdiff_jax.models import presets
-from specdiff_jax.models import transformer
 from specdiff_jax.models import weights
 
 Config = systems.Config
@@ -41,6 +43,7 @@ def check(config: Config) -> None:
   systems.one_of('system', config.system, systems.SYSTEMS)
   systems.one_of('rule', config.rule, systems.RULES)
   systems.one_of('dtype', config.dtype, systems.DTYPES)
+  systems.one_of('int8', config.int8, systems.INT8)
   systems.one_of('draft', config.draft, ('argmax', 'sample', 'shared_noise'))
   orders = ('confidence', 'entropy')
   systems.one_of('denoising_order', config.denoising_order, orders)
@@ -80,25 +83,45 @@ def device() -> str:
   return f'{devices[0].device_kind} x {len(devices)}{cores}'
 
 
-def verifier(config: Config, dtype: str = '') -> weights.Checkpoint:
+def verifier(
+    config: Config,
+    dtype: str = '',
+    progress: Callable[[int, int], None] | None = None,
+) -> weights.Checkpoint:
   """Loads the verifier and puts it on the device.
+
+  `progress` is called with (values read, values in all).
 
   Example: verifier(configs.quickstart.get_config())
   """
   dtype = dtype or config.dtype
   name = config.verifier
   kind, _, preset = name.partition(':')
+  more = {'adapter': config.adapter, 'progress': progress}
+  more['shardings'] = placing.default  # so that the host holds no copy
   if kind == 'random':
     systems.one_of('verifier', preset, presets.SIZES)
+    if config.adapter:
+      raise errors.InputError(
+          f'config.adapter is {config.adapter}, but a random verifier takes no '
+          'adapter; leave it empty.'
+      )
     checkpoint = presets.random(preset, dtype)
   elif name == 'quickstart':
-    checkpoint = weights.load(fetch.quickstart_file(config.cache_dir), dtype)
-    checkpoint = dataclasses.replace(checkpoint, source=name)
+    file = fetch.quickstart_file(config.cache_dir)
+    checkpoint = weights.load(file, dtype, **more)
+    source = checkpoint.source.replace(file, name)
+    checkpoint = dataclasses.replace(checkpoint, source=source)
   else:
-    checkpoint = weights.load(name, dtype)
-  return dataclasses.replace(
-      checkpoint, params=jax.tree.map(jnp.asarray, checkpoint.params)
-  )
+    checkpoint = weights.load(name, dtype, **more)
+  params = jax.tree.map(jnp.asarray, checkpoint.params)
+  if _is_int8(config, 'verifier'):
+    params = int8.quantise(params)
+  return dataclasses.replace(checkpoint, params=params)
+
+
+def _is_int8(config: Config, model: str) -> bool:
+  return model in systems.INT8[config.int8]
 
 
 # --- decoding ---------------------------------------------------------------
@@ -121,7 +144,7 @@ def system(
   systems.room(config, name, parts.drafter)
   make = functools.partial(
       engine_lib.Engine,
-      model=transformer.Transformer(checkpoint.config),
+      model=networks.network(checkpoint.config),
       drafter=parts.drafter,
       rule=parts.rule,
       max_new_tokens=config.max_new_tokens,
@@ -129,11 +152,14 @@ def system(
       cache_step=config.cache_step,
   )
   engine = systems.paired(config, name, make)
+  drafter_params = parts.params
+  if _is_int8(config, 'drafter'):
+    drafter_params = int8.quantise(drafter_params)
   return system_lib.System(
       name=name,
       engine=engine,
       params=checkpoint.params,
-      drafter_params=parts.params,
+      drafter_params=drafter_params,
       settings=settings(config, checkpoint.tokenizer.end_ids),
       batch=config.batch,
       buckets=tuple(sorted(config.prompt_buckets)),
@@ -232,6 +258,7 @@ def bench(
 
   facts = ('exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft')
   facts += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter')
+  facts += ('int8',)
   return plan_lib.Plan(
       names=names,
       dtype=config.dtype,
@@ -242,7 +269,7 @@ def bench(
       coupled=config.rule == 'match' or config.temperature == 0,
       make=make,
       facts={name: config[name] for name in facts}
-      | {'drafters': config.drafters.to_dict()},
+      | {n: config[n].to_dict() for n in ('drafters', 'masked_lm')},
   )
 
 
@@ -267,7 +294,8 @@ def collect(
   names = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
   header = {name: config[name] for name in names} | {
       'verifier': checkpoint.fingerprint,
-      'dtype': systems.dtype(checkpoint),
+      'dtype': ('int8/' if _is_int8(config, 'verifier') else '')
+      + systems.dtype(checkpoint),
       'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
   }
   with trajectories.Journal(workdir, header) as journal:

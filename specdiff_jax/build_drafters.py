@@ -13,11 +13,16 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from specdiff_jax import build_published
 from specdiff_jax.core import errors
+from specdiff_jax.core import types
+from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import marginals
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_file
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import hub
 from specdiff_jax.models import weights
 
 Config = ml_collections.ConfigDict
@@ -95,6 +100,46 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+def window(
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    strategy: marginals.Strategy,
+    cache_dtype: str,
+) -> tuple[types.Drafter, Any]:
+  """Returns the drafter config.drafter, which fills windows, and its params.
+
+  A directory is a published drafter, whose config.json names its family; a
+  file is one of ours.
+  """
+  common = dict(
+      strategy=strategy,
+      cache_dtype=cache_dtype,
+      denoising=denoising.Denoising(
+          config.denoising_steps, config.denoising_order, config.remask
+      ),
+  )
+  if config.drafter.startswith(build_published.PRESET):
+    return build_published.of_shape(config, checkpoint, **common)
+  if _is_published(config.drafter):
+    folder = config.drafter
+    folder = folder if os.path.isdir(folder) else hub.folder(folder)
+    return build_published.drafter(folder, config, checkpoint, **common)
+  network, params = load(config, checkpoint)
+  if config.denoising_steps > 1 and not network.ngram:
+    raise errors.InputError(
+        f'config.denoising_steps is {config.denoising_steps}, but the drafter '
+        f'{config.drafter} has no input for decided slots (its ngram is 0). '
+        'Give 1.'
+    )
+  one = diffusion.MaskedDiffusion(
+      config=network,
+      gamma=config.gamma,
+      context_window=config.context_window,
+      **common,
+  )
+  return one, params
+
+
 def load(
     config: Config, checkpoint: weights.Checkpoint, kind: str = 'diffusion'
 ) -> tuple[drafter_file.Config, diffusion.DrafterParams]:
@@ -114,11 +159,14 @@ def load(
         f'drafts {network.gamma} tokens at once. Lower gamma.'
     )
   name = 'embed' if checkpoint.config.tied_head else 'head'
-  head = checkpoint.params[name]
+  head = checkpoint.params[name]  # an array, or int8 with scales, row by row
+  dtype = checkpoint.params['final_norm'].dtype
   return network, diffusion.DrafterParams(
-      network=jax.tree.map(lambda x: jnp.asarray(x, head.dtype), params),
+      network=jax.tree.map(lambda x: jnp.asarray(x, dtype), params),
       vocab=jnp.asarray(vocab, jnp.int32),
-      head=jnp.take(head, jnp.asarray(vocab), axis=0),
+      head=jax.tree.map(
+          lambda x: jnp.take(x, jnp.asarray(vocab), axis=0), head
+      ),
   )
 
 
@@ -127,9 +175,28 @@ def _drafter_path(name: str) -> str:
   if not name:
     raise errors.InputError(
         'config.drafter is empty, but this system needs one: give a '
-        "safetensors file that `specdiff distill` wrote, or 'random'."
+        "safetensors file that `specdiff distill` wrote, 'random', or the "
+        'directory of a published diffusion drafter.'
     )
-  shipped = ZOO / name
-  if not os.path.exists(name) and shipped.is_file():
-    return str(shipped)
-  return name
+  if _is_published(name):
+    raise errors.InputError(
+        f'{name}: this is a directory or a name on the hub, but this system '
+        'drafts with a safetensors file that `specdiff distill` wrote '
+        '(config.drafters has one for each system). Published diffusion '
+        'drafters go with specdiff, specdiff2, tree, best_first and adaptive.'
+    )
+  return shipped(name)
+
+
+def shipped(name: str) -> str:
+  """Returns the file of a drafter in the zoo; any other path as it is."""
+  file = ZOO / name
+  here = not os.path.exists(name) and file.is_file()
+  return str(file) if here else name
+
+
+def _is_published(name: str) -> bool:
+  """True for a directory, and for a name on the hub."""
+  if os.path.exists(name) or name.endswith('.safetensors'):
+    return os.path.isdir(name)
+  return hub.is_name(name)

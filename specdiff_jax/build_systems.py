@@ -21,8 +21,6 @@ from specdiff_jax.decoding import block_verification
 from specdiff_jax.decoding import controller
 from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import autoregressive
-from specdiff_jax.drafters import denoising
-from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import marginals
@@ -31,6 +29,11 @@ from specdiff_jax.models import weights
 
 Config = ml_collections.ConfigDict
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+# Values of config.int8: whose weights are int8.
+INT8 = {
+    '': (), 'verifier': ('verifier',), 'drafter': ('drafter',),
+    'both': ('verifier', 'drafter'),
+}  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -202,33 +205,15 @@ def _tempered(config, spread: bool = False) -> dict[str, Any]:
 
 
 def _diffusion(config, checkpoint, strategy, rule) -> Parts:
-  network, params = build_drafters.load(config, checkpoint)
-  one = diffusion.MaskedDiffusion(
-      config=network,
-      gamma=config.gamma,
-      strategy=strategy,
-      cache_dtype=cache_dtype(checkpoint),
-      denoising=_denoising(config, network),
-      context_window=config.context_window,
+  one, params = build_drafters.window(
+      config, checkpoint, strategy, cache_dtype(checkpoint)
   )
   return Parts(one, params, rule)
 
 
-def _denoising(config, network) -> denoising.Denoising:
-  if config.denoising_steps > 1 and not network.ngram:
-    raise errors.InputError(
-        f'config.denoising_steps is {config.denoising_steps}, but the drafter '
-        f'{config.drafter} has no input for decided slots (its ngram is 0). '
-        'Give 1.'
-    )
-  return denoising.Denoising(
-      config.denoising_steps, config.denoising_order, config.remask
-  )
-
-
 def dtype(checkpoint: weights.Checkpoint) -> str:
-  """Returns the name of the weights' dtype."""
-  return jax.tree.leaves(checkpoint.params)[0].dtype.name
+  """Returns the name of the dtype of weights, or of what is beside int8."""
+  return checkpoint.params['final_norm'].dtype.name
 
 
 def cache_dtype(checkpoint: weights.Checkpoint) -> str:

@@ -17,10 +17,12 @@ LAYERS = (
     {'data'},
     {'drafters', 'decoding', 'training'},
     {'collecting', 'bench'},
+    {'build_published'},
     {'build_drafters'},
     {'build_systems'},
-    {'build'},
+    {'build', 'build_losses'},
     {'build_training', 'build_verify'},
+    {'build_aot'},
     {'programs'},
     {'__main__'},
 )
@@ -34,8 +36,8 @@ ONLY = {
     'array_record': ('data/',),
     'absl': ('programs/',),
     'ml_collections': (
-        'build.py', 'build_drafters.py', 'build_systems.py',
-        'build_training.py', 'programs/',
+        'build.py', 'build_drafters.py', 'build_published.py',
+        'build_systems.py', 'build_training.py', 'programs/',
     ),  # fmt: skip
     'rich': ('programs/', 'bench/report.py'),
     'matplotlib': ('bench/plots.py',),

@@ -8,14 +8,16 @@ import pytest
 
 from specdiff_jax.programs import bench
 from specdiff_jax.programs import collect
+from specdiff_jax.programs import convert
 from specdiff_jax.programs import decode
 from specdiff_jax.programs import distill
+from specdiff_jax.programs import inspect
 from specdiff_jax.programs import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
-    'verify': verify,
+    'verify': verify, 'inspect': inspect, 'convert': convert,
 }  # fmt: skip
 
 

@@ -14,56 +14,17 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import generate
-from specdiff_jax.models import huggingface
+from specdiff_jax.models import hf_families
+from specdiff_jax.models import int8
 from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import weights
 
-_THEIRS = {ours: theirs for theirs, ours in huggingface.LAYER_NAMES.items()}
-_OTHERS = {ours: theirs for theirs, ours in huggingface.OTHER_NAMES.items()}
-
-
-def tensor_name(ours: str) -> str:
-  """Returns 'model.layers.0.mlp.up_proj.weight' for 'layer_0.up'."""
-  if ours in _OTHERS:
-    return _OTHERS[ours]
-  layer, part = ours.split('.')
-  number = layer.removeprefix('layer_')
-  return f'model.layers.{number}.{_THEIRS[part]}.weight'
-
-
-def tensors(params: dict[str, Any]) -> dict[str, Any]:
-  """Returns name -> array, as model.safetensors holds them."""
-  return {tensor_name(n): x for n, x in params_lib.flatten(params)}
-
-
-def config_json(config, current: bool = True) -> dict[str, Any]:
-  """Returns config.json, in the current or the older spelling."""
-  raw = {
-      'architectures': ['LlamaForCausalLM'],
-      'model_type': 'llama',
-      'hidden_act': 'silu',
-      'vocab_size': config.vocab_size,
-      'hidden_size': config.width,
-      'num_hidden_layers': config.layers,
-      'num_attention_heads': config.heads,
-      'num_key_value_heads': config.kv_heads,
-      'head_dim': config.head_dim,
-      'intermediate_size': config.mlp_width,
-      'rms_norm_eps': config.norm_eps,
-      'tie_word_embeddings': config.tied_head,
-      'max_position_embeddings': config.max_positions,
-  }
-  rope = {'rope_theta': config.rope_base, 'rope_type': 'default'}
-  if current:
-    return raw | {'rope_parameters': rope, 'dtype': 'float32'}
-  older = {'rope_theta': config.rope_base, 'rope_scaling': None}
-  return raw | older | {'torch_dtype': 'float32'}
-
-
 def to_transformers(config, params: dict[str, Any]) -> Any:
-  """Returns a `LlamaForCausalLM` in eval mode with these params and dtype.
+  """Returns the model of `transformers` with these params and their dtype.
 
-  params: numpy (or jax) arrays, float32 or bfloat16, unrolled layers.
+  It computes in eval mode, with the plain form of attention. params: numpy (or
+  jax) arrays, float32 or bfloat16, unrolled layers, of any family that
+  `hf_families` can write; InputError otherwise.
   """
   try:
     import torch
@@ -75,21 +36,24 @@ def to_transformers(config, params: dict[str, Any]) -> Any:
         '--rival.'
     ) from error
 
-  major = int(transformers.__version__.split('.')[0])
-  raw = config_json(config, current=major >= 5)
-  settings = transformers.LlamaConfig(
-      **{k: v for k, v in raw.items() if 'dtype' not in k}
-  )
-  state = {n: _to_torch(torch, x) for n, x in tensors(params).items()}
-  with torch.device('meta'):  # its own random weights would take seconds
-    model = transformers.LlamaForCausalLM(settings)
-  model.load_state_dict(state, assign=True, strict=False)
+  try:
+    from transformers import initialization  # of version 5
+  except ImportError:
+    from transformers import modeling_utils as initialization
+
+  raw = hf_families.hf_config(config)
+  settings = transformers.AutoConfig.for_model(**raw)
+  names = hf_families.names(config)
+  state = {}
+  for ours, array in params_lib.flatten(params):
+    stored = hf_families.as_stored(config, ours, np.asarray(array))
+    state[names[ours]] = _to_torch(torch, stored)
+  with initialization.no_init_weights():  # it would take seconds
+    model = transformers.AutoModelForCausalLM.from_config(settings)
+  missing, left = model.load_state_dict(state, assign=True, strict=False)
   model.tie_weights()
-  # What is no parameter (the table of rotary frequencies) is made anew.
-  model.model.rotary_emb = type(model.model.rotary_emb)(settings)
-  left = [n for n, p in model.named_parameters() if p.is_meta]
-  if left or model.get_input_embeddings().weight.shape[0] != config.vocab_size:
-    raise ValueError(f'parameters without a value: {left}')
+  if left or set(missing) - {'lm_head.weight'}:
+    raise ValueError(f'parameters without a value or a place: {missing, left}')
   return model.eval()
 
 
@@ -162,5 +126,6 @@ def system(
     checkpoint: weights.Checkpoint, max_new_tokens: int
 ) -> Transformers:
   """Returns the rival with the weights of `checkpoint`."""
-  model = to_transformers(checkpoint.config, checkpoint.params)
+  params = int8.widen(checkpoint.params)
+  model = to_transformers(checkpoint.config, params)
   return Transformers(model, max_new_tokens, checkpoint.tokenizer.end_ids)

@@ -195,7 +195,7 @@ def calibrate(
     start: Callable[[], types.DecodeState],
     decode: Callable[..., types.DecodeState],
     cycles: int = 8,
-    rounds: int = 3,
+    rounds: int = 6,
 ) -> AdaptiveParams:
   """Measures the cost and the acceptance of each arm on real prompts.
 
@@ -207,27 +207,28 @@ def calibrate(
     cycles: of each timed call.
     rounds: of which the fastest counts.
   """
-  seconds, seen = [], {}
-  for arm in range(len(drafter.buckets)):
-    forced = params.replace(forced=jnp.int32(arm))
-    state = jax.block_until_ready(decode(forced, start(), 1))
-    times = []
-    for _ in range(rounds):
+  arms = range(len(drafter.buckets))
+  forced = [params.replace(forced=jnp.int32(arm)) for arm in arms]
+  states = [jax.block_until_ready(decode(f, start(), 1)) for f in forced]
+  seconds = np.full(len(arms), np.inf)
+  for _ in range(rounds):  # in turns: a slow moment of the machine meets all
+    for arm in arms:
+      before = int(states[arm].stats.cycles.max())
       begin = time.perf_counter()
-      before = int(state.stats.cycles.max())
-      state = jax.block_until_ready(decode(forced, state, cycles))
-      ran = int(state.stats.cycles.max()) - before
-      if ran:  # fewer than asked where rows ended
-        times.append((time.perf_counter() - begin) / ran)
-    seconds.append(min(times, default=1.0))
-    seen[arm] = jax.device_get(state.drafter)
+      states[arm] = decode(forced[arm], states[arm], cycles)
+      after = int(jax.block_until_ready(states[arm]).stats.cycles.max())
+      taken = time.perf_counter() - begin
+      if after > before:  # fewer than asked where rows ended
+        seconds[arm] = min(seconds[arm], taken / (after - before))
+  if not np.isfinite(seconds).all():  # every row ended at once
+    return params
   cond = np.asarray(params.cond).copy()
   for curve in set(drafter._curves):
-    state = seen[curve + 1]
+    state = states[curve + 1].drafter
     accepted, reached = state.accepted[:, curve], state.reached[:, curve]
-    cond[curve] = accepted.sum(0) / reached.sum(0)
+    cond[curve] = np.asarray(accepted.sum(0) / reached.sum(0))
   return params.replace(
-      cost=jnp.array(seconds, jnp.float32) / seconds[0],
+      cost=jnp.asarray(seconds / seconds[0], jnp.float32),
       cond=jnp.asarray(cond),
       weight=jnp.float32(8),
   )

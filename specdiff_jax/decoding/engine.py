@@ -12,6 +12,7 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
 
@@ -166,29 +167,38 @@ class Engine:
       goal = state.done.size if most_done is None else most_done
       return (cycle < max_cycles) & (done < goal) & fits
 
-    def body(carry):
-      cycle, state = carry
-      return cycle + 1, self._cycle(params, drafter_params, state)
+    def cycles(slots, going):
+      """Returns a function that runs cycles of one bucket while `going`."""
 
-    return lax.while_loop(live, body, (jnp.int32(0), state))[1]
+      def body(carry):
+        cycle, state = carry
+        return cycle + 1, self._cycle(slots, params, drafter_params, state)
+
+      return lambda carry: lax.while_loop(going, body, carry)
+
+    def wanted(carry):
+      """Returns the index of the largest bucket that a live row wants."""
+      state = carry[1]
+      index = self.drafter.wanted(drafter_params, state.drafter)
+      return jnp.max(jnp.where(state.done, 0, index))
+
+    def while_wanted(index, slots):
+      return cycles(slots, lambda c: live(c) & (wanted(c) == index))
+
+    start, buckets = (jnp.int32(0), state), self.drafter.buckets
+    if len(buckets) == 1:
+      return cycles(buckets[0], live)(start)[1]
+    # A switch copies the caches that go through it: once for each change of
+    # bucket, not once a cycle.
+    runs = [while_wanted(i, slots) for i, slots in enumerate(buckets)]
+    return lax.while_loop(
+        live, lambda carry: lax.switch(wanted(carry), runs, carry), start
+    )[1]
 
   def context(self, params, state: types.DecodeState) -> types.Context:
     return types.Context(state.tokens, state.length, params, state.cache)
 
-  def _cycle(self, params, drafter_params, state):
-    """Runs one cycle, in the largest bucket that a live row wants."""
-    buckets = self.drafter.buckets
-    cycles = [
-        functools.partial(self._cycle_of, slots, params, drafter_params)
-        for slots in buckets
-    ]
-    if len(buckets) == 1:
-      return cycles[0](state)
-    wanted = self.drafter.wanted(drafter_params, state.drafter)
-    wanted = jnp.where(state.done, 0, wanted)
-    return lax.switch(jnp.max(wanted), cycles, state)
-
-  def _cycle_of(self, slots, params, drafter_params, state):
+  def _cycle(self, slots, params, drafter_params, state):
     """Draft, verify, accept, commit; one verifier pass over `slots` slots."""
     context = self.context(params, state)
     tree, drafted = self.drafter.draft(
@@ -297,7 +307,7 @@ def _gather_path(cache, verdict, start):
   def one(array):  # [B, Hkv, S, Dh]
     take = jax.vmap(lambda row, path, offset: row[:, offset + path])
     kept = take(array, verdict.path, start)
-    return transformer.write_rows(array, kept, start)
+    return layers_lib.write_rows(array, kept, start)
 
   stacked = jax.tree.leaves(cache)[0].ndim == 5
   return jax.tree.map(jax.vmap(one) if stacked else one, cache)

@@ -26,6 +26,7 @@ from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.models import causal_network
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
 _CHUNK = 64  # prompt tokens that the drafter reads at once
@@ -86,11 +87,11 @@ class Autoregressive:
     """Reads tokens [B, M] at positions from start [B] on, after the cache's."""
     positions = start[:, None] + jnp.arange(tokens.shape[1])
     slots = jnp.arange(cache[0][0].shape[2])
-    return transformer.first_layers(
-        self.config.network,
+    return causal_network.run(
+        self.config,
         params.network,
-        len(self.config.start),
-        transformer.lookup(context.verifier['embed'], tokens),
+        context.verifier['embed'],
+        tokens,
         positions,
         slots <= positions[..., None],
         cache,
@@ -100,7 +101,7 @@ class Autoregressive:
   def draft(self, params, state, context, sampling, noise, slots):
     def step(tokens, start, cache):
       x, cache = self._read(params, context, tokens, start, cache)
-      return transformer.dense(x[:, -1], params.head), cache
+      return layers_lib.dense(x[:, -1], params.head), cache
 
     start = context.length - 2
     rows = jnp.arange(start.shape[0])[:, None]

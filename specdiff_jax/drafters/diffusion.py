@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
+from specdiff_jax.drafters import window
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
 
@@ -31,7 +33,7 @@ class DiffusionState:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedDiffusion:
+class MaskedDiffusion(window.Window):
   """Fills a window in one pass; a strategy makes a tree of its marginals.
 
   Attributes:
@@ -52,25 +54,8 @@ class MaskedDiffusion:
   context_window: int = 0
 
   @property
-  def proposal(self) -> str:
-    # Later passes see earlier choices: no marginal is the draft's own law.
-    return 'unknown' if self.denoising.steps > 1 else self.strategy.proposal
-
-  @property
-  def chain(self) -> bool:
-    return self.strategy.chain
-
-  @property
   def features(self) -> tuple[int, ...]:
     return self.config.features
-
-  @property
-  def buckets(self) -> tuple[int, ...]:
-    return (self.strategy.slots(self.gamma),)
-
-  @property
-  def max_depth(self) -> int:
-    return self.gamma
 
   def init(self, params, context, features):
     batch, bucket = features.shape[:2]
@@ -81,7 +66,7 @@ class MaskedDiffusion:
 
     def place(new):
       empty = jnp.zeros(shape, self.cache_dtype)
-      return transformer.write_rows(empty, new, jnp.zeros(batch, jnp.int32))
+      return layers_lib.write_rows(empty, new, jnp.zeros(batch, jnp.int32))
 
     state = self._context(params, features, positions)
     last = features[jnp.arange(batch), jnp.maximum(context.length - 2, 0)]
@@ -114,19 +99,14 @@ class MaskedDiffusion:
           revealed,
       )[:, 0]
       return marginals_lib.Marginals(
-          logits=transformer.dense(x, params.head),
+          logits=layers_lib.dense(x, params.head),
           ids=params.vocab,
           root=root,
           length=context.length,
           vocab_size=self.config.verifier.vocab_size,
       )
 
-    def pick(marginals):
-      return self.strategy.pick(marginals, sampling, noise)
-
-    final = self.denoising(run, pick)
-    final = final.replace(logits=final.logits[:, : self.gamma])
-    return self.strategy(final, sampling, noise, slots), state
+    return self.tree(run, sampling, noise, slots), state
 
   def _visible(self, context, length):
     """Returns the keys and values that a window sees, and where they begin."""
@@ -147,7 +127,7 @@ class MaskedDiffusion:
     positions = start[:, None] + jnp.arange(features.shape[1])
     new = self._context(params, features, positions)
     written = jax.tree.map(
-        lambda old, x: transformer.write_rows(old, x, start), state.context, new
+        lambda old, x: layers_lib.write_rows(old, x, start), state.context, new
     )
     last = features[jnp.arange(start.shape[0]), verdict.count]
     return DiffusionState(written, last)

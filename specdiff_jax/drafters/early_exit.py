@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from specdiff_jax.drafters import autoregressive
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
 
@@ -38,6 +39,9 @@ class EarlyExit:
 
   chain: ClassVar[bool] = True
   features: ClassVar[tuple[int, ...]] = ()
+
+  def __post_init__(self):
+    config_lib.require_transformer(self.config, 'early_exit')
 
   @property
   def proposal(self) -> str:
@@ -66,13 +70,13 @@ class EarlyExit:
           self.config,
           verifier,
           self.layers,
-          transformer.lookup(verifier['embed'], tokens),
+          transformer.embedded(self.config, verifier['embed'], tokens),
           start[:, None],
           index <= start[:, None, None],
           cache,
           start,
       )
-      return transformer.dense(x[:, 0], head), cache
+      return layers_lib.dense(x[:, 0], head), cache
 
     rows = jnp.arange(context.length.shape[0])
     last = context.tokens[rows, context.length - 1][:, None]

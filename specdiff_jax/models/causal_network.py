@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
 
@@ -32,6 +33,9 @@ class CausalConfig:
 
   kind: ClassVar[str] = 'autoregressive'
   features: ClassVar[tuple[int, ...]] = ()  # it reads none
+
+  def __post_init__(self):
+    config_lib.require_transformer(self.verifier, 'An autoregressive drafter')
 
   @property
   def network(self) -> config_lib.TransformerConfig:
@@ -70,6 +74,34 @@ def initial_from_verifier(
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
 
 
+def run(
+    config: CausalConfig,
+    params,
+    embed: jax.Array,
+    tokens: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    cache=None,
+    start: jax.Array | None = None,
+):
+  """Returns the final states [B, M, E] of tokens [B, M], and the cache.
+
+  As `transformer.first_layers`, with the verifier's embedding [V, E]. A layer
+  that starts as a local one of the verifier's is local.
+  """
+  return transformer.first_layers(
+      config.network,
+      params,
+      len(config.start),
+      transformer.embedded(config.verifier, embed, tokens),
+      positions,
+      mask,
+      cache,
+      start,
+      tuple(config.verifier.local_layers[i] for i in config.start),
+  )
+
+
 def next_logits(
     config: CausalConfig,
     params,
@@ -89,12 +121,5 @@ def next_logits(
   batch, length = tokens.shape
   mask = transformer.causal_mask(jnp.full(batch, length), length)
   positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-  x, _ = transformer.first_layers(
-      config.network,
-      params,
-      len(config.start),
-      transformer.lookup(embed, tokens),
-      positions,
-      mask,
-  )
-  return transformer.dense(x, head)
+  x, _ = run(config, params, embed, tokens, positions, mask)
+  return layers_lib.dense(x, head)

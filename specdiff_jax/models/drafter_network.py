@@ -9,6 +9,11 @@ directions and the committed text through keys and values made of the
 verifier's own features (DFlash, 2602.06036): the prefix never sees the masks,
 so its keys are exact in serving and shared by all windows in training.
 
+A layer is one of the verifier's family, so that it can start as one of the
+verifier's last layers whatever that has: biases, norms of heads, the RoPE of a
+local layer. Only the window of a local layer is left out: what drafters see of
+the context is limited elsewhere, for all layers alike.
+
 N windows of each row are computed together: many anchors in training, one in
 decoding, by the same code.
 """
@@ -23,7 +28,9 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer as layer_lib
 
 
 # Root mean square of the residual stream before the last layers of SmolLM2.
@@ -55,60 +62,32 @@ class DrafterConfig:
 
   kind: ClassVar[str] = 'diffusion'
 
+  def __post_init__(self):
+    config_lib.require_transformer(self.verifier, 'A diffusion drafter')
+
+  @property
+  def local_layers(self) -> tuple[bool, ...]:
+    """Which layers turn their heads as the verifier's local ones do."""
+    return self.verifier.local_layers[-self.layers :]
+
   def shapes(self):
     """Returns the tree of trained parameters as shapes; `vocab` aside."""
     return jax.eval_shape(lambda: initial(self, jax.random.key(0)))
 
 
-class _DrafterLayer(nn.Module):
-  """One pre-norm layer over windows; its weights are those of `Layer`."""
+class _DrafterLayer(layer_lib.LayerParts):
+  """A layer of the verifier's family over windows."""
 
-  config: config_lib.TransformerConfig
-  param_dtype: Any
-
-  def setup(self):
-    c = self.config
-    heads, kv_heads = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    self.attention_norm = self._weight('attention_norm', c.width)
-    self.query = self._weight('query', heads, c.width)
-    self.key = self._weight('key', kv_heads, c.width)
-    self.value = self._weight('value', kv_heads, c.width)
-    self.output = self._weight('output', c.width, heads)
-    self.mlp_norm = self._weight('mlp_norm', c.width)
-    self.gate = self._weight('gate', c.mlp_width, c.width)
-    self.up = self._weight('up', c.mlp_width, c.width)
-    self.down = self._weight('down', c.width, c.mlp_width)
-
-  def _weight(self, name, *shape):
-    init = nn.initializers.ones if len(shape) == 1 else transformer.normal()
-    return self.param(name, init, shape, self.param_dtype)
-
-  def keys_values(self, x, cos, sin):
+  def context(self, x, cos, sin):
     """Maps x [..., T, E] to rotated keys and values [..., Hkv, T, Dh]."""
-    c = self.config
-    h = transformer.rms_norm(x, self.attention_norm, c.norm_eps)
-    shape = x.shape[:-1] + (c.kv_heads, c.head_dim)
-    key = transformer.dense(h, self.key).reshape(shape)
-    value = transformer.dense(h, self.value).reshape(shape)
-    key = transformer.rotate(key, cos, sin)
-    return jnp.swapaxes(key, -3, -2), jnp.swapaxes(value, -3, -2)
+    return self.keys_values(self.norm(x, self.attention_norm), cos, sin)
 
   def __call__(self, x, context, mask, cos, sin):
     """Updates x [B, N, G, E]; mask [B, N, S] over the context."""
-    c = self.config
-    h = transformer.rms_norm(x, self.attention_norm, c.norm_eps)
-    query = transformer.dense(h, self.query)
-    query = query.reshape(x.shape[:-1] + (c.heads, c.head_dim))
-    query = transformer.rotate(query, cos, sin) * c.head_dim**-0.5
-    out = window_attention(
-        query, context, self.keys_values(x, cos, sin), mask
-    )
-    x = x + transformer.dense(out, self.output)
-    h = transformer.rms_norm(x, self.mlp_norm, c.norm_eps)
-    gated = jax.nn.silu(transformer.dense(h, self.gate))
-    return x + transformer.dense(
-        gated * transformer.dense(h, self.up), self.down
-    )
+    h = self.norm(x, self.attention_norm)
+    query = self.queries(h, cos, sin) * self.config.score_scale
+    window = self.keys_values(h, cos, sin)
+    return self.after(x, window_attention(query, context, window, mask))
 
 
 def window_attention(query, context, window, mask):
@@ -159,7 +138,7 @@ class DrafterNetwork(nn.Module):
   def setup(self):
     c = self.config
     width = c.verifier.width
-    matrix, ones = transformer.normal(), nn.initializers.ones
+    matrix, ones = layers_lib.normal(), nn.initializers.ones
     zeros = nn.initializers.zeros
 
     def param(name, init, *shape):
@@ -180,17 +159,27 @@ class DrafterNetwork(nn.Module):
     self.layer = [
         _DrafterLayer(c.verifier, self.param_dtype) for _ in range(c.layers)
     ]
-    self.final_norm = param('final_norm', ones, width)
+    final = layers_lib.initializer('final_norm', 1.0 - c.verifier.norm_offset)
+    self.final_norm = param('final_norm', final, width)
 
   def context(self, features: jax.Array, positions: jax.Array):
     """Maps features [B, T, F, E] to keys and values of every layer."""
-    c = self.config.verifier
-    h = transformer.dense(self._read(features), self.fuse)
-    cos, sin = transformer.rope(positions, c.head_dim, c.rope_base)
-    return tuple(layer.keys_values(h, cos, sin) for layer in self.layer)
+    h = layers_lib.dense(self._read(features), self.fuse)
+    turns, kinds = self._turns(positions), self.config.local_layers
+    return tuple(
+        layer.context(h, *turns[local])
+        for layer, local in zip(self.layer, kinds, strict=True)
+    )
+
+  def _turns(self, positions):
+    """Returns (cos, sin) of global layers (False) and of local ones."""
+    return {
+        local: transformer.rope_of(self.config.verifier, positions, local)
+        for local in sorted(set(self.config.local_layers))
+    }
 
   def _read(self, features):
-    normed = transformer.rms_norm(features, None, 1e-6)
+    normed = layers_lib.rms_norm(features, None, 1e-6)
     return normed.reshape(normed.shape[:-2] + (-1,))
 
   def __call__(self, last, anchor, hint, matched, context, mask, positions):
@@ -207,26 +196,28 @@ class DrafterNetwork(nn.Module):
     """
     c = self.config
     read = self._read(last)
-    anchor = transformer.rms_norm(anchor, None, 1e-6)
-    hidden = transformer.dense(
+    anchor = layers_lib.rms_norm(anchor, None, 1e-6)
+    hidden = layers_lib.dense(
         jnp.concatenate([read, anchor], axis=-1), self.trunk
     )
     hidden = hidden[..., None, :] + self.slot_shift.astype(jnp.float32)
     hidden = jax.nn.silu(hidden) * self.slot_scale.astype(jnp.float32)
-    x = transformer.dense(hidden, self.expand)
+    x = layers_lib.dense(hidden, self.expand)
     x = x + read[..., None, -c.verifier.width :]
     if c.ngram:
-      hint = transformer.rms_norm(hint, None, 1e-6)
-      hint = transformer.dense(hint, self.hint)
+      hint = layers_lib.rms_norm(hint, None, 1e-6)
+      hint = layers_lib.dense(hint, self.hint)
       hint = hint + self.matched.astype(jnp.float32)[matched]
       x = x + jnp.where(matched[..., None] > 0, hint, 0.0)
     x = x * self.stream.astype(jnp.float32)
-    cos, sin = transformer.rope(
-        positions, c.verifier.head_dim, c.verifier.rope_base
+    turns = self._turns(positions)
+    for layer, local, kv in zip(
+        self.layer, c.local_layers, context, strict=True
+    ):
+      x = layer(x, kv, mask, *turns[local])
+    return layers_lib.rms_norm(
+        x, self.final_norm, c.verifier.norm_eps, c.verifier.norm_offset
     )
-    for layer, kv in zip(self.layer, context):
-      x = layer(x, kv, mask, cos, sin)
-    return transformer.rms_norm(x, self.final_norm, c.verifier.norm_eps)
 
 
 def initial(config: DrafterConfig, key: jax.Array):
@@ -266,7 +257,7 @@ def initial_from_verifier(config: DrafterConfig, key: jax.Array, verifier):
   for i in range(config.layers):
     params[f'layer_{i}'] = jax.tree.map(
         lambda x: jnp.asarray(x, jnp.float32),
-        dict(verifier[f'layer_{first + i}']),
+        dict(transformer.layer_params(verifier, first + i)),
     )
   params['stream'] = _STREAM * params['stream']
   params['final_norm'] = jnp.asarray(verifier['final_norm'], jnp.float32)
@@ -346,8 +337,8 @@ def fill(
   return DrafterNetwork(config).apply(
       {'params': params},
       last,
-      transformer.lookup(embed, anchor_token),
-      transformer.lookup(embed, copied),
+      layers_lib.lookup(embed, anchor_token),
+      layers_lib.lookup(embed, copied),
       matched,
       context,
       mask,
@@ -366,19 +357,38 @@ def windows(
 ) -> jax.Array:
   """Returns logits [B, N, G, vocab] of many windows of one pass (training).
 
+  As `window_states`, times `head` [vocab, E]: the rows of the verifier's head
+  that can be drafted.
+  """
+  x = window_states(config, params, embed, tokens, features, anchors)
+  return layers_lib.dense(x, head)
+
+
+def window_states(
+    config: DrafterConfig,
+    params,
+    embed: jax.Array,
+    tokens: jax.Array,
+    features: jax.Array,
+    anchors: jax.Array,
+    revealed: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+  """Returns the final states [B, N, G, E] of many windows of one pass.
+
   Args:
     config: sizes.
     params: of `DrafterNetwork`.
     embed: [V, E] the verifier's embedding.
-    head: [vocab, E] rows of the verifier's head that can be drafted.
     tokens: [B, T].
     features: [B, T, F, E] of the verifier over these tokens.
     anchors: [B, N], each >= 1.
+    revealed: slots that are decided already; see `fill`.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   context = DrafterNetwork(config).apply(
       {'params': params}, features, positions, method='context'
   )
   last = jax.vmap(lambda f, a: f[a])(features, jnp.maximum(anchors - 1, 0))
-  x = fill(config, params, embed, tokens, anchors, last, context)
-  return transformer.dense(x, head)
+  return fill(
+      config, params, embed, tokens, anchors, last, context, revealed=revealed
+  )

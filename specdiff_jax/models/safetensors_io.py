@@ -1,16 +1,30 @@
 """Safetensors files: read with every doubt checked, written atomically."""
 
+from collections.abc import Mapping
 import contextlib
+import json
+import math
 import os
 import tempfile
 from typing import Any, Iterator
 
+import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from specdiff_jax.core import errors
 from specdiff_jax.models import params as params_lib
+from specdiff_jax.models import stored
+
+DTYPES = {
+    'F64': np.float64, 'F32': np.float32, 'F16': np.float16,
+    'BF16': ml_dtypes.bfloat16,
+    'I64': np.int64, 'I32': np.int32, 'I16': np.int16, 'I8': np.int8,
+    'U64': np.uint64, 'U32': np.uint32, 'U16': np.uint16, 'U8': np.uint8,
+    'BOOL': np.bool_,
+}  # fmt: skip
+_KINDS = {np.dtype(dtype): kind for kind, dtype in DTYPES.items()}
 
 
 def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
@@ -45,6 +59,74 @@ def load(path: str) -> tuple[dict[str, Any], dict[str, str]]:
   with opened(path) as file:
     flat = {name: read(file, path, name) for name in file.keys()}
     return params_lib.nest(flat), dict(file.metadata() or {})
+
+
+def tensors(path: str) -> dict[str, stored.InFile]:
+  """Returns the tensors of a file by name; only its header is read."""
+  with opened(path):  # which checks the header, and every offset in it
+    pass
+  with open(path, 'rb') as file:
+    size = int.from_bytes(file.read(8), 'little')
+    table = json.loads(file.read(size))
+  found = {}
+  for name, entry in table.items():
+    if name == '__metadata__':
+      continue
+    first, last = entry['data_offsets']
+    found[name] = stored.InFile(
+        path=path,
+        name=name,
+        kind=entry['dtype'],
+        dtype=np.dtype(DTYPES[entry['dtype']])
+        if entry['dtype'] in DTYPES else None,
+        shape=tuple(entry['shape']),
+        offset=8 + size + first,
+        nbytes=last - first,
+    )
+  return found
+
+
+def metadata(path: str) -> dict[str, str]:
+  """Returns the texts that a file says of itself."""
+  with opened(path) as file:
+    return dict(file.metadata() or {})
+
+
+def write(
+    path: str,
+    entries: Mapping[str, tuple[stored.Tensor, Any]],
+    facts: Mapping[str, str],
+) -> Iterator[int]:
+  """Writes name -> (tensor, dtype) into a new file, and yields bytes written.
+
+  Unlike `save` it holds no more than a block of a tensor, and is not atomic:
+  the caller writes into a folder that gets its name in the end.
+  """
+  order = sorted(
+      entries, key=lambda n: (-np.dtype(entries[n][1]).itemsize, n)
+  )  # the wide ones first, so that every value is aligned
+  table, at = {'__metadata__': dict(facts)}, 0
+  for name in order:
+    tensor, dtype = entries[name]
+    end = at + math.prod(tensor.shape) * np.dtype(dtype).itemsize
+    table[name] = {
+        'dtype': _KINDS[np.dtype(dtype)],
+        'shape': list(tensor.shape),
+        'data_offsets': [at, end],
+    }
+    at = end
+  header = json.dumps(table, separators=(',', ':')).encode()
+  header += b' ' * (-len(header) % 8)
+  with open(path, 'xb') as file:
+    file.write(len(header).to_bytes(8, 'little') + header)
+    for name in order:
+      tensor, dtype = entries[name]
+      for _, block in tensor.blocks():
+        block = np.ascontiguousarray(block.astype(dtype, copy=False))
+        file.write(block.reshape(-1).view(np.uint8).data)
+        yield block.nbytes
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

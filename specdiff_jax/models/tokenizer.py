@@ -15,9 +15,10 @@ from tokenizers import pre_tokenizers
 from specdiff_jax.core import errors
 from specdiff_jax.models import files
 from specdiff_jax.models import tokenizer_gguf
+from specdiff_jax.models import tokenizer_sentencepiece
 
 _END_OF_TURN = ('<|im_end|>', '<|eot_id|>', '<|end_of_turn|>', '<end_of_turn>')
-_MASKS = ('<mask>', '<MASK>', '<|mask|>', '<|MASK|>', '[MASK]')
+MASKS = ('<mask>', '<MASK>', '<|mask|>', '<|MASK|>', '[MASK]')
 
 
 class Tokenizer:
@@ -46,7 +47,7 @@ class Tokenizer:
     added = backend.get_added_tokens_decoder()
     names = {i: t.content for i, t in sorted(added.items()) if t.special}
     turns = [i for i, text in names.items() if text in _END_OF_TURN]
-    masks = [i for i, text in names.items() if text in _MASKS]
+    masks = [i for i, text in names.items() if text in MASKS]
     backend.no_truncation()  # what a file may ask for, but nobody here wants
     backend.no_padding()
     self.backend = backend
@@ -63,7 +64,7 @@ class Tokenizer:
         and text not in special.values()
         and text not in (chat_template or '')
     )
-    self._special = special
+    self.special = special
     self._source = source
 
   def encode(self, text: str) -> list[int]:
@@ -85,9 +86,9 @@ class Tokenizer:
       return _compile(self.chat_template).render(
           messages=[{'role': 'user', 'content': prompt}],
           add_generation_prompt=True,
-          **self._special,
+          **self.special,
       )
-    except (jinja2.TemplateError, TypeError, ValueError) as e:
+    except Exception as e:  # a template is foreign code: it may raise anything
       raise errors.InputError(
           f'{self._source}: the chat template fails ({e}); decode with '
           '--config.chat=False, or correct the template.'
@@ -108,7 +109,7 @@ class Tokenizer:
           f'A byte tokenizer has 256 bytes and an end token, but vocab_size='
           f'{vocab_size}; make it at least 257.'
       )
-    vocabulary = {letter: i for i, letter in enumerate(_byte_letters())}
+    vocabulary = {letter: i for i, letter in enumerate(byte_letters())}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=False
@@ -131,10 +132,9 @@ class Tokenizer:
 
   @classmethod
   def from_directory(cls, path: str) -> 'Tokenizer':
-    """Reads tokenizer.json, and the settings and template beside it."""
-    backend = _read_backend(path)
+    """Reads tokenizer.json, else tokenizer.model, and what lies beside it."""
     settings = _read_settings(path, 'tokenizer_config.json')
-    special = {}
+    backend, special = _read_backend(path, settings)
     for key in ('bos_token', 'eos_token', 'unk_token', 'pad_token'):
       value = settings.get(key)
       value = value.get('content') if isinstance(value, dict) else value
@@ -149,7 +149,7 @@ class Tokenizer:
     return cls(backend, special, end_ids, template, path)
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
   """Returns the printable stand-in of each byte, as in GPT-2's vocabulary."""
   plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
   others = iter(range(256, 512))
@@ -177,18 +177,41 @@ def _compile(template: str) -> jinja2.Template:
   return environment.from_string(template)
 
 
-def _read_backend(path: str) -> tokenizers.Tokenizer:
+def _read_backend(
+    path: str, settings: dict[str, Any]
+) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+  """Returns the backend, and the special tokens that its own file states."""
   file = os.path.join(path, 'tokenizer.json')
+  if os.path.exists(file):
+    try:
+      return tokenizers.Tokenizer.from_file(file), {}
+    except Exception as e:  # the library raises bare Exception
+      raise errors.InputError(
+          f'{file}: not a tokenizer ({e}); download the file again.'
+      ) from e
+  file = os.path.join(path, 'tokenizer.model')
   if not os.path.exists(file):
     raise errors.InputError(
-        f'{path}: there is no tokenizer.json; put the one of this model there '
-        '(a bare sentencepiece tokenizer.model is not read).'
+        f'{path}: there is no tokenizer.json, and no tokenizer.model; put one '
+        'of this model there.'
     )
+  return tokenizer_sentencepiece.backend(
+      file, _added_tokens(path, settings), settings.get('add_bos_token', True)
+  )
+
+
+def _added_tokens(path: str, settings: dict[str, Any]) -> dict[int, str]:
+  """Returns special tokens that stand beside a tokenizer.model, by id."""
+  listed = settings.get('added_tokens_decoder') or {}
+  more = _read_settings(path, 'added_tokens.json')
   try:
-    return tokenizers.Tokenizer.from_file(file)
-  except Exception as e:  # the library raises bare Exception
+    added = {int(i): token['content'] for i, token in listed.items()}
+    return added | {int(i): str(text) for text, i in more.items()}
+  except (AttributeError, KeyError, TypeError, ValueError) as e:
     raise errors.InputError(
-        f'{file}: not a tokenizer ({e}); download the file again.'
+        f'{path}: added_tokens_decoder of tokenizer_config.json, or '
+        f'added_tokens.json, is not a table of tokens ({e!r}); download the '
+        'file again.'
     ) from e
 
 

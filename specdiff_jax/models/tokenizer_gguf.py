@@ -1,34 +1,57 @@
 """The tokenizer that a GGUF file carries in its metadata.
 
 Two kinds are known: 'gpt2', byte-level BPE with merges, and 'llama', the
-SentencePiece form of Llama 2, whose merges follow from the tokens' scores.
+SentencePiece form of Llama 2 and Gemma, whose merges follow from the tokens'
+scores.
 """
 
+import dataclasses
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders
-from tokenizers import models
 from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 from tokenizers import processors
 
 from specdiff_jax.core import errors
+from specdiff_jax.models import tokenizer_bpe
 
-_NORMAL, _CONTROL, _USER = 1, 3, 4  # values of tokenizer.ggml.token_type
 _ROLES = {
     'bos': 'bos_token',
     'eos': 'eos_token',
     'unknown': 'unk_token',
     'padding': 'pad_token',
 }
-_SPACE = '\u2581'  # how SentencePiece writes a space
-# Llama 3 splits a text so before BPE, by its tokenizer.json.
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+# How Llama 3 and Qwen 2 split a text before BPE, by their tokenizer.json.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
     r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
-_BYTE_LEVEL = ('gpt-2', 'smollm', 'llama-bpe')  # values of tokenizer.ggml.pre
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pre:
+  """What a value of tokenizer.ggml.pre means."""
+
+  split: str = ''  # before BPE; '' for GPT-2's words
+  digits: bool = False  # each stands alone
+  composed: bool = False  # Unicode in form C first
+  whole_words: bool = False  # those in the vocabulary need no merges
+  adds_bos: bool = False
+
+
+_LLAMA3 = _Pre(
+    split=_SPLIT.replace('DIGITS', '{1,3}'), whole_words=True, adds_bos=True
+)
+_BYTE_LEVEL = {
+    'gpt-2': _Pre(),
+    'smollm': _Pre(digits=True),
+    'llama-bpe': _LLAMA3,
+    'llama-v3': _LLAMA3,
+    'llama3': _LLAMA3,
+    'qwen2': _Pre(split=_SPLIT.replace('DIGITS', ''), composed=True),
+}
 
 
 def read(
@@ -46,13 +69,17 @@ def read(
   types = _list(fields, 'token_type', int, source, len(tokens))
   ids = _special_ids(fields, len(tokens), source)
   if kind == 'gpt2':
-    backend, adds_bos = _byte_level(fields, tokens, source)
+    backend, adds_bos = _byte_level(fields, tokens, types, source)
   else:
-    unknown = tokens[ids.get('unknown', 0)]
-    backend = _sentencepiece(fields, tokens, types, unknown, source)
+    backend = tokenizer_bpe.from_scores(
+        source,
+        tokens,
+        _list(fields, 'scores', float, source, len(tokens)),
+        types,
+        tokens[ids.get('unknown', 0)],
+        bool(fields.get('tokenizer.ggml.add_space_prefix', True)),
+    )
     adds_bos = True
-  backend.add_special_tokens(_of_type(tokens, types, _CONTROL))
-  backend.add_tokens(_of_type(tokens, types, _USER))
   if 'bos' in ids and fields.get('tokenizer.ggml.add_bos_token', adds_bos):
     bos = tokens[ids['bos']]
     backend.post_processor = processors.TemplateProcessing(
@@ -83,10 +110,6 @@ def _special_ids(
   return ids
 
 
-def _of_type(tokens: list[str], types: list[int], wanted: int) -> list[str]:
-  return [t for t, kind in zip(tokens, types) if kind == wanted]
-
-
 def _list(
     fields: dict[str, Any],
     name: str,
@@ -114,21 +137,8 @@ def _list(
   return value
 
 
-def _bpe(source: str, tokens: list[str], merges, **options) -> models.BPE:
-  try:
-    vocabulary = {text: i for i, text in enumerate(tokens)}
-    if len(vocabulary) != len(tokens):
-      raise ValueError('a token is listed twice')
-    return models.BPE(vocab=vocabulary, merges=merges, **options)
-  except Exception as e:  # the library raises bare Exception
-    raise errors.InputError(
-        f'{source}: tokenizer.ggml.tokens and merges do not make a vocabulary '
-        f'({e}); the file is damaged, download it again.'
-    ) from e
-
-
 def _byte_level(
-    fields: dict[str, Any], tokens: list[str], source: str
+    fields: dict[str, Any], tokens: list[str], types: list[int], source: str
 ) -> tuple[tokenizers.Tokenizer, bool]:
   """Returns byte-level BPE, and whether it adds a bos token by default."""
   name = fields.get('tokenizer.ggml.pre', 'gpt-2')
@@ -138,53 +148,25 @@ def _byte_level(
         f'(known: {", ".join(_BYTE_LEVEL)}); take the Hugging Face directory '
         'of this model instead, with its tokenizer.json.'
     )
-  llama3 = name == 'llama-bpe'
+  pre = _BYTE_LEVEL[name]
   merges = [tuple(m.split(' ')) for m in _list(fields, 'merges', str, source)]
   backend = tokenizers.Tokenizer(
-      _bpe(source, tokens, merges, ignore_merges=llama3)
+      tokenizer_bpe.model(
+          source, tokens, merges, ignore_merges=pre.whole_words
+      )
   )
+  if pre.composed:
+    backend.normalizer = normalizers.NFC()
   steps = []
-  if name == 'smollm':
+  if pre.digits:
     steps.append(pre_tokenizers.Digits(individual_digits=True))
-  if llama3:
-    pattern = tokenizers.Regex(_LLAMA3_SPLIT)
+  if pre.split:
+    pattern = tokenizers.Regex(pre.split)
     steps.append(pre_tokenizers.Split(pattern, behavior='isolated'))
   steps.append(
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not llama3)
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pre.split)
   )
   backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
   backend.decoder = decoders.ByteLevel()
-  return backend, llama3
-
-
-def _sentencepiece(
-    fields: dict[str, Any],
-    tokens: list[str],
-    types: list[int],
-    unknown: str,
-    source: str,
-) -> tokenizers.Tokenizer:
-  """Returns SentencePiece's BPE: neighbours of the best score merge first."""
-  scores = _list(fields, 'scores', float, source, len(tokens))
-  vocabulary = set(tokens)
-  order = sorted(
-      (i for i, kind in enumerate(types) if kind == _NORMAL),
-      key=lambda i: -scores[i],
-  )
-  merges = [
-      (tokens[i][:cut], tokens[i][cut:])
-      for i in order
-      for cut in range(1, len(tokens[i]))
-      if tokens[i][:cut] in vocabulary and tokens[i][cut:] in vocabulary
-  ]
-  options = dict(unk_token=unknown, fuse_unk=True, byte_fallback=True)
-  backend = tokenizers.Tokenizer(_bpe(source, tokens, merges, **options))
-  before = [normalizers.Replace(' ', _SPACE)]
-  after = [decoders.Replace(_SPACE, ' '), decoders.ByteFallback()]
-  after.append(decoders.Fuse())
-  if fields.get('tokenizer.ggml.add_space_prefix', True):
-    before.insert(0, normalizers.Prepend(_SPACE))
-    after.append(decoders.Strip(' ', 1, 0))
-  backend.normalizer = normalizers.Sequence(before)
-  backend.decoder = decoders.Sequence(after)
-  return backend
+  tokenizer_bpe.add_tokens(backend, tokens, types)
+  return backend, pre.adds_bos

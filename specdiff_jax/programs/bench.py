@@ -87,7 +87,7 @@ def _body(call: command.Call) -> int:
   config, options = call.config, call.options
   build.check(config)
   prompts = build.prompts(config, options.prompts, options.limit)
-  checkpoint = build.verifier(config)
+  checkpoint = command.verifier(config)
   plan = build.bench(config, checkpoint, options.systems, options.rounds)
   requests = build.requests(config, checkpoint, prompts)
   turns = build.turns(config, requests)

@@ -66,7 +66,7 @@ def _body(call: command.Call) -> int:
   workdir = command.needed(options, 'workdir')
   build.check(call.config)
   prompts = build.prompts(call.config, options.prompts, options.limit)
-  checkpoint = build.verifier(call.config)
+  checkpoint = command.verifier(call.config)
   console.result(into(call.config, checkpoint, prompts, workdir))
   return 0
 

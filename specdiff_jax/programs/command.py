@@ -2,7 +2,8 @@
 
 A subcommand's command line is its own flags, `--config=FILE[:VARIANT]`, and
 `--config.FIELD=VALUE` for any field of the config. This module turns it into
-a `Call`, or prints the help. Reading the fields is `build`'s business.
+a `Call`, or prints the help. Reading the fields is `build`'s business. Those
+that only handle files need no config, and may take a path instead.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from specdiff_jax.core import errors
+from specdiff_jax.programs import console
 from specdiff_jax.programs import fields
 
 _CONFIG = re.compile(r'^--?config(=|$)')
@@ -29,9 +31,10 @@ _FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
 class Call:
   """A parsed command line."""
 
-  config: ml_collections.ConfigDict  # complete, with its overrides
+  config: ml_collections.ConfigDict | None  # complete, with its overrides
   options: flags.FlagValues  # the subcommand's own flags
   recipe: str  # FILE[:VARIANT] as it was given
+  argument: str = ''  # the positional one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Command:
   fields: Mapping[str, tuple[Any, str]]  # the config fields that it reads
   examples: Sequence[str]  # command lines without `python -m specdiff_jax`
   exit_codes: Mapping[int, str]
+  recipe: bool = True  # it needs --config
+  takes: str = ''  # what its one positional argument is called
 
   def run(
       self,
@@ -58,18 +63,22 @@ class Command:
 
   def parse(self, argv: Sequence[str]) -> Call:
     """Returns what the command line says; raises InputError."""
-    spec, argv = _take_config(argv)
-    config = load(spec)
-    _check_overrides(argv, config, spec)
+    spec, config = '', None
     options = flags.FlagValues()
     self.define(options)
+    if self.recipe:
+      spec, argv = _take_config(argv)
+      config = load(spec)
+      _check_overrides(argv, config, spec)
     try:
-      config_flags.DEFINE_config_dict(
-          'config', config, flag_values=options, sys_argv=['', *argv]
-      )
+      if self.recipe:
+        config_flags.DEFINE_config_dict(
+            'config', config, flag_values=options, sys_argv=['', *argv]
+        )
       rest = options(['', *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-      own = ['config', *(n for n in options if '.' not in n and n != 'config')]
+      own = ['config'] * self.recipe
+      own += [n for n in options if '.' not in n and n != 'config']
       raise fields.unknown(
           f'{self.name} was given the flag', f'{error.flagname}', own
       ) from None
@@ -78,35 +87,50 @@ class Command:
           f'The command line cannot be read: {_one_line(error)}. '
           f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
-    if rest:
+    self._check_positional(rest)
+    config = options['config'].value if self.recipe else None
+    return Call(config, options, spec, rest[0] if rest else '')
+
+  def _check_positional(self, rest: Sequence[str]) -> None:
+    if self.takes and len(rest) != 1:
+      raise errors.InputError(
+          f'{self.name} takes one {self.takes}, but was given '
+          f'{" ".join(rest) or "none"}. '
+          f'See `python -m specdiff_jax {self.name} --help`.'
+      )
+    if rest and not self.takes:
       raise errors.InputError(
           f'{self.name} takes no positional arguments, but was given '
           f'{" ".join(rest)!r}. Flags start with `--`.'
       )
-    return Call(options['config'].value, options, spec)
 
   def help(self) -> str:
     """Returns the whole help text."""
     own = flags.FlagValues()
     self.define(own)
+    flag_lines = [(f'--{name}', _flag_text(own[name])) for name in sorted(own)]
+    usage = f'usage: python -m specdiff_jax {self.name}'
+    if self.recipe:
+      usage += ' --config=FILE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
+      recipe = ('--config=FILE', 'the recipe; see configs/. Needed.')
+      flag_lines.insert(0, recipe)
+    else:
+      usage += f' {self.takes} [FLAGS]' if self.takes else ' [FLAGS]'
+    field_lines = [
+        (f'{name} = {_show(default)}', meaning)
+        for name, (default, meaning) in self.fields.items()
+    ]
     parts = [
-        f'usage: python -m specdiff_jax {self.name} --config=FILE[:VARIANT] '
-        '[FLAGS] [--config.FIELD=VALUE ...]',
+        usage,
         '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),
-        'Flags:\n' + _entries(
-            ('--config=FILE', 'the recipe; see configs/. Needed.'),
-            *(
-                (f'--{name}', _flag_text(own[name]))
-                for name in sorted(own)
-            ),
-        ),
-        'Config fields (name = default unless the recipe says otherwise):\n'
-        + _entries(
-            *(
-                (f'{name} = {_show(default)}', meaning)
-                for name, (default, meaning) in self.fields.items()
-            )
-        ),
+        'Flags:\n' + _entries(*flag_lines),
+    ]
+    if self.recipe:
+      parts.append(
+          'Config fields (name = default unless the recipe says otherwise):\n'
+          + _entries(*field_lines)
+      )
+    parts += [
         'Examples:\n' + '\n'.join(
             f'  python -m specdiff_jax {line}' for line in self.examples
         ),
@@ -222,7 +246,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _flag_text(flag: flags.Flag) -> str:
-  default = '' if flag.default is None else f' (default: {flag.default})'
+  plain = flag.default is None or flag.default == ''
+  default = '' if plain else f' (default: {flag.default})'
   return f'{flag.help}{default}'
 
 
@@ -271,6 +296,16 @@ def define_prompts(own: flags.FlagValues) -> None:
       lower_bound=0,
       flag_values=own,
   )
+
+
+def verifier(config: ml_collections.ConfigDict, dtype: str = ''):
+  """Returns `build.verifier`, with a bar where loading takes long."""
+  from specdiff_jax import build
+
+  with console.patient('loading (million values)') as show:
+    return build.verifier(
+        config, dtype, lambda done, all: show(done // 10**6, all // 10**6)
+    )
 
 
 def needed(options: flags.FlagValues, name: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,6 +58,32 @@ def progress(
       bar.update(task, completed=done, total=total, note=note)
 
     yield update
+
+
+@contextlib.contextmanager
+def patient(what: str, seconds: float = 1.0) -> Iterator[Callable[..., None]]:
+  """Yields the update of a bar that appears if the work takes longer."""
+  start = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    bar = None
+
+    def update(done: int, total: int | None = None, note: str = '') -> None:
+      nonlocal bar
+      if bar is None and time.monotonic() - start > seconds:
+        bar = stack.enter_context(progress(what, total))
+      if bar is not None:
+        bar(done, total, note)
+
+    yield update
+
+
+def size(count: float) -> str:
+  """Returns bytes as they are read: '18.2 GiB'."""
+  for unit in ('bytes', 'KiB', 'MiB'):
+    if count < 1024:
+      return f'{count:.4g} {unit}'
+    count /= 1024
+  return f'{count:.4g} GiB'
 
 
 def _console(stream) -> rich.console.Console:

@@ -86,7 +86,7 @@ def _body(call: command.Call) -> int:
     prompts = [prompts_lib.Prompt('prompt', options.prompt)]
   else:
     raise errors.InputError('--prompt is empty; give some text to go on from.')
-  checkpoint = build.verifier(call.config)
+  checkpoint = command.verifier(call.config)
   system = build.system(call.config, checkpoint)
   requests = build.requests(call.config, checkpoint, prompts)
   if options.out:

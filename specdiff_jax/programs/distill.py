@@ -62,7 +62,7 @@ def _body(call: command.Call) -> int:
   workdir = command.needed(call.options, 'workdir')
   build_training.check(config)
   build_training.start(config)
-  checkpoint = build.verifier(config)
+  checkpoint = command.verifier(config)
   data, prompts_file = build_training.data(config, workdir)
   if prompts_file:
     prompts = build.prompts(config, prompts_file, 0)

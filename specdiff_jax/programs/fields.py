@@ -17,10 +17,36 @@ DECODING = {
         "hub name (org/name), 'quickstart' (SmolLM2-135M-Instruct, fetched "
         "once) or 'random:tiny'",
     ),
+    'adapter': (
+        '',
+        'directory of a LoRA adapter (PEFT layout), merged into the verifier: '
+        'another model then, with drafters of its own',
+    ),
     'drafter': (
         '',
         'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
-        "'random' for an untrained one",
+        "'random' for an untrained one; or the directory (or hub name) of a "
+        'published diffusion drafter: Dream, DiffuCoder, LLaDA, A2D, MDLM, '
+        'DiffuLLaMA, DiffuGPT or DFlash',
+    ),
+    'masked_lm': (
+        ml_collections.ConfigDict({
+            'family': '',
+            'prefix': '',
+            'alignment': '',
+            'mask_id': -1,
+            'tokenizer': '',
+            'unknown': 0.01,
+        }),
+        'of a published masked language model that drafts: its family where '
+        'config.json does not tell it (diffullama, diffugpt); whether its '
+        'prefix sees the masks (full, as these are trained; or causal, whose '
+        'keys are kept: much cheaper, approximate for models that were not '
+        'trained so); whether slot j is predicted at j (same) or j - 1 '
+        '(shifted), and the mask token, where the model says it wrongly; the '
+        "directory of its tokenizer, if not its own ('verifier': the "
+        "verifier's ids are its ids); the fraction of its tokens that the "
+        'verifier may lack',
     ),
     'drafters': (
         ml_collections.ConfigDict({
@@ -43,6 +69,14 @@ DECODING = {
         'pays)',
     ),
     'dtype': ('bfloat16', 'of weights and cache: float32 or bfloat16'),
+    'int8': (
+        '',
+        "whose weights are rounded to int8, a scale for each output: '' "
+        '(nobody), verifier, drafter or both. It halves their memory next to '
+        'bfloat16. A rounded verifier is another verifier, whose own law '
+        'decoding then reproduces exactly; a rounded drafter changes only the '
+        'speed',
+    ),
     'exact': (
         True,
         'plain AR runs through the shapes of the drafted systems, which makes '
@@ -154,16 +188,50 @@ TRAINING = {
     ),
     'loss': (
         'streak',
-        'streak (SpecDiff-2, Eq. 6), decayed_ce (DFlash), ce (the plain '
-        'cross-entropy) or ce_streak',
+        'streak (SpecDiff-2, Eq. 6); soft_streak (less noise, wants sampled '
+        'trajectories); dpace (D-PACE); ce (cross-entropy), decayed_ce '
+        '(DFlash) or ce_streak; against the law of the verifier: kl, '
+        'reverse_kl, js, tv, lk (KL and TV mixed) or rejection (the length '
+        'that rule=rejection accepts; wants sampled trajectories); of partly '
+        'shown windows: variable_prefix (D2SD) or elbo (masked diffusion). '
+        'Chains under rule=match: streak, dpace; trees: ce, decayed_ce, kl; '
+        'rejection: rejection, lk; several denoising steps: elbo',
     ),
     'steps': (1000, 'optimizer steps in all'),
     'learning_rate': (1e-3, 'peak, after warm-up; the decay is a cosine'),
     'warmup': (0.04, 'steps of warm-up; below 1 a fraction of all steps'),
     'weight_decay': (0.01, 'of AdamW, on matrices'),
-    'ce_fraction': (0.3, 'part of the steps spent on decayed_ce before streak'),
-    'decay': (7.0, 'of the weights exp(-(j - 1) / decay) in decayed_ce'),
-    'beta_end': (0.0, 'last beta of the Box-Cox streak loss: 0 is -log J'),
+    'ce_fraction': (
+        0.3,
+        'part of the steps spent on decayed_ce before streak, soft_streak, '
+        'rejection or tv',
+    ),
+    'decay': (
+        7.0,
+        'of the weights exp(-(j - 1) / decay) in decayed_ce and '
+        'variable_prefix',
+    ),
+    'beta_end': (
+        0.0,
+        'last beta of the Box-Cox loss of a length J (streak, soft_streak, '
+        'rejection): 0 is -log J',
+    ),
+    'law_temperature': (
+        1.0, "of the verifier's law in the losses that read it"
+    ),
+    'dpace_smoothing': (0.5, 'a of dpace: 0 is the gradient of the streak'),
+    'lk_eta': (3.0, 'of lk: its share of KL is exp(-eta overlap)'),
+    'prefix_base': (
+        0.9, 'of variable_prefix: l tokens are shown with weight base^l'
+    ),
+    'noise_schedule': (
+        'linear', 'of elbo: linear (LLaDA, DiffuLLaMA) or log_linear (MDLM)'
+    ),
+    'vocab_block': (
+        0,
+        'tokens of the vocabulary whose logits the loss holds at once; 0: all '
+        '(fastest where they fit)',
+    ),
     'tokens': (512, 'tokens of a packed row; longer trajectories are cut'),
     'windows': (96, 'drafted windows for each trajectory'),
     'eval_fraction': (0.02, 'of the prompts, held out for evaluation by hash'),

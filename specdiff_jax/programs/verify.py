@@ -86,7 +86,7 @@ def _body(call: command.Call) -> int:
   options = call.options
   config = build_verify.settle(call.config, options.fast)
   prompts = build.prompts(config, options.prompts, options.limit)
-  checkpoint = build.verifier(config)
+  checkpoint = command.verifier(config)
   plan = build_verify.plan(config, checkpoint, options.systems)
   requests = build.requests(config, checkpoint, prompts)
   rows = []

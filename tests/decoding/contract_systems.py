@@ -20,14 +20,20 @@ from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import autoregressive
+from specdiff_jax.drafters import block
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import none
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import dflash
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import masked_lm as masked_lm_model
+from specdiff_jax.models import networks
+from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
 VOCAB, GAMMA, BUCKET, NEW = 61, 6, 16, 24
@@ -210,6 +216,39 @@ def causal_params(scan_layers: bool = False):
 
 
 @functools.cache
+def masked_params(prefix: str, shifted: bool = True, turn: int = 0):
+  """Returns a masked language model and its params: the verifier's own.
+
+  Its vocabulary is another: ids are permuted, and its mask comes last. Where
+  the prefix does not see the masks, and outputs are shifted, the first slot
+  has the verifier's own law. `turn` maps ids wrongly, for negative controls.
+  """
+  _, params = verifier()
+  order = np.random.default_rng(6).permutation(VOCAB)
+  network = dict(params)
+  for name in ('embed', 'head'):
+    table = params[name][order]
+    network[name] = np.concatenate([table, np.zeros_like(table[:1])])
+  sizes = dataclasses.replace(config(), vocab_size=VOCAB + 1)
+  model = masked_lm_model.MaskedLM(sizes, VOCAB, shifted, prefix)
+  mapped = (order + turn) % VOCAB
+  return model, masked_lm.make_params(model, network, mapped, VOCAB)
+
+
+@functools.cache
+def block_params():
+  """Returns the config and the random params of a DFlash drafter."""
+  c = dflash.DFlashConfig(
+      dataclasses.replace(config(), qk_norm=True), (1, 0), GAMMA + 1, VOCAB - 1
+  )
+  shapes = {
+      name: jax.ShapeDtypeStruct(shape, jnp.float32)
+      for name, shape in networks.shapes(c).items()
+  }
+  return c, random(params_lib.nest(shapes), 8, 0.1)
+
+
+@functools.cache
 def script_error():
   """Returns errors [7, M]; most are 0, so siblings often repeat a token."""
   rng = np.random.default_rng(5)
@@ -279,6 +318,12 @@ class Row:
       gamma, strategy = DIFFUSION[self.kind]
       return diffusion.MaskedDiffusion(c, gamma, strategy)
     family, _, mode = self.kind.partition('_')
+    if family in masked_lm_model.PREFIXES:
+      model, _ = masked_params(family)
+      return masked_lm.MaskedLMDrafter(model, *DIFFUSION[mode])
+    if family == 'block':
+      c, _ = block_params()
+      return block.Block(c, config(self.scan_layers), *DIFFUSION[mode])
     if family == 'sps':
       c, _ = causal_params(self.scan_layers)
       return autoregressive.Autoregressive(c, GAMMA, CHAINS[mode])
@@ -302,7 +347,12 @@ class Row:
   def drafter_params(self, settings, error=None):
     if self.kind in DIFFUSION:
       return diffusion_params(self.scan_layers)[1]
-    if self.kind.startswith('sps'):
+    family = self.kind.partition('_')[0]
+    if family in masked_lm_model.PREFIXES:
+      return masked_params(family)[1]
+    if family == 'block':
+      return block_params()[1]
+    if family == 'sps':
       return causal_params(self.scan_layers)[1]
     if not isinstance(self.drafter(), Scripted):
       return ()

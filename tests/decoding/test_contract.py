@@ -35,6 +35,9 @@ TABLE = tuple(map(Row, (
     'exit_argmax',
     'exit_sample',
     'exit_shared_noise',
+    'full_best_first',
+    'causal_merged',
+    'block_shared_noise',
 ))) + (
     Row('exit_shared_noise', scan_layers=True),
     Row('argmax', scan_layers=True),

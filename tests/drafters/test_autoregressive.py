@@ -16,6 +16,7 @@ from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import marginals
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
 VOCAB, ROWS, BUFFER, ROOM, GAMMA = 40, 2, 30, 36, 4
@@ -96,7 +97,7 @@ def continued(n_layers=None):
         {'params': params}, tokens, jnp.broadcast_to(index, tokens.shape),
         transformer.causal_mask(jnp.full(ROWS, BUFFER), BUFFER),
     )  # fmt: skip
-    return transformer.dense(hidden, params['head'])
+    return layers_lib.dense(hidden, params['head'])
 
   ids = IDS if n_layers is None else np.arange(VOCAB)
 

@@ -7,18 +7,25 @@ import numpy as np
 from specdiff_jax.models import params as params_lib
 
 _THEIRS = {
-    'attention_norm': 'attn_norm',
-    'query': 'attn_q',
-    'key': 'attn_k',
-    'value': 'attn_v',
-    'output': 'attn_output',
-    'mlp_norm': 'ffn_norm',
-    'gate': 'ffn_gate',
-    'up': 'ffn_up',
-    'down': 'ffn_down',
-    'embed': 'token_embd',
-    'final_norm': 'output_norm',
-    'head': 'output',
+    'attention_norm': 'attn_norm.weight',
+    'query': 'attn_q.weight',
+    'key': 'attn_k.weight',
+    'value': 'attn_v.weight',
+    'query_bias': 'attn_q.bias',
+    'key_bias': 'attn_k.bias',
+    'value_bias': 'attn_v.bias',
+    'query_norm': 'attn_q_norm.weight',
+    'key_norm': 'attn_k_norm.weight',
+    'output': 'attn_output.weight',
+    'attention_post_norm': 'post_attention_norm.weight',
+    'mlp_norm': 'ffn_norm.weight',
+    'gate': 'ffn_gate.weight',
+    'up': 'ffn_up.weight',
+    'down': 'ffn_down.weight',
+    'mlp_post_norm': 'post_ffw_norm.weight',
+    'embed': 'token_embd.weight',
+    'final_norm': 'output_norm.weight',
+    'head': 'output.weight',
 }
 F32 = gguf.GGMLQuantizationType.F32
 
@@ -30,23 +37,27 @@ def permute(array, heads):
   return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
-def metadata(config, tokenizer, template=None):
+def metadata(config, tokenizer, template=None, architecture='llama'):
   """Returns the fields, key -> value, of a byte-level vocabulary."""
   names = tokenizer.backend.get_vocab()
   tokens = sorted(names, key=names.get)
   kinds = [1] * 256 + [3] * (len(tokens) - 256)
-  fields = {
-      'llama.block_count': config.layers,
-      'llama.context_length': config.max_positions,
-      'llama.embedding_length': config.width,
-      'llama.feed_forward_length': config.mlp_width,
-      'llama.attention.head_count': config.heads,
-      'llama.attention.head_count_kv': config.kv_heads,
-      'llama.attention.key_length': config.head_dim,
-      'llama.attention.value_length': config.head_dim,
-      'llama.rope.dimension_count': config.head_dim,
-      'llama.rope.freq_base': config.rope_base,
-      'llama.attention.layer_norm_rms_epsilon': config.norm_eps,
+  sizes = {
+      'block_count': config.layers,
+      'context_length': config.max_positions,
+      'embedding_length': config.width,
+      'feed_forward_length': config.mlp_width,
+      'attention.head_count': config.heads,
+      'attention.head_count_kv': config.kv_heads,
+      'attention.key_length': config.head_dim,
+      'attention.value_length': config.head_dim,
+      'rope.dimension_count': config.head_dim,
+      'rope.freq_base': config.rope_base,
+      'attention.layer_norm_rms_epsilon': config.norm_eps,
+  }
+  if config.window:
+    sizes['attention.sliding_window'] = config.window
+  fields = {f'{architecture}.{key}': value for key, value in sizes.items()} | {
       'tokenizer.ggml.model': 'gpt2',
       'tokenizer.ggml.pre': 'smollm',
       'tokenizer.ggml.tokens': tokens,
@@ -63,16 +74,16 @@ def metadata(config, tokenizer, template=None):
   return fields
 
 
-def tensors(config, params):
+def tensors(config, params, architecture='llama'):
   """Returns name -> array in the file's order of rows."""
   table = {}
   for name, array in params_lib.flatten(params):
     layer, _, part = name.rpartition('.')
-    if part in ('query', 'key'):
+    if part in ('query', 'key') and architecture == 'llama':
       heads = config.heads if part == 'query' else config.kv_heads
       array = permute(array, heads)
     prefix = f'blk.{layer.removeprefix("layer_")}.' if layer else ''
-    table[f'{prefix}{_THEIRS[part]}.weight'] = array
+    table[f'{prefix}{_THEIRS[part]}'] = array
   return table
 
 

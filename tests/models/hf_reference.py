@@ -4,11 +4,30 @@ import json
 import os
 
 from specdiff_jax.bench import rival
+from specdiff_jax.models import hf_families
+from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import safetensors_io
 
-tensors = rival.tensors
-config_json = rival.config_json
 to_transformers = rival.to_transformers
+
+
+def tensors(config, params):
+  """Returns name -> array, as model.safetensors holds them."""
+  names = hf_families.names(config)
+  return {
+      names[ours]: hf_families.as_stored(config, ours, array)
+      for ours, array in params_lib.flatten(params)
+  }
+
+
+def config_json(config, current=True):
+  """Returns config.json, in the current or the older spelling."""
+  raw = hf_families.hf_config(config)
+  if current:
+    left_out, dtype = ('rope_theta', 'rope_scaling'), {'dtype': 'float32'}
+  else:
+    left_out, dtype = ('rope_parameters',), {'torch_dtype': 'float32'}
+  return {k: v for k, v in raw.items() if k not in left_out} | dtype
 
 
 def write_directory(path, config, params, tokenizer, current=True, shards=1):
@@ -17,7 +36,7 @@ def write_directory(path, config, params, tokenizer, current=True, shards=1):
   write_json(path, 'config.json', config_json(config, current))
   write_json(path, 'tokenizer_config.json', {})
   tokenizer.backend.save(os.path.join(path, 'tokenizer.json'))
-  flat = list(tensors(params).items())
+  flat = list(tensors(config, params).items())
   if shards == 1:
     save(os.path.join(path, 'model.safetensors'), dict(flat))
     return

@@ -12,6 +12,7 @@ from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import marginals
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
@@ -120,7 +121,7 @@ def test_serving_logits_are_those_of_training(verifier, drafter):
         state.drafter.last[:, None],
         state.drafter.context,
     )
-    return transformer.dense(x, params.head)[:, 0]
+    return layers_lib.dense(x, params.head)[:, 0]
 
   served = []  # (row, anchor, logits) of every cycle
   while not state.done.all():

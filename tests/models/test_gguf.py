@@ -1,17 +1,24 @@
 """GGUF files: what is written comes back, and damage is told as damage."""
 
+import dataclasses
+import math
 import struct
 
 import gguf
 from gguf import quants
 import gguf_writing
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gguf_io
-from specdiff_jax.models import gguf_llama
+from specdiff_jax.models import gguf_models
+from specdiff_jax.models import gguf_tensors
 from specdiff_jax.models import params as params_lib
+from specdiff_jax.models import stored
+from specdiff_jax.models import transformer
 from specdiff_jax.models import weights
 
 _KINDS = gguf.GGMLQuantizationType
@@ -48,15 +55,15 @@ def test_rows_would_be_in_another_order_without_undoing_it(tiny, parts):
   stored = parts[1]['blk.0.attn_q.weight']
   expected = params['layer_0']['query']
   assert not np.array_equal(stored, expected)
-  undone = gguf_llama.unpermute(stored, config.heads)
+  undone = gguf_tensors.unpermute(stored, config.heads)
   np.testing.assert_array_equal(undone, expected)
-  wrong_heads = gguf_llama.unpermute(stored, config.kv_heads)
+  wrong_heads = gguf_tensors.unpermute(stored, config.kv_heads)
   assert not np.array_equal(wrong_heads, expected)
 
 
 def test_order_of_one_small_head():
   file_rows = np.array([[0], [2], [1], [3]], np.float32)
-  ours = gguf_llama.unpermute(file_rows, heads=1)
+  ours = gguf_tensors.unpermute(file_rows, heads=1)
   np.testing.assert_array_equal(ours[:, 0], [0, 1, 2, 3])
 
 
@@ -73,6 +80,203 @@ def test_block_formats(parts, tmp_path, kind):
   assert loaded.fingerprint != weights.load(
       gguf_writing.write(tmp_path / 'f.gguf', fields, arrays), 'float32'
   ).fingerprint
+
+
+def _can_be_read(kind):
+  block, size = gguf.GGML_QUANT_SIZES[kind]
+  try:
+    quants.dequantize(np.zeros((1, size), np.uint8), kind)
+  except NotImplementedError:
+    return False
+  return block > 0
+
+
+@pytest.mark.parametrize('kind', list(gguf.GGML_QUANT_SIZES))
+def test_all_that_the_package_dequantises(tmp_path, kind):
+  """In blocks of rows, as a sample, and as a whole, from random bytes."""
+  block, size = gguf.GGML_QUANT_SIZES[kind]
+  raw = np.random.default_rng(int(kind)).integers(0, 256, (5, 3 * size))
+  path = tmp_path / 'raw'
+  path.write_bytes(b'xyz' + raw.astype(np.uint8).tobytes())
+  info = gguf_io.TensorInfo((5, 3 * block), kind, 3, raw.size)
+  tensor = gguf_tensors.Quantised(str(path), 'a', info)
+  if kind != gguf_writing.F32 and not _can_be_read(kind):
+    with pytest.raises(errors.InputError, match=f'{kind.name}.*Q8_0 or F16'):
+      stored.read(tensor)
+    return
+  expected = raw.astype(np.uint8)
+  if kind == gguf_writing.F32:
+    expected = expected.view(np.float32)
+  else:
+    expected = quants.dequantize(expected, kind)
+  np.testing.assert_array_equal(stored.read(tensor), expected)
+  np.testing.assert_array_equal(tensor.sample(7), expected.reshape(-1)[::7])
+  [(first, rows)] = tensor.blocks(1, 4)
+  assert first == 1
+  np.testing.assert_array_equal(rows, expected[1:4])
+
+
+def test_the_usual_formats_are_among_them():
+  usual = 'F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K'.split()
+  usual += 'IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL'.split()
+  assert all(_can_be_read(_KINDS[name]) for name in usual)
+
+
+def test_large_tensors_come_in_blocks(tmp_path, monkeypatch):
+  monkeypatch.setattr(gguf_tensors, '_BLOCK', 64)
+  values = np.arange(7 * 32, dtype=np.float32).reshape(7, 32)
+  path = tmp_path / 'raw'
+  path.write_bytes(values.tobytes())
+  info = gguf_io.TensorInfo(values.shape, _KINDS.F32, 0, values.nbytes)
+  tensor = gguf_tensors.Quantised(str(path), 'a', info)
+  assert [row for row, _ in tensor.blocks()] == [0, 2, 4, 6]
+  np.testing.assert_array_equal(stored.read(tensor), values)
+
+
+# Sizes that transformers assumes whatever a GGUF file says: the head_dim of
+# Qwen and Gemma, and Gemma's rotary bases.
+_FAMILIES = {
+    'llama': {},
+    'qwen2': {'qkv_bias': True, 'head_dim': 8},
+    'qwen3': {'qk_norm': True, 'head_dim': 128},
+    'gemma3': {
+        'head_dim': 256,
+        'rope_base': 1e6,
+        'qk_norm': True,
+        'post_norms': True,
+        'activation': 'gelu_tanh',
+        'embed_scale': 32**0.5,
+        'window': 6,
+        'global_every': 6,
+        'local_rope_base': 10000.0,
+        'layers': 7,
+        'tied_head': True,
+    },
+}
+
+
+def family(name, tiny):
+  """Returns (config, params, fields) of a small model of an architecture."""
+  config = dataclasses.replace(tiny[0], **_FAMILIES[name])
+  generator = np.random.default_rng(0)
+  params = params_lib.nest({
+      key: (0.1 * generator.standard_normal(shape) + ('norm' in key))
+      .astype(np.float32)
+      for key, shape in transformer.shapes(config).items()
+  })
+  fields = gguf_writing.metadata(config, tiny[2], architecture=name)
+  return config, params, fields
+
+
+@pytest.mark.parametrize('name', _FAMILIES)
+def test_families(tiny, tmp_path, name):
+  config, params, fields = family(name, tiny)
+  path = gguf_writing.write(
+      tmp_path / 'a.gguf',
+      fields,
+      gguf_writing.tensors(config, params, name),
+      architecture=name,
+  )
+  loaded = weights.load(path, 'float32')
+  assert loaded.config == config
+  got = dict(params_lib.flatten(loaded.params))
+  assert got.keys() == dict(params_lib.flatten(params)).keys()
+  for key, expected in params_lib.flatten(params):
+    np.testing.assert_array_equal(got[key], expected, err_msg=key)
+
+
+@pytest.mark.parametrize('name', _FAMILIES)
+def test_families_against_transformers(tiny, tmp_path, name):
+  """Its own reading of the same file: order of rows, norms, windows, bases."""
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  pytest.importorskip('accelerate')  # without it, it reads no GGUF
+  config, params, fields = family(name, tiny)
+  arrays = gguf_writing.tensors(config, params, name)
+  gguf_writing.write(tmp_path / 'a.gguf', fields, arrays, architecture=name)
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+      str(tmp_path), gguf_file='a.gguf', dtype=torch.float32
+  )
+  ids = np.random.default_rng(1).integers(0, config.vocab_size, (1, 20))
+  with torch.no_grad():
+    expected = model(torch.tensor(ids)).logits[0].numpy()
+  loaded = weights.load(str(tmp_path / 'a.gguf'), 'float32')
+  scale = 1e-4 * np.ptp(expected)
+  got = logits(loaded.config, loaded.params, ids)
+  assert np.abs(got - expected).max() <= scale
+  # The negative control: rows of Q in the order of another architecture.
+  query = loaded.params['layer_0']['query']
+  other = gguf_writing.permute(query, config.heads)
+  loaded.params['layer_0'] |= {'query': other}
+  assert np.abs(logits(loaded.config, loaded.params, ids) - expected).max() > (
+      10 * scale
+  )
+
+
+def logits(config, params, ids):
+  """Returns [T, V] of ids [1, T]."""
+  model = transformer.Transformer(config)
+  size = ids.shape[1]
+  mask = transformer.causal_mask(jnp.asarray([size]), size)
+  variables = {'params': params}
+  state, _, _ = model.apply(variables, ids, jnp.arange(size)[None], mask)
+  return np.asarray(model.apply(variables, state, method='logits'))[0]
+
+
+def test_gemma3_defaults_and_the_27b(tiny):
+  """What llama.cpp assumes where the metadata say nothing."""
+  _, _, fields = family('gemma3', tiny)
+  fields |= {'general.architecture': 'gemma3'}
+
+  def read(changes):
+    merged = {k: v for k, v in (fields | changes).items() if v is not None}
+    return gguf_models.read_config(gguf_io.Header('a.gguf', merged, {}))
+
+  everywhere = read({'gemma3.attention.sliding_window': None})
+  assert (everywhere.window, everywhere.global_every) == (0, 0)
+  given = read({
+      'gemma3.attention.sliding_window_pattern': 4,
+      'gemma3.rope.freq_base_swa': 77.0,
+      'gemma3.rope.scaling.type': 'linear',
+      'gemma3.rope.scaling.factor': 8.0,
+  })
+  assert (given.global_every, given.local_rope_base) == (4, 77.0)
+  assert given.rope_scaling == config_lib.RopeScaling('linear', 8.0)
+  large = read({
+      'gemma3.block_count': 62,
+      'gemma3.embedding_length': 5376,
+      'gemma3.attention.head_count': 32,
+      'gemma3.attention.head_count_kv': 16,
+  })
+  assert large.query_scale == pytest.approx(168**-0.5)  # not head_dim's
+
+
+def test_factors_of_llama3(tiny, tmp_path):
+  """The converter's own formula for the tensor that it writes."""
+  config = dataclasses.replace(
+      tiny[0],
+      rope_base=500000.0,
+      rope_scaling=config_lib.RopeScaling('llama3', 32.0),
+  )
+  factors = []
+  for i in range(0, config.head_dim, 2):
+    wavelength = 2 * math.pi * config.rope_base ** (i / config.head_dim)
+    if wavelength < 8192 / 4:
+      factors.append(1.0)
+    elif wavelength > 8192 / 1:
+      factors.append(32.0)
+    else:
+      smooth = (8192 / wavelength - 1) / (4 - 1)
+      factors.append(1 / ((1 - smooth) / 32 + smooth))
+  arrays = gguf_writing.tensors(config, tiny[1])
+  arrays['rope_freqs.weight'] = np.asarray(factors, np.float32)
+  fields = gguf_writing.metadata(config, tiny[2])
+  path = gguf_writing.write(tmp_path / 'a.gguf', fields, arrays)
+  assert weights.load(path, 'float32').config == config
+  arrays['rope_freqs.weight'] *= np.float32(1.001)
+  path = gguf_writing.write(tmp_path / 'b.gguf', fields, arrays)
+  with pytest.raises(errors.InputError, match='factors of rope_freqs'):
+    weights.load(path, 'float32')
 
 
 def test_every_kind_of_metadata(parts, tmp_path):
@@ -172,6 +376,7 @@ def test_lying_counts_allocate_nothing(tmp_path):
         ({'llama.rope.scaling.type': 'yarn'}, 'scales its rotary .*yarn'),
         ({'llama.rope.dimension_count': 8}, 'rope.dimension_count=8'),
         ({'llama.expert_count': 8}, 'mixture of experts'),
+        ({'split.count': 2}, 'one of 2 parts'),
         ({'llama.vocab_size': 280}, 'ids up to 287'),
         ({'tokenizer.ggml.tokens': None}, 'vocab_size is None'),
         (
@@ -179,7 +384,9 @@ def test_lying_counts_allocate_nothing(tmp_path):
             'lack tokenizer.ggml.tokens',
         ),
         ({'tokenizer.ggml.token_type': [1]}, 'has 1 entries for 288'),
-        ({'tokenizer.ggml.pre': 'qwen2'}, "pre is 'qwen2'.*known"),
+        ({'tokenizer.ggml.pre': 'tekken'}, "pre is 'tekken'.*known"),
+        ({'llama.final_logit_softcapping': 30.0}, 'cap on logits'),
+        ({'llama.rope.scaling.type': 'linear'}, 'scaling.factor is None'),
         ({'tokenizer.ggml.model': 'bert'}, "model is 'bert'"),
         ({'tokenizer.ggml.merges': ['a', 'b c d']}, 'merges do not make'),
         ({'tokenizer.ggml.eos_token_id': 999}, 'eos token is 999'),
@@ -196,7 +403,7 @@ def test_another_architecture(parts, tmp_path):
   path = gguf_writing.write(
       tmp_path / 'bad.gguf', *parts, architecture='falcon'
   )
-  with pytest.raises(errors.InputError, match="'falcon'.* known: 'llama'"):
+  with pytest.raises(errors.InputError, match="'falcon'.* known: llama, qwen2"):
     weights.load(path, 'float32')
 
 
@@ -204,7 +411,7 @@ def test_another_architecture(parts, tmp_path):
     ('name', 'message'),
     [
         ('blk.0.attn_q.bias', 'has no place'),
-        ('rope_freqs.weight', 'scales its rotary'),
+        ('rope_freqs.weight', 'factors of rope_freqs.weight are not those'),
         ('blk.00.attn_q.weight', 'has no place'),
     ],
 )

@@ -63,3 +63,14 @@ def test_more_disagreement_than_allowed_is_refused(lost, allowed, good):
 def test_no_tokens_at_all_are_refused():
   with pytest.raises(errors.InputError, match='no tokens'):
     id_map.match([None, None], TOKENS)
+
+
+def test_vocabularies_are_spelled_alike():
+  """Byte-level letters and SentencePiece's signs of the same text."""
+  letters = {'Ġthe': 0, 'Ã©': 1, 'Ċ': 2, '<|end|>': 3, 'Ġ': 4, 'Ã': 5}
+  pieces = {'▁the': 0, 'é': 1, '\n': 2, '<|end|>': 3, '▁': 4, '<0xC3>': 5}
+  assert id_map.spelled(letters) == id_map.spelled(pieces)
+  # The name of an ASCII byte is no second spelling of its character.
+  assert id_map.spelled({'<0x41>': 0, 'A': 2}) == ['<0x41>', None, 'A']
+  ids, _ = id_map.match(id_map.spelled(letters), id_map.spelled(pieces))
+  assert ids.tolist() == list(range(6))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import hf_reference
 import numpy as np
@@ -75,7 +76,7 @@ def test_smollm2_against_plain_bpe(smollm2, smollm2_path, text):
   merges = fields['tokenizer.ggml.merges']
   ids = {t: i for i, t in enumerate(tokens)}
   ranks = {tuple(m.split(' ')): i for i, m in enumerate(merges)}
-  letters = tokenizer_lib._byte_letters()
+  letters = tokenizer_lib.byte_letters()
   words = re.compile(
       r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+"
       r'|\s+(?!\S)|\s+'
@@ -108,7 +109,7 @@ def test_smollm2_chat(smollm2):
 
 def byte_level_fields(**changes):
   """Returns metadata of a byte-level GGUF with three special tokens."""
-  tokens = tokenizer_lib._byte_letters() + ['<s>', '</s>', '<|eot_id|>', '<u>']
+  tokens = tokenizer_lib.byte_letters() + ['<s>', '</s>', '<|eot_id|>', '<u>']
   fields = {
       'model': 'gpt2',
       'pre': 'gpt-2',
@@ -136,6 +137,72 @@ def test_gguf_special_tokens():
   assert llama3.encode('1212') == [256, 260, *b'1', *b'2']  # 121, then 2
   other = from_gguf(byte_level_fields(eom_token_id=256))
   assert other.end_ids == (256, 257, 258)
+
+
+@pytest.mark.parametrize('text', _TEXTS + ('1234 e\u0301',))
+def test_gguf_qwen2_against_transformers(text):
+  """Its class of that name splits and composes text as Qwen's file says."""
+  transformers = pytest.importorskip('transformers')
+  merges = ['1 2', 'a b', '\u0120 a', '\u0120a b']
+  letters = tokenizer_lib.byte_letters()
+  tokens = letters + ['<|endoftext|>'] + [m.replace(' ', '') for m in merges]
+  reference = transformers.Qwen2Tokenizer(
+      vocab={t: i for i, t in enumerate(tokens)},
+      merges=[tuple(m.split()) for m in merges],
+  )
+  fields = byte_level_fields(
+      pre='qwen2',
+      tokens=tokens,
+      token_type=[1] * 256 + [3] + [1] * 4,
+      merges=merges,
+      bos_token_id=256,
+      eos_token_id=256,
+      add_bos_token=False,
+  )
+  tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
+  text += ' ab abc 1212'
+  assert tokenizer.encode(text) == reference.encode(text)
+  fields['tokenizer.ggml.pre'] = 'llama-bpe'
+  other = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert other.encode(text) != tokenizer.encode(text)  # the control: digits
+
+
+def test_gguf_tokens_of_the_user():
+  """Runs of spaces and newlines go before merges, the longest first."""
+  fields, _ = sentencepiece_fields(np.random.default_rng(2))
+  added = ['\n', '\n\n', '\n\n\n', _SPACE * 2, '   ', '<mask>']
+  first = len(fields['tokenizer.ggml.tokens'])
+  fields['tokenizer.ggml.tokens'] += added
+  fields['tokenizer.ggml.scores'] += [-1000.0] * 6
+  fields['tokenizer.ggml.token_type'] += [4] * 5 + [3]
+  fields['tokenizer.ggml.add_space_prefix'] = False
+  tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert tokenizer.mask_id == first + 5
+  text = 'a\n\n\n\nb   c  a'
+  got = tokenizer.encode(text)
+  a, b, c = (tokenizer.encode(letter)[1:] for letter in 'abc')
+  newlines = [first + 2, first]
+  assert got == [1, *a, *newlines, *b, first + 4, *c, first + 3, *a]
+  assert tokenizer.decode(got) == text
+  fields['tokenizer.ggml.token_type'][first : first + 5] = [1] * 5
+  plain = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert plain.encode(text) != got  # the control: merged like other tokens
+
+
+def test_many_tokens_with_scores_load_fast():
+  """262,144 as in Gemma 3."""
+  letters = [chr(0x4E00 + i) for i in range(512)]
+  pieces = letters + [a + b for a in letters for b in letters[:511]]
+  fields = {
+      'tokenizer.ggml.model': 'llama',
+      'tokenizer.ggml.tokens': pieces,
+      'tokenizer.ggml.scores': [float(-i) for i in range(len(pieces))],
+      'tokenizer.ggml.token_type': [1] * len(pieces),
+  }
+  start = time.monotonic()
+  tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert time.monotonic() - start < 15  # takes 1 on a machine that is not busy
+  assert len(tokenizer.encode(''.join(letters[:8]))) == 5  # with the prefix
 
 
 def test_gguf_tokens_listed_twice():
@@ -230,7 +297,7 @@ def test_sentencepiece_falls_back_to_bytes():
 @pytest.fixture
 def directory(tmp_path):
   """Returns a directory with a tokenizer that adds a bos token."""
-  letters = tokenizer_lib._byte_letters()
+  letters = tokenizer_lib.byte_letters()
   backend = tokenizers.Tokenizer(
       models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[])
   )
@@ -305,6 +372,12 @@ def test_chat_template_files(directory):
         ("{{ ''.__class__.__mro__ }}", 'unsafe'),
         ('{{ messages.append(1) }}', 'unsafe'),
         ('{{ messages + 1 }}', 'chat template fails'),
+        ('{{ 1 // 0 }}', 'chat template fails.*zero'),
+        ('{% for i in range(10 ** 9) %}{% endfor %}', 'Range too big'),
+        (
+            '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}',
+            'chat template fails.*recursion',
+        ),
     ],
 )
 def test_bad_templates(directory, template, message):
@@ -323,5 +396,7 @@ def test_bad_directories(directory):
   with pytest.raises(errors.InputError, match='tokenizer.json: not a token'):
     read(directory)
   os.remove(file)
-  with pytest.raises(errors.InputError, match='there is no tokenizer.json'):
+  with pytest.raises(
+      errors.InputError, match='no tokenizer.json, and no tokenizer.model'
+  ):
     read(directory)

@@ -14,6 +14,7 @@ from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.drafters import none
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
@@ -323,7 +324,7 @@ def test_dense_is_a_product_with_the_transpose(shape, dtype):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.standard_normal(shape), dtype)
   w = jnp.asarray(rng.standard_normal((5, 8)), dtype)
-  got = transformer.dense(x, w)
+  got = layers_lib.dense(x, w)
   wanted = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got, wanted, atol=1e-5)
@@ -335,7 +336,7 @@ def test_rows_are_looked_up_and_written_bit_by_bit(dtype):
   table = jnp.asarray(rng.standard_normal((9, 4)), dtype)
   ids = jnp.array([[3, 8], [0, 3]])
   np.testing.assert_array_equal(
-      transformer.lookup(table, ids), table.astype(jnp.float32)[ids]
+      layers_lib.lookup(table, ids), table.astype(jnp.float32)[ids]
   )
   for rows in (1, 3):
     cache = jnp.asarray(rng.standard_normal((rows, 2, 7, 4)), dtype)
@@ -344,6 +345,20 @@ def test_rows_are_looked_up_and_written_bit_by_bit(dtype):
     wanted = np.array(cache)
     for row in range(rows):
       wanted[row, :, start[row] : start[row] + 3] = new[row]
-    got = transformer.write_rows(cache, jnp.asarray(new), jnp.asarray(start))
+    got = layers_lib.write_rows(cache, jnp.asarray(new), jnp.asarray(start))
     assert got.dtype == cache.dtype
     np.testing.assert_array_equal(got, wanted)
+
+
+def test_which_keys_are_near():
+  """A tree's keys lie slot after slot; how far they are goes by depth."""
+  positions = jnp.array([[3, 4, 4, 5], [0, 1, 2, 2]])
+  start = jnp.array([3, 0])
+  got = transformer.near(positions, 8, start, 2)
+  where = np.array([[0, 1, 2, 3, 4, 4, 5, 7], [0, 1, 2, 2, 4, 5, 6, 7]])
+  wanted = np.abs(positions[:, :, None] - where[:, None]) < 2
+  np.testing.assert_array_equal(got, wanted)
+  alone = transformer.near(positions, 4, None, 2)
+  np.testing.assert_array_equal(
+      alone, np.abs(positions[:, :, None] - positions[:, None]) < 2
+  )

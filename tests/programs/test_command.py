@@ -10,14 +10,16 @@ from specdiff_jax.core import errors
 from specdiff_jax.programs import bench
 from specdiff_jax.programs import collect
 from specdiff_jax.programs import command
+from specdiff_jax.programs import convert
 from specdiff_jax.programs import decode
 from specdiff_jax.programs import distill
 from specdiff_jax.programs import fields
+from specdiff_jax.programs import inspect
 from specdiff_jax.programs import verify
 
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
-    'verify': verify,
+    'verify': verify, 'convert': convert, 'inspect': inspect,
 }  # fmt: skip
 
 
@@ -33,7 +35,10 @@ def test_top_level_help_has_a_line_for_each_subcommand(specdiff):
 def test_help_teaches(specdiff, name):
   run = specdiff(name, '--help')
   assert run.code == 0
-  for part in ('Flags:', 'Config fields', 'Examples:', 'Exit codes:', '--config'):
+  command = PROGRAMS[name].COMMAND
+  parts = ['Flags:', 'Examples:', 'Exit codes:', f'specdiff_jax {name} ']
+  parts += ['Config fields', '--config'] if command.recipe else [command.takes]
+  for part in parts:
     assert part in run.out
   for field in PROGRAMS[name].COMMAND.fields:
     assert f'  {field} = ' in run.out

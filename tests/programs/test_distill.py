@@ -58,6 +58,23 @@ def test_trains_and_its_drafter_decodes(specdiff, argv, whole, tiny):
   assert again.json['params_sha256'] == run.json['params_sha256']
 
 
+@pytest.mark.parametrize(
+    'loss, metric', [('lk', 'overlap'), ('variable_prefix', 'prefix')]
+)
+def test_other_losses_train(specdiff, argv, tmp_path, loss, metric):
+  """One that reads the verifier's law, and one that shows a part of windows."""
+  more = (f'--config.loss={loss}', '--config.steps=2')
+  more += ('--config.vocab_block=100',)
+  run = specdiff(*argv, *more, f'--workdir={tmp_path}')
+  assert run.code == 0, run.err
+  assert run.json['steps'] == 2 and run.json['tau_eval'] >= 1
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(lines[0])[metric] > 0
+  other = '--config.lk_eta=1.0', '--config.prefix_base=0.5'
+  run = specdiff(*argv, *more, *other, f'--workdir={tmp_path}')
+  assert run.code == 2 and ('lk_eta' in run.err) == (loss == 'lk')
+
+
 def test_a_work_directory_belongs_to_one_run(specdiff, argv, whole):
   assert specdiff(*argv, f'--workdir={whole}').code == 0
   before = (whole / 'drafter.safetensors').read_bytes()
@@ -126,6 +143,11 @@ def test_a_full_disk_loses_nothing(
         (['--config.steps=0'], ['steps']),
         (['--config.learning_rate=-1.0'], ['learning_rate']),
         (['--config.gamma=500'], ['gamma', '500']),
+        (['--config.loss=rejection'], ['rejection', 'law_temperature']),
+        (
+            ['--config.loss=elbo', '--config.network.ngram=0'],
+            ['elbo', 'ngram'],
+        ),
         (
             ['--config.eval_prompts=("{root}/configs/prompts/tiny.jsonl",)'],
             ['evaluation prompts', 'training prompts'],

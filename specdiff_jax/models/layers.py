@@ -1,0 +1,228 @@
+"""What networks are made of: matmuls, norms, rotary positions, attention.
+
+Results of a row do not depend on the other rows, and the forms are those that
+XLA's CPU backend runs fast; the comments say which and why.
+"""
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import int8
+
+_MASKED = -1e30  # finite, so that a row that sees nothing yields no NaN
+
+
+def dense(x: jax.Array, weight: jax.Array | int8.Int8) -> jax.Array:
+  """Returns x @ weight.T in float32 for weight [out, in].
+
+  Two rules of XLA's CPU backend make this the fast form for thin x: both
+  operands are matrices contracted over their last dimension (with more
+  dimensions the weight would be transposed), and a bf16 weight meets at least
+  two rows (one row converts the whole weight to float32).
+  """
+  if isinstance(weight, int8.Int8):
+    return int8.dense(x, weight)
+  rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
+  single = rows.shape[0] == 1 and weight.dtype == jnp.bfloat16
+  if single:  # the barrier keeps XLA from seeing that the rows are equal
+    rows = lax.optimization_barrier(jnp.concatenate([rows, rows]))
+  out = lax.dot_general(
+      rows,
+      weight,
+      (((1,), (1,)), ((), ())),
+      preferred_element_type=jnp.float32,
+  )
+  out = out[:1] if single else out
+  return out.reshape(x.shape[:-1] + (weight.shape[0],))
+
+
+def lookup(table: jax.Array | int8.Int8, ids: jax.Array) -> jax.Array:
+  """Returns rows of table [V, E] as float32 [..., E].
+
+  On a CPU the gather runs on the table's bits: XLA would convert a whole bf16
+  table to float32 first. Elsewhere these would be a copy of it.
+  """
+  if isinstance(table, int8.Int8):
+    return int8.lookup(table, ids)
+
+  def plain(table, ids):
+    return table[ids].astype(jnp.float32)
+
+  def on_bits(table, ids):
+    bits = lax.bitcast_convert_type(table, jnp.uint16)
+    return lax.bitcast_convert_type(bits[ids], jnp.bfloat16).astype(jnp.float32)
+
+  if table.dtype != jnp.bfloat16:
+    return plain(table, ids)
+  return lax.platform_dependent(table, ids, cpu=on_bits, default=plain)
+
+
+def rms_norm(
+    x: jax.Array, scale: jax.Array | None, eps: float, offset: float = 0.0
+) -> jax.Array:
+  """Divides by the root mean square over the last axis, in float32.
+
+  The result is scaled by `offset + scale` (Gemma: 1 + w), or not at all.
+  """
+  x = x.astype(jnp.float32)
+  y = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+  if scale is None:
+    return y
+  scale = scale.astype(jnp.float32)
+  return y * (offset + scale if offset else scale)
+
+
+def layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: float
+) -> jax.Array:
+  """Norms to mean 0 and variance 1 over the last axis, in float32."""
+  x = x.astype(jnp.float32)
+  x = x - jnp.mean(x, axis=-1, keepdims=True)
+  y = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+  y = y * scale.astype(jnp.float32)
+  return y if bias is None else y + bias.astype(jnp.float32)
+
+
+def rope(
+    positions: jax.Array,
+    head_dim: int,
+    base: float,
+    scaling: config_lib.RopeScaling | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns cos and sin [..., Dh/2] of rotary position embedding."""
+  exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+  frequencies = base**-exponents
+  if scaling is not None:
+    frequencies = scaled(frequencies, scaling)
+  angles = positions[..., None].astype(jnp.float32) * frequencies
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def scaled(
+    frequencies: jax.Array, scaling: config_lib.RopeScaling
+) -> jax.Array:
+  """Returns rotary frequencies after scaling; see `RopeScaling`.
+
+  llama3: f (1 - s) / factor + f s, where s goes from 0 at `low` turns within
+  the original length to 1 at `high` (the reference code of Llama 3.1).
+  """
+  slow = frequencies / scaling.factor
+  if scaling.kind == 'linear':
+    return slow
+  turns = scaling.original * frequencies / (2 * jnp.pi)
+  share = (turns - scaling.low) / (scaling.high - scaling.low)
+  share = jnp.clip(share, 0.0, 1.0)
+  return (1 - share) * slow + share * frequencies
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  """Rotates pairs (i, i + Dh/2) of x [..., H, Dh] by angles [..., Dh/2]."""
+  first, second = jnp.split(x, 2, axis=-1)
+  cos, sin = cos[..., None, :], sin[..., None, :]
+  return jnp.concatenate(
+      [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+
+
+def grouped_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    scale: float = 0.0,
+) -> jax.Array:
+  """Attends with grouped queries.
+
+  Args:
+    query: [B, M, H, Dh] float32.
+    key: [B, Hkv, S, Dh].
+    value: [B, Hkv, S, Dh].
+    mask: [B, M, S] bool, True where slot m sees key s.
+    scale: of the scores; 0 for Dh ** -0.5.
+
+  Returns:
+    [B, M, H * Dh] float32.
+  """
+  batch, slots, heads, head_dim = query.shape
+  kv_heads = key.shape[1]
+  group = heads // kv_heads
+  # Query rows of one kv head are stacked [g0m0, g0m1, .., g1m0, ..], so that
+  # each (row, kv head) is one plain matmul.
+  query = query.reshape(batch, slots, kv_heads, group, head_dim)
+  query = query.transpose(0, 2, 3, 1, 4).reshape(
+      batch, kv_heads, group * slots, head_dim
+  )
+  scale = scale or head_dim**-0.5
+  query = (query * scale).astype(key.dtype)
+  scores = jnp.einsum(
+      'bkqd,bksd->bkqs', query, key, preferred_element_type=jnp.float32
+  ).reshape(batch, kv_heads, group, slots, -1)
+  scores = jnp.where(mask[:, None, None], scores, _MASKED)
+  weights = jax.nn.softmax(scores, axis=-1)
+  weights = weights.reshape(batch, kv_heads, group * slots, -1)
+  out = jnp.einsum(
+      'bkqs,bksd->bkqd',
+      weights.astype(value.dtype),
+      value,
+      preferred_element_type=jnp.float32,
+  ).reshape(batch, kv_heads, group, slots, head_dim)
+  return out.transpose(0, 3, 1, 2, 4).reshape(batch, slots, heads * head_dim)
+
+
+def write_rows(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+  """Writes new [B, Hkv, M, Dh] into cache [B, Hkv, S, Dh] at start [B].
+
+  On a CPU a loop of slice updates works in place, where the scatter that `vmap`
+  makes of them may not; on bits, since XLA would update a bf16 array by
+  converting all of it to float32 and back. Elsewhere the scatter is one
+  operation, and where rows are split over devices each writes its own.
+  """
+  new = new.astype(cache.dtype)
+  if cache.shape[0] == 1:
+    return _write_one_by_one(cache, new, start)
+  return lax.platform_dependent(
+      cache, new, start, cpu=_write_one_by_one, default=_write_all
+  )
+
+
+def _write_all(cache, new, start):
+  def one(cache, new, start):
+    return lax.dynamic_update_slice(cache, new, (0, start, 0))
+
+  return jax.vmap(one)(cache, new, start)
+
+
+def _write_one_by_one(cache, new, start):
+  dtype = cache.dtype
+  if dtype == jnp.bfloat16:
+    new = lax.bitcast_convert_type(new, jnp.uint16)
+    cache = lax.bitcast_convert_type(cache, jnp.uint16)
+
+  def one(row, cache):
+    update = lax.dynamic_slice_in_dim(new, row, 1, axis=0)
+    return lax.dynamic_update_slice(cache, update, (row, 0, start[row], 0))
+
+  if cache.shape[0] == 1:
+    cache = one(0, cache)
+  else:
+    cache = lax.fori_loop(0, cache.shape[0], one, cache)
+  if dtype == jnp.bfloat16:
+    cache = lax.bitcast_convert_type(cache, jnp.bfloat16)
+  return cache
+
+
+def normal(scale: float = 0.02):
+  """Returns the initializer of all weights."""
+  return nn.initializers.normal(scale)
+
+
+def initializer(name: str, norm: float = 1.0):
+  """Returns the initializer of a param, told by its name; norms are `norm`."""
+  if name.endswith('_bias'):
+    return nn.initializers.zeros
+  if name.endswith('_norm'):
+    return nn.initializers.constant(norm)
+  return normal()

@@ -1,0 +1,54 @@
+"""Networks by the type of their config: one call for all of them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import ddit
+from specdiff_jax.models import dflash
+from specdiff_jax.models import gpt2
+from specdiff_jax.models import transformer
+
+Config = config_lib.TransformerConfig | gpt2.GPT2Config | ddit.DDiTConfig
+
+# For each config its module of linen, and the shapes of its tensors.
+_NETWORKS = {
+    config_lib.TransformerConfig: (
+        transformer.Transformer, transformer.shapes,
+    ),
+    gpt2.GPT2Config: (gpt2.GPT2, gpt2.shapes),
+    ddit.DDiTConfig: (ddit.DDiT, ddit.shapes),
+    # Not a language model of its own: it is called otherwise.
+    dflash.DFlashConfig: (dflash.DFlash, dflash.shapes),
+}  # fmt: skip
+
+
+def network(config: Config) -> nn.Module:
+  """Returns the network of these sizes.
+
+  Example: network(TransformerConfig(...)).apply({'params': params}, tokens,
+  positions, mask)
+  """
+  return _NETWORKS[type(config)][0](config)
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of every tensor, by its name joined with '.'."""
+  return _NETWORKS[type(config)][1](config)
+
+
+def abstract(config: Config, dtype: Any) -> dict[str, Any]:
+  """Returns the tree of a model's params as shapes, stacked or not.
+
+  Example: abstract(presets.published('qwen2.5_72b'), 'bfloat16')
+  """
+  one = jnp.zeros((1, 1), jnp.int32)
+  params = jax.eval_shape(
+      lambda: network(config).init(
+          jax.random.key(0), one, one, jnp.ones((1, 1, 1), bool)
+      )['params']
+  )
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)

@@ -1,0 +1,79 @@
+"""The int8 verifier is the verifier: systems reproduce its plain decoding."""
+
+import functools
+import pathlib
+
+import jax
+import pytest
+
+from specdiff_jax import build
+from specdiff_jax import build_training
+from specdiff_jax.core import errors
+from specdiff_jax.models import int8
+from specdiff_jax.programs import command
+
+_RECIPE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'tiny.py'
+
+
+def config_of(kind, temperature=0.0):
+  config = command.load(f'{_RECIPE}:smoke')
+  config.int8 = kind
+  config.temperature = temperature
+  config.max_new_tokens = 48
+  config.prompt_buckets = (128,)
+  config.batch = 1
+  return config
+
+
+@functools.lru_cache
+def texts(kind, system, temperature):
+  """Returns the tokens of every prompt."""
+  config = config_of(kind, temperature)
+  checkpoint = build.verifier(config)
+  rows = build.requests(config, checkpoint, build.prompts(config, None, 4))
+  done = {}
+  build.system(config, checkpoint, system)(
+      rows, on_done=lambda row, made: done.update({row.id: list(made.tokens)})
+  )
+  return [done[row.id] for row in rows]
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+@pytest.mark.parametrize(
+    ('kind', 'system'), [('verifier', 'lookup'), ('both', 'specdiff')]
+)
+def test_systems_emit_what_the_int8_verifier_emits(kind, system, temperature):
+  plain = texts('verifier', 'ar', temperature)
+  assert texts(kind, system, temperature) == plain
+
+
+def test_it_is_another_verifier():
+  """The control of the tests above: rounding is seen in the output."""
+  rounded = [texts('verifier', 'ar', t) for t in (0.0, 1.0)]
+  assert rounded != [texts('', 'ar', t) for t in (0.0, 1.0)]
+
+
+def test_whose_weights_are_int8():
+  for kind in ('', 'verifier', 'drafter', 'both'):
+    config = config_of(kind)
+    checkpoint = build.verifier(config)
+    system = build.system(config, checkpoint, 'specdiff')
+    for params, name in (
+        (system.params, 'verifier'), (system.drafter_params.network, 'drafter')
+    ):
+      found = any(x.dtype == 'int8' for x in jax.tree.leaves(params))
+      assert found == (kind in (name, 'both')), (kind, name)
+
+
+def test_it_is_refused_where_it_means_nothing():
+  with pytest.raises(errors.InputError, match="int8 is 'all'.*drafter, both"):
+    build.check(config_of('all'))
+  with pytest.raises(errors.InputError, match='learns from weights'):
+    build_training.check(config_of('verifier'))
+
+
+def test_a_drafter_may_share_the_int8_head():
+  config = config_of('verifier')
+  checkpoint = build.verifier(config)
+  system = build.system(config, checkpoint, 'specdiff')
+  assert isinstance(system.drafter_params.head, int8.Int8)
