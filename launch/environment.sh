@@ -1,5 +1,45 @@
-# Sourced by the launchers. Makes and reuses the project's .venv.
+# Sourced by the launchers. Makes and reuses the project's .venv, and starts
+# programs. Variables: DRY_RUN (print, do not run), EXEC (become what is run),
+# RESTARTS (after failures), LAUNCH (words before the program).
 # shellcheck shell=bash
+
+# How `distill` ends when it saved its state because the machine is taken away.
+PREEMPTED=75
+
+# specdiff ROOT ARGUMENT...: the line that all launchers end in.
+specdiff() {
+  local python=$1/.venv/bin/python
+  shift
+  run ${LAUNCH[@]+"${LAUNCH[@]}"} "$python" -m specdiff_jax "$@"
+}
+
+# run WORD...: runs a command, or prints it as it could be typed.
+run() {
+  if [ -n "${DRY_RUN:-}" ]; then
+    quoted "$@"
+  else
+    ${EXEC:+exec} "$@"
+  fi
+}
+
+# quoted WORD...: prints words so that a shell reads the same ones back.
+quoted() {
+  local line
+  line=$(printf ' %q' "$@")
+  printf '%s\n' "${line# }"
+}
+
+# goes_on CODE RESTARTED: whether a run that ended with CODE, and was started
+# again RESTARTED times, is started again; it goes on from its last checkpoint.
+# Not if it is done, was given bad input (2) or what does not fit (3), or was
+# interrupted by hand (130).
+goes_on() {
+  case $1 in
+    0 | 2 | 3 | 130) return 1 ;;
+    "$PREEMPTED") return 0 ;;
+    *) [ "$2" -lt "${RESTARTS:-3}" ] ;;
+  esac
+}
 
 # keep_compilations ROOT: later runs load compiled programs, which saves most
 # of their start. Set the variable to another folder, or to nothing, to differ.
@@ -27,6 +67,9 @@ find_python() {
 # editable into ROOT/.venv, unless that was done from this very setup.cfg.
 ensure_environment() {
   local root=$1 requirement=$2 python wanted
+  if [ -n "${DRY_RUN:-}" ]; then
+    return 0
+  fi
   local venv=$root/.venv
   if ! "$venv/bin/python" -c '' >/dev/null 2>&1; then
     python=$(find_python) || return 2

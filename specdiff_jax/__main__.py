@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand; returns the exit code.
 
   0: done. 1: an output was not what plain decoding gives (`bench`, `verify`).
-  2: bad input, with a message that says what to do. 130: interrupted.
+  2: bad input, with a message that says what to do. 3: it does not fit
+  (`aot`). 75: preempted, saved (`distill`). 130: interrupted.
 
   Example: main(['bench', '--config=configs/tiny.py'])
   """

@@ -1,17 +1,15 @@
-"""From a config to a training run: with `build.py`, the only config reader.
-
-A loss is a line in `LOSSES`, from its name to a function of the config.
-"""
+"""From a config to a training run: with `build.py`, the only config reader."""
 
 from collections.abc import Callable, Mapping
 import json
-import math
 import os
 
 import ml_collections
+import optax
 
 from specdiff_jax import build
 from specdiff_jax import build_drafters
+from specdiff_jax import build_losses
 from specdiff_jax import build_systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
@@ -22,27 +20,10 @@ from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
-from specdiff_jax.training import losses
 from specdiff_jax.training import objective
 from specdiff_jax.training import step as step_lib
 
 Config = systems.Config
-
-
-def _streak(config):
-  """Cross-entropy for a part of the run, then Box-Cox streak."""
-  warm = round(config.ce_fraction * config.steps)
-
-  def loss(log_q, valid, step):
-    return losses.warmed_streak(
-        log_q,
-        valid,
-        ce_weight=losses.warmup_weight(step, warm),
-        beta=losses.anneal(step, warm, config.steps, config.beta_end),
-        decay=config.decay,
-    )
-
-  return loss
 
 
 SCORES: Mapping[str, Callable[..., objective.Score]] = {
@@ -50,24 +31,10 @@ SCORES: Mapping[str, Callable[..., objective.Score]] = {
     'autoregressive': objective.causal_score,
 }
 
-LOSSES: Mapping[str, Callable[[Config], objective.Loss]] = {
-    'streak': _streak,
-    'decayed_ce': lambda config: (
-        lambda log_q, valid, step: losses.decayed_ce(
-            log_q, valid, config.decay
-        )
-    ),
-    'ce': lambda config: (
-        lambda log_q, valid, step: losses.decayed_ce(log_q, valid, math.inf)
-    ),
-    'ce_streak': lambda config: (
-        lambda log_q, valid, step: losses.ce_streak(log_q, valid)
-    ),
-}
-
 
 # What a run cannot change when it goes on; `steps` may grow or shrink, and the
-# schedules of learning rate and loss follow it.
+# schedules of learning rate and loss follow it. Beside these, what only this
+# loss reads.
 DECIDING = (
     'loss', 'gamma', 'batch', 'learning_rate', 'warmup', 'weight_decay',
     'ce_fraction', 'decay', 'beta_end', 'tokens', 'windows', 'network',
@@ -78,8 +45,14 @@ DECIDING = (
 def check(config: Config) -> None:
   """Raises InputError on values that no run could work with."""
   build.check(config)
-  systems.one_of('loss', config.loss, LOSSES)
+  if config.int8:
+    raise errors.InputError(
+        f'config.int8 is {config.int8!r}, but a drafter learns from weights '
+        'that are not rounded; leave it empty. The trained drafter drafts for '
+        'the int8 verifier too.'
+    )
   systems.one_of('network.kind', config.network.kind, build_drafters.FAMILIES)
+  build_losses.check(config)
   for name in ('steps', 'tokens', 'windows', 'eval_limit'):
     systems.least(name, config[name], 1)
   for name, bound in (('layers', 1), ('trunk', 1), ('vocab', 1), ('ngram', 0)):
@@ -120,6 +93,7 @@ def run(
   train, held_out = _trajectories(config, checkpoint, folder)
   family = build_drafters.FAMILIES[config.network.kind]
   network = family.sizes(config, checkpoint)
+  deciding = DECIDING + build_losses.LOSSES[config.loss].reads
   return distill.Run(
       network=network,
       initial=family.from_verifier,
@@ -134,23 +108,29 @@ def run(
           config.batch,
           config.seed,
       ),
-      loss=LOSSES[config.loss](config),
-      optimizer=step_lib.make_optimizer(
-          config.learning_rate,
-          config.steps,
-          warmup=config.warmup,
-          weight_decay=config.weight_decay,
-      ),
+      loss=build_losses.make(config),
+      optimizer=optimizer(config),
       schedule=loop.Schedule(
           config.steps, config.save_every, config.eval_every
       ),
       mesh=mesh_lib.make_mesh(tuple(config.mesh)),
       feature_cache=config.feature_cache,
+      vocab_block=config.vocab_block,
       workdir=workdir,
-      facts={name: _plain(config[name]) for name in DECIDING} | {
+      facts={name: _plain(config[name]) for name in deciding} | {
           'verifier': checkpoint.fingerprint,
           'trajectories': len(train),
       },
+  )
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+  """Returns the optimizer of a run."""
+  return step_lib.make_optimizer(
+      config.learning_rate,
+      config.steps,
+      warmup=config.warmup,
+      weight_decay=config.weight_decay,
   )
 
 
@@ -173,6 +153,7 @@ def _trajectories(
         f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
         f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
     )
+  build_losses.check_data(config, header, folder)
   if config.gamma >= config.tokens:
     raise errors.InputError(
         f'config.gamma is {config.gamma}, which does not fit config.tokens, '

@@ -11,6 +11,7 @@ import pytest
 from specdiff_jax import build
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system
+from specdiff_jax.programs import aot
 from specdiff_jax.programs import bench
 from specdiff_jax.programs import collect
 from specdiff_jax.programs import command
@@ -20,7 +21,8 @@ from specdiff_jax.programs import verify
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 PROGRAMS = {
-    'bench': bench, 'collect': collect, 'distill': distill, 'verify': verify,
+    'aot': aot, 'bench': bench, 'collect': collect, 'distill': distill,
+    'verify': verify,
 }  # fmt: skip
 
 # Names that the issue promises of every config for decoding, for training.

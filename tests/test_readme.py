@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from specdiff_jax.programs import aot
 from specdiff_jax.programs import bench
 from specdiff_jax.programs import collect
 from specdiff_jax.programs import convert
@@ -17,7 +18,7 @@ from specdiff_jax.programs import verify
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
-    'verify': verify, 'inspect': inspect, 'convert': convert,
+    'verify': verify, 'inspect': inspect, 'convert': convert, 'aot': aot,
 }  # fmt: skip
 
 

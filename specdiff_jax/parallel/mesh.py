@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import math
 
 import jax
+from jax.experimental import mesh_utils
 
 from specdiff_jax.core import errors
 
@@ -11,7 +12,9 @@ AXES = ('data', 'model')
 
 
 def make_mesh(
-    shape: Sequence[int] | Mapping[str, int], axes: Sequence[str] = AXES
+    shape: Sequence[int] | Mapping[str, int],
+    axes: Sequence[str] = AXES,
+    devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Returns a mesh of the first devices.
 
@@ -19,6 +22,8 @@ def make_mesh(
     shape: Size of each axis; one may be -1 and takes what is left. A mapping
       from axis name to size brings its own `axes`.
     axes: Names of the axes.
+    devices: To take, all of them; by default those that are here. Of several
+      slices the first axis goes over the slices, too.
 
   Raises:
     InputError: If the sizes do not fit the devices that there are.
@@ -29,20 +34,38 @@ def make_mesh(
   if isinstance(shape, Mapping):
     axes, shape = tuple(shape.keys()), tuple(shape.values())
   shape, axes = tuple(shape), tuple(axes)
-  devices = jax.devices()
+  several = devices is not None or jax.process_count() > 1
+  devices = jax.devices() if devices is None else list(devices)
   sizes = _sizes(shape, axes, len(devices))
   used = math.prod(sizes)
-  if jax.process_count() > 1 and used != len(devices):
+  if several and used != len(devices):
     raise errors.InputError(
         f'mesh: {_show(axes, sizes)} uses {used} of {len(devices)} devices, '
         'but with several processes every device must be in the mesh. Give '
         'sizes whose product is the number of devices, or -1 for one axis.'
     )
-  return jax.make_mesh(
-      sizes,
-      axes,
-      axis_types=(jax.sharding.AxisType.Auto,) * len(axes),
-      devices=devices[:used],
+  types = (jax.sharding.AxisType.Auto,) * len(axes)
+  placed = _placed(sizes, axes, devices[:used])
+  return jax.sharding.Mesh(placed, axes, axis_types=types)
+
+
+def _placed(sizes, axes, devices):
+  """Returns an array of devices in which neighbours are near each other."""
+  # Only devices of several slices have an index that is not None.
+  slices = len({getattr(d, 'slice_index', None) for d in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
+        sizes, devices, allow_split_physical_axes=True
+    )
+  if sizes[0] % slices:
+    raise errors.InputError(
+        f'mesh: {_show(axes, sizes)} on {slices} slices, over which the axis '
+        f'{axes[0]!r} goes; make it a multiple of {slices}.'
+    )
+  within = (sizes[0] // slices, *sizes[1:])
+  across = (slices,) + (1,) * (len(sizes) - 1)
+  return mesh_utils.create_hybrid_device_mesh(
+      within, across, devices, allow_split_physical_axes=True
   )
 
 

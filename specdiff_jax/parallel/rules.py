@@ -13,13 +13,30 @@ Rule = tuple[str, Sequence[str | tuple[str, ...] | None]]
 
 # Weights are [out, in]. Attention and the MLP are split by heads and by
 # hidden units (their first matmul's `out`, their second's `in`), so that one
-# all-reduce a block is enough; embedding and head by vocabulary.
+# all-reduce a block is enough; embedding and head by vocabulary. Names with
+# `layers/` are of layers that are stacked.
 TRANSFORMER: tuple[Rule, ...] = (
     (r'layers/.*(query|key|value|gate|up)$', (None, 'model', None)),
+    (r'layers/.*(query|key|value)_bias$', (None, 'model')),
     (r'layers/.*(output|down)$', (None, None, 'model')),
     (r'(query|key|value|gate|up)$', ('model', None)),
+    (r'(query|key|value)_bias$', ('model',)),
     (r'(output|down)$', (None, 'model')),
     (r'(embed|head)$', ('model', None)),
+    # What a drafter has besides: the MLP that starts its slots, and the maps
+    # of the verifier's features and of its lookup hints.
+    (r'(trunk|fuse|hint)$', ('model', None)),
+    (r'slot_(shift|scale)$', (None, 'model')),
+    (r'expand$', (None, 'model')),
+)
+
+# Of a DecodeState: rows over 'data', keys and values by heads over 'model'.
+# Those of stacked layers, [L, B, Hkv, S, Dh], are a pair; others a pair a layer.
+DECODING: tuple[Rule, ...] = (
+    (r'^end_ids$', ()),
+    (r'(cache|context)/\d+$', (None, 'data', 'model')),
+    (r'(cache|context)/\d+/\d+$', ('data', 'model')),
+    (r'', ('data',)),
 )
 
 

@@ -9,6 +9,8 @@ from specdiff_jax.programs import command
 from specdiff_jax.programs import console
 from specdiff_jax.programs import fields
 
+_PREEMPTED = 75  # as launch/environment.sh has it
+
 
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string(
@@ -43,6 +45,8 @@ COMMAND = command.Command(
     exit_codes={
         0: 'done',
         2: 'bad input, or a full disk: nothing written is lost, run it again',
+        _PREEMPTED: 'SIGTERM came, as when a machine is taken away; the state '
+        'is saved, and the launchers start it again',
         130: 'interrupted after a checkpoint; run it again to go on',
     },
 )
@@ -75,7 +79,7 @@ def _body(call: command.Call) -> int:
     )
   if result.interrupted:
     console.say(f'Stopped after step {result.steps}, which is saved.')
-    return 130
+    return _PREEMPTED if result.preempted else 130
   path = os.path.join(workdir, 'drafter.safetensors')
   if hosts.is_first():
     run.save(path, result)

@@ -240,7 +240,9 @@ TRAINING = {
     'save_every': (200, 'steps between checkpoints'),
     'feature_cache': (
         4000,
-        "trajectories whose verifier features are kept in the host's memory",
+        "trajectories whose verifier features are kept in the host's memory; "
+        '0: they are computed anew in every step, by a verifier that is split '
+        'over the mesh',
     ),
     'mesh': ((-1, 1), 'devices for (data, model); -1 takes what is left'),
     'distributed': (False, 'one of several processes of one job'),

@@ -18,15 +18,18 @@ from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.models import drafter_file
 from specdiff_jax.models import files
+from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 from specdiff_jax.models import weights
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import checkpoint
 from specdiff_jax.training import evaluate as evaluate_lib
+from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
 from specdiff_jax.training import objective
+from specdiff_jax.training import online
 from specdiff_jax.training import step as step_lib
 
 
@@ -35,7 +38,8 @@ class Run:
   """All that decides a run; `train` starts it, or goes on with it.
 
   The verifier's params are whole on every process; the drafter's, and its
-  optimizer's, are split by `rules.TRANSFORMER` over `mesh`.
+  optimizer's, are split by `rules.TRANSFORMER` over `mesh`. Without a feature
+  cache the verifier is split in the same way, and runs in the train step.
   """
 
   network: drafter_file.Config
@@ -49,7 +53,8 @@ class Run:
   optimizer: optax.GradientTransformation
   schedule: loop.Schedule
   mesh: jax.sharding.Mesh
-  feature_cache: int  # trajectories whose features the host keeps
+  feature_cache: int  # trajectories whose features the host keeps; 0: none
+  vocab_block: int  # rows of the head whose logits exist at once; 0: all
   workdir: str
   facts: Mapping[str, Any]  # what must not change when the run goes on
 
@@ -72,12 +77,29 @@ class Run:
         objective.frozen(self.verifier.params, self.vocab()),
         rules.replicated(self.mesh),
     )
+    temperature = self.loss.temperature if self.loss.law else 0.0
+    if self._online(temperature):
+      frozen['verifier'] = jax.device_put(
+          self.verifier.params,
+          rules.shardings(
+              self.verifier.params, rules.TRANSFORMER, self.mesh
+          ),
+      )
     share = hosts.process_index(), hosts.process_count()
     path = os.path.join(self.workdir, 'metrics.jsonl')
     return loop.train(
         state,
         step_lib.make_train_step(
-            objective.make_loss(self.score, self.loss, self.sizes.gamma),
+            self._with_features(
+                objective.make_loss(
+                    self.score,
+                    self.loss,
+                    self.sizes.gamma,
+                    self.vocab_block,
+                    self.sizes.seed,
+                ),
+                temperature,
+            ),
             self.optimizer,
             self.mesh,
             shardings,
@@ -87,9 +109,13 @@ class Run:
         metrics.MetricsWriter(path if hosts.is_first() else None),
         self.schedule,
         frozen=frozen,
-        prepare=self._prepare(),
+        prepare=self._prepare(temperature),
         evaluate=evaluator(
-            self.score,
+            self._with_features(
+                objective.make_matches(
+                    self.score, self.sizes.gamma, self.vocab_block
+                )
+            ),
             frozen,
             self._prepare(),
             self.held_out,
@@ -99,17 +125,38 @@ class Run:
         progress=progress,
     )
 
-  def _prepare(self) -> Callable[[Any], Any]:
-    """Returns what adds features to the batches of one source."""
-    if not self.network.features:
+  def _prepare(self, temperature: float = 0.0) -> Callable[[Any], Any]:
+    """Returns what adds features to the batches of one source.
+
+    And the verifier's law at a temperature above 0.
+    """
+    wanted = self.network.features or temperature
+    if not wanted or self._online(temperature):
       return lambda batch: hosts.global_batch(self.mesh, batch)
-    features = objective.Features(
+    features = features_lib.Features(
         transformer.Transformer(self.verifier.config),
         self.verifier.params,
         self.network.features,
         self.feature_cache,
+        temperature,
     )
     return lambda batch: hosts.global_batch(self.mesh, features(batch))
+
+  def _online(self, temperature: float) -> bool:
+    """Whether the verifier runs in the step: where nothing of it is kept."""
+    wanted = self.network.features or temperature
+    return bool(wanted) and not self.feature_cache
+
+  def _with_features(self, function, temperature: float = 0.0):
+    """Returns a function of batches that lack what `_prepare` does not add."""
+    if not self._online(temperature):
+      return function
+    return online.with_features(
+        function,
+        networks.network(self.verifier.config),
+        self.network.features,
+        temperature,
+    )
 
   def save(self, path: str, result: loop.Result) -> None:
     """Writes the drafter that `train` came to."""
@@ -170,7 +217,7 @@ def frequent_tokens(
 
 
 def evaluator(
-    score: objective.Score,
+    matches: Callable[..., Any],
     frozen: Any,
     prepare: Callable[[Any], Any],
     source: windows.Source,
@@ -183,17 +230,14 @@ def evaluator(
   serving (`evaluate.simulate`), with `evaluate.curves` beside it.
 
   Args:
-    score: of the drafter's family.
+    matches: see `objective.make_matches`.
     frozen: see `objective.frozen`.
     prepare: makes a device batch of a host batch, for this very source.
     source: held-out trajectories.
     sizes: of a batch, as in training.
     mesh: of the params.
   """
-  matches = jax.jit(
-      objective.make_matches(score, sizes.gamma),
-      out_shardings=rules.replicated(mesh),
-  )
+  matches = jax.jit(matches, out_shardings=rules.replicated(mesh))
 
   def run(params):
     found = [[] for _ in range(len(source))]

@@ -30,6 +30,7 @@ class Result:
   evaluation: dict[str, Any]  # the last one
   params_sha256: str | None  # None where no single host holds the params
   interrupted: bool  # a signal came; the state was saved
+  preempted: bool = False  # and it was SIGTERM: the machine is taken away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +100,10 @@ def train(
         checkpointer.save(state, iterator)
       if stop:
         break
-  return _result(state, writer, schedule)
+  return _result(state, writer, schedule, signal.SIGTERM in stopped)
 
 
-def _result(state, writer, schedule: Schedule) -> Result:
+def _result(state, writer, schedule: Schedule, preempted: bool) -> Result:
   steps = int(state.step)
   whole = all(x.is_fully_addressable for x in jax.tree.leaves(state.params))
   return Result(
@@ -113,6 +114,7 @@ def _result(state, writer, schedule: Schedule) -> Result:
       evaluation=writer.last('eval') or {},
       params_sha256=checkpoint.digest(state.params) if whole else None,
       interrupted=steps < schedule.steps,
+      preempted=preempted and steps < schedule.steps,
   )
 
 

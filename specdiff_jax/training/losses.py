@@ -1,6 +1,7 @@
-"""Losses of a drafted window, as functions of arrays.
+"""Losses of a drafted window, as functions of arrays: the streak's family.
 
-Every loss takes
+Those that know the verifier's law are in `laws`, those of windows that are
+partly shown in `revealed`. Every loss takes
 
   log_q  [..., G]  log-probability of each target under the drafter; -inf
                    where the target lies outside the draft vocabulary
@@ -11,6 +12,10 @@ valid target is padding: it counts nowhere. A target of probability zero ends
 its window's sum, as a short window does.
 
 Notation: S_m = prod_{j<=m} q_j(x_j), J = sum_m S_m, W_j = sum_{m>=j} S_m.
+
+Each docstring says which engine a loss serves best. Rule M (sample and match)
+walks a chain of argmaxes as far as it agrees; a tree also lives on the order of
+the candidates below the top; rejection lives on the overlap of the two laws.
 """
 
 import jax
@@ -23,6 +28,19 @@ def live_prefix(log_q: jax.Array, valid: jax.Array) -> jax.Array:
   """Returns the slots before the first invalid or impossible target."""
   alive = valid & (log_q > -jnp.inf)
   return jnp.cumsum(~alive, axis=-1) == 0
+
+
+def reached(log_q: jax.Array, valid: jax.Array) -> jax.Array:
+  """Returns the valid slots whose every earlier target is possible.
+
+  Beyond `live_prefix` it takes in the first impossible target, where a law
+  still says something though the target itself does not.
+  """
+  alive = live_prefix(log_q, valid)
+  before = jnp.concatenate(
+      [jnp.ones_like(alive[..., :1]), alive[..., :-1]], axis=-1
+  )
+  return valid & before
 
 
 def streak_value(log_q: jax.Array, valid: jax.Array) -> jax.Array:
@@ -65,14 +83,47 @@ def streak_loss(
   however poor the drafter. Windows whose first target is impossible carry no
   gradient and are left out of the mean loss, but count as 0 in `streak`.
 
+  Serves: rule M with a chain of argmaxes, above all at temperature 0. It
+  sharpens q to a point; for trees keep beta near 0. Wrong for rejection at a
+  temperature: there `laws.rejection_loss` is the exact objective.
+
   Example:
     loss, metrics = streak_loss(jnp.log(q), jnp.ones_like(q, bool), 0.0)
   """
   log_j = streak_value(log_q, valid)
+  return length_loss(log_j, beta), window_metrics(log_q, valid, log_j)
+
+
+def length_loss(log_j: jax.Array, beta: jax.Array | float) -> jax.Array:
+  """Returns the mean Box-Cox loss of lengths, those of -inf left out."""
   some = log_j > -jnp.inf
-  losses = box_cox(jnp.where(some, log_j, 0), beta)
-  loss = _mean(losses, some)
-  return loss, window_metrics(log_q, valid, log_j)
+  return mean(box_cox(jnp.where(some, log_j, 0), beta), some)
+
+
+def dpace(
+    log_q: jax.Array, valid: jax.Array, smoothing: jax.Array | float
+) -> Loss:
+  """Returns D-PACE: cross-entropy under weights of smoothed confidences.
+
+  With q~ = (1 - a) q + a held constant, the weight of -log q_j is
+  W~_j = sum_{m>=j} prod_{i<=m} q~_i (D-PACE, arXiv 2605.18810, Eq. 7 to 9;
+  a = 0.5 there). At a = 0 it is the gradient of the streak J itself; a > 0
+  keeps late slots alive while the drafter is poor, so that no warm-up is
+  needed. The sum over a window is divided by nothing: the weights' sum is part
+  of the objective. The mean is over windows.
+
+  Serves: rule M with a chain, as the streak does; from a cold start.
+  """
+  live = live_prefix(log_q, valid)
+  known = jax.lax.stop_gradient(jnp.where(live, log_q, -jnp.inf))
+  smoothing = jnp.asarray(smoothing, log_q.dtype)
+  smoothed = jnp.logaddexp(jnp.log1p(-smoothing) + known, jnp.log(smoothing))
+  log_s = jnp.cumsum(jnp.where(live, smoothed, 0), axis=-1)
+  s = jnp.where(live, jnp.exp(log_s), 0)
+  weights = jnp.cumsum(s[..., ::-1], axis=-1)[..., ::-1]
+  nll = -jnp.where(live, log_q, 0)
+  loss = mean(jnp.sum(weights * nll, axis=-1), live[..., 0])
+  return loss, window_metrics(log_q, valid)
 
 
 def decayed_ce(
@@ -83,6 +134,9 @@ def decayed_ce(
   DFlash (arXiv 2602.06036) takes decay = 7; an infinite decay is the plain
   cross-entropy. The mean is over targets by weight, so that a short window
   does not count more than its targets.
+
+  Serves: trees, whose candidates below the top it ranks well, and as the first
+  part of any run. Undecayed it is the baseline that all others are held to.
   """
   live = live_prefix(log_q, valid)
   slots = jnp.arange(log_q.shape[-1], dtype=log_q.dtype)
@@ -97,12 +151,14 @@ def ce_streak(log_q: jax.Array, valid: jax.Array) -> Loss:
 
   What the authors of SpecDiff-2 release under this name. It is not the
   gradient of J (whose weights are W_j): it is here for comparison.
+
+  Serves: rule M with a chain, less well than `streak_loss`.
   """
   live = live_prefix(log_q, valid)
   nll = -jnp.where(live, log_q, 0)
   before = jnp.cumsum(-nll, axis=-1) + nll  # log S_{j-1}
   weights = jnp.where(live, jnp.exp(jax.lax.stop_gradient(before)), 0)
-  loss = _mean(jnp.sum(weights * nll, axis=-1), live[..., 0])
+  loss = mean(jnp.sum(weights * nll, axis=-1), live[..., 0])
   return loss, window_metrics(log_q, valid)
 
 
@@ -141,9 +197,9 @@ def window_metrics(
   first, counted = jax.lax.stop_gradient(log_q[..., 0]), valid[..., 0]
   log_j = jax.lax.stop_gradient(log_j)
   return {
-      'streak': _mean(jnp.exp(log_j), counted),
-      'q_first': _mean(jnp.exp(first), counted),
-      'outside': _mean((first == -jnp.inf).astype(log_q.dtype), counted),
+      'streak': mean(jnp.exp(log_j), counted),
+      'q_first': mean(jnp.exp(first), counted),
+      'outside': mean((first == -jnp.inf).astype(log_q.dtype), counted),
       'windows': jnp.sum(counted),
   }
 
@@ -173,6 +229,7 @@ def _ramp(step, start: int, end: int) -> jax.Array:
   return jnp.clip((step - start) / (end - start), 0.0, 1.0)
 
 
-def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
+def mean(values: jax.Array, where: jax.Array) -> jax.Array:
+  """Returns the mean of the values there, 0 if there are none."""
   total = jnp.sum(jnp.where(where, values, 0))
   return total / jnp.maximum(jnp.sum(where), 1).astype(values.dtype)

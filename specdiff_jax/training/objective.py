@@ -4,11 +4,11 @@ A family of drafters is scored by one function (`Score`); losses and figures are
 the same for all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
-import functools
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +16,54 @@ import numpy as np
 from specdiff_jax.data import windows
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import layers
 from specdiff_jax.models import transformer
+from specdiff_jax.training import head as head_lib
+from specdiff_jax.training import revealed
 
-# (log_q [B, W, G], valid [B, W, G], step) -> (loss, metrics)
-Loss = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, dict]]
-# (params, frozen, batch, gamma) -> (log_q, match), each [B, W, G]: of each
-# target its log-probability, -inf outside the draft vocabulary, and whether it
-# is the drafter's argmax. Where there is no target they may be anything.
-Score = Callable[..., tuple[jax.Array, jax.Array]]
+
+@flax.struct.dataclass
+class Predictions:
+  """P predictions for each row, and which of them each slot is."""
+
+  states: jax.Array  # [B, P, E] what the head reads
+  position: jax.Array  # [B, P] each predicts the token after this one
+  place: jax.Array  # [B, W, G] int32 in 0..P-1
+
+
+@flax.struct.dataclass
+class Slots:
+  """What a loss is told of each slot. Where not valid it may be anything."""
+
+  log_q: jax.Array  # [B, W, G] of the target; -inf outside the draft vocabulary
+  match: jax.Array  # [B, W, G] whether the target is the drafter's argmax
+  valid: jax.Array  # [B, W, G] whether there is a target
+  log_p: jax.Array | None = None  # [B, W, G] of the target under the verifier
+  law: Mapping[str, jax.Array] | None = None  # [B, W, G] what `Loss.law` asks
+  shown: revealed.Shown | None = None  # what the drafter saw of the windows
+
+
+# (params, frozen, batch, gamma, shown [B, W, G] or None) -> Predictions
+Score = Callable[..., Predictions]
+# Two laws [..., V], (log_q, log_p) -> [...]; see `laws`
+Statistic = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """A loss of windows, and what it wants to be told.
+
+  Attributes:
+    value: (slots, step) -> (loss, metrics).
+    law: what it asks of the two laws of each slot, by name.
+    temperature: of the verifier's law, where `law` asks for any.
+    show: (key, (B, W), gamma) -> what of the windows is shown; None: nothing.
+  """
+
+  value: Callable[[Slots, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+  law: Mapping[str, Statistic] = dataclasses.field(default_factory=dict)
+  temperature: float = 1.0
+  show: Callable[..., revealed.Shown] | None = None
 
 
 def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
@@ -41,18 +81,24 @@ def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
 def diffusion_score(config: drafter_network.DrafterConfig) -> Score:
   """Returns the score of windows that are drafted in one pass."""
 
-  def score(params, frozen, batch, gamma):
-    targets, _ = windows.targets(batch, gamma)
-    logits = drafter_network.windows(
+  def score(params, frozen, batch, gamma, shown=None):
+    targets, valid = windows.targets(batch, gamma)
+    states = drafter_network.window_states(
         config,
         params,
         frozen['embed'],
-        frozen['head'],
         batch['tokens'],
         batch['features'].astype(jnp.float32),
         batch['anchors'],
+        None if shown is None else (shown & valid, targets),
     )
-    return _judged(logits, frozen['index'][targets])
+    rows = targets.shape[0]
+    place = jnp.arange(targets[0].size).reshape(targets[0].shape)
+    return Predictions(
+        states=states.reshape(rows, -1, states.shape[-1]),
+        position=_places(batch, gamma).reshape(rows, -1),
+        place=jnp.broadcast_to(place, targets.shape),
+    )
 
   return score
 
@@ -66,98 +112,118 @@ def causal_score(config: causal_network.CausalConfig) -> Score:
   before it, so that what serving would accept is exact.
   """
 
-  def score(params, frozen, batch, gamma):
+  def score(params, frozen, batch, gamma, shown=None):
+    del shown  # it sees every token before a slot as it is
     tokens = batch['tokens']
-    logits = causal_network.next_logits(
-        config, params, frozen['embed'], frozen['head'], tokens
+    rows, length = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    mask = transformer.causal_mask(jnp.full(rows, length), length)
+    states, _ = causal_network.run(
+        config, params, frozen['embed'], tokens, positions, mask
     )
-    following = jnp.roll(tokens, -1, axis=1)
-    judged = _judged(logits, frozen['index'][following])
-    places = batch['anchors'][..., None] + jnp.arange(gamma)
     # Past the row's end there is no target.
-    places = jnp.minimum(places, tokens.shape[1] - 1)
-    rows = jnp.arange(tokens.shape[0])[:, None, None]
-    return jax.tree.map(lambda x: x[rows, places], judged)
+    place = jnp.minimum(_places(batch, gamma), length - 1)
+    return Predictions(states, positions, place)
 
   return score
 
 
-def _judged(logits, index):
-  """Returns (log_q, match) of targets `index` [...] under logits [..., V]."""
-  picked = jnp.take_along_axis(
-      logits, jnp.maximum(index, 0)[..., None], axis=-1
-  )[..., 0]
-  log_q = picked - jax.nn.logsumexp(logits, axis=-1)
-  log_q = jnp.where(index >= 0, log_q, -jnp.inf)
-  return log_q, jnp.argmax(logits, axis=-1) == index
+def _places(batch, gamma):
+  """Returns [B, W, G], the position before each slot's."""
+  return batch['anchors'][..., None] + jnp.arange(gamma)
 
 
-def make_loss(score: Score, loss: Loss, gamma: int):
-  """Returns (params, frozen, batch, step) -> (loss, metrics)."""
+def slots(
+    predictions: Predictions,
+    frozen: Mapping[str, jax.Array],
+    batch: Mapping[str, jax.Array],
+    valid: jax.Array,
+    loss: Loss | None = None,
+    block: int = 0,
+) -> Slots:
+  """Returns what is known of each slot.
+
+  Args:
+    predictions: of a `Score`.
+    frozen: see `frozen`.
+    batch: with `final` and `log_z` (`features.Features`) if a law is asked.
+    valid: [B, W, G].
+    loss: what asks; None asks for no law.
+    block: rows of the head whose logits exist at once; 0 for all.
+  """
+  rows = jnp.arange(valid.shape[0])
+  last = batch['tokens'].shape[1] - 1
+  follower = jnp.minimum(predictions.position + 1, last)
+  index = frozen['index'][batch['tokens'][rows[:, None], follower]]
+  log_q, match = head_lib.judge(
+      predictions.states, frozen['head'], index, block
+  )
+  known = {'log_q': log_q, 'match': match}
+  if loss is not None and loss.law:
+    at = rows[:, None], jnp.minimum(predictions.position, last)
+    parts = predictions.states, batch['final'][at], batch['log_z'][at], index
+    known |= _compare(parts, frozen['head'], loss, block)
+  take = rows[:, None, None], predictions.place
+  return Slots(valid=valid, **jax.tree.map(lambda x: x[take], known))
+
+
+def _compare(parts, head, loss: Loss, block: int) -> dict[str, Any]:
+  """Returns `log_p` of the targets and `law`, [B, P] each.
+
+  With blocks, so many predictions are taken at once that their two laws have
+  the size of a block of the logits of all.
+  """
+
+  def one(parts):
+    states, final, log_z, index = parts
+    log_q = jax.nn.log_softmax(layers.dense(states, head))
+    log_p = layers.dense(final, head) / loss.temperature - log_z[..., None]
+    place = jnp.maximum(index, 0)[..., None]
+    picked = jnp.take_along_axis(log_p, place, axis=-1)[..., 0]
+    law = {name: f(log_q, log_p) for name, f in loss.law.items()}
+    return {'log_p': jnp.where(index >= 0, picked, 0), 'law': law}
+
+  size = head.shape[0]
+  if not block or block >= size:
+    return one(parts)
+  at_once = max(1, parts[0].shape[1] * block // size)
+  by_prediction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), parts)
+  found = jax.lax.map(jax.checkpoint(one), by_prediction, batch_size=at_once)
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+
+
+def make_loss(
+    score: Score, loss: Loss, gamma: int, block: int = 0, seed: int = 0
+):
+  """Returns (params, frozen, batch, step) -> (loss, metrics).
+
+  What is shown of the windows is a function of seed and step.
+  """
 
   def objective(params, frozen, batch, step):
-    log_q, _ = score(params, frozen, batch, gamma)
     _, valid = windows.targets(batch, gamma)
-    return loss(log_q, valid, step)
+    shown = mask = None
+    if loss.show:
+      key = jax.random.fold_in(jax.random.key(seed), step)
+      shown = loss.show(key, valid.shape[:2], gamma)
+      mask = shown.mask
+    predictions = score(params, frozen, batch, gamma, mask)
+    known = slots(predictions, frozen, batch, valid, loss, block)
+    return loss.value(known.replace(shown=shown), step)
 
   return objective
 
 
-def make_matches(score: Score, gamma: int):
+def make_matches(score: Score, gamma: int, block: int = 0):
   """Returns (params, frozen, batch) -> (match, valid), each [B, W, G].
 
   `match` says where the drafter's argmax is the trajectory's token.
   """
 
   def matches(params, frozen, batch):
-    _, match = score(params, frozen, batch, gamma)
     _, valid = windows.targets(batch, gamma)
-    return match & valid, valid
+    predictions = score(params, frozen, batch, gamma)
+    known = slots(predictions, frozen, batch, valid, block=block)
+    return known.match & valid, valid
 
   return matches
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Features:
-  """The verifier's features of batches, each record's computed once.
-
-  Keeps them on the host as 16-bit floats up to `limit` records: over several
-  epochs the verifier's forward pass would otherwise cost as much as training.
-  """
-
-  model: transformer.Transformer
-  params: Any
-  layers: tuple[int, ...]
-  limit: int
-  kept: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
-
-  def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the batch with 'features' [B, T, F, E] bfloat16 added."""
-    records, length = batch['record'], batch['length']
-    tokens = batch['tokens'].shape[1]
-    if not all(int(r) in self.kept for r in records):
-      features = _forward(
-          self.model, self.layers, self.params, batch['tokens'], length
-      )
-      host = np.asarray(features)
-      for row, record in enumerate(records):
-        if len(self.kept) < self.limit:
-          self.kept[int(record)] = host[row, : length[row]].copy()
-      return {**batch, 'features': features}
-    features = np.zeros(
-        (len(records), tokens) + self.kept[int(records[0])].shape[1:],
-        jnp.bfloat16,
-    )
-    for row, record in enumerate(records):
-      features[row, : length[row]] = self.kept[int(record)]
-    return {**batch, 'features': features}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward(model, layers, params, tokens, length):
-  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  mask = transformer.causal_mask(length, tokens.shape[1])
-  _, _, features = model.apply(
-      {'params': params}, tokens, positions, mask, features=layers
-  )
-  return features.astype(jnp.bfloat16)

@@ -71,6 +71,19 @@ def make_optimizer(
   )
 
 
+def first_state(
+    params: Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Returns the state before the first step."""
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(
+      step=zero,
+      skipped=zero,
+      params=params,
+      opt_state=optimizer.init(params),
+  )
+
+
 def init_state(
     init: Callable[..., Params],
     args: Sequence[Any],
@@ -86,14 +99,7 @@ def init_state(
   """
 
   def create(*args) -> TrainState:
-    params = jax.tree.map(jnp.copy, init(*args))
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step=zero,
-        skipped=zero,
-        params=params,
-        opt_state=optimizer.init(params),
-    )
+    return first_state(jax.tree.map(jnp.copy, init(*args)), optimizer)
 
   shapes = jax.eval_shape(create, *args)
   shardings = rules_lib.shardings(shapes, rules, mesh)

@@ -42,7 +42,7 @@ def simulated():
   frozen = objective.frozen(verifier, params.vocab)
   mesh = mesh_lib.make_mesh((1, 1))
   evaluate = distill.evaluator(
-      objective.causal_score(config),
+      objective.make_matches(objective.causal_score(config), systems.GAMMA),
       frozen,
       lambda batch: hosts.global_batch(mesh, batch),
       source(),

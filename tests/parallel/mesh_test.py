@@ -113,6 +113,77 @@ def test_stacked_layers_keep_their_first_dimension():
   }
 
 
+def test_biases_and_the_parts_of_a_drafter_are_split():
+  shapes = {
+      'layers/query_bias': (30, 16),
+      'layer_0/value_bias': (16,),
+      'trunk': (64, 32),
+      'expand': (16, 64),
+      'slot_shift': (7, 64),
+      'hint': (16, 16),
+      'stream': (16,),
+  }
+  assert specs(shapes, rules.TRANSFORMER, fake_mesh(2, 4)) == {
+      'layers/query_bias': P(None, 'model'),
+      'layer_0/value_bias': P('model'),
+      'trunk': P('model', None),
+      'expand': P(None, 'model'),
+      'slot_shift': P(None, 'model'),
+      'hint': P('model', None),
+      'stream': P(),
+  }
+
+
+def test_a_state_of_decoding_is_split_by_rows_and_heads():
+  shapes = {
+      'tokens': (4, 30),
+      'end_ids': (8,),
+      'cache/0': (3, 4, 8, 32, 16),
+      'drafter/context/1/0': (4, 8, 32, 16),
+      'drafter/last': (4, 2, 16),
+      'sampling/temperature': (4,),
+      'length': (3,),  # three rows do not go over two devices
+  }
+  assert specs(shapes, rules.DECODING, fake_mesh(2, 4)) == {
+      'tokens': P('data'),
+      'end_ids': P(),
+      'cache/0': P(None, 'data', 'model'),
+      'drafter/context/1/0': P('data', 'model'),
+      'drafter/last': P('data'),
+      'sampling/temperature': P('data'),
+      'length': P(None),
+  }
+
+
+class Device:
+  """One that can only be placed."""
+
+  platform = device_kind = 'fake'
+  process_index = 0
+
+  def __init__(self, number, slice_index):
+    self.id, self.slice_index = number, slice_index
+
+  def __repr__(self):
+    return f'{self.slice_index}/{self.id}'
+
+
+def test_the_first_axis_goes_over_slices():
+  devices = [Device(i, i // 4) for i in range(8)]
+  placed = mesh_lib._placed((4, 2), mesh_lib.AXES, devices)
+  assert [[d.slice_index for d in row] for row in placed] == [
+      [0, 0], [0, 0], [1, 1], [1, 1],
+  ]  # fmt: skip
+  with pytest.raises(errors.InputError, match="data=1.*2 slices.*'data'"):
+    mesh_lib._placed((1, 8), mesh_lib.AXES, devices)
+
+
+def test_given_devices_are_all_taken():
+  devices = [*jax.devices(), *jax.devices()]
+  with pytest.raises(errors.InputError, match='uses 1 of 2'):
+    mesh_lib.make_mesh((1, 1), devices=devices)
+
+
 def test_rule_errors():
   mesh = fake_mesh(2, 4)
   with pytest.raises(errors.InputError, match="'tensor'.*'data', 'model'"):

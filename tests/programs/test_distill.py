@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_exactly(
 
   monkeypatch.setattr(console, 'progress', progress)
   run = specdiff(*argv, f'--workdir={tmp_path}')
-  assert run.code == 130 and run.out == '' and 'step 3' in run.err
+  assert run.code == 75 and run.out == '' and 'step 3' in run.err
   monkeypatch.undo()
   run = specdiff(*argv, f'--workdir={tmp_path}')
   assert run.code == 0, run.err

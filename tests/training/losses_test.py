@@ -2,6 +2,7 @@
 
 import itertools
 
+import gradients
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,28 +33,21 @@ def brute_force_j(q, valid):
   return total
 
 
-def finite_differences(function, x, h=1e-6):
-  result, function = np.zeros_like(x), jax.jit(function)
-  for index in np.ndindex(x.shape):
-    ends = []
-    for sign in (1, -1):
-      moved = x.copy()
-      moved[index] += sign * h
-      ends.append(float(function(jnp.asarray(moved))))
-    result[index] = (ends[0] - ends[1]) / (2 * h)
-  return result
-
-
-def distance(gradient, expected):
-  return np.linalg.norm(gradient - expected) / np.linalg.norm(expected)
-
-
 def test_value_is_the_expected_accepted_count():
   with jax.enable_x64(True):
     log_q, valid = draws()
     got = np.exp(losses.streak_value(jnp.asarray(log_q), jnp.asarray(valid)))
   expected = [brute_force_j(q, v) for q, v in zip(np.exp(log_q), valid)]
   np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_reached_takes_in_the_first_impossible_target():
+  log_q = jnp.log(jnp.array([[0.5, 0.0, 0.9, 0.9], [0.0, 0.5, 0.5, 0.5]]))
+  valid = jnp.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool)
+  got = losses.reached(log_q, valid)
+  np.testing.assert_array_equal(got, [[1, 1, 0, 0], [1, 0, 0, 0]])
+  live = losses.live_prefix(log_q, valid)
+  np.testing.assert_array_equal(live, [[1, 0, 0, 0], [0, 0, 0, 0]])
 
 
 def test_short_window_masks_terms_of_the_sum():
@@ -76,9 +70,9 @@ def test_gradient_against_finite_differences(beta):
     def loss(x):
       return losses.streak_loss(x, mask, beta)[0]
 
-    got = np.asarray(jax.grad(loss)(jnp.asarray(log_q)))
-    expected = finite_differences(loss, log_q)
-    assert distance(got, expected) <= 1e-8
+    got = jax.jit(jax.grad(loss))(jnp.asarray(log_q))
+    expected = gradients.finite_differences(loss, log_q)
+    assert gradients.distance(got, expected) <= 1e-8
 
 
 def test_gradient_weights_are_w():
@@ -86,35 +80,67 @@ def test_gradient_weights_are_w():
   with jax.enable_x64(True):
     log_q, valid = draws()
     mask = jnp.asarray(valid)
-    expected = finite_differences(
+    expected = gradients.finite_differences(
         lambda x: losses.streak_loss(x, mask, 1.0)[0], log_q
     )
     s = np.cumprod(np.exp(log_q), axis=-1) * valid
     w = np.cumsum(s[:, ::-1], axis=-1)[:, ::-1]
-    assert distance(-w / len(w), expected) <= 1e-8
+    assert gradients.distance(-w / len(w), expected) <= 1e-8
     wrong = jax.grad(lambda x: losses.ce_streak(x, mask)[0])
-    assert distance(np.asarray(wrong(jnp.asarray(log_q))), expected) > 0.1
+    assert gradients.distance(wrong(jnp.asarray(log_q)), expected) > 0.1
 
 
 def test_ce_streak_weights():
   log_q = jnp.log(jnp.array([[0.5, 0.4, 0.9]]))
   valid = jnp.ones((1, 3), bool)
-  gradient = jax.grad(lambda x: losses.ce_streak(x, valid)[0])(log_q)
+  gradient = jax.jit(jax.grad(lambda x: losses.ce_streak(x, valid)[0]))(log_q)
   np.testing.assert_allclose(gradient[0], [-1.0, -0.5, -0.2], rtol=1e-6)
 
 
 def test_box_cox_ends():
   log_q, valid = (jnp.asarray(a) for a in draws())
   log_j = losses.streak_value(log_q, valid)
-  at_0, _ = losses.streak_loss(log_q, valid, 0.0)
-  at_1, _ = losses.streak_loss(log_q, valid, 1.0)
-  near_0, _ = losses.streak_loss(log_q, valid, 1e-4)
+  loss = jax.jit(losses.streak_loss)
+  at_0, at_1, near_0 = (loss(log_q, valid, b)[0] for b in (0.0, 1.0, 1e-4))
   np.testing.assert_allclose(at_0, -jnp.mean(log_j), rtol=1e-6)
   np.testing.assert_allclose(at_1, -jnp.mean(jnp.exp(log_j) - 1), rtol=1e-5)
   np.testing.assert_allclose(near_0, at_0, rtol=1e-3)
 
 
-@pytest.mark.parametrize('name', ['streak', 'ce', 'ce_streak', 'warmed'])
+def dpace_gradient(log_q, valid, smoothing):
+  valid = jnp.asarray(valid)
+  slope = jax.grad(lambda x, a: losses.dpace(x, valid, a)[0])
+  return jax.jit(slope)(jnp.asarray(log_q), smoothing)
+
+
+def test_dpace_at_0_is_the_streak():
+  with jax.enable_x64(True):
+    log_q, valid = draws()
+    expected = gradients.finite_differences(
+        lambda x: losses.streak_loss(x, jnp.asarray(valid), 1.0)[0], log_q
+    )
+    got = dpace_gradient(log_q, valid, 0.0)
+    assert gradients.distance(got, expected) <= 1e-8
+    # Negative control: smoothed confidences are another gradient.
+    wrong = dpace_gradient(log_q, valid, 0.5)
+    assert gradients.distance(wrong, expected) > 0.1
+
+
+def test_dpace_weights():
+  """W~_j = sum_{m>=j} prod_{i<=m} q~_i by hand, of a short window too."""
+  with jax.enable_x64(True):
+    q = np.array([[0.5, 0.2, 0.1], [0.3, 0.9, 0.9]])
+    valid = np.array([[1, 1, 1], [1, 0, 0]], bool)
+    got = dpace_gradient(np.log(q), valid, 0.5)
+    a, b, c = 0.5 * q[0] + 0.5
+    w = [a + a * b + a * b * c, a * b + a * b * c, a * b * c]
+    expected = -np.array([w, [0.65, 0, 0]]) / 2
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    'name', ['streak', 'ce', 'ce_streak', 'warmed', 'dpace']
+)
 def test_impossible_targets_give_no_nan(name):
   log_q = jnp.log(jnp.array([[0.0, 0.5], [0.5, 0.0], [0.5, 0.5], [0.1, 0.1]]))
   valid = jnp.array([[1, 1], [1, 1], [1, 1], [0, 0]], bool)
@@ -122,13 +148,13 @@ def test_impossible_targets_give_no_nan(name):
       'streak': lambda x, v: losses.streak_loss(x, v, 0.0),
       'ce': lambda x, v: losses.decayed_ce(x, v, 7.0),
       'ce_streak': losses.ce_streak,
+      'dpace': lambda x, v: losses.dpace(x, v, 0.5),
       'warmed': lambda x, v: losses.warmed_streak(
           x, v, ce_weight=0.5, beta=0.5, decay=7.0
       ),
   }[name]
-  (loss, metrics), gradient = jax.value_and_grad(
-      lambda x: loss_fn(x, valid), has_aux=True
-  )(log_q)
+  run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+  (loss, metrics), gradient = run(log_q, valid)
   assert np.isfinite(loss)
   assert np.isfinite(gradient).all()
   np.testing.assert_array_equal(gradient[0], 0)  # outside the vocabulary
@@ -138,7 +164,7 @@ def test_impossible_targets_give_no_nan(name):
   assert metrics['outside'] == pytest.approx(1 / 3)
   assert metrics['windows'] == 3
   # Alone, such windows still give a zero loss and no NaN.
-  gradient = jax.grad(lambda x: loss_fn(x, valid[:1])[0])(log_q[:1])
+  _, gradient = run(log_q[:1], valid[:1])
   np.testing.assert_array_equal(gradient, 0)
 
 
@@ -154,16 +180,17 @@ def test_decayed_ce_is_a_weighted_mean():
   w = np.exp(-np.arange(3) / 7)
   nll = -np.log([0.5, 0.25, 0.1, 0.2])
   weights = np.array([*w, w[0]])
-  loss, _ = losses.decayed_ce(log_q, valid, 7.0)
+  decayed_ce = jax.jit(losses.decayed_ce)
+  loss, _ = decayed_ce(log_q, valid, 7.0)
   np.testing.assert_allclose(loss, (weights @ nll) / weights.sum(), rtol=1e-6)
-  plain, _ = losses.decayed_ce(log_q, valid, np.inf)
+  plain, _ = decayed_ce(log_q, valid, np.inf)
   np.testing.assert_allclose(plain, nll.mean(), rtol=1e-6)
 
 
 def test_tiny_probabilities_keep_their_gradient():
   log_q = jnp.full((2, 16), -60.0)  # J = e^-60, S_16 = e^-960
-  gradient = jax.grad(
-      lambda x: losses.streak_loss(x, jnp.ones_like(x, bool), 0.0)[0]
+  gradient = jax.jit(
+      jax.grad(lambda x: losses.streak_loss(x, jnp.ones_like(x, bool), 0.0)[0])
   )(log_q)
   np.testing.assert_allclose(gradient[:, 0], -0.5, rtol=1e-6)
   # Negative control: the product itself underflows.

@@ -103,7 +103,7 @@ def test_signal_saves_and_resumes(tmp_path, whole):
       tmp_path, 6, evaluate=evaluate, progress=progress
   )
   assert signal.getsignal(signal.SIGTERM) is before
-  assert first.interrupted and first.steps == 2
+  assert first.interrupted and first.preempted and first.steps == 2
   assert [t[:2] for t in told] == [(1, 6), (2, 6)]
   result = tiny_training.train(tmp_path, 6, evaluate=evaluate)
   assert_same(result, tmp_path, whole)

@@ -1,0 +1,216 @@
+"""From a config to a loss: with the other `build` modules the only reader.
+
+A loss is a line in `LOSSES`.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from specdiff_jax import build_systems as systems
+from specdiff_jax.core import errors
+from specdiff_jax.training import laws
+from specdiff_jax.training import losses
+from specdiff_jax.training import objective
+from specdiff_jax.training import revealed
+
+Config = systems.Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """A loss by its name in a config.
+
+  Attributes:
+    make: the loss of a config.
+    reads: fields of the config that decide it, beside those of any run.
+    shows: windows are partly shown to the drafter.
+    drawn: it is an expectation over trajectories of the law it reads.
+  """
+
+  make: Callable[[Config], objective.Loss]
+  reads: tuple[str, ...] = ()
+  shows: bool = False
+  drawn: bool = False
+
+
+def _plain(function, **fields: str):
+  """Returns a choice of a loss of targets; fields are keyword = field name."""
+
+  def make(config):
+    options = {name: config[field] for name, field in fields.items()}
+    return objective.Loss(
+        lambda s, step: function(s.log_q, s.valid, **options)
+    )
+
+  return Choice(make, tuple(fields.values()))
+
+
+def _streak(config: Config) -> objective.Loss:
+  """Cross-entropy for a part of the run, then Box-Cox streak."""
+
+  def value(s, step):
+    return losses.warmed_streak(
+        s.log_q, s.valid, decay=config.decay, **_course(config, step)
+    )
+
+  return objective.Loss(value)
+
+
+def _course(config: Config, step) -> dict[str, Any]:
+  """Returns ce_weight and beta at a step."""
+  warm = round(config.ce_fraction * config.steps)
+  return {
+      'ce_weight': losses.warmup_weight(step, warm),
+      'beta': losses.anneal(step, warm, config.steps, config.beta_end),
+  }
+
+
+def _warmed(config: Config, function, **law) -> objective.Loss:
+  """Cross-entropy for a part of the run, then `function(slots, beta)`."""
+
+  def value(s, step):
+    course = _course(config, step)
+    ce, _ = losses.decayed_ce(s.log_q, s.valid, config.decay)
+    loss, metrics = function(s, course['beta'])
+    mixed = course['ce_weight'] * ce + (1 - course['ce_weight']) * loss
+    return mixed, metrics | course | {'ce': ce}
+
+  return objective.Loss(value, law, config.law_temperature)
+
+
+def _soft_streak(config: Config) -> objective.Loss:
+  return _warmed(
+      config,
+      lambda s, beta: laws.soft_streak_loss(
+          s.log_q, s.law['agreement'], s.valid, beta
+      ),
+      agreement=laws.log_agreement,
+  )
+
+
+def _rejection(config: Config) -> objective.Loss:
+  return _warmed(
+      config,
+      lambda s, beta: laws.rejection_loss(
+          s.log_q, s.log_p, s.valid, beta, s.law['overlap']
+      ),
+      overlap=laws.log_overlap,
+  )
+
+
+def _divergence(function, config: Config) -> objective.Loss:
+  return objective.Loss(
+      lambda s, step: laws.distillation(s.law['d'], s.log_q, s.valid),
+      {'d': function},
+      config.law_temperature,
+  )
+
+
+def _tv(config: Config) -> objective.Loss:
+  return _warmed(
+      config,
+      lambda s, beta: laws.distillation(s.law['tv'], s.log_q, s.valid),
+      tv=laws.tv,
+  )
+
+
+def _lk(config: Config) -> objective.Loss:
+  def value(s, step):
+    overlap = jnp.exp(s.law['overlap'])
+    return laws.lk_loss(
+        s.law['kl'], overlap, s.log_q, s.valid, config.lk_eta
+    )
+
+  statistics = {'kl': laws.forward_kl, 'overlap': laws.log_overlap}
+  return objective.Loss(value, statistics, config.law_temperature)
+
+
+def _variable_prefix(config: Config) -> objective.Loss:
+  return objective.Loss(
+      lambda s, step: revealed.variable_prefix(
+          s.log_q, s.valid, s.shown.mask, config.decay
+      ),
+      show=functools.partial(revealed.draw_prefixes, base=config.prefix_base),
+  )
+
+
+def _elbo(config: Config) -> objective.Loss:
+  schedule = revealed.SCHEDULES[config.noise_schedule]
+  return objective.Loss(
+      lambda s, step: revealed.elbo(s.log_q, s.valid, s.shown),
+      show=functools.partial(revealed.draw_masks, schedule=schedule),
+  )
+
+
+_LAW = ('law_temperature',)
+LOSSES: Mapping[str, Choice] = {
+    'streak': Choice(_streak),
+    'soft_streak': Choice(_soft_streak, _LAW, drawn=True),
+    'dpace': _plain(losses.dpace, smoothing='dpace_smoothing'),
+    'ce': _plain(functools.partial(losses.decayed_ce, decay=math.inf)),
+    'decayed_ce': _plain(losses.decayed_ce, decay='decay'),
+    'ce_streak': _plain(losses.ce_streak),
+    'kl': Choice(functools.partial(_divergence, laws.forward_kl), _LAW),
+    'reverse_kl': Choice(functools.partial(_divergence, laws.reverse_kl), _LAW),
+    'js': Choice(functools.partial(_divergence, laws.js), _LAW),
+    'tv': Choice(_tv, _LAW),
+    'lk': Choice(_lk, _LAW + ('lk_eta',)),
+    'rejection': Choice(_rejection, _LAW, drawn=True),
+    'variable_prefix': Choice(_variable_prefix, ('prefix_base',), shows=True),
+    'elbo': Choice(_elbo, ('noise_schedule',), shows=True),
+}
+
+# Fields that a loss reads: where they have to lie, in words and as a check.
+_BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    'dpace_smoothing': ('from 0 to below 1', lambda x: 0 <= x < 1),
+    'lk_eta': ('at least 0', lambda x: x >= 0),
+    'prefix_base': ('above 0 and at most 1', lambda x: 0 < x <= 1),
+    'law_temperature': ('above 0', lambda x: x > 0),
+}
+
+
+def check(config: Config) -> None:
+  """Raises InputError on a loss that does not exist or does not fit."""
+  systems.one_of('loss', config.loss, LOSSES)
+  systems.one_of('noise_schedule', config.noise_schedule, revealed.SCHEDULES)
+  systems.least('vocab_block', config.vocab_block, 0)
+  for name, (words, fits) in _BOUNDS.items():
+    if not fits(config[name]):
+      raise errors.InputError(
+          f'config.{name} is {config[name]}, but it has to be {words}.'
+      )
+  network = config.network
+  if LOSSES[config.loss].shows and not (
+      network.kind == 'diffusion' and network.ngram
+  ):
+    raise errors.InputError(
+        f'config.loss is {config.loss!r}, which shows the drafter a part of '
+        f'its window, but a drafter of kind {network.kind!r} with ngram '
+        f'{network.ngram} has no input for that. Take network.kind=diffusion '
+        'and network.ngram of at least 1, or another loss.'
+    )
+
+
+def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
+  """Raises InputError on trajectories that the loss is no expectation over."""
+  drawn = tuple(header.get(name) for name in ('temperature', 'top_k', 'top_p'))
+  wanted = (config.law_temperature, 0, 1)
+  if LOSSES[config.loss].drawn and drawn != wanted:
+    raise errors.InputError(
+        f'config.loss is {config.loss!r}, an expectation over what the '
+        'verifier draws at config.law_temperature '
+        f'{config.law_temperature} without top_k and top_p, but the '
+        f'trajectories in {where} were collected with temperature, top_k, '
+        f'top_p = {drawn}. Collect them so, give their temperature (if above '
+        '0), or take another loss.'
+    )
+
+
+def make(config: Config) -> objective.Loss:
+  """Returns the loss of a checked config."""
+  return LOSSES[config.loss].make(config)

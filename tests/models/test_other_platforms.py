@@ -1,0 +1,44 @@
+"""Forms of an operation that other platforms take: same values, no detours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specdiff_jax.models import layers
+
+CACHE = (3, 2, 16, 4)
+
+
+def draw(*shape, seed=0):
+  values = np.random.default_rng(seed).standard_normal(shape)
+  return jnp.asarray(values, jnp.bfloat16)
+
+
+@pytest.mark.parametrize('start', [(0, 5, 11), (13, 2, 12)])
+def test_rows_are_written_alike(start):
+  """Also where a slice would run over the end, and is moved back."""
+  cache, new = draw(*CACHE), draw(3, 2, 5, 4, seed=1)
+  one_by_one = layers._write_one_by_one(cache, new, jnp.asarray(start))
+  at_once = layers._write_all(cache, new, jnp.asarray(start))
+  assert (one_by_one == at_once).all()
+  assert not (one_by_one == cache).all()
+  other = layers._write_all(cache, new, jnp.asarray((1, 5, 11)))
+  assert not (other == one_by_one).all()  # the control
+
+
+def lowered(function, platform, *args):
+  traced = jax.jit(function).trace(*args)
+  return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(
+    'function, args',
+    [
+        (layers.write_rows, (draw(*CACHE), draw(3, 2, 5, 4), jnp.arange(3))),
+        (layers.lookup, (draw(7, 4), jnp.arange(3))),
+    ],
+)
+def test_only_a_cpu_looks_at_bits(function, args):
+  assert 'bitcast_convert' not in lowered(function, 'tpu', *args)
+  assert 'bitcast_convert' in lowered(function, 'cpu', *args)

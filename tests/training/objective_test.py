@@ -1,0 +1,272 @@
+"""Every loss of a config on slots; the verifier's law; what windows show."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specdiff_jax import build_losses
+from specdiff_jax.core import errors
+from specdiff_jax.data import windows
+from specdiff_jax.models import causal_network
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import drafter_network
+from specdiff_jax.models import transformer
+from specdiff_jax.programs import fields
+from specdiff_jax.training import features as features_lib
+from specdiff_jax.training import laws
+from specdiff_jax.training import objective
+import ml_collections
+
+VERIFIER = config_lib.TransformerConfig(
+    vocab_size=29, width=16, layers=3, heads=4, kv_heads=2, head_dim=4,
+    mlp_width=24, tied_head=False,
+)  # fmt: skip
+GAMMA, T, W, TEMPERATURE = 3, 12, 2, 0.7
+DIFFUSION = drafter_network.DrafterConfig(
+    gamma=GAMMA, layers=1, features=(1, 2), trunk=8, vocab=20, ngram=1,
+    verifier=VERIFIER,
+)  # fmt: skip
+CAUSAL = causal_network.CausalConfig(start=(0,), vocab=20, verifier=VERIFIER)
+VOCAB = np.random.default_rng(3).permutation(29)[:20]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Halves the time that compiling takes, which is most of these tests."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def verifier():
+  one = jnp.zeros((1, 1), jnp.int32)
+  init = jax.jit(transformer.Transformer(VERIFIER).init)
+  params = init(jax.random.key(0), one, one, one[None] == 0)['params']
+  return jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)
+
+
+@pytest.fixture(scope='module')
+def batch():
+  rng = np.random.default_rng(0)
+  return {
+      'tokens': rng.integers(0, 29, (2, T)).astype(np.int32),
+      'length': np.array([12, 9], np.int32),
+      'anchors': np.array([[3, 8], [2, 6]], np.int32),
+      'anchor_valid': np.ones((2, W), bool),
+      'record': np.array([0, 1], np.int32),
+  }
+
+
+@pytest.fixture(scope='module')
+def known(verifier, batch):
+  """The batch with features and law, as a run's first and second epoch see."""
+  add = features_lib.Features(
+      transformer.Transformer(VERIFIER), verifier, DIFFUSION.features, 9,
+      TEMPERATURE,
+  )  # fmt: skip
+  first, again = add(batch), add(batch)
+  for name in ('features', 'final', 'log_z'):
+    for row, length in enumerate(batch['length']):
+      np.testing.assert_array_equal(
+          np.asarray(first[name][row, :length]), again[name][row, :length]
+      )
+  return {name: jnp.asarray(value) for name, value in first.items()}
+
+
+@jax.jit
+def whole_law(verifier, batch):
+  """log p [B, T, V] of the token after each position."""
+  model = transformer.Transformer(VERIFIER)
+  positions = jnp.broadcast_to(jnp.arange(T), batch['tokens'].shape)
+  mask = transformer.causal_mask(jnp.asarray(batch['length']), T)
+  params = {'params': verifier}
+  x, _, _ = model.apply(params, batch['tokens'], positions, mask)
+  logits = model.apply(params, x, method='logits')
+  return jax.nn.log_softmax(logits / TEMPERATURE)
+
+
+def new_drafter(kind):
+  """Returns (score, params) of a small random drafter."""
+  if kind == 'diffusion':
+    score, network, sizes = (
+        objective.diffusion_score(DIFFUSION), drafter_network, DIFFUSION,
+    )  # fmt: skip
+  else:
+    score, network, sizes = (
+        objective.causal_score(CAUSAL), causal_network, CAUSAL,
+    )  # fmt: skip
+  init = jax.jit(network.initial, static_argnums=0)
+  return score, init(sizes, jax.random.key(1))
+
+
+@pytest.mark.parametrize('kind', ['diffusion', 'autoregressive'])
+def test_the_law_is_the_verifiers(verifier, batch, known, kind):
+  score, params = new_drafter(kind)
+  frozen = objective.frozen(verifier, VOCAB)
+  _, valid = windows.targets(batch, GAMMA)
+  loss = objective.Loss(
+      None, {'agreement': laws.log_agreement}, TEMPERATURE
+  )
+
+  @jax.jit
+  def run(params):
+    predictions = score(params, frozen, known, GAMMA)
+    return predictions, [
+        objective.slots(predictions, frozen, known, valid, loss, block)
+        for block in (0, 6)
+    ]
+
+  predictions, (slots, blocked) = jax.device_get(run(params))
+  states = np.asarray(predictions.states, np.float64)
+  log_q = np.asarray(
+      jax.nn.log_softmax(states @ np.asarray(frozen['head']).T)
+  )
+  log_p = np.asarray(whole_law(verifier, batch))
+  inside, moved = 0, []
+  for b, w, g in np.argwhere(valid):
+    at = batch['anchors'][b, w] + g
+    token = batch['tokens'][b, at + 1]
+    q = log_q[b, predictions.place[b, w, g]]
+    expected = np.log(np.exp(log_p[b, at][VOCAB] + q).sum())
+    got = float(slots.law['agreement'][b, w, g])
+    assert got == pytest.approx(expected, abs=1e-4)
+    if token in VOCAB:
+      inside += 1
+      wanted = log_p[b, at, token]
+      assert slots.log_p[b, w, g] == pytest.approx(wanted, abs=1e-4)
+      q_token = q[list(VOCAB).index(token)]
+      assert slots.log_q[b, w, g] == pytest.approx(q_token, abs=1e-4)
+      moved.append(log_p[b, at - 1, token] - float(slots.log_p[b, w, g]))
+    else:
+      assert slots.log_q[b, w, g] == -np.inf
+  assert inside > 3
+  assert np.abs(moved).max() > 0.1  # the control: one position too early
+  for a, b in zip(jax.tree.leaves(slots), jax.tree.leaves(blocked)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def settings(**values):
+  config = ml_collections.ConfigDict(values)
+  return fields.complete(config)
+
+
+def drawn_slots(score_params, names, rng):
+  """Slots of a drafter of one array, as the loss of a config asks for."""
+  shape = score_params.shape[:-1]
+  index = jnp.asarray(rng.integers(-1, score_params.shape[-1], shape))
+  log_q = jax.nn.log_softmax(score_params)
+  log_p = jnp.log(jnp.asarray(
+      rng.dirichlet(np.ones(score_params.shape[-1]), shape), jnp.float32
+  ))
+  lengths = rng.integers(1, 4, shape[:2] + (1,))
+  valid = jnp.asarray(np.arange(shape[-1]) < lengths)
+  at = jnp.maximum(index, 0)[..., None]
+  picked = jnp.take_along_axis(log_q, at, -1)[..., 0]
+  return objective.Slots(
+      log_q=jnp.where(index >= 0, picked, -jnp.inf),
+      match=index == 0,
+      valid=valid,
+      log_p=jnp.take_along_axis(log_p, at, -1)[..., 0] * (index >= 0),
+      law={name: f(log_q, log_p) for name, f in names.items()},
+  )
+
+
+@pytest.mark.parametrize('name', build_losses.LOSSES)
+def test_every_loss_of_a_config(name):
+  config = settings(loss=name, ce_fraction=0.5, steps=4, vocab_block=5)
+  build_losses.check(config)
+  loss = build_losses.make(config)
+
+  def value(params, step):
+    slots = drawn_slots(params, loss.law, np.random.default_rng(0))
+    if loss.show:
+      shown = loss.show(jax.random.key(step), slots.valid.shape[:2], GAMMA)
+      slots = slots.replace(shown=shown)
+    return loss.value(slots, step)
+
+  params = jnp.asarray(
+      np.random.default_rng(1).standard_normal((3, 4, GAMMA, 6)), jnp.float32
+  )
+  step = 3  # past the warm-up
+  run = jax.jit(jax.value_and_grad(value, has_aux=True), static_argnums=1)
+  (before, metrics), slope = run(params, step)
+  (after, _), _ = run(params - 0.1 * slope / jnp.abs(slope).max(), step)
+  assert np.isfinite(before) and np.isfinite(slope).all()
+  assert after < before
+  (worse, _), _ = run(params + 0.1 * slope / jnp.abs(slope).max(), step)
+  assert worse > before  # the control: uphill
+  assert all(np.shape(metric) == () for metric in metrics.values())
+  # What decides a loss is a field, and fits in JSON.
+  assert set(build_losses.LOSSES[name].reads) <= set(fields.TRAINING)
+
+
+@pytest.mark.parametrize(
+    'values, words',
+    [
+        ({'loss': 'klx'}, ['klx', 'kl']),
+        ({'dpace_smoothing': 1.0}, ['dpace_smoothing', 'below 1']),
+        ({'prefix_base': 0.0}, ['prefix_base']),
+        ({'law_temperature': 0.0}, ['law_temperature']),
+        ({'noise_schedule': 'cosine'}, ['cosine', 'linear']),
+        ({'vocab_block': -1}, ['vocab_block']),
+        (
+            {'loss': 'elbo', 'network': {'kind': 'autoregressive'}},
+            ['elbo', 'autoregressive', 'diffusion'],
+        ),
+        (
+            {'loss': 'variable_prefix', 'network': {'ngram': 0}},
+            ['variable_prefix', 'ngram'],
+        ),
+    ],
+)
+def test_bad_settings(values, words):
+  config = settings(**{
+      name: ml_collections.ConfigDict(v) if isinstance(v, dict) else v
+      for name, v in values.items()
+  })
+  with pytest.raises(errors.InputError) as error:
+    build_losses.check(config)
+  assert all(word in str(error.value) for word in words), error.value
+
+
+def test_expectations_want_drawn_trajectories():
+  greedy = {'temperature': 0.0, 'top_k': 0, 'top_p': 1.0}
+  drawn = greedy | {'temperature': 1.0}
+  for name in ('rejection', 'soft_streak'):
+    build_losses.check_data(settings(loss=name), drawn, 'x')
+    for header in (greedy, drawn | {'top_k': 5}):
+      with pytest.raises(errors.InputError, match='collected with'):
+        build_losses.check_data(settings(loss=name), header, 'x')
+  build_losses.check_data(settings(loss='kl'), greedy, 'x')  # no expectation
+
+
+def test_a_drafter_sees_what_is_shown_and_nothing_else(
+    verifier, batch, known
+):
+  score, params = new_drafter('diffusion')
+  params['matched'] = jnp.ones_like(params['matched'])
+  frozen = objective.frozen(verifier, VOCAB)
+  shown = jnp.zeros((2, W, GAMMA), bool).at[:, :, 0].set(True)
+
+  @jax.jit
+  def states(tokens, shown):
+    # The features stay those of the first text.
+    given = known | {'tokens': tokens}
+    out = score(params, frozen, given, GAMMA, shown).states
+    return out.reshape(2, W, GAMMA, -1)[0, 0]
+
+  tokens = jnp.asarray(batch['tokens'])
+  first = batch['anchors'][0, 0] + 1  # the token of slot 1 of window (0, 0)
+  other = tokens.at[0, first].set((tokens[0, first] + 1) % 29)
+  behind = tokens.at[0, first + 1].set((tokens[0, first + 1] + 1) % 29)
+  seen = states(tokens, shown)
+  assert np.abs(states(other, shown) - seen).max() > 1e-3
+  np.testing.assert_array_equal(states(behind, shown), seen)
+  # Negative control: with nothing shown, the first token is unknown too.
+  hidden = states(tokens, jnp.zeros_like(shown))
+  np.testing.assert_array_equal(
+      states(other, jnp.zeros_like(shown)), hidden
+  )
+  assert np.abs(hidden - seen).max() > 1e-3

@@ -1,0 +1,65 @@
+"""A verifier in the train step: the loss of features that were kept."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from specdiff_jax import build_losses
+from specdiff_jax.models import drafter_network
+from specdiff_jax.models import networks
+from specdiff_jax.models import presets
+from specdiff_jax.programs import fields
+from specdiff_jax.training import features as features_lib
+from specdiff_jax.training import objective
+from specdiff_jax.training import online
+
+GAMMA = 3
+FEATURES = (0, 2)
+
+
+def batch():
+  rng = np.random.default_rng(0)
+  return {
+      'tokens': rng.integers(0, 256, (2, 20)).astype(np.int32),
+      'length': np.array([20, 13], np.int32),
+      'prompt_length': np.array([4, 4], np.int32),
+      'anchors': np.array([[4, 9], [5, 8]], np.int32),
+      'anchor_valid': np.array([[True, True], [True, False]]),
+      'record': np.array([0, 1], np.int32),
+  }
+
+
+def test_it_is_the_loss_of_kept_features():
+  verifier = presets.random('tiny', 'float32')
+  weights = jax.tree.map(jnp.asarray, verifier.params)
+  network = drafter_network.DrafterConfig(
+      GAMMA, 1, FEATURES, 16, 64, 2, verifier.config
+  )
+  params = drafter_network.initial(network, jax.random.key(0))
+  frozen = objective.frozen(weights, np.arange(64))
+  config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
+  loss = objective.make_loss(
+      objective.diffusion_score(network), build_losses.make(config), GAMMA
+  )
+  model = networks.network(verifier.config)
+
+  def value(function, frozen, batch):
+    def of(params, frozen, batch):
+      return function(params, frozen, batch, 0)[0]
+
+    return jax.jit(of)(params, frozen, batch)
+
+  keep = features_lib.Features(model, weights, FEATURES, 9, 1.0)
+  kept = value(loss, frozen, keep(batch()))
+  inside = {**frozen, 'verifier': weights}
+  del inside['embed']  # that of the verifier
+  found = value(
+      online.with_features(loss, model, FEATURES, 1.0), inside, batch()
+  )
+  np.testing.assert_allclose(found, kept, rtol=1e-5)
+  # The control: other layers of the verifier.
+  other = value(
+      online.with_features(loss, model, (1, 2), 1.0), inside, batch()
+  )
+  assert abs(other - kept) > 1e-4 * kept
