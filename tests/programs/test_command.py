@@ -7,6 +7,7 @@ import pytest
 
 from specdiff_jax import __main__
 from specdiff_jax.core import errors
+from specdiff_jax.programs import aot
 from specdiff_jax.programs import bench
 from specdiff_jax.programs import collect
 from specdiff_jax.programs import command
@@ -19,7 +20,7 @@ from specdiff_jax.programs import verify
 
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
-    'verify': verify, 'convert': convert, 'inspect': inspect,
+    'verify': verify, 'convert': convert, 'inspect': inspect, 'aot': aot,
 }  # fmt: skip
 
 
