@@ -34,9 +34,11 @@ def test_it_is_the_loss_of_kept_features():
   verifier = presets.random('tiny', 'float32')
   weights = jax.tree.map(jnp.asarray, verifier.params)
   network = drafter_network.DrafterConfig(
-      GAMMA, 1, FEATURES, 16, 64, 2, verifier.config
+      GAMMA, 1, FEATURES, 16, 64, 0, verifier.config
   )
-  params = drafter_network.initial(network, jax.random.key(0))
+  params = jax.jit(
+      lambda: drafter_network.initial(network, jax.random.key(0))
+  )()
   frozen = objective.frozen(weights, np.arange(64))
   config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
   loss = objective.make_loss(
@@ -44,22 +46,19 @@ def test_it_is_the_loss_of_kept_features():
   )
   model = networks.network(verifier.config)
 
-  def value(function, frozen, batch):
-    def of(params, frozen, batch):
-      return function(params, frozen, batch, 0)[0]
-
-    return jax.jit(of)(params, frozen, batch)
+  def of(function):
+    return jax.jit(lambda *args: function(*args, 0)[0])
 
   keep = features_lib.Features(model, weights, FEATURES, 9, 1.0)
-  kept = value(loss, frozen, keep(batch()))
+  kept = keep(batch())
+  with_kept = of(loss)
+  wanted = with_kept(params, frozen, kept)
   inside = {**frozen, 'verifier': weights}
   del inside['embed']  # that of the verifier
-  found = value(
-      online.with_features(loss, model, FEATURES, 1.0), inside, batch()
+  found = of(online.with_features(loss, model, FEATURES, 1.0))(
+      params, inside, batch()
   )
-  np.testing.assert_allclose(found, kept, rtol=1e-5)
-  # The control: other layers of the verifier.
-  other = value(
-      online.with_features(loss, model, (1, 2), 1.0), inside, batch()
-  )
-  assert abs(other - kept) > 1e-4 * kept
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+  # The control: features in another order.
+  other = {**kept, 'features': kept['features'][:, :, ::-1]}
+  assert abs(with_kept(params, frozen, other) - wanted) > 1e-4 * wanted
