@@ -26,10 +26,13 @@ DIVERGENCES = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def doubles():
+  """In float64; and half the time that compiling takes, most of these tests."""
+  jax.config.update('jax_disable_most_optimizations', True)
   with jax.enable_x64(True):
     yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @jax.jit
