@@ -23,12 +23,13 @@ from specdiff_jax.data import trajectories
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
-from specdiff_jax.models import fetch
+from specdiff_jax.formats import fetch
+from specdiff_jax.formats import placing
+from specdiff_jax.formats import presets
+from specdiff_jax.formats import weights
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
-from specdiff_jax.models import placing
-from specdiff_jax.models import presets
-from specdiff_jax.models import weights
+from specdiff_jax.parallel import rules
 
 Config = systems.Config
 
@@ -57,7 +58,7 @@ def check(config: Config) -> None:
     systems.least(name, config[name], 0)
   systems.least('budget', config.budget, 2)
   for dtype, slots in config.ar_slots.items():
-    systems.least(f'ar_slots.{dtype}', slots, 1)
+    systems.least(f'ar_slots.{dtype}', slots, 0)
   if not config.prompt_buckets:
     raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
   for bucket in config.prompt_buckets:
@@ -98,7 +99,9 @@ def verifier(
   name = config.verifier
   kind, _, preset = name.partition(':')
   more = {'adapter': config.adapter, 'progress': progress}
-  more['shardings'] = placing.default  # so that the host holds no copy
+  # Straight to where it belongs, so that the host holds no copy.
+  mesh = systems.decode_mesh(config)
+  more['shardings'] = _split(mesh)
   if kind == 'random':
     systems.one_of('verifier', preset, presets.SIZES)
     if config.adapter:
@@ -114,10 +117,26 @@ def verifier(
     checkpoint = dataclasses.replace(checkpoint, source=source)
   else:
     checkpoint = weights.load(name, dtype, **more)
-  params = jax.tree.map(jnp.asarray, checkpoint.params)
+  params = _placed(checkpoint.params, mesh)
   if _is_int8(config, 'verifier'):
     params = int8.quantise(params)
   return dataclasses.replace(checkpoint, params=params)
+
+
+def _split(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
+  """Returns a function from a tree of weights to its shardings."""
+  if mesh is None:
+    return placing.default
+  return functools.partial(
+      rules.shardings, rules=rules.TRANSFORMER, mesh=mesh
+  )
+
+
+def _placed(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
+  """Returns weights as device arrays, split over the mesh if there is one."""
+  if mesh is None:
+    return jax.tree.map(jnp.asarray, params)
+  return jax.device_put(params, _split(mesh)(params))
 
 
 def _is_int8(config: Config, model: str) -> bool:
@@ -140,6 +159,7 @@ def system(
   Example: system(config, verifier(config), 'lookup')
   """
   name = name or config.system
+  mesh = systems.decode_mesh(config)
   parts = systems.parts(name, config, checkpoint, slots)
   systems.room(config, name, parts.drafter)
   make = functools.partial(
@@ -150,6 +170,7 @@ def system(
       max_new_tokens=config.max_new_tokens,
       cache_dtype=systems.cache_dtype(checkpoint),
       cache_step=config.cache_step,
+      mesh=mesh,
   )
   engine = systems.paired(config, name, make)
   drafter_params = parts.params
@@ -159,7 +180,7 @@ def system(
       name=name,
       engine=engine,
       params=checkpoint.params,
-      drafter_params=drafter_params,
+      drafter_params=_placed(drafter_params, mesh),
       settings=settings(config, checkpoint.tokenizer.end_ids),
       batch=config.batch,
       buckets=tuple(sorted(config.prompt_buckets)),
@@ -262,7 +283,7 @@ def bench(
   return plan_lib.Plan(
       names=names,
       dtype=config.dtype,
-      ars={n: (dtype, config.ar_slots[dtype]) for n, dtype in ars.items()},
+      ars={n: (d, systems.ar_slots(config, d)) for n, d in ars.items()},
       rounds=rounds or config.rounds,
       exact=config.exact,
       temperature=config.temperature,

@@ -22,16 +22,16 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.models import describe
+from specdiff_jax.formats import describe
+from specdiff_jax.formats import params as params_lib
+from specdiff_jax.formats import presets
+from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
-from specdiff_jax.models import presets
-from specdiff_jax.models import tokenizer as tokenizer_lib
-from specdiff_jax.models import weights
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import rules
 from specdiff_jax.parallel import topology
+from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
 from specdiff_jax.training import step as step_lib

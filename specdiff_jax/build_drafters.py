@@ -19,11 +19,11 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import marginals
+from specdiff_jax.formats import drafter_file
+from specdiff_jax.formats import hub
+from specdiff_jax.formats import weights
 from specdiff_jax.models import causal_network
-from specdiff_jax.models import drafter_file
 from specdiff_jax.models import drafter_network
-from specdiff_jax.models import hub
-from specdiff_jax.models import weights
 
 Config = ml_collections.ConfigDict
 ZOO = pathlib.Path(__file__).parent / 'zoo'

@@ -17,15 +17,15 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.drafters import block as block_lib
 from specdiff_jax.drafters import masked_lm as masked_lm_lib
+from specdiff_jax.formats import hf_drafters
+from specdiff_jax.formats import params as params_lib
+from specdiff_jax.formats import placing
+from specdiff_jax.formats import presets
+from specdiff_jax.formats import weights
 from specdiff_jax.models import dflash
-from specdiff_jax.models import hf_drafters
-from specdiff_jax.models import id_map
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
-from specdiff_jax.models import placing
-from specdiff_jax.models import presets
-from specdiff_jax.models import weights
+from specdiff_jax.text import id_map
 
 Config = ml_collections.ConfigDict
 VERIFIER = 'verifier'  # a tokenizer that is the verifier's own

@@ -25,7 +25,9 @@ from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
-from specdiff_jax.models import weights
+from specdiff_jax.formats import weights
+from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import mesh as mesh_lib
 
 Config = ml_collections.ConfigDict
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -65,7 +67,7 @@ _ARRANGEMENTS = {
 
 def _ar(config, checkpoint, slots):
   if not slots:
-    own = config.ar_slots[dtype(checkpoint)]
+    own = ar_slots(config, dtype(checkpoint))
     slots = config.gamma + 1 if config.exact else own
   return Parts(none.NoDraft(slots), (), accept.SampleAndMatch())
 
@@ -154,7 +156,7 @@ def _adaptive(config, checkpoint, slots):
   """Chains and trees of several sizes and no draft, by what pays."""
   del slots
   whole = _specdiff(config, checkpoint, 0)
-  plain = none.NoDraft(config.ar_slots[dtype(checkpoint)])
+  plain = none.NoDraft(ar_slots(config, dtype(checkpoint)))
   arms = [
       dataclasses.replace(whole.drafter, gamma=min(gamma, config.gamma))
       for gamma in config.gammas
@@ -214,6 +216,26 @@ def _diffusion(config, checkpoint, strategy, rule) -> Parts:
 def dtype(checkpoint: weights.Checkpoint) -> str:
   """Returns the name of the dtype of weights, or of what is beside int8."""
   return checkpoint.params['final_norm'].dtype.name
+
+
+def ar_slots(config: Config, dtype: str) -> int:
+  """Returns the tokens that plain AR scores at once, where it is fastest.
+
+  One, but on a CPU a second row spares bf16 weights a detour by float32
+  (`models.layers.dense`), which int8 weights do not take.
+  """
+  two = dtype == 'bfloat16' and jax.default_backend() == 'cpu'
+  two = two and 'verifier' not in INT8[config.int8]
+  return config.ar_slots[dtype] or (2 if two else 1)
+
+
+def decode_mesh(config: Config) -> jax.sharding.Mesh | None:
+  """Returns the devices that decode together; None for a single one."""
+  if tuple(config.decode_mesh) == (1, 1):
+    return None
+  mesh = mesh_lib.make_mesh(tuple(config.decode_mesh))
+  hosts.check_rows(config.batch, mesh.shape['data'])
+  return mesh
 
 
 def cache_dtype(checkpoint: weights.Checkpoint) -> str:

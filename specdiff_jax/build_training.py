@@ -15,7 +15,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
-from specdiff_jax.models import weights
+from specdiff_jax.formats import weights
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.training import distill

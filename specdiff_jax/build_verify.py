@@ -8,7 +8,7 @@ from specdiff_jax import build_systems as systems
 from specdiff_jax.bench import verification
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system as system_lib
-from specdiff_jax.models import weights
+from specdiff_jax.formats import weights
 
 _LOSSLESS_IN_LAW = (
     'config.rule is {!r}. Its output has the law of plain decoding, but not '
@@ -61,7 +61,9 @@ def plan(
       names=names,
       temperatures=(0.0, config.temperature or 1.0),
       batches=tuple(dict.fromkeys((1, config.batch))),
-      plain_slots=0 if config.exact else config.ar_slots[config.dtype],
+      plain_slots=(
+          0 if config.exact else systems.ar_slots(config, config.dtype)
+      ),
       make=make,
       facts={name: config[name] for name in shown}
       | {'drafters': {n: config.drafters[n] for n in names

@@ -62,12 +62,20 @@ def tiny(root) -> str:
 def smollm2_path(root) -> str:
   """The quickstart's GGUF file, or the test is skipped."""
   from specdiff_jax.core import errors
-  from specdiff_jax.models import fetch
+  from specdiff_jax.formats import fetch
 
   try:
     return fetch.quickstart_file(str(root / 'runs' / 'verifier'))
   except errors.InputError as e:
     pytest.skip(f'the verifier of the quickstart is not here: {e}')
+
+
+@pytest.fixture(scope='session')
+def smollm2(smollm2_path):
+  """The quickstart's verifier in float32."""
+  from specdiff_jax.formats import weights
+
+  return weights.load(smollm2_path, 'float32')
 
 
 @pytest.fixture

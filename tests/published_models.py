@@ -9,8 +9,8 @@ import os
 
 import numpy as np
 
-from specdiff_jax.models import safetensors_io
-from specdiff_jax.models import tokenizer as tokenizer_lib
+from specdiff_jax.formats import safetensors_io
+from specdiff_jax.text import tokenizer as tokenizer_lib
 
 VOCAB, WIDTH, LAYERS, BETWEEN = 264, 24, 2, 40
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8

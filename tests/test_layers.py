@@ -13,7 +13,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'specdiff_jax'
 LAYERS = (
     {'core'},
     {'parallel'},
-    {'models'},
+    {'models', 'text'},
+    {'formats'},
     {'data'},
     {'drafters', 'decoding', 'training'},
     {'collecting', 'bench'},
@@ -41,9 +42,9 @@ ONLY = {
     ),  # fmt: skip
     'rich': ('programs/', 'bench/report.py'),
     'matplotlib': ('bench/plots.py',),
-    'gguf': ('models/',),
-    'safetensors': ('models/',),
-    'tokenizers': ('models/',),
+    'gguf': ('formats/',),
+    'safetensors': ('formats/',),
+    'tokenizers': ('text/',),
     'tensorflow': (),
     'torch': ('bench/rival.py',),
     'transformers': ('bench/rival.py',),

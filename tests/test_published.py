@@ -13,12 +13,12 @@ from specdiff_jax.core import errors
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.drafters import block
 from specdiff_jax.drafters import masked_lm
+from specdiff_jax.formats import params as params_lib
+from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
-from specdiff_jax.models import tokenizer as tokenizer_lib
-from specdiff_jax.models import weights
 from specdiff_jax.programs import fields
+from specdiff_jax.text import tokenizer as tokenizer_lib
 
 PRESETS = {'diffullama', 'diffugpt'}
 PROMPTS = ('A stitch in time', 'saves nine, they say; do they?')

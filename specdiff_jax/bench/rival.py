@@ -14,10 +14,10 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import generate
-from specdiff_jax.models import hf_families
+from specdiff_jax.formats import hf_families
+from specdiff_jax.formats import params as params_lib
+from specdiff_jax.formats import weights
 from specdiff_jax.models import int8
-from specdiff_jax.models import params as params_lib
-from specdiff_jax.models import weights
 
 def to_transformers(config, params: dict[str, Any]) -> Any:
   """Returns the model of `transformers` with these params and their dtype.

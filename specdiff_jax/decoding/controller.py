@@ -194,8 +194,8 @@ def calibrate(
     params: AdaptiveParams,
     start: Callable[[], types.DecodeState],
     decode: Callable[..., types.DecodeState],
-    cycles: int = 8,
-    rounds: int = 6,
+    cycles: int = 4,
+    rounds: int = 16,
 ) -> AdaptiveParams:
   """Measures the cost and the acceptance of each arm on real prompts.
 
@@ -205,30 +205,34 @@ def calibrate(
     start: returns a prefilled state.
     decode: (params, state, cycles) -> state; the first call may compile.
     cycles: of each timed call.
-    rounds: of which the fastest counts.
+    rounds: the median of each arm's share of a round counts.
   """
   arms = range(len(drafter.buckets))
   forced = [params.replace(forced=jnp.int32(arm)) for arm in arms]
   states = [jax.block_until_ready(decode(f, start(), 1)) for f in forced]
-  seconds = np.full(len(arms), np.inf)
-  for _ in range(rounds):  # in turns: a slow moment of the machine meets all
+  seconds = np.full((rounds, len(arms)), np.nan)  # of a cycle
+  for turn in range(rounds):  # a slow moment of the machine meets all arms
     for arm in arms:
+      if states[arm].done.all():
+        states[arm] = jax.block_until_ready(start())
       before = int(states[arm].stats.cycles.max())
       begin = time.perf_counter()
       states[arm] = decode(forced[arm], states[arm], cycles)
       after = int(jax.block_until_ready(states[arm]).stats.cycles.max())
       taken = time.perf_counter() - begin
       if after > before:  # fewer than asked where rows ended
-        seconds[arm] = min(seconds[arm], taken / (after - before))
-  if not np.isfinite(seconds).all():  # every row ended at once
+        seconds[turn, arm] = taken / (after - before)
+  whole = seconds[np.isfinite(seconds).all(axis=1)]
+  if not len(whole):  # every row ended at once
     return params
+  shares = np.median(whole / whole.mean(axis=1, keepdims=True), axis=0)
   cond = np.asarray(params.cond).copy()
   for curve in set(drafter._curves):
     state = states[curve + 1].drafter
     accepted, reached = state.accepted[:, curve], state.reached[:, curve]
     cond[curve] = np.asarray(accepted.sum(0) / reached.sum(0))
   return params.replace(
-      cost=jnp.asarray(seconds / seconds[0], jnp.float32),
+      cost=jnp.asarray(shares / shares[0], jnp.float32),
       cond=jnp.asarray(cond),
       weight=jnp.float32(8),
   )

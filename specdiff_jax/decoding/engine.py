@@ -14,6 +14,7 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.parallel import rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Engine:
     cache_dtype: of the verifier's keys and values.
     cache_step: caches begin with room for about so many new tokens and grow
       by as many (`rows.grow`); 0 makes them full-sized at once.
+    mesh: over which states are split (`rules.DECODING`); None for one device.
   """
 
   model: transformer.Transformer
@@ -39,6 +41,7 @@ class Engine:
   max_new_tokens: int
   cache_dtype: str = 'float32'
   cache_step: int = 0
+  mesh: jax.sharding.Mesh | None = None
 
   def __post_init__(self):
     accept.check(self.drafter, self.rule)
@@ -140,7 +143,8 @@ class Engine:
     drafted = self.drafter.init(
         drafter_params, self.context(params, state), features
     )
-    return jax.tree.map(_strong, state.replace(drafter=drafted))
+    state = jax.tree.map(_strong, state.replace(drafter=drafted))
+    return self.pinned(state)
 
   @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
   def decode(
@@ -172,7 +176,8 @@ class Engine:
 
       def body(carry):
         cycle, state = carry
-        return cycle + 1, self._cycle(slots, params, drafter_params, state)
+        state = self._cycle(slots, params, drafter_params, state)
+        return cycle + 1, self.pinned(state)
 
       return lambda carry: lax.while_loop(going, body, carry)
 
@@ -185,7 +190,8 @@ class Engine:
     def while_wanted(index, slots):
       return cycles(slots, lambda c: live(c) & (wanted(c) == index))
 
-    start, buckets = (jnp.int32(0), state), self.drafter.buckets
+    start = jnp.int32(0), self.pinned(state)
+    buckets = self.drafter.buckets
     if len(buckets) == 1:
       return cycles(buckets[0], live)(start)[1]
     # A switch copies the caches that go through it: once for each change of
@@ -194,6 +200,14 @@ class Engine:
     return lax.while_loop(
         live, lambda carry: lax.switch(wanted(carry), runs, carry), start
     )[1]
+
+  def pinned(self, state: types.DecodeState) -> types.DecodeState:
+    """Returns the state split over the mesh, if there is one."""
+    if self.mesh is None:
+      return state
+    return lax.with_sharding_constraint(
+        state, rules.shardings(state, rules.DECODING, self.mesh)
+    )
 
   def context(self, params, state: types.DecodeState) -> types.Context:
     return types.Context(state.tokens, state.length, params, state.cache)

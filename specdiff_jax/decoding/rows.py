@@ -72,7 +72,7 @@ class Rows:
     self._state = self._engine.decode(
         self._params,
         self._drafter_params,
-        self._state,
+        self._engine.pinned(self._state),  # another sharding is a recompile
         np.int32(cycles),
         np.int32(self._batch - live + 1),
     )

@@ -24,10 +24,10 @@ from specdiff_jax.core import errors
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import window
-from specdiff_jax.models import id_map
 from specdiff_jax.models import masked_lm
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
+from specdiff_jax.text import id_map
 
 _CHUNK = 64  # tokens that are read at once where many are new
 

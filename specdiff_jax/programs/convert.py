@@ -72,8 +72,8 @@ def main(argv) -> int:
 def _body(call: command.Call) -> int:
   options = call.options
   origin, target = (command.needed(options, name) for name in ('from', 'to'))
-  from specdiff_jax.models import export
-  from specdiff_jax.models import sources
+  from specdiff_jax.formats import export
+  from specdiff_jax.formats import sources
 
   source = None if options.adapter else sources.open_drafter(origin)
   source = source or sources.open_model(origin, options.adapter)

@@ -156,8 +156,13 @@ DECODING = {
         'size may change the last bits; 0: full-sized at once',
     ),
     'ar_slots': (
-        ml_collections.ConfigDict({'float32': 1, 'bfloat16': 2}),
-        'tokens scored at once where plain AR is fastest, by dtype',
+        ml_collections.ConfigDict({'float32': 0, 'bfloat16': 0}),
+        'tokens that plain AR scores at once, by dtype; 0: where it is fastest '
+        '(one, but two in bfloat16 on a CPU)',
+    ),
+    'decode_mesh': (
+        (1, 1), 'devices for (data, model) that decode together: rows are '
+        'split over data, weights and heads over model',
     ),
     'cache_dir': ('runs/verifier', 'where fetched weights are kept'),
 }

@@ -67,7 +67,7 @@ def main(argv) -> int:
 
 def _body(call: command.Call) -> int:
   from specdiff_jax import build_drafters
-  from specdiff_jax.models import describe
+  from specdiff_jax.formats import describe
 
   options, path = call.options, call.argument
   chip_gib = options['chip-gib'].value
@@ -96,7 +96,7 @@ def _mesh(text: str) -> dict[str, int]:
 
 def _fit(path: str, mesh, chip_gib: float, dtype: str) -> dict[str, Any]:
   """Returns what each chip of the mesh holds."""
-  from specdiff_jax.models import describe
+  from specdiff_jax.formats import describe
 
   found = describe.per_chip(describe.sizes(path), mesh, dtype)
   fit = {'axes': mesh, 'dtype': dtype, **found}

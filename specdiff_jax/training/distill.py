@@ -15,12 +15,12 @@ import numpy as np
 import optax
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.data import windows
-from specdiff_jax.models import drafter_file
-from specdiff_jax.models import files
+from specdiff_jax.formats import drafter_file
+from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
-from specdiff_jax.models import weights
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import checkpoint

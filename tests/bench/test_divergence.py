@@ -11,12 +11,12 @@ import pytest
 from specdiff_jax.bench import divergence
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
-from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import accept
+from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
-from specdiff_jax.models import presets
+from specdiff_jax.formats import presets
 from specdiff_jax.models import transformer
 
 GREEDY = generate.Settings()

@@ -27,13 +27,13 @@ from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import none
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import dflash
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import masked_lm as masked_lm_model
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
 VOCAB, GAMMA, BUCKET, NEW = 61, 6, 16, 24

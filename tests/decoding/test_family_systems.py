@@ -18,11 +18,11 @@ from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
 import contract_systems as systems

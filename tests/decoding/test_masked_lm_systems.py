@@ -14,10 +14,10 @@ from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import masked_lm
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
 
 import contract_systems as systems
 

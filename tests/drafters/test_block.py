@@ -10,10 +10,10 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import block
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import marginals
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import dflash
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
 
 VOCAB, MASK, BLOCK, ROOM = 30, 29, 4, 24
 SIZES = dict(

@@ -13,11 +13,11 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import masked_lm
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import id_map
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks
-from specdiff_jax.models import params as params_lib
+from specdiff_jax.text import id_map
 
 VOCAB, OWN, MASK, GAMMA, ROOM = 30, 33, 32, 3, 160
 SIZES = config_lib.TransformerConfig(

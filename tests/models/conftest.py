@@ -1,45 +1,5 @@
-"""What the tests of models share: a tiny model, and the quickstart's."""
+"""What the tests of models share."""
 
-import numpy as np
-import pytest
+from tiny_model import tiny  # a fixture
 
-from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import params as params_lib
-from specdiff_jax.models import tokenizer as tokenizer_lib
-from specdiff_jax.models import weights
-
-
-def random_params(config, seed=0):
-  """Returns float32 params of the right names and shapes."""
-  generator = np.random.default_rng(seed)
-  flat = {}
-  for name, shape in params_lib.shapes(config).items():
-    flat[name] = generator.standard_normal(shape).astype(np.float32) * 0.1
-    if 'norm' in name:
-      flat[name] += 1
-  return params_lib.nest(flat)
-
-
-@pytest.fixture(scope='session')
-def tiny():
-  """Returns (config, params, tokenizer) of an untied model with GQA."""
-  config = config_lib.TransformerConfig(
-      vocab_size=288,
-      width=32,
-      layers=2,
-      heads=4,
-      kv_heads=2,
-      head_dim=16,  # not width / heads
-      mlp_width=64,
-      rope_base=5000.0,
-      norm_eps=1e-6,
-      tied_head=False,
-      max_positions=128,
-  )
-  return config, random_params(config), tokenizer_lib.Tokenizer.bytes(288)
-
-
-@pytest.fixture(scope='session')
-def smollm2(smollm2_path):
-  """Returns the quickstart's verifier in float32."""
-  return weights.load(smollm2_path, 'float32')
+__all__ = ['tiny']

@@ -10,10 +10,10 @@ from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import marginals
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import layers as layers_lib
-from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
 VERIFIER = config_lib.TransformerConfig(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import int8
 from specdiff_jax.models import layers
-from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
 

@@ -13,9 +13,9 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.drafters import none
+from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
-from specdiff_jax.models import params as params_lib
 from specdiff_jax.models import transformer
 
 SLOTS = 24  # of the cache

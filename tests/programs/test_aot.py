@@ -16,8 +16,8 @@ from specdiff_jax.bench import aot
 from specdiff_jax.bench import hlo_costs
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
+from specdiff_jax.formats import presets
 from specdiff_jax.models import networks
-from specdiff_jax.models import presets
 from specdiff_jax.programs import command
 
 needs_libtpu = pytest.mark.skipif(

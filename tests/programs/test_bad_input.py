@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from specdiff_jax.models import safetensors_io
+from specdiff_jax.formats import safetensors_io
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def write_drafter(tmp_path, root, **changes):
   """Writes an untrained drafter, then changes its metadata or a tensor."""
   from specdiff_jax import build
   from specdiff_jax import build_drafters
-  from specdiff_jax.models import drafter_file
+  from specdiff_jax.formats import drafter_file
   from specdiff_jax.programs import command
 
   config = command.load(f'{root}/configs/tiny.py:smoke')

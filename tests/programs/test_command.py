@@ -88,7 +88,7 @@ def test_overrides_have_the_type_of_the_field(tiny):
   assert call.options.systems == ['ar', 'lookup']
   assert call.recipe.endswith('tiny.py:smoke')
   # The next parse starts afresh.
-  assert bench.COMMAND.parse([tiny]).config.ar_slots.float32 == 1
+  assert bench.COMMAND.parse([tiny]).config.ar_slots.float32 == 0
 
 
 def test_defaults_fill_what_a_recipe_leaves_out(tmp_path):
@@ -157,7 +157,7 @@ def test_broken_recipes(specdiff, tmp_path, text, words):
         (['--config.system=fast'], ['system', 'fast', 'lookup']),
         (['--config.loss=hinge'], None),  # only distill reads these
         (['--config.mesh=(1, 2, 3)'], None),
-        (['--config.ar_slots.float32=0'], ['ar_slots', '0']),
+        (['--config.ar_slots.float32=-1'], ['ar_slots', '-1']),
     ],
 )
 def test_bad_command_lines(specdiff, tiny, argv, words):

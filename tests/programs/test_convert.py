@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from specdiff_jax.models import presets
-from specdiff_jax.models import safetensors_io
-from specdiff_jax.models import tokenizer as tokenizer_lib
-from specdiff_jax.models import weights
+from specdiff_jax.formats import presets
+from specdiff_jax.formats import safetensors_io
+from specdiff_jax.formats import weights
 from specdiff_jax.programs import command
+from specdiff_jax.text import tokenizer as tokenizer_lib
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / 'models'))
 
@@ -221,7 +221,7 @@ def test_inspect_drafters(specdiff, made, root):
 
 
 def test_inspect_reads_no_weights(specdiff, made, monkeypatch):
-  from specdiff_jax.models import stored
+  from specdiff_jax.formats import stored
 
   def never(*_):
     raise AssertionError('a weight was read')

@@ -6,9 +6,9 @@ import ml_collections
 import numpy as np
 
 from specdiff_jax import build_losses
+from specdiff_jax.formats import presets
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks
-from specdiff_jax.models import presets
 from specdiff_jax.programs import fields
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective

@@ -1,0 +1,152 @@
+"""Trained drafters on disk: safetensors with the facts that identify them."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any, ClassVar, Protocol
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from specdiff_jax.core import errors
+from specdiff_jax.formats import params as params_lib
+from specdiff_jax.formats import safetensors_io
+from specdiff_jax.formats import weights
+from specdiff_jax.models import config as config_lib
+
+FORMAT = 'specdiff_jax drafter 1'
+
+
+class Config(Protocol):
+  """The sizes of a drafter of some family: a frozen dataclass."""
+
+  kind: ClassVar[str]  # the family
+  features: tuple[int, ...]  # verifier layers that it reads
+  vocab: int  # tokens that it can draft
+  verifier: config_lib.TransformerConfig
+
+  def shapes(self) -> Any:
+    """Returns the tree of trained parameters as shapes."""
+
+
+def save(
+    path: str,
+    config: Config,
+    params: dict[str, Any],
+    vocab: np.ndarray,
+    verifier: weights.Checkpoint,
+    facts: Mapping[str, Any],
+) -> None:
+  """Writes a drafter in bfloat16; `facts` say where it comes from.
+
+  Example: save('drafter.safetensors', config, params, vocab, checkpoint, {})
+  """
+  small = jax.tree.map(
+      lambda x: np.asarray(x).astype(ml_dtypes.bfloat16), params
+  )
+  metadata = {name: str(value) for name, value in facts.items()} | {
+      'format': FORMAT,
+      'kind': config.kind,
+      'verifier': verifier.fingerprint,
+      'vocab_size': str(verifier.config.vocab_size),
+      'config': json.dumps(dataclasses.asdict(config)),
+  }
+  tensors = {'network': small, 'vocab': np.asarray(vocab, np.int32)}
+  safetensors_io.save(path, tensors, metadata)
+
+
+def load(
+    path: str, verifier: weights.Checkpoint, family: type[Config]
+) -> tuple[Config, dict[str, Any], np.ndarray]:
+  """Returns config, params and draft vocabulary of this verifier's drafter.
+
+  Raises InputError if the file is damaged, holds a drafter of another family,
+  or belongs to another verifier: its drafts would still be safe, but hardly
+  ever accepted.
+  """
+  tensors, metadata = safetensors_io.load(path)
+  if metadata.get('format') != FORMAT:
+    raise errors.InputError(
+        f'{path}: not a drafter of this project (its format is '
+        f'{metadata.get("format")!r}, not {FORMAT!r}). Give a file that '
+        '`specdiff distill` wrote.'
+    )
+  kind = metadata.get('kind', 'diffusion')  # of files before there were others
+  if kind != family.kind:
+    raise errors.InputError(
+        f'{path}: this is a drafter of the kind {kind!r}, but the system '
+        f'needs one of the kind {family.kind!r}. Give another file '
+        '(config.drafters has one for each system), choose the system that '
+        'this drafter was made for, or train one with `specdiff distill` and '
+        f'config.network.kind={family.kind}.'
+    )
+  size = verifier.config.vocab_size
+  if metadata.get('vocab_size') != str(size):
+    raise errors.InputError(
+        f'{path}: this drafter is for a vocabulary of '
+        f'{metadata.get("vocab_size")} tokens, but the verifier '
+        f'{verifier.source} has {size}. Use the drafter of this verifier, or '
+        'train one with `specdiff distill`.'
+    )
+  if metadata.get('verifier') != verifier.fingerprint:
+    raise errors.InputError(
+        f'{path}: this drafter was trained for the verifier with the '
+        f'fingerprint {metadata.get("verifier")}, but {verifier.source} has '
+        f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
+        'one with `specdiff distill`.'
+    )
+  config = _config(path, metadata.get('config', ''), family)
+  _check_shapes(path, config, tensors)
+  _check_values(path, tensors)
+  _check_vocab(path, tensors['vocab'], size)
+  return config, tensors['network'], tensors['vocab']
+
+
+def _config(path: str, text: str, family: type[Config]) -> Config:
+  try:
+    fields = json.loads(text)
+    for name, value in fields.items():
+      fields[name] = tuple(value) if isinstance(value, list) else value
+    fields['verifier'] = config_lib.TransformerConfig(**fields['verifier'])
+    return family(**fields)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.InputError(
+        f'{path}: the sizes in its metadata cannot be read ({error}). It was '
+        'written by another version; train it again, or take that version.'
+    ) from error
+
+
+def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
+  network = config.shapes()
+  expected = {
+      name: tuple(leaf.shape)
+      for name, leaf in params_lib.flatten({'network': network})
+  } | {'vocab': (config.vocab,)}
+  found = {name: leaf.shape for name, leaf in params_lib.flatten(tensors)}
+  for name in sorted(expected | found):
+    if expected.get(name) != found.get(name):
+      raise errors.InputError(
+          f'{path}: tensor {name!r} has shape {found.get(name, "(missing)")}, '
+          f'but its config asks for {expected.get(name, "(none)")}. The file '
+          'is damaged or was put together wrongly; download or train it again.'
+      )
+
+
+def _check_values(path: str, tensors: dict[str, Any]) -> None:
+  """Raises InputError on NaN: drafts would be garbage, and nobody be told."""
+  for name, leaf in params_lib.flatten(tensors):
+    if not np.isfinite(leaf).all():
+      raise errors.InputError(
+          f'{path}: tensor {name!r} of the drafter holds a NaN or an infinity. '
+          'The file is damaged, or its training diverged; download or train it '
+          'again.'
+      )
+
+
+def _check_vocab(path: str, vocab: np.ndarray, size: int) -> None:
+  if vocab.dtype.kind != 'i' or vocab.min() < 0 or vocab.max() >= size:
+    raise errors.InputError(
+        f'{path}: tensor \'vocab\' holds ids outside 0 to {size - 1}. The file '
+        'is damaged; download or train it again.'
+    )

@@ -1,0 +1,99 @@
+"""Directories in the form of Hugging Face: where their tensors lie."""
+
+from collections.abc import Callable, Iterator
+import functools
+import os
+
+from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.formats import hf_names
+from specdiff_jax.formats import params as params_lib
+from specdiff_jax.formats import safetensors_io
+from specdiff_jax.formats import stored
+from specdiff_jax.models import networks
+
+STEM = 'model'  # of the files with tensors
+PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle')
+_FLOATS = ('F32', 'F16', 'BF16', 'F64')
+
+
+def tensor_files(path: str, stem: str = STEM) -> dict[str, str]:
+  """Returns tensor name -> file, for one file or several with an index."""
+  index = os.path.join(path, f'{stem}.safetensors.index.json')
+  if not os.path.exists(index):
+    file = os.path.join(path, f'{stem}.safetensors')
+    if not os.path.exists(file):
+      _refuse_pickles(path)
+    return dict.fromkeys(safetensors_io.tensors(file), file)
+  names = files.read_json(index).get('weight_map')
+  if not isinstance(names, dict) or not names:
+    raise errors.InputError(
+        f'{index}: there is no weight_map in it; download the file again.'
+    )
+  for name, shard in names.items():
+    if not isinstance(shard, str) or os.path.basename(shard) != shard:
+      raise errors.InputError(
+          f'{index}: tensor {name!r} is said to lie in {shard!r}, which is not '
+          'the name of a file in this directory; download the index again.'
+      )
+  return {name: os.path.join(path, shard) for name, shard in names.items()}
+
+
+def _refuse_pickles(path: str) -> None:
+  pickles = [n for n in sorted(os.listdir(path)) if n.endswith(PICKLES)]
+  if pickles:
+    raise errors.InputError(
+        f'{path}: the weights are there only as {pickles[0]}, a pickle, which '
+        'can run any code and is never read; take or write the model as '
+        'safetensors.'
+    )
+
+
+def tensors(path: str, stem: str = STEM) -> dict[str, stored.InFile]:
+  """Returns every tensor by its name, file after file; only headers are read.
+
+  Raises InputError where an index names a file or tensor that is not there.
+  """
+  by_file = {}
+  for name, file in tensor_files(path, stem).items():
+    by_file.setdefault(file, []).append(name)
+  found = {}
+  for file, names in by_file.items():
+    present = safetensors_io.tensors(file)
+    for name in names:
+      if name not in present:
+        raise errors.InputError(
+            f'{file}: the index says that tensor {name!r} is in this file, '
+            'but it is missing; download index and file again.'
+        )
+      found[name] = present[name]
+  return found
+
+
+def iterate_tensors(
+    path: str,
+    config: networks.Config,
+    our_name: Callable[[str], str | None] | None = None,
+) -> Iterator[tuple[str, str, stored.Tensor]]:
+  """Yields (our name, name in the file, tensor), none of them read yet.
+
+  `our_name` is for files with names of their own; by default it is
+  `hf_names.our_name` of this config.
+
+  Tensors that models do without (computed tables, the copy of a tied head)
+  come with `params.SPARE` before their own name, and one that our params have
+  no place for under an empty name.
+  """
+  our_name = our_name or functools.partial(hf_names.our_name, config)
+  turned = hf_names.transposed(config)
+  for name, tensor in tensors(path).items():
+    ours = our_name(name)
+    if ours is None:
+      yield params_lib.SPARE + name, name, tensor
+      continue
+    if tensor.kind not in _FLOATS:
+      raise errors.InputError(
+          f'{tensor.path}: tensor {name!r} is stored as {tensor.kind}, not as '
+          f'one of {", ".join(_FLOATS)}; take an unquantised copy of the model.'
+      )
+    yield ours, name, stored.transposed(tensor) if ours in turned else tensor

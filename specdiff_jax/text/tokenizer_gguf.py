@@ -1,0 +1,172 @@
+"""The tokenizer that a GGUF file carries in its metadata.
+
+Two kinds are known: 'gpt2', byte-level BPE with merges, and 'llama', the
+SentencePiece form of Llama 2 and Gemma, whose merges follow from the tokens'
+scores.
+"""
+
+import dataclasses
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders
+from tokenizers import normalizers
+from tokenizers import pre_tokenizers
+from tokenizers import processors
+
+from specdiff_jax.core import errors
+from specdiff_jax.text import tokenizer_bpe
+
+_ROLES = {
+    'bos': 'bos_token',
+    'eos': 'eos_token',
+    'unknown': 'unk_token',
+    'padding': 'pad_token',
+}
+# How Llama 3 and Qwen 2 split a text before BPE, by their tokenizer.json.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+    r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pre:
+  """What a value of tokenizer.ggml.pre means."""
+
+  split: str = ''  # before BPE; '' for GPT-2's words
+  digits: bool = False  # each stands alone
+  composed: bool = False  # Unicode in form C first
+  whole_words: bool = False  # those in the vocabulary need no merges
+  adds_bos: bool = False
+
+
+_LLAMA3 = _Pre(
+    split=_SPLIT.replace('DIGITS', '{1,3}'), whole_words=True, adds_bos=True
+)
+_BYTE_LEVEL = {
+    'gpt-2': _Pre(),
+    'smollm': _Pre(digits=True),
+    'llama-bpe': _LLAMA3,
+    'llama-v3': _LLAMA3,
+    'llama3': _LLAMA3,
+    'qwen2': _Pre(split=_SPLIT.replace('DIGITS', ''), composed=True),
+}
+
+
+def read(
+    fields: dict[str, Any], source: str
+) -> tuple[tokenizers.Tokenizer, dict[str, str], list[int]]:
+  """Returns (backend, special tokens by role, end ids)."""
+  kind = fields.get('tokenizer.ggml.model')
+  if kind not in ('gpt2', 'llama'):
+    raise errors.InputError(
+        f"{source}: tokenizer.ggml.model is {kind!r}; known are 'gpt2' and "
+        "'llama'. Take the Hugging Face directory of this model instead, with "
+        'its tokenizer.json.'
+    )
+  tokens = _list(fields, 'tokens', str, source)
+  types = _list(fields, 'token_type', int, source, len(tokens))
+  ids = _special_ids(fields, len(tokens), source)
+  if kind == 'gpt2':
+    backend, adds_bos = _byte_level(fields, tokens, types, source)
+  else:
+    backend = tokenizer_bpe.from_scores(
+        source,
+        tokens,
+        _list(fields, 'scores', float, source, len(tokens)),
+        types,
+        tokens[ids.get('unknown', 0)],
+        bool(fields.get('tokenizer.ggml.add_space_prefix', True)),
+    )
+    adds_bos = True
+  if 'bos' in ids and fields.get('tokenizer.ggml.add_bos_token', adds_bos):
+    bos = tokens[ids['bos']]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[bos, '$A'], special_tokens=[(bos, ids['bos'])]
+    )
+  special = {
+      _ROLES[role]: tokens[i] for role, i in ids.items() if role in _ROLES
+  }
+  ends = [ids[role] for role in ('eos', 'eot', 'eom') if role in ids]
+  return backend, special, ends
+
+
+def _special_ids(
+    fields: dict[str, Any], size: int, source: str
+) -> dict[str, int]:
+  """Returns the ids of special tokens that the metadata name, by role."""
+  ids = {}
+  for role in (*_ROLES, 'eot', 'eom'):
+    value = fields.get(f'tokenizer.ggml.{role}_token_id')
+    if value is None:
+      continue
+    if not isinstance(value, int) or not 0 <= value < size:
+      raise errors.InputError(
+          f'{source}: the id of the {role} token is {value!r}, outside the '
+          f'vocabulary of {size}; the file is damaged, download it again.'
+      )
+    ids[role] = value
+  return ids
+
+
+def _list(
+    fields: dict[str, Any],
+    name: str,
+    kind: type,
+    source: str,
+    length: int | None = None,
+) -> list:
+  """Returns a list of the metadata, of `length` items where that is given."""
+  value = fields.get(f'tokenizer.ggml.{name}')
+  if not isinstance(value, list) or not value:
+    raise errors.InputError(
+        f'{source}: the metadata lack tokenizer.ggml.{name}, so the tokenizer '
+        'is not in the file; convert the model again, with its vocabulary.'
+    )
+  if length is not None and len(value) != length:
+    raise errors.InputError(
+        f'{source}: tokenizer.ggml.{name} has {len(value)} entries for '
+        f'{length} tokens; the file is damaged, download it again.'
+    )
+  if not all(isinstance(v, kind) for v in value):
+    raise errors.InputError(
+        f'{source}: tokenizer.ggml.{name} holds other things than '
+        f'{kind.__name__}; the file is damaged, download it again.'
+    )
+  return value
+
+
+def _byte_level(
+    fields: dict[str, Any], tokens: list[str], types: list[int], source: str
+) -> tuple[tokenizers.Tokenizer, bool]:
+  """Returns byte-level BPE, and whether it adds a bos token by default."""
+  name = fields.get('tokenizer.ggml.pre', 'gpt-2')
+  if name not in _BYTE_LEVEL:
+    raise errors.InputError(
+        f'{source}: tokenizer.ggml.pre is {name!r}, which is not known here '
+        f'(known: {", ".join(_BYTE_LEVEL)}); take the Hugging Face directory '
+        'of this model instead, with its tokenizer.json.'
+    )
+  pre = _BYTE_LEVEL[name]
+  merges = [tuple(m.split(' ')) for m in _list(fields, 'merges', str, source)]
+  backend = tokenizers.Tokenizer(
+      tokenizer_bpe.model(
+          source, tokens, merges, ignore_merges=pre.whole_words
+      )
+  )
+  if pre.composed:
+    backend.normalizer = normalizers.NFC()
+  steps = []
+  if pre.digits:
+    steps.append(pre_tokenizers.Digits(individual_digits=True))
+  if pre.split:
+    pattern = tokenizers.Regex(pre.split)
+    steps.append(pre_tokenizers.Split(pattern, behavior='isolated'))
+  steps.append(
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pre.split)
+  )
+  backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+  backend.decoder = decoders.ByteLevel()
+  tokenizer_bpe.add_tokens(backend, tokens, types)
+  return backend, pre.adds_bos

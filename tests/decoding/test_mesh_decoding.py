@@ -1,0 +1,75 @@
+"""Decoding on several devices, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PROGRAM = """
+    import json
+    import sys
+
+    import jax
+
+    from specdiff_jax import build
+    from specdiff_jax.data import prompts
+    from specdiff_jax.programs import command
+
+    config = command.load(sys.argv[1])
+    config.update(batch=2, max_new_tokens=12)
+    texts = [prompts.Prompt(str(i), 'Once upon a time' * (1 + i % 3))
+             for i in range(3)]
+
+    def part(leaf):
+      return leaf.addressable_shards[0].data.size / leaf.size
+
+    def decode(name, mesh):
+      config.decode_mesh = mesh
+      checkpoint = build.verifier(config)
+      system = build.system(config, checkpoint, name)
+      requests = build.requests(config, checkpoint, texts)
+      system.warm_up(requests)
+      compiled = system.engine.decode._cache_size()
+      tokens = [made.tokens.tolist() for made in system(requests)]
+      recompiled = system.engine.decode._cache_size() - compiled
+      state = system.engine.pinned(system.start(requests))
+      weights = checkpoint.params['layer_0']['query']
+      cache = jax.tree.leaves(state.cache)[0]
+      return tokens, recompiled, part(weights), part(cache)
+
+    print(json.dumps({
+        f'{name} {mesh}': decode(name, mesh)
+        for name in ('specdiff', 'tree') for mesh in ((1, 1), (2, 2))
+    }))
+"""
+
+
+@pytest.fixture(scope='module')
+def found(root):
+  run = subprocess.run(
+      [sys.executable, '-c', textwrap.dedent(PROGRAM),
+       f'{root}/configs/tiny.py:smoke'],
+      env=os.environ | {
+          'PYTHONPATH': str(root),
+          'JAX_NUM_CPU_DEVICES': '4',
+          'JAX_PLATFORMS': 'cpu',
+      },
+      capture_output=True,
+      text=True,
+      timeout=400,
+  )  # fmt: skip
+  assert run.returncode == 0, run.stderr[-3000:]
+  return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('name', ['specdiff', 'tree'])
+def test_four_devices_are_one(found, name):
+  alone, recompiled, weights, cache = found[f'{name} (1, 1)']
+  assert (recompiled, weights, cache) == (0, 1, 1)
+  tokens, recompiled, weights, cache = found[f'{name} (2, 2)']
+  assert tokens == alone
+  assert recompiled == 0
+  assert (weights, cache) == (1 / 2, 1 / 4)  # by heads; by rows and heads

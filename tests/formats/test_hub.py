@@ -1,0 +1,70 @@
+"""The hub's cache on disk is used without network, if it is whole."""
+
+import os
+import sys
+
+import hf_reference
+import pytest
+
+from specdiff_jax.core import errors
+from specdiff_jax.formats import describe
+from specdiff_jax.formats import hub
+from specdiff_jax.formats import weights
+
+
+@pytest.fixture
+def snapshot(tiny, tmp_path, monkeypatch):
+  """Returns org/name's snapshot in a cache, with no hub to ask."""
+  for name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'XDG_CACHE_HOME'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('HF_HOME', str(tmp_path))
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+  root = tmp_path / 'hub' / 'models--org--name'
+  path = root / 'snapshots' / 'abc123'
+  hf_reference.write_directory(str(path), *tiny, shards=2)
+  (root / 'refs').mkdir()
+  (root / 'refs' / 'main').write_text('abc123\n')
+  return path
+
+
+def test_a_whole_snapshot_is_loaded_without_network(snapshot, tiny):
+  loaded = weights.load('org/name', 'float32')
+  assert loaded.source == 'org/name' and loaded.config == tiny[0]
+  assert loaded.fingerprint == weights.fingerprint(*tiny[:2])
+  assert hub.folder('org/name') == str(snapshot)
+
+
+def test_describing_downloads_nothing(snapshot, monkeypatch):
+  assert describe.describe('org/name')['family'] == 'LlamaForCausalLM'
+  monkeypatch.setattr(hub, '_download', None)  # it would fail
+  with pytest.raises(errors.InputError, match='org/other.*downloads nothing'):
+    describe.describe('org/other')
+
+
+@pytest.mark.parametrize(
+    'gone', ['config.json', 'model-00002-of-00002.safetensors']
+)
+def test_a_torn_snapshot_is_not(snapshot, gone):
+  os.remove(snapshot / gone)
+  with pytest.raises(errors.InputError, match="hub's cache .*pip install"):
+    weights.load('org/name', 'float32')
+
+
+def test_refs_point_nowhere_else(snapshot, tmp_path):
+  refs = snapshot.parent.parent / 'refs' / 'main'
+  for commit in ('', '../../elsewhere', 'other'):
+    refs.write_text(commit)
+    assert hub.cached('org/name') == ''
+  os.remove(refs)
+  assert hub.cached('org/name') == ''
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+  for name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_HOME'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('XDG_CACHE_HOME', '/x')
+  assert hub.cache_dir() == '/x/huggingface/hub'
+  monkeypatch.setenv('HF_HOME', '/y')
+  assert hub.cache_dir() == '/y/hub'
+  monkeypatch.setenv('HF_HUB_CACHE', '/z')
+  assert hub.cache_dir() == '/z'
