@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The second command: installs what the tests need and runs them all. Further
-# arguments go to pytest: ./launch/test.sh tests/bench -k timing
+# The second command: installs what the tests need and runs them all, a file in
+# each of up to eight processes. Further arguments go to pytest:
+# ./launch/test.sh tests/bench -k timing
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -8,4 +9,5 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/launch/environment.sh"
 ensure_environment "$root" '.[test]'
 cd -- "$root"
-exec "$root/.venv/bin/python" -m pytest "$@"
+exec "$root/.venv/bin/python" -m pytest \
+  -n auto --maxprocesses 8 --dist loadfile "$@"

@@ -12,6 +12,7 @@ SUBCOMMANDS = {
     'verify': 'check that drafting leaves every token as plain decoding has it',
     'collect': "write the verifier's own completions of many prompts",
     'distill': 'train a drafter on collected completions',
+    'sweep': 'distill every combination of some settings, and compare them',
     'aot': 'compile for a TPU pod on any machine, and say whether it fits',
     'convert': 'write a model in another form: Hugging Face, native, DFlash',
     'inspect': "say what a model's files hold, and whether it fits on a mesh",
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   0: done. 1: an output was not what plain decoding gives (`bench`, `verify`).
   2: bad input, with a message that says what to do. 3: it does not fit
-  (`aot`). 75: preempted, saved (`distill`). 130: interrupted.
+  (`aot`). 75: preempted, saved (`distill`, `sweep`). 130:
+  interrupted.
 
   Example: main(['bench', '--config=configs/tiny.py'])
   """
@@ -57,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   except KeyboardInterrupt:
     print(
-        f'specdiff {name}: interrupted. What was written stays; `collect` and '
-        '`distill` go on from it when started again.',
+        f'specdiff {name}: interrupted. What was written stays; `collect`, '
+        '`distill` and `sweep` go on from it when started again.',
         file=sys.stderr,
     )
     return 130

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 
 from specdiff_jax import build_systems as systems
 from specdiff_jax.bench import plan as plan_lib
-from specdiff_jax.collecting import collect as collect_lib
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
-from specdiff_jax.data import trajectories
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
@@ -88,10 +86,12 @@ def verifier(
     config: Config,
     dtype: str = '',
     progress: Callable[[int, int], None] | None = None,
+    split: Callable[[Any], Any] | None = None,
 ) -> weights.Checkpoint:
-  """Loads the verifier and puts it on the device.
+  """Loads the verifier and puts it on the devices.
 
-  `progress` is called with (values read, values in all).
+  `progress` is called with (values read, values in all). `split` goes from the
+  tree of weights to its shardings; by default config.decode_mesh decides.
 
   Example: verifier(configs.quickstart.get_config())
   """
@@ -100,8 +100,8 @@ def verifier(
   kind, _, preset = name.partition(':')
   more = {'adapter': config.adapter, 'progress': progress}
   # Straight to where it belongs, so that the host holds no copy.
-  mesh = systems.decode_mesh(config)
-  more['shardings'] = _split(mesh)
+  split = split or _split(systems.decode_mesh(config))
+  more['shardings'] = split
   if kind == 'random':
     systems.one_of('verifier', preset, presets.SIZES)
     if config.adapter:
@@ -117,7 +117,7 @@ def verifier(
     checkpoint = dataclasses.replace(checkpoint, source=source)
   else:
     checkpoint = weights.load(name, dtype, **more)
-  params = _placed(checkpoint.params, mesh)
+  params = _placed(checkpoint.params, split)
   if _is_int8(config, 'verifier'):
     params = int8.quantise(params)
   return dataclasses.replace(checkpoint, params=params)
@@ -132,11 +132,13 @@ def _split(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
   )
 
 
-def _placed(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
-  """Returns weights as device arrays, split over the mesh if there is one."""
-  if mesh is None:
-    return jax.tree.map(jnp.asarray, params)
-  return jax.device_put(params, _split(mesh)(params))
+def _placed(params: Any, split: Callable[[Any], Any]) -> Any:
+  """Returns weights as device arrays, split as it says."""
+
+  def place(x, sharding):
+    return jnp.asarray(x) if sharding is None else jax.device_put(x, sharding)
+
+  return jax.tree.map(place, params, split(params))
 
 
 def _is_int8(config: Config, model: str) -> bool:
@@ -180,7 +182,7 @@ def system(
       name=name,
       engine=engine,
       params=checkpoint.params,
-      drafter_params=_placed(drafter_params, mesh),
+      drafter_params=_placed(drafter_params, _split(mesh)),
       settings=settings(config, checkpoint.tokenizer.end_ids),
       batch=config.batch,
       buckets=tuple(sorted(config.prompt_buckets)),
@@ -292,39 +294,3 @@ def bench(
       facts={name: config[name] for name in facts}
       | {n: config[n].to_dict() for n in ('drafters', 'masked_lm')},
   )
-
-
-def collect(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    texts: Sequence[prompts_lib.Prompt],
-    workdir: str,
-    progress: Callable[[int, int, int], None],
-    name: str = '',
-) -> int:
-  """Completes what the journal in `workdir` lacks; returns new tokens.
-
-  The system `name` (else the config's) decides the speed, not the tokens.
-  """
-  one = system(config, checkpoint, name)
-
-  def run(requests, on_done):
-    rows = [system_lib.request(p.id, ids) for p, ids in requests]
-    one(rows, on_done=lambda row, made: on_done(row.id, made.tokens))
-
-  names = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
-  header = {name: config[name] for name in names} | {
-      'verifier': checkpoint.fingerprint,
-      'dtype': ('int8/' if _is_int8(config, 'verifier') else '')
-      + systems.dtype(checkpoint),
-      'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
-  }
-  with trajectories.Journal(workdir, header) as journal:
-    return collect_lib.collect(
-        texts,
-        lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
-        run,
-        journal,
-        progress,
-        max_prompt=max(config.prompt_buckets),
-    )

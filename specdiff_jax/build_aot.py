@@ -4,7 +4,7 @@ With the other `build` modules the only reader of configs. Nothing is loaded:
 models are shapes, and what a run would compute of them is traced.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -27,8 +27,6 @@ from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import presets
 from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
-from specdiff_jax.parallel import hosts
-from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import rules
 from specdiff_jax.parallel import topology
 from specdiff_jax.text import tokenizer as tokenizer_lib
@@ -48,6 +46,7 @@ class Program:
   lowered: jax.stages.Lowered
   held: Mapping[str, int]  # bytes of each device, by what they are
   mesh: Mapping[str, int]
+  whole: Sequence[str]  # what the mesh does not divide; see `rules.not_split`
 
 
 def program(config: Config, name: str, devices: list) -> Program:
@@ -59,13 +58,13 @@ def program(config: Config, name: str, devices: list) -> Program:
   Raises InputError where config, mesh and devices do not go together.
   """
   systems.one_of('program', name, PROGRAMS)
-  mesh = mesh_lib.make_mesh(tuple(config.mesh), devices=devices)
-  hosts.check_rows(config.batch, mesh.shape['data'])
-  lowered, held = PROGRAMS[name](config, mesh)
+  mesh = build_training.mesh(config, devices)
+  lowered, held, whole = PROGRAMS[name](config, mesh)
   return Program(
       lowered,
       {what: sum(map(_bytes, jax.tree.leaves(x))) for what, x in held.items()},
       dict(mesh.shape),
+      whole,
   )
 
 
@@ -98,10 +97,10 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   checkpoint = verifier(config)
   family = build_drafters.FAMILIES[config.network.kind]
   network = family.sizes(config, checkpoint)
-  loss = build_losses.make(config)
+  loss = build_losses.make(config, network)
   function = objective.make_loss(
-      build_training.SCORES[config.network.kind](network),
-      loss, config.gamma, config.vocab_block, config.seed,
+      build_training.score(config, network),
+      loss, config.gamma, config.vocab_block, config.seed, config.accumulate,
   )  # fmt: skip
   vocab = np.arange(network.vocab)
   frozen = jax.eval_shape(
@@ -112,7 +111,7 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
     model = networks.network(checkpoint.config)
     temperature = loss.temperature if loss.law else 0.0
     function = online.with_features(
-        function, model, network.features, temperature
+        function, model, network.features, temperature, config.accumulate
     )
     frozen['verifier'] = checkpoint.params
     del frozen['embed']  # it is among them
@@ -120,17 +119,22 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   state = jax.eval_shape(
       lambda params: step_lib.first_state(params, optimizer), network.shapes()
   )
-  state = _placed(state, rules.TRANSFORMER, mesh)
+  split = build_training.split(config)
+  whole = rules.not_split({'drafter': state.params}, split, mesh)
+  whole += rules.not_split({'verifier': frozen}, rules.TRANSFORMER, mesh)
+  state = _placed(state, split, mesh)
   frozen = _placed(frozen, rules.TRANSFORMER, mesh)
   batch = _batch(config, mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_train_step(
-      function, optimizer, mesh, jax.tree.map(lambda x: x.sharding, state)
+      function, optimizer, mesh, shardings, config.explosion,
+      rules.TRANSFORMER,
   )
   held |= {
       'drafter': state.params, 'optimizer': state.opt_state,
       'verifier': frozen, 'batch': batch,
   }  # fmt: skip
-  return step.lower(state, batch, frozen), held
+  return step.lower(state, batch, frozen), held, whole
 
 
 def _batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
@@ -170,6 +174,8 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
   state = jax.eval_shape(
       engine.prefill, params, drafter_params, *_requests(config.batch, bucket)
   )
+  models = {'verifier': params, 'drafter': drafter_params}
+  whole = rules.not_split(models, rules.TRANSFORMER, mesh)
   params = _placed(params, rules.TRANSFORMER, mesh)
   drafter_params = _placed(drafter_params, rules.TRANSFORMER, mesh)
   state = _placed(state, rules.DECODING, mesh)
@@ -181,7 +187,7 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
       'verifier': params,
       'drafter': drafter_params,
       'cache': (state.cache, state.drafter),
-  }
+  }, whole
 
 
 def _requests(batch: int, bucket: int) -> tuple:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from specdiff_jax import build_published
 from specdiff_jax.core import errors
@@ -19,9 +20,11 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import masked_lm
 from specdiff_jax.formats import drafter_file
 from specdiff_jax.formats import hub
 from specdiff_jax.formats import weights
+from specdiff_jax.models import adapted_network
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_network
 
@@ -75,6 +78,15 @@ def _causal_sizes(
   )
 
 
+def _adapted_sizes(
+    config: Config, checkpoint: weights.Checkpoint
+) -> adapted_network.AdaptedConfig:
+  """Returns the sizes of a masked language model made of the verifier."""
+  return adapted_network.AdaptedConfig(
+      config.masked_lm.mask_id, checkpoint.config
+  )
+
+
 class Family(NamedTuple):
   """What the drafters of one architecture have in common."""
 
@@ -96,6 +108,12 @@ FAMILIES: Mapping[str, Family] = {
         _causal_sizes,
         causal_network.initial,
         causal_network.initial_from_verifier,
+    ),
+    'masked_lm': Family(
+        adapted_network.AdaptedConfig,
+        _adapted_sizes,
+        adapted_network.initial,
+        adapted_network.initial_from_verifier,
     ),
 }
 
@@ -124,6 +142,8 @@ def window(
     folder = config.drafter
     folder = folder if os.path.isdir(folder) else hub.folder(folder)
     return build_published.drafter(folder, config, checkpoint, **common)
+  if _kind(config) == 'masked_lm':
+    return _adapted(config, checkpoint, common)
   network, params = load(config, checkpoint)
   if config.denoising_steps > 1 and not network.ngram:
     raise errors.InputError(
@@ -138,6 +158,28 @@ def window(
       **common,
   )
   return one, params
+
+
+def _kind(config: Config) -> str:
+  """Returns the kind of drafter that config.drafter is."""
+  if config.drafter == 'random':
+    return config.network.kind
+  return drafter_file.kind(_drafter_path(config.drafter))
+
+
+def _adapted(config: Config, checkpoint, common) -> tuple[types.Drafter, Any]:
+  """Returns a masked language model that was made of the verifier."""
+  network, params = load(config, checkpoint, 'masked_lm')
+  one = masked_lm.MaskedLMDrafter(
+      model=network.model,
+      gamma=config.gamma,
+      context_window=config.context_window,
+      largest=config.gamma,
+      **common,
+  )
+  whole = adapted_network.whole(params.network, checkpoint.params)
+  ids = np.arange(network.vocab)
+  return one, masked_lm.make_params(network.model, whole, ids, network.vocab)
 
 
 def load(

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from specdiff_jax import build_systems as systems
 from specdiff_jax.core import errors
+from specdiff_jax.models import adapted_network
+from specdiff_jax.training import adaptation
 from specdiff_jax.training import laws
 from specdiff_jax.training import losses
 from specdiff_jax.training import objective
@@ -147,7 +149,7 @@ def _elbo(config: Config) -> objective.Loss:
   )
 
 
-_LAW = ('law_temperature',)
+_LAW = ('law_temperature', 'stored_law')
 LOSSES: Mapping[str, Choice] = {
     'streak': Choice(_streak),
     'soft_streak': Choice(_soft_streak, _LAW, drawn=True),
@@ -162,7 +164,7 @@ LOSSES: Mapping[str, Choice] = {
     'lk': Choice(_lk, _LAW + ('lk_eta',)),
     'rejection': Choice(_rejection, _LAW, drawn=True),
     'variable_prefix': Choice(_variable_prefix, ('prefix_base',), shows=True),
-    'elbo': Choice(_elbo, ('noise_schedule',), shows=True),
+    'elbo': Choice(_elbo, ('noise_schedule', 'anneal_fraction'), shows=True),
 }
 
 # Fields that a loss reads: where they have to lie, in words and as a check.
@@ -171,6 +173,7 @@ _BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     'lk_eta': ('at least 0', lambda x: x >= 0),
     'prefix_base': ('above 0 and at most 1', lambda x: 0 < x <= 1),
     'law_temperature': ('above 0', lambda x: x > 0),
+    'anneal_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
 }
 
 
@@ -185,9 +188,9 @@ def check(config: Config) -> None:
           f'config.{name} is {config[name]}, but it has to be {words}.'
       )
   network = config.network
-  if LOSSES[config.loss].shows and not (
-      network.kind == 'diffusion' and network.ngram
-  ):
+  fits = network.kind == 'diffusion' and network.ngram
+  fits |= network.kind == 'masked_lm' and config.loss == 'elbo'
+  if LOSSES[config.loss].shows and not fits:
     raise errors.InputError(
         f'config.loss is {config.loss!r}, which shows the drafter a part of '
         f'its window, but a drafter of kind {network.kind!r} with ngram '
@@ -197,7 +200,21 @@ def check(config: Config) -> None:
 
 
 def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
-  """Raises InputError on trajectories that the loss is no expectation over."""
+  """Raises InputError on trajectories that the loss cannot be taken of.
+
+  That is, where it is no expectation over them, or where they lack the law
+  that it is to read.
+  """
+  if stored_law(config):
+    found = header.get('store_top_k', 0), header.get('law_temperature')
+    if not found[0] or found[1] != config.law_temperature:
+      raise errors.InputError(
+          'config.stored_law is set and config.law_temperature is '
+          f'{config.law_temperature}, but the trajectories in {where} were '
+          'collected with store_top_k, law_temperature = '
+          f'{found}. Collect them with config.store_top_k, give their '
+          'temperature, or leave stored_law out.'
+      )
   drawn = tuple(header.get(name) for name in ('temperature', 'top_k', 'top_p'))
   wanted = (config.law_temperature, 0, 1)
   if LOSSES[config.loss].drawn and drawn != wanted:
@@ -211,6 +228,24 @@ def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
     )
 
 
-def make(config: Config) -> objective.Loss:
-  """Returns the loss of a checked config."""
-  return LOSSES[config.loss].make(config)
+def stored_law(config: Config) -> bool:
+  """Returns whether the loss reads the law that `collect` stored."""
+  return bool(config.stored_law and make(config).law)
+
+
+def make(
+    config: Config, network: adapted_network.AdaptedConfig | Any = None
+) -> objective.Loss:
+  """Returns the loss of a checked config, for a drafter of these sizes.
+
+  That of a masked language model is taken of whole texts where it is the ELBO.
+  """
+  loss = LOSSES[config.loss].make(config)
+  if not (isinstance(network, adapted_network.AdaptedConfig) and loss.show):
+    return loss
+  whole = adaptation.whole_elbo(
+      network,
+      revealed.SCHEDULES[config.noise_schedule],
+      round(config.anneal_fraction * config.steps),
+  )
+  return dataclasses.replace(loss, whole=whole)

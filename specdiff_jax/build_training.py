@@ -1,9 +1,13 @@
 """From a config to a training run: with `build.py`, the only config reader."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import functools
 import json
 import os
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -11,13 +15,16 @@ from specdiff_jax import build
 from specdiff_jax import build_drafters
 from specdiff_jax import build_losses
 from specdiff_jax import build_systems as systems
+from specdiff_jax import build_tuning
 from specdiff_jax.core import errors
+from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
-from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.formats import weights
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
+from specdiff_jax.parallel import rules
+from specdiff_jax.training import adaptation
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
 from specdiff_jax.training import objective
@@ -29,6 +36,7 @@ Config = systems.Config
 SCORES: Mapping[str, Callable[..., objective.Score]] = {
     'diffusion': objective.diffusion_score,
     'autoregressive': objective.causal_score,
+    'masked_lm': adaptation.window_score,
 }
 
 
@@ -38,7 +46,8 @@ SCORES: Mapping[str, Callable[..., objective.Score]] = {
 DECIDING = (
     'loss', 'gamma', 'batch', 'learning_rate', 'warmup', 'weight_decay',
     'ce_fraction', 'decay', 'beta_end', 'tokens', 'windows', 'network',
-    'eval_fraction', 'seed',
+    'eval_fraction', 'seed', 'explosion', 'start_from', 'train_only',
+    'lora_rank', 'train_dtype',
 )  # fmt: skip
 
 
@@ -53,10 +62,29 @@ def check(config: Config) -> None:
     )
   systems.one_of('network.kind', config.network.kind, build_drafters.FAMILIES)
   build_losses.check(config)
+  build_tuning.check(config)
   for name in ('steps', 'tokens', 'windows', 'eval_limit'):
     systems.least(name, config[name], 1)
+  systems.least('train_limit', config.train_limit, 0)
   for name, bound in (('layers', 1), ('trunk', 1), ('vocab', 1), ('ngram', 0)):
     systems.least(f'network.{name}', config.network[name], bound)
+  if config.accumulate > 1 and config.network.kind == 'masked_lm':
+    raise errors.InputError(
+        f'config.accumulate is {config.accumulate}, but a masked language '
+        'model takes its batch at once; give 1.'
+    )
+  if config.remat and config.network.kind != 'diffusion':
+    raise errors.InputError(
+        f'config.remat is set, but a drafter of kind {config.network.kind} '
+        'has no layers that are computed again; leave it out.'
+    )
+  systems.one_of('train_dtype', config.train_dtype, systems.DTYPES)
+  systems.one_of('on_full_disk', config.on_full_disk, ('stop', 'go_on'))
+  for name in ('keep', 'join_timeout', 'accumulate'):
+    systems.least(name, config[name], 1)
+  for name in ('skip_limit', 'log_every'):
+    systems.least(name, config[name], 0)
+  systems.least('explosion', config.explosion, 0)
   for name in ('decay', 'learning_rate'):
     if not config[name] > 0:
       raise errors.InputError(
@@ -69,9 +97,61 @@ def check(config: Config) -> None:
     )
 
 
+def same_verifier(config: Config, other: Config) -> bool:
+  """Whether `build.verifier` would return the same for both."""
+  names = ('verifier', 'adapter', 'dtype', 'int8', 'cache_dir')
+  names += ('feature_cache', 'mesh')  # see `placement`
+  return all(config[name] == other[name] for name in names)
+
+
 def start(config: Config) -> None:
   """Joins the other processes, if there are any; call it before `verifier`."""
-  hosts.initialize(config.distributed)
+  hosts.initialize(config.distributed, config.join_timeout)
+
+
+def placement(config: Config) -> Callable[[Any], Any] | None:
+  """Returns what gives the verifier's weights their shardings, or None.
+
+  Where the verifier runs in the train step it goes straight onto the mesh, and
+  no process holds it whole. None, so that each does: where features are kept
+  (config.feature_cache), or this verifier first completes prompts.
+  """
+  if config.feature_cache or config.data.endswith('.jsonl'):
+    return None
+  return functools.partial(
+      rules.shardings,
+      rules=rules.TRANSFORMER,
+      mesh=mesh(config),
+  )
+
+
+def mesh(
+    config: Config, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+  """Returns the mesh of a run; InputError where its batch does not fit."""
+  made = mesh_lib.make_mesh(tuple(config.mesh), devices=devices)
+  ways = rules.row_ways(made)
+  if config.batch % (ways * config.accumulate):
+    raise errors.InputError(
+        f'config.batch is {config.batch}, but has to be a multiple of '
+        f'{ways * config.accumulate}: {ways} devices take its rows, in '
+        f'config.accumulate={config.accumulate} parts each.'
+    )
+  return made
+
+
+def score(config: Config, network: Any) -> objective.Score:
+  """Returns the score of the config's kind of drafter, in its dtype."""
+  more = {'remat': True} if config.remat else {}
+  one = SCORES[config.network.kind](network, **more)
+  if config.train_dtype == 'float32':
+    return one
+  return objective.in_dtype(one, jnp.dtype(config.train_dtype))
+
+
+def split(config: Config) -> Sequence[rules.Rule]:
+  """Returns the rules by which a run splits what it trains."""
+  return rules.FSDP if config.fsdp else rules.TRANSFORMER
 
 
 def data(config: Config, workdir: str) -> tuple[str, str]:
@@ -87,17 +167,23 @@ def data(config: Config, workdir: str) -> tuple[str, str]:
 
 
 def run(
-    config: Config, checkpoint: weights.Checkpoint, folder: str, workdir: str
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    folder: str,
+    workdir: str,
+    memory: dict[Any, dict] | None = None,
 ) -> distill.Run:
-  """Returns the run over the trajectories in `folder`, ready to start."""
+  """Returns the run over the trajectories in `folder`, ready to start.
+
+  Runs that are given one `memory` compute the verifier's features once.
+  """
   train, held_out = _trajectories(config, checkpoint, folder)
-  family = build_drafters.FAMILIES[config.network.kind]
-  network = family.sizes(config, checkpoint)
+  tuning = build_tuning.make(config, checkpoint, optimizer(config))
   deciding = DECIDING + build_losses.LOSSES[config.loss].reads
   return distill.Run(
-      network=network,
-      initial=family.from_verifier,
-      score=SCORES[config.network.kind](network),
+      network=tuning.network,
+      initial=tuning.initial,
+      score=tuning.score(score(config, tuning.network)),
       verifier=checkpoint,
       data=train,
       held_out=held_out,
@@ -108,12 +194,17 @@ def run(
           config.batch,
           config.seed,
       ),
-      loss=build_losses.make(config),
-      optimizer=optimizer(config),
+      loss=tuning.loss(build_losses.make(config, tuning.network)),
+      optimizer=tuning.optimizer,
       schedule=loop.Schedule(
-          config.steps, config.save_every, config.eval_every
+          config.steps,
+          config.save_every,
+          config.eval_every,
+          config.log_every,
+          skip_limit=config.skip_limit,
+          survive_full_disk=config.on_full_disk == 'go_on',
       ),
-      mesh=mesh_lib.make_mesh(tuple(config.mesh)),
+      mesh=mesh(config),
       feature_cache=config.feature_cache,
       vocab_block=config.vocab_block,
       workdir=workdir,
@@ -121,6 +212,15 @@ def run(
           'verifier': checkpoint.fingerprint,
           'trajectories': len(train),
       },
+      memory={} if memory is None else memory,
+      tensorboard=config.tensorboard,
+      split=split(config),
+      explosion=config.explosion,
+      keep=config.keep,
+      parts=config.accumulate,
+      stored_law=build_losses.stored_law(config),
+      finished=tuning.finished,
+      given_vocab=tuning.vocab,
   )
 
 
@@ -141,19 +241,36 @@ def _plain(value):
   return json.loads(json.dumps(value))
 
 
-def _trajectories(
-    config: Config, checkpoint: weights.Checkpoint, folder: str
-) -> tuple[windows.View, windows.View]:
-  """Returns trajectories to train on and held-out ones, checked."""
-  trajectories.build_dataset(folder)
-  header, source = trajectories.open_dataset(folder)
+def check_verifier(
+    header: Mapping[str, Any], checkpoint: weights.Checkpoint, folder: str
+) -> None:
+  """Raises InputError unless this verifier wrote the trajectories."""
   if header.get('verifier') != checkpoint.fingerprint:
     raise errors.InputError(
         f'The trajectories in {folder} were written by the verifier with the '
         f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
         f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
     )
+
+
+def _dataset(
+    config: Config, checkpoint: weights.Checkpoint, folder: str
+) -> dataset.Source:
+  """Returns the trajectories of a work directory, checked."""
+  dataset.build(folder)
+  header, source = dataset.read(folder)
+  check_verifier(header, checkpoint, folder)
   build_losses.check_data(config, header, folder)
+  return source
+
+
+def _trajectories(
+    config: Config, checkpoint: weights.Checkpoint, folder: str
+) -> tuple[windows.View, windows.View]:
+  """Returns trajectories to train on and held-out ones, checked."""
+  source = dataset.Joined([
+      _dataset(config, checkpoint, one) for one in folder.split(',')
+  ])
   if config.gamma >= config.tokens:
     raise errors.InputError(
         f'config.gamma is {config.gamma}, which does not fit config.tokens, '
@@ -165,4 +282,8 @@ def _trajectories(
       train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
   )
   limit = min(config.eval_limit, len(held_out))
-  return train, windows.View(held_out, range(limit))
+  first = min(config.train_limit or len(train), len(train))
+  return (
+      windows.View(train, range(first)),
+      windows.View(held_out, range(limit)),
+  )

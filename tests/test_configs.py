@@ -16,13 +16,18 @@ from specdiff_jax.programs import bench
 from specdiff_jax.programs import collect
 from specdiff_jax.programs import command
 from specdiff_jax.programs import distill
+from specdiff_jax.programs import grid
+from specdiff_jax.programs import sweep
 from specdiff_jax.programs import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RECIPES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+RECIPES = sorted(
+    str(path.relative_to(ROOT / 'configs').with_suffix(''))
+    for path in (ROOT / 'configs').rglob('*.py')
+)
 PROGRAMS = {
     'aot': aot, 'bench': bench, 'collect': collect, 'distill': distill,
-    'verify': verify,
+    'sweep': sweep, 'verify': verify,
 }  # fmt: skip
 
 # Names that the issue promises of every config for decoding, for training.
@@ -69,7 +74,9 @@ def test_recipe_teaches(name):
   for line in lines:
     program, *argv = shlex.split(line)
     argv = [a.replace('=configs/', f'={ROOT}/configs/') for a in argv]
-    PROGRAMS[program].COMMAND.parse(argv)
+    call = PROGRAMS[program].COMMAND.parse(argv)
+    if program == 'sweep':
+      assert len(grid.points(sweep.COMMAND, argv, call.options.grid)) > 1
 
 
 def test_unknown_variant_is_refused():

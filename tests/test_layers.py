@@ -21,9 +21,9 @@ LAYERS = (
     {'build_published'},
     {'build_drafters'},
     {'build_systems'},
-    {'build', 'build_losses'},
+    {'build', 'build_losses', 'build_tuning'},
     {'build_training', 'build_verify'},
-    {'build_aot'},
+    {'build_aot', 'build_collecting'},
     {'programs'},
     {'__main__'},
 )
@@ -32,7 +32,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 # Who alone may import what, as prefixes of paths in the package.
 ONLY = {
     'orbax': ('training/checkpoint.py',),
-    'grain': ('data/', 'training/checkpoint.py'),
+    'grain': ('data/',),
     'tensorflow_datasets': ('data/',),
     'array_record': ('data/',),
     'absl': ('programs/',),
@@ -42,6 +42,7 @@ ONLY = {
     ),  # fmt: skip
     'rich': ('programs/', 'bench/report.py'),
     'matplotlib': ('bench/plots.py',),
+    'tensorboardX': ('training/metrics.py',),
     'gguf': ('formats/',),
     'safetensors': ('formats/',),
     'tokenizers': ('text/',),

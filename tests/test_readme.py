@@ -13,12 +13,14 @@ from specdiff_jax.programs import convert
 from specdiff_jax.programs import decode
 from specdiff_jax.programs import distill
 from specdiff_jax.programs import inspect
+from specdiff_jax.programs import sweep
 from specdiff_jax.programs import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
     'verify': verify, 'inspect': inspect, 'convert': convert, 'aot': aot,
+    'sweep': sweep,
 }  # fmt: skip
 
 
@@ -60,7 +62,7 @@ def test_commands_of_the_tiny_recipe_run(specdiff, tmp_path):
     run = specdiff(*small)
     assert run.code == 0, run.err
     ran.add(argv[0])
-  assert ran == {'decode', 'bench', 'distill'}
+  assert ran == {'decode', 'bench', 'distill', 'sweep'}
 
 
 def test_python_runs(monkeypatch, capsys):

@@ -1,8 +1,9 @@
-"""One picture of a bench run."""
+"""A picture of a bench run, and one of a sweep."""
 
 from collections.abc import Sequence
 
 from specdiff_jax.bench import metrics
+from specdiff_jax.bench import sweep as sweep_lib
 from specdiff_jax.core import errors
 
 
@@ -32,6 +33,41 @@ def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
   if curve.lines:
     curve.legend()
   canvas.suptitle(title)
+  _write(canvas, path)
+
+
+def save_sweep(
+    path: str, rows: Sequence[sweep_lib.Row], title: str = ''
+) -> None:
+  """Draws the runs of a sweep: how they learnt, and what they came to by slot.
+
+  Raises InputError if the file cannot be written or its ending is unknown.
+  """
+  from matplotlib import figure
+
+  rows = [row for row in rows if not row.failure]
+  canvas = figure.Figure(figsize=(9, 7.5), layout='constrained')
+  panels = canvas.subplots(2, 2)
+  (learnt, tau), (agree, surv) = panels
+  for row in rows:
+    learnt.plot(*row.over_steps('streak'), label=row.name)
+    tau.plot(*row.over_steps('tau'), 'o-')
+    for panel, name in ((agree, 'agree'), (surv, 'surv')):
+      values = [v or float('nan') for v in row.curve(name)]  # 0: no logarithm
+      panel.plot(range(1, len(values) + 1), values, 'o-', markersize=3)
+  learnt.set(xlabel='step', ylabel='J of the training windows')
+  tau.set(xlabel='step', ylabel='held-out tau')
+  agree.set(xlabel='slot j', ylabel='agree_j', yscale='log')
+  surv.set(xlabel='slot j', ylabel='surv_j', yscale='log')
+  for panel in panels.flat:
+    panel.xaxis.get_major_locator().set_params(integer=True)
+  if rows:
+    canvas.legend(loc='outside lower center', ncols=3)
+  canvas.suptitle(title)
+  _write(canvas, path)
+
+
+def _write(canvas, path: str) -> None:
   try:
     canvas.savefig(path, dpi=150)
   except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The bench's table, legend, curves, and the one JSON line it ends with."""
+"""Tables, their legends, and the one JSON line that a bench ends with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import rich.table
 
 from specdiff_jax.bench import metrics
+from specdiff_jax.bench import sweep as sweep_lib
 
 SCHEMA = 1
 
@@ -137,6 +138,41 @@ def _costs(row: metrics.Row) -> dict[str, Any]:
   c = row.costs
   values = (c.r, c.c_draft, c.overhead, c.predicted_speedup(row.tau))
   return {name: round(value, 4) for name, value in zip(names, values)}
+
+
+def sweep(rows: Sequence[sweep_lib.Row]) -> rich.table.Table:
+  """Returns a line for each run of a sweep."""
+  result = rich.table.Table()
+  for field in rows[0].values:
+    result.add_column(field)
+  result.add_column('')
+  names = ('steps', 'loss', 'tau', 'agree 1', 'agree late', 'surv late')
+  for name in names:
+    result.add_column(name, justify='right')
+  for row in rows:
+    agree = row.curve('agree')
+    figures = (
+        row.result.get('loss'),
+        row.result.get('tau_eval'),
+        agree[0] if agree else None,
+        row.late('agree'),
+        row.late('surv'),
+    )
+    result.add_row(
+        *row.values.values(),
+        'FAILED' if row.failure else 'done',
+        str(row.result.get('steps', '-')),
+        *('-' if value is None else f'{value:.3f}' for value in figures),
+    )
+  return result
+
+
+SWEEP_LEGEND = (
+    'tau: tokens per call of the verifier on the held-out trajectories, the '
+    'bonus token included. agree 1, agree late: how often the first slot, or '
+    "the last quarter of the slots, has the verifier's token; surv late: and "
+    'all slots before it too. Losses of different kinds have different units.'
+)
 
 
 def costs(rows: Sequence[metrics.Row]) -> rich.table.Table | None:

@@ -1,73 +1,114 @@
 """Collecting: the engine over prompts, into the journal of trajectories."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+import dataclasses
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
 import numpy as np
 
-Request = tuple[prompts_lib.Prompt, list[int]]  # a prompt and its token ids
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+  """What the verifier is to complete."""
+
+  id: str
+  prompt_hash: str  # of the text that was asked: `prompts.text_hash`
+  prompt: Sequence[int]  # its tokens, and the given ones
+  given: int = 0  # of these, the last ones that are the completion's first
+
+
 OnDone = Callable[[str, np.ndarray], None]  # takes an id and its completion
+Records = list[trajectories.Trajectory]
+
+
+def requests_of(
+    prompts: Sequence[prompts_lib.Prompt], encode: Callable[[str], list[int]]
+) -> list[Request]:
+  """Returns the requests that ask for whole completions of prompts."""
+  return [
+      Request(p.id, prompts_lib.text_hash(p.text), list(encode(p.text)))
+      for p in prompts
+  ]
 
 
 def collect(
-    prompts: Sequence[prompts_lib.Prompt],
-    encode: Callable[[str], list[int]],
+    requests: Sequence[Request],
     generate: Callable[[list[Request], OnDone], None],
     journal: trajectories.Journal,
     progress: Callable[[int, int, int], None] = lambda *_: None,
     *,
+    elsewhere: Collection[str] = (),
     max_prompt: int | None = None,
+    extend: Callable[[Records], Records] = lambda records: records,
+    at_once: int = 1,
 ) -> int:
-  """Completes every prompt that the journal does not hold yet.
+  """Completes every request that the journal does not hold yet.
 
-  `encode` makes a prompt's token ids. `generate` completes requests and calls
-  its second argument with each prompt's id and completion ([C] int32, with the
-  end token if it came) once it is done, in any order. A completion must depend
-  on its request alone, not on its neighbours: a run that is stopped and resumed
-  has others. The journal's header gives the law (temperature, top_k, top_p,
-  seed) that each trajectory records. Every completion is on disk before
-  `progress(done, total, new_tokens)` is called.
+  `generate` completes requests and calls its second argument with each one's
+  id and completion ([C] int32, with the end token if it came) once it is done,
+  in any order. A completion must depend on its request alone, not on its
+  neighbours: a run that is stopped and resumed has others. The journal's
+  header gives the law (temperature, top_k, top_p, seed) that each trajectory
+  records. Every completion is on disk before `progress(done, total,
+  new_tokens)` is called.
+
+  Args:
+    requests: each with an id of its own.
+    generate: see above.
+    journal: where completions go, and where some may be already.
+    progress: see above.
+    elsewhere: ids of requests that other processes completed.
+    max_prompt: the longest prompt, in tokens.
+    extend: adds to trajectories, before they are written, what takes another
+      pass of the verifier.
+    at_once: trajectories that `extend` is given together and that a kill may
+      lose; the last ones may be fewer.
 
   Returns the number of new completion tokens. Raises InputError if a prompt
   has more than `max_prompt` tokens or none, before anything is generated.
 
-    collect(prompts, tokenizer.encode, generate, journal)
+    collect(requests_of(prompts, tokenizer.encode), generate, journal)
   """
-  known = journal.ids()
-  todo = [prompt for prompt in prompts if prompt.id not in known]
-  requests = [(prompt, list(encode(prompt.text))) for prompt in todo]
-  _check_lengths(requests, max_prompt)
-  left = {request[0].id: request for request in requests}
+  known = journal.ids().union(elsewhere)
+  left = {one.id: one for one in requests if one.id not in known}
+  _check_lengths(list(left.values()), max_prompt)
+  waiting: Records = []
   tokens = 0
 
   def show():
-    progress(len(prompts) - len(left), len(prompts), tokens)
+    done = len(requests) - len(left) - len(waiting)
+    progress(done, len(requests), tokens)
 
   def on_done(name: str, completion: np.ndarray) -> None:
     nonlocal tokens
-    journal.append([_trajectory(left.pop(name), completion, journal.header)])
+    request = left.pop(name)
+    waiting.append(_trajectory(request, completion, journal.header))
     tokens += len(completion)
-    show()
+    if len(waiting) == at_once or not left:
+      journal.append(extend(waiting))
+      waiting.clear()
+      show()
 
   show()
-  if requests:
-    generate(requests, on_done)
   if left:
-    raise ValueError(f'{len(left)} of {len(requests)} were not completed')
+    generate(list(left.values()), on_done)
+  if left:
+    raise ValueError(f'{len(left)} requests were not completed')
   return tokens
 
 
 def _check_lengths(requests: Sequence[Request], limit: int | None) -> None:
-  for prompt, ids in requests:
-    if not ids:
+  for request in requests:
+    size = len(request.prompt)
+    if not size:
       raise errors.InputError(
-          f'The prompt {prompt.id!r} has no tokens. Remove it from the file.'
+          f'The prompt {request.id!r} has no tokens. Remove it from the file.'
       )
-    if limit is not None and len(ids) > limit:
+    if limit is not None and size > limit:
       raise errors.InputError(
-          f'The prompt {prompt.id!r} has {len(ids)} tokens, and the buffers '
+          f'The prompt {request.id!r} has {size} tokens, and the buffers '
           f'hold {limit}. Raise config.prompt_buckets, or remove it from the '
           'prompt file.'
       )
@@ -76,12 +117,13 @@ def _check_lengths(requests: Sequence[Request], limit: int | None) -> None:
 def _trajectory(
     request: Request, completion: np.ndarray, header: dict
 ) -> trajectories.Trajectory:
-  prompt, ids = request
+  start = len(request.prompt) - request.given
+  prompt, given = np.split(np.asarray(request.prompt, np.int32), [start])
   return trajectories.Trajectory(
-      id=prompt.id,
-      prompt_hash=prompts_lib.text_hash(prompt.text),
-      prompt=np.asarray(ids, np.int32),
-      completion=np.asarray(completion, np.int32),
+      id=request.id,
+      prompt_hash=request.prompt_hash,
+      prompt=prompt,
+      completion=np.concatenate([given, completion]).astype(np.int32),
       temperature=float(header['temperature']),
       top_k=int(header['top_k']),
       top_p=float(header['top_p']),

@@ -1,6 +1,10 @@
-"""JSON files beside the weights."""
+"""JSON files beside the weights, and locks of files."""
 
+import contextlib
+import fcntl
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from specdiff_jax.core import errors
@@ -25,3 +29,58 @@ def read_json(path: str) -> dict[str, Any]:
         'expected; download the file again.'
     )
   return value
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+  """Writes a JSON object, whole or not at all; InputError where it cannot."""
+  try:
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    with open(path + '.new', 'w', encoding='utf-8') as file:
+      json.dump(value, file, indent=2)
+      file.write('\n')
+    os.replace(path + '.new', path)
+  except OSError as e:
+    raise errors.InputError(
+        f'{path}: cannot be written ({e}); make room, or give another '
+        'directory.'
+    ) from e
+
+
+def lock(descriptor: int, path: str) -> None:
+  """Locks an open file for this process, until it is closed.
+
+  The lock of a process that is killed is gone with it. A file system without
+  locks gives none.
+
+  Raises InputError if another process has it.
+  """
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    raise errors.InputError(
+        f'Another process is writing {path}. Wait for it, stop it, or write '
+        'elsewhere.'
+    ) from error
+  except OSError:
+    pass
+
+
+@contextlib.contextmanager
+def held(path: str) -> Iterator[None]:
+  """Holds the lock of a file, which is made if it is not there.
+
+  Raises InputError if another process holds it, or it cannot be made.
+  """
+  try:
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+  except OSError as error:
+    raise errors.InputError(
+        f'{path}: cannot be written ({error}); make room, make the directory '
+        'writable, or choose another one.'
+    ) from error
+  try:
+    lock(descriptor, path)
+    yield
+  finally:
+    os.close(descriptor)

@@ -8,10 +8,11 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 
 
 class AppendFile:
@@ -35,13 +36,10 @@ class AppendFile:
       with contextlib.suppress(OSError):  # some systems cannot sync a folder
         _sync_folder(folder)
     try:
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+      files.lock(self._file, path)
+    except errors.InputError:
       self.close()
-      raise errors.InputError(
-          f'Another process is writing {path}. Wait for it, stop it, or write '
-          'elsewhere.'
-      ) from error
+      raise
     self._end = os.fstat(self._file).st_size
 
   def cut(self, end: int) -> None:
@@ -83,7 +81,8 @@ def lines(path: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
   Stops before a last line that is torn: without a newline, or not an object
   (a power cut may leave zeros). An earlier line like that is damage, and
-  raises InputError; so does a file that cannot be read.
+  raises InputError; so does a file that cannot be read. Another process may
+  append meanwhile.
   """
   try:
     file = open(path, 'rb')
@@ -97,7 +96,8 @@ def lines(path: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
     for number, line in enumerate(file, start=1):
       record = _parse(line)
       if record is None:
-        if file.readline():
+        # Without a newline it was the last one, whatever was written since.
+        if line.endswith(b'\n') and file.readline():
           raise errors.InputError(
               f'{path}, line {number}: not a JSON object, and more lines '
               'follow, so this is no trace of a killed run but damage. Delete '
@@ -130,13 +130,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
   )
 
 
-def digest(path: str, size: int) -> str:
-  """Returns the SHA-256 of the file's first `size` bytes, in hex digits."""
+def digest(parts: Iterable[tuple[str, int]]) -> str:
+  """Returns the SHA-256, in hex digits, of the first bytes of some files.
+
+  Example: digest([('journal.jsonl', 4096), ('journal.1.jsonl', 512)])
+  """
   result = hashlib.sha256()
-  with open(path, 'rb') as file:
-    while size and (block := file.read(min(size, 1 << 20))):
-      result.update(block)
-      size -= len(block)
+  for path, size in parts:
+    with open(path, 'rb') as file:
+      while size and (block := file.read(min(size, 1 << 20))):
+        result.update(block)
+        size -= len(block)
   return result.hexdigest()
 
 

@@ -1,9 +1,10 @@
 """Prompt files: JSON lines with the fields `id` and `prompt`."""
 
+import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from specdiff_jax.core import errors
 
@@ -81,6 +82,31 @@ def _parse(line: bytes, where: str) -> Prompt:
           f'"prompt"; this one has {sorted(fields)}.'
       )
   return Prompt(str(fields['id']), fields['prompt'])
+
+
+def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+  """Returns every prompt `count` times, each time under another id.
+
+  The first keeps its id, so that a run may go on with more completions of a
+  prompt than it began with. Raises InputError where an id would stand twice.
+
+    >>> repeated([Prompt('a', 'Hello')], 2)
+    [Prompt(id='a', text='Hello'), Prompt(id='a#2', text='Hello')]
+  """
+  found = [
+      prompt if number == 1
+      else dataclasses.replace(prompt, id=f'{prompt.id}#{number}')
+      for prompt in prompts
+      for number in range(1, count + 1)
+  ]
+  ids = collections.Counter(prompt.id for prompt in found)
+  for name, times in ids.items():
+    if times > 1:
+      raise errors.InputError(
+          f'The id {name!r} is that of a prompt and of a further completion of '
+          'another. Rename the prompt.'
+      )
+  return found
 
 
 def text_hash(text: str) -> str:

@@ -33,8 +33,13 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
   name = 'trajectories'
   url_infos = {}  # nothing is downloaded; TFDS would look for checksum files
 
-  def __init__(self, records: Iterable[Mapping[str, Any]] = (), **kwargs):
-    self._records = records
+  def __init__(
+      self,
+      records: Iterable[Mapping[str, Any]] = (),
+      stored_top_k: int = 0,
+      **kwargs,
+  ):
+    self._records, self._top_k = records, stored_top_k
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -43,7 +48,7 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
         builder=self,
         description=self.__doc__,
         disable_shuffling=True,
-        features=tfds.features.FeaturesDict({
+        features=tfds.features.FeaturesDict(self._top() | {
             'id': tfds.features.Text(),
             'prompt_hash': tfds.features.Text(),
             'prompt': tokens,
@@ -55,12 +60,24 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
         }),
     )
 
+  def _top(self) -> dict[str, tfds.features.Tensor]:
+    """Returns the features of the law, where it is stored."""
+    if not self._top_k:
+      return {}
+    shape, make = (None, self._top_k), tfds.features.Tensor
+    return {
+        'top_ids': make(shape=shape, dtype=np.int32, encoding='bytes'),
+        'top_log_p': make(shape=shape, dtype=np.float16, encoding='bytes'),
+    }
+
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # nothing is downloaded
     return {'train': self._generate_examples()}
 
   def _generate_examples(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    yield from enumerate(self._records)
+    names = self.info.features.keys()
+    for key, record in enumerate(self._records):
+      yield key, {name: record[name] for name in names}
 
 
 def write(
@@ -81,7 +98,7 @@ def write(
       shutil.rmtree(leftover, ignore_errors=True)
     try:
       os.makedirs(partial)
-      _build(partial, records)
+      _build(partial, records, manifest.get('stored_top_k', 0))
       with open(os.path.join(partial, 'manifest.json'), 'w') as file:
         json.dump(manifest, file, indent=1)
         file.flush()
@@ -100,11 +117,13 @@ def write(
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _build(folder: str, records: Iterable[Mapping[str, Any]]) -> None:
+def _build(
+    folder: str, records: Iterable[Mapping[str, Any]], stored_top_k: int
+) -> None:
   """Runs TFDS, without its words on stdout and its empty download folder."""
   downloads = os.path.join(folder, 'downloads')
   with contextlib.redirect_stdout(io.StringIO()):
-    builder = Trajectories(records, data_dir=folder)
+    builder = Trajectories(records, stored_top_k, data_dir=folder)
     builder.download_and_prepare(
         download_dir=downloads, file_format='array_record'
     )
@@ -120,6 +139,7 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     return None
 
 
-def read(folder: str) -> Any:
+def read(folder: str, stored_top_k: int = 0) -> Any:
   """Returns a random-access source of dicts of numpy values."""
-  return Trajectories(data_dir=folder).as_data_source(split='train')
+  builder = Trajectories(stored_top_k=stored_top_k, data_dir=folder)
+  return builder.as_data_source(split='train')

@@ -1,16 +1,19 @@
 """The verifier's own completions: a journal while collecting, then a dataset.
 
 A TFDS build restarts from nothing when it is killed, so `collect` writes an
-append-only journal of JSON lines, and `build_dataset` turns it into an
+append-only journal of JSON lines, and `dataset.build` turns it into an
 `array_record` dataset at the end, in seconds. Under a work directory:
 
-  journal.jsonl   the header on line 1, then one trajectory a line
-  dataset/        the TFDS dataset, made from the journal and remade at will
+  journal.jsonl     the header on line 1, then one trajectory a line
+  journal.1.jsonl   that of a second process, with the same header; and so on
+  dataset/          the TFDS dataset, made from the journals, remade at will
 """
 
+import base64
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +22,7 @@ from specdiff_jax.data import journal as journal_lib
 import numpy as np
 
 FORMAT = 1  # of the journal and of the manifest, written in both
+_TOP = {'top_ids': np.dtype('<i4'), 'top_log_p': np.dtype('<f2')}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +37,10 @@ class Trajectory:
   top_k: int
   top_p: float
   seed: int
+  # The verifier's K likeliest tokens in the place of each completion token,
+  # likeliest first, and their log-probabilities; None where not stored.
+  top_ids: np.ndarray | None = None  # [C, K] int32
+  top_log_p: np.ndarray | None = None  # [C, K] float16
 
 
 class Journal:
@@ -45,13 +53,13 @@ class Journal:
       journal.append([trajectory])
   """
 
-  def __init__(self, workdir: str, header: dict[str, Any]):
-    """Opens or creates `workdir/journal.jsonl`; `header` is of JSON values.
+  def __init__(self, workdir: str, header: dict[str, Any], process: int = 0):
+    """Opens or creates a process's journal; `header` is of JSON values.
 
     Raises InputError if the journal there was begun under another header,
     naming the fields; if another process holds it; or if it is damaged.
     """
-    self.path = _journal_path(workdir)
+    self.path = _path(workdir, process)
     self.header = json.loads(json.dumps(header))
     self._ids: set[str] = set()
     self._file = journal_lib.AppendFile(self.path)
@@ -108,108 +116,69 @@ class Journal:
     self.close()
 
 
-class Source:
-  """Random access to a dataset on disk: `len(source)`, `source[index]`."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Collected:
+  """What the journals of a work directory hold at some moment."""
 
-  def __init__(self, records: Any):
-    self._records = records
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: int) -> Trajectory:
-    record = self._records[index]
-    return Trajectory(
-        id=record['id'].decode(),
-        prompt_hash=record['prompt_hash'].decode(),
-        prompt=record['prompt'],
-        completion=record['completion'],
-        # float32 on disk: the shortest decimal gives 0.7 back as 0.7.
-        temperature=float(str(np.float32(record['temperature']))),
-        top_k=int(record['top_k']),
-        top_p=float(str(np.float32(record['top_p']))),
-        seed=int(record['seed']),
-    )
+  header: dict[str, Any]
+  records: list[Trajectory]
+  parts: list[tuple[str, int]]  # each journal, and how many bytes of it
 
 
-def build_dataset(workdir: str) -> str:
-  """Makes the TFDS dataset of the journal's records; returns its folder.
+def read_all(workdir: str) -> Collected:
+  """Reads the journals of all processes; they may be written meanwhile.
 
-  Does nothing if the dataset there was made from the journal as it is now, or
-  if there is a dataset and no journal. A build that is killed leaves the
-  dataset before it, or none. Raises InputError if nothing was collected or
-  the disk is full.
+  Raises InputError if nothing was collected, or if two journals have different
+  headers.
   """
-  from specdiff_jax.data import tfds_builder  # takes a second to import
-
-  folder, path = _dataset_path(workdir), _journal_path(workdir)
-  manifest = tfds_builder.read_manifest(folder)
-  if manifest and not os.path.exists(path):
-    return folder
-  header, records, end = _whole_journal(path)
-  fresh = {
-      'format': FORMAT,
-      'header': header,
-      'records': len(records),
-      'last': records[-1].id,
-      'journal_bytes': end,
-      'journal_sha256': journal_lib.digest(path, end),
-  }
-  if manifest != fresh:
-    tfds_builder.write(folder, map(vars, records), fresh)
-  return folder
-
-
-def open_dataset(workdir: str) -> tuple[dict[str, Any], Source]:
-  """Returns the header and the trajectories of a dataset that was built.
-
-    header, source = open_dataset('runs/smollm2')
-    print(header['verifier'], len(source), source[0].completion)
-  """
-  from specdiff_jax.data import tfds_builder  # takes a second to import
-
-  folder = _dataset_path(workdir)
-  manifest = tfds_builder.read_manifest(folder)
-  if not manifest or manifest.get('format') != FORMAT:
-    raise errors.InputError(
-        f'There is no trajectory dataset of format {FORMAT} in {workdir}. Run '
-        '`specdiff collect` with this work directory: it makes one at its end.'
-    )
-  try:
-    source = Source(tfds_builder.read(folder))
-    last = source[manifest['records'] - 1].id
-    if (len(source), last) != (manifest['records'], manifest['last']):
-      raise ValueError(f'{len(source)} records, the last one {last!r}')
-  except Exception as error:  # TFDS and array_record raise many kinds
-    raise errors.InputError(
-        f'The trajectory dataset {folder} is damaged ({error}). Delete that '
-        'folder: the next run makes it again from the journal beside it.'
-    ) from error
-  return manifest['header'], source
-
-
-def _journal_path(workdir: str) -> str:
-  return os.path.join(workdir, 'journal.jsonl')
-
-
-def _dataset_path(workdir: str) -> str:
-  return os.path.join(workdir, 'dataset')
-
-
-def _whole_journal(path: str) -> tuple[dict, list[Trajectory], int]:
-  """Returns header, trajectories and the offset where they end."""
-  header, records, end = None, [], 0
-  for end, number, fields in journal_lib.lines(path):
-    if number == 1:
-      header = _header(fields, path)
-    else:
-      records.append(_from_fields(fields, path, number))
+  header, records, parts = None, {}, []
+  for path in paths(workdir):
+    end = 0
+    for end, number, fields in journal_lib.lines(path):
+      if number > 1:
+        record = _from_fields(fields, path, number)
+        records.setdefault(record.id, record)
+      elif header is None:
+        header = _header(fields, path)
+      else:
+        _check_header(header, _header(fields, path), path)
+    parts.append((path, end))
   if header is None or not records:
     raise errors.InputError(
-        f'The journal {path} holds no trajectory yet. Run `specdiff collect` '
-        'with this work directory first.'
+        f'The journal {_path(workdir, 0)} holds no trajectory yet. Run '
+        '`specdiff collect` with this work directory first.'
     )
-  return header, records, end
+  return Collected(header, list(records.values()), parts)
+
+
+def lengths(workdir: str) -> dict[str, int]:
+  """Returns the ids in all journals, and the tokens of each completion.
+
+  Less than `read_all`: nothing is checked, nothing is needed.
+  """
+  return {
+      fields['id']: len(fields['completion'])
+      for path in paths(workdir)
+      for _, number, fields in journal_lib.lines(path)
+      if number > 1
+  }
+
+
+def paths(workdir: str) -> list[str]:
+  """Returns the journals that are there, in the order of their processes."""
+  if not os.path.isdir(workdir):
+    return []
+  found = {}
+  for name in os.listdir(workdir):
+    match = re.fullmatch(r'journal(?:\.([1-9]\d*))?\.jsonl', name)
+    if match:
+      found[int(match[1] or 0)] = os.path.join(workdir, name)
+  return [found[process] for process in sorted(found)]
+
+
+def _path(workdir: str, process: int) -> str:
+  number = f'.{process}' if process else ''
+  return os.path.join(workdir, f'journal{number}.jsonl')
 
 
 def _header(fields: dict[str, Any], path: str) -> dict[str, Any]:
@@ -238,6 +207,11 @@ def _to_fields(trajectory: Trajectory) -> dict[str, Any]:
   fields = dict(vars(trajectory))
   for name in ('prompt', 'completion'):
     fields[name] = np.asarray(fields[name], np.int32).tolist()
+  for name, dtype in _TOP.items():
+    value = fields.pop(name)
+    if value is not None:
+      data = np.ascontiguousarray(value, dtype).tobytes()
+      fields[name] = base64.b64encode(data).decode()
   return fields
 
 
@@ -246,6 +220,11 @@ def _from_fields(fields: dict[str, Any], path: str, number: int) -> Trajectory:
     fields = dict(fields)
     for name in ('prompt', 'completion'):
       fields[name] = np.asarray(fields[name], np.int32)
+    for name, dtype in _TOP.items():
+      if name in fields:
+        flat = np.frombuffer(base64.b64decode(fields[name]), dtype)
+        places = len(fields['completion'])
+        fields[name] = flat.reshape(places, flat.size // max(places, 1))
     return Trajectory(**fields)
   except (KeyError, TypeError, ValueError, OverflowError) as error:
     raise errors.InputError(

@@ -21,6 +21,7 @@ from acceptance at all of them (`training.evaluate`).
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -190,6 +191,17 @@ class View:
   def hashes(self) -> set[str]:
     """Returns the prompt hashes, for `prompts.check_disjoint`."""
     return {self[index].prompt_hash for index in range(len(self))}
+
+
+def digest(source: Source) -> str:
+  """Returns a hash of the trajectories of a source, in their order."""
+  found = hashlib.sha256()
+  for index in range(len(source)):
+    item = source[index]
+    for part in (item.prompt, item.completion):
+      found.update(np.int32(len(part)).tobytes())
+      found.update(np.asarray(part, np.int32).tobytes())
+  return found.hexdigest()
 
 
 def _has_anchor(item: trajectories.Trajectory, tokens: int) -> bool:

@@ -56,6 +56,15 @@ def save(
   safetensors_io.save(path, tensors, metadata)
 
 
+def kind(path: str) -> str:
+  """Returns the family of the drafter in a file, by its metadata alone."""
+  return _kind(safetensors_io.metadata(path))
+
+
+def _kind(metadata: Mapping[str, str]) -> str:
+  return metadata.get('kind', 'diffusion')  # before there were others
+
+
 def load(
     path: str, verifier: weights.Checkpoint, family: type[Config]
 ) -> tuple[Config, dict[str, Any], np.ndarray]:
@@ -72,10 +81,10 @@ def load(
         f'{metadata.get("format")!r}, not {FORMAT!r}). Give a file that '
         '`specdiff distill` wrote.'
     )
-  kind = metadata.get('kind', 'diffusion')  # of files before there were others
-  if kind != family.kind:
+  found = _kind(metadata)
+  if found != family.kind:
     raise errors.InputError(
-        f'{path}: this is a drafter of the kind {kind!r}, but the system '
+        f'{path}: this is a drafter of the kind {found!r}, but the system '
         f'needs one of the kind {family.kind!r}. Give another file '
         '(config.drafters has one for each system), choose the system that '
         'this drafter was made for, or train one with `specdiff distill` and '

@@ -134,6 +134,7 @@ class DrafterNetwork(nn.Module):
 
   config: DrafterConfig
   param_dtype: Any = jnp.float32
+  remat: bool = False  # compute each layer again on the way back
 
   def setup(self):
     c = self.config
@@ -156,8 +157,9 @@ class DrafterNetwork(nn.Module):
     if c.ngram:
       self.hint = param('hint', matrix, width, width)
       self.matched = param('matched', zeros, c.ngram + 1, width)
+    layer = nn.remat(_DrafterLayer) if self.remat else _DrafterLayer
     self.layer = [
-        _DrafterLayer(c.verifier, self.param_dtype) for _ in range(c.layers)
+        layer(c.verifier, self.param_dtype) for _ in range(c.layers)
     ]
     final = layers_lib.initializer('final_norm', 1.0 - c.verifier.norm_offset)
     self.final_norm = param('final_norm', final, width)
@@ -303,6 +305,7 @@ def fill(
     context: Sequence[tuple[jax.Array, jax.Array]],
     first: jax.Array | None = None,
     revealed: tuple[jax.Array, jax.Array] | None = None,
+    remat: bool = False,
 ) -> jax.Array:
   """Returns the final states [B, N, G, E] of the windows after the anchors.
 
@@ -321,6 +324,7 @@ def fill(
     first: [B] position of the context's first key; by default 0.
     revealed: which slots are decided already, [B, N, G] bool, and their tokens
       [B, N, G]. A decided slot takes the place of the longest lookup match.
+    remat: see `DrafterNetwork`.
   """
   copied, matched = hints(config, tokens, anchors)
   matched = jnp.broadcast_to(matched[..., None], copied.shape)
@@ -334,7 +338,7 @@ def fill(
   index = index if first is None else first[:, None] + index
   mask = index[:, None] < anchors[..., None]
   positions = anchors[..., None] + 1 + jnp.arange(config.gamma)
-  return DrafterNetwork(config).apply(
+  return DrafterNetwork(config, remat=remat).apply(
       {'params': params},
       last,
       layers_lib.lookup(embed, anchor_token),
@@ -372,6 +376,7 @@ def window_states(
     features: jax.Array,
     anchors: jax.Array,
     revealed: tuple[jax.Array, jax.Array] | None = None,
+    remat: bool = False,
 ) -> jax.Array:
   """Returns the final states [B, N, G, E] of many windows of one pass.
 
@@ -383,6 +388,7 @@ def window_states(
     features: [B, T, F, E] of the verifier over these tokens.
     anchors: [B, N], each >= 1.
     revealed: slots that are decided already; see `fill`.
+    remat: see `DrafterNetwork`.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   context = DrafterNetwork(config).apply(
@@ -390,5 +396,6 @@ def window_states(
   )
   last = jax.vmap(lambda f, a: f[a])(features, jnp.maximum(anchors - 1, 0))
   return fill(
-      config, params, embed, tokens, anchors, last, context, revealed=revealed
-  )
+      config, params, embed, tokens, anchors, last, context,
+      revealed=revealed, remat=remat,
+  )  # fmt: skip

@@ -1,31 +1,51 @@
 """Processes: starting them, and making global batches of local ones."""
 
+from collections.abc import Callable
+import os
+import socket
+import time
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import rules
 
+_LONGEST = 4096  # bytes of a message that goes to all processes
 
-def initialize(distributed: bool) -> None:
+
+def initialize(distributed: bool, timeout: int = 300) -> None:
   """Joins the other processes; call it before anything touches a device.
 
   Does nothing unless `distributed`. On TPU pods and under Slurm jax finds
   the coordinator by itself; elsewhere JAX_COORDINATOR_ADDRESS, with
   JAX_NUM_PROCESSES and JAX_PROCESS_ID, names it.
+
+  Raises:
+    InputError: If the coordinator is not there after `timeout` seconds. (When
+      the others are not, jax itself ends the first process after this time.)
   """
   if not distributed:
     return
+  address = os.environ.get('JAX_COORDINATOR_ADDRESS', '')
   try:
-    jax.distributed.initialize()
-  except (RuntimeError, ValueError) as error:
+    if address and _number('JAX_PROCESS_ID'):
+      _reach(address, timeout)
+    jax.distributed.initialize(
+        num_processes=_number('JAX_NUM_PROCESSES'),
+        process_id=_number('JAX_PROCESS_ID'),
+        initialization_timeout=timeout,
+    )
+  except (RuntimeError, ValueError) as error:  # a port that is no number too
+    text = ' '.join(str(error).split())
     raise errors.InputError(
-        f'distributed: the processes could not be joined ({error}). Start '
-        'every process with a reachable coordinator (under Slurm or on a TPU '
-        'pod it is found; elsewhere set JAX_COORDINATOR_ADDRESS, '
-        'JAX_NUM_PROCESSES and JAX_PROCESS_ID), or run without the flag.'
+        f'distributed: the processes did not join within {timeout} seconds '
+        f'({text[:300]}). Start every process with a reachable coordinator '
+        '(under Slurm or on a TPU pod it is found; elsewhere set '
+        'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID), '
+        'raise config.join_timeout, or run without config.distributed.'
     ) from error
 
 
@@ -44,22 +64,79 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def on_first(action: Callable[[], None]) -> None:
+  """Runs an action in the first process; its InputError is raised in all.
+
+  All processes must call it: those that went on alone would wait for the
+  first one without end.
+  """
+  said = ''
+  if is_first():
+    try:
+      action()
+    except errors.InputError as error:
+      said = str(error)
+  if process_count() > 1:
+    text = np.zeros(_LONGEST, np.uint8)
+    found = np.frombuffer(said.encode()[:_LONGEST], np.uint8)
+    text[: len(found)] = found
+    text = multihost_utils.broadcast_one_to_all(text).astype(np.uint8)
+    said = text.tobytes().rstrip(b'\0').decode(errors='replace')
+  if said:
+    raise errors.InputError(said)
+
+
+def whole(array: Any) -> np.ndarray:
+  """Returns all values of an array, wherever they are.
+
+  Of an array that no process holds whole all processes must ask.
+  """
+  if isinstance(array, jax.Array) and not (
+      array.is_fully_addressable or array.is_fully_replicated
+  ):
+    replicated = rules.replicated(array.sharding.mesh)
+    array = jax.jit(lambda x: x, out_shardings=replicated)(array)
+  return np.asarray(array)
+
+
+def row_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+  """Returns (index, count): which part of a batch's rows is this process's.
+
+  Processes that hold parts of the same rows, as where tensors are split over
+  several of them, have the same index.
+
+  Raises:
+    InputError: If the mesh gives a process rows that are no such part.
+  """
+  ways = rules.row_ways(mesh)
+  places = rules.by_row(mesh).addressable_devices_indices_map((ways,))
+  held = sorted({index[0].indices(ways)[0] for index in places.values()})
+  size = len(held)
+  if ways % size or held[0] % size or held[-1] - held[0] != size - 1:
+    raise errors.InputError(
+        f'mesh: of {ways} parts of a batch this process holds {held}, which '
+        'are not neighbours. Make the number of processes a divisor of the '
+        'data axis, or each data axis a divisor of it.'
+    )
+  return held[0] // size, ways // size
+
+
 def global_batch(mesh: jax.sharding.Mesh, local: Any) -> Any:
-  """Returns arrays split by row over 'data', from each process's rows.
+  """Returns arrays split by row over the mesh, from each process's rows.
 
   Args:
-    mesh: The mesh; its 'data' axis must divide the global batch.
-    local: A tree of numpy arrays [rows of this process, ...].
+    mesh: The mesh; its axes of rows must divide the global batch.
+    local: A tree of numpy arrays [rows of `row_share`, ...].
 
   Raises:
     InputError: If the rows do not divide over the mesh.
   """
   sharding = rules.by_row(mesh)
-  ways = mesh.shape.get('data', 1)
+  ways, (_, count) = rules.row_ways(mesh), row_share(mesh)
 
   def place(leaf):
     leaf = np.asarray(leaf)
-    check_rows(leaf.shape[0] * jax.process_count(), ways)
+    check_rows(leaf.shape[0] * count, ways)
     return jax.make_array_from_process_local_data(sharding, leaf)
 
   return jax.tree.map(place, local)
@@ -72,3 +149,23 @@ def check_rows(rows: int, ways: int) -> None:
         f'batch: {rows} rows do not divide over a data axis of {ways}. Make '
         f'the batch a multiple of {ways}, or the data axis smaller.'
     )
+
+
+def _reach(address: str, timeout: float) -> None:
+  """Returns once something listens there: where nothing does, jax aborts."""
+  host, _, port = address.rpartition(':')
+  end = time.monotonic() + timeout
+  while True:
+    try:
+      with socket.create_connection((host, int(port)), timeout=timeout):
+        return
+    except OSError as error:
+      if time.monotonic() > end:
+        raise ValueError(f'nothing answers at {address}: {error}') from error
+      time.sleep(0.2)
+
+
+def _number(name: str) -> int | None:
+  """Returns a number that the environment sets, or None."""
+  text = os.environ.get(name)
+  return int(text) if text else None

@@ -9,11 +9,12 @@ from jax.experimental import mesh_utils
 from specdiff_jax.core import errors
 
 AXES = ('data', 'model')
+SLICED = ('replica', *AXES)  # of several slices, the first over the slices
 
 
 def make_mesh(
     shape: Sequence[int] | Mapping[str, int],
-    axes: Sequence[str] = AXES,
+    axes: Sequence[str] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Returns a mesh of the first devices.
@@ -21,7 +22,9 @@ def make_mesh(
   Args:
     shape: Size of each axis; one may be -1 and takes what is left. A mapping
       from axis name to size brings its own `axes`.
-    axes: Names of the axes.
+    axes: Names of the axes; by default (data, model) of two sizes and
+      (replica, data, model) of three. Rows of a batch go over replica and
+      data; parameters are whole in every replica.
     devices: To take, all of them; by default those that are here. Of several
       slices the first axis goes over the slices, too.
 
@@ -33,7 +36,8 @@ def make_mesh(
   """
   if isinstance(shape, Mapping):
     axes, shape = tuple(shape.keys()), tuple(shape.values())
-  shape, axes = tuple(shape), tuple(axes)
+  shape = tuple(shape)
+  axes = tuple(axes or (SLICED if len(shape) == len(SLICED) else AXES))
   several = devices is not None or jax.process_count() > 1
   devices = jax.devices() if devices is None else list(devices)
   sizes = _sizes(shape, axes, len(devices))

@@ -8,6 +8,9 @@ import jax
 
 from specdiff_jax.core import errors
 
+# Stands in a rule for the mesh axes that rows of a batch go over.
+ROWS = 'rows'
+
 # A regular expression, and the mesh axis (or axes, or None) of each dimension.
 Rule = tuple[str, Sequence[str | tuple[str, ...] | None]]
 
@@ -30,13 +33,26 @@ TRANSFORMER: tuple[Rule, ...] = (
     (r'expand$', (None, 'model')),
 )
 
+# What TRANSFORMER leaves whole of a matrix is split over 'data' too, whose
+# devices hold the same otherwise: weights are gathered where they are used,
+# gradients scattered to where they belong (FSDP, ZeRO-3). Not over 'replica':
+# the network between slices is slow.
+FSDP: tuple[Rule, ...] = (
+    (r'layers/.*(query|key|value|gate|up)$', (None, 'model', 'data')),
+    (r'layers/.*(output|down)$', (None, 'data', 'model')),
+    (r'(query|key|value|gate|up|embed|head)$', ('model', 'data')),
+    (r'(trunk|fuse|hint)$', ('model', 'data')),
+    (r'(output|down|expand)$', ('data', 'model')),
+    *TRANSFORMER,
+)
+
 # Of a DecodeState: rows over 'data', keys and values by heads over 'model'.
-# Those of stacked layers, [L, B, Hkv, S, Dh], are a pair; others a pair a layer.
+# Stacked layers, [L, B, Hkv, S, Dh], have one pair; others a pair a layer.
 DECODING: tuple[Rule, ...] = (
     (r'^end_ids$', ()),
-    (r'(cache|context)/\d+$', (None, 'data', 'model')),
-    (r'(cache|context)/\d+/\d+$', ('data', 'model')),
-    (r'', ('data',)),
+    (r'(cache|context)/\d+$', (None, ROWS, 'model')),
+    (r'(cache|context)/\d+/\d+$', (ROWS, 'model')),
+    (r'', (ROWS,)),
 )
 
 
@@ -66,17 +82,37 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
     shapes = jax.eval_shape(init)
     params = jax.jit(init, out_shardings=shardings(shapes, RULES, mesh))()
   """
-  compiled = [(re.compile(pattern), tuple(axes)) for pattern, axes in rules]
-  for pattern, axes in compiled:
-    _check_axes(pattern.pattern, axes, mesh)
+  compiled = _compiled(rules, mesh)
 
   def choose(path, leaf):
-    spec = ()
-    if leaf.shape:
-      spec = _first_match(name(path), leaf.shape, compiled, mesh)
+    axes = _first_match(name(path), leaf.shape, compiled)
+    spec = (
+        axis if dim % _size(axis, mesh) == 0 else None
+        for axis, dim in zip(axes, leaf.shape, strict=False)
+    )
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
 
   return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+def not_split(
+    tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh
+) -> list[str]:
+  """Returns, in words, the dimensions that their mesh axes do not divide.
+
+  Every device holds these whole. Arguments as of `shardings`.
+  """
+  compiled, told = _compiled(rules, mesh), []
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    axes = _first_match(name(path), leaf.shape, compiled)
+    for place, axis in enumerate(axes):
+      ways = _size(axis, mesh)
+      if leaf.shape[place] % ways:
+        told.append(
+            f'{name(path)}: dimension {place} of {tuple(leaf.shape)} does not '
+            f'divide over {"x".join(_parts(axis))}={ways}'
+        )
+  return told
 
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
@@ -85,12 +121,35 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
 
 
 def by_row(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Returns the sharding of a batch: its first dimension over 'data'."""
-  axis = 'data' if 'data' in mesh.shape else None
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axis))
+  """Returns the sharding of a batch: rows over 'replica' and 'data'."""
+  spec = jax.sharding.PartitionSpec(_rows(mesh))
+  return jax.sharding.NamedSharding(mesh, spec)
 
 
-def _first_match(leaf_name, shape, rules, mesh) -> tuple[Any, ...]:
+def row_ways(mesh: jax.sharding.Mesh) -> int:
+  """Returns over how many devices the rows of a batch go."""
+  return _size(_rows(mesh), mesh)
+
+
+def _rows(mesh: jax.sharding.Mesh) -> str | tuple[str, ...] | None:
+  axes = tuple(axis for axis in ('replica', 'data') if axis in mesh.shape)
+  return axes if len(axes) > 1 else next(iter(axes), None)
+
+
+def _compiled(rules: Sequence[Rule], mesh: jax.sharding.Mesh):
+  """Returns rules with their expressions compiled, checked for the mesh."""
+  result = []
+  for pattern, axes in rules:
+    axes = tuple(_rows(mesh) if axis == ROWS else axis for axis in axes)
+    _check_axes(pattern, axes, mesh)
+    result.append((re.compile(pattern), axes))
+  return result
+
+
+def _first_match(leaf_name, shape, rules) -> tuple[Any, ...]:
+  """Returns the axes of a leaf's first rule; () for scalars and no match."""
+  if not shape:
+    return ()
   for pattern, axes in rules:
     if not pattern.search(leaf_name):
       continue
@@ -101,10 +160,7 @@ def _first_match(leaf_name, shape, rules, mesh) -> tuple[Any, ...]:
           f'{tuple(shape)}. Make the expression narrower, or put a rule for '
           'this leaf before it.'
       )
-    return tuple(
-        axis if dim % _size(axis, mesh) == 0 else None
-        for axis, dim in zip(axes, shape, strict=False)
-    )
+    return axes
   return ()
 
 

@@ -99,6 +99,7 @@ def _body(call: command.Call) -> int:
       'largest': [
           vars(x) for x in (outcome.costs.arrays if outcome.costs else ())[:_ROWS]
       ],
+      'not_split': list(program.whole),
       'advice': advice,
       'compile_seconds': round(outcome.seconds, 1),
   })
@@ -120,7 +121,8 @@ def _show(program: Any, outcome: Any, advice: list[str]) -> None:
         for x in costs.arrays[:_ROWS]
     ]
     _table('largest arrays', ['bytes', 'shape', 'name'], rows)
-  for line in (outcome.allocations, *advice):
+  whole = [f'Held whole by every chip: {line}' for line in program.whole]
+  for line in (*whole, outcome.allocations, *advice):
     if line:
       console.out().print(line, markup=False)
 

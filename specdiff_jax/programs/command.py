@@ -298,13 +298,18 @@ def define_prompts(own: flags.FlagValues) -> None:
   )
 
 
-def verifier(config: ml_collections.ConfigDict, dtype: str = ''):
+def verifier(
+    config: ml_collections.ConfigDict,
+    split: Callable[[Any], Any] | None = None,
+):
   """Returns `build.verifier`, with a bar where loading takes long."""
   from specdiff_jax import build
 
   with console.patient('loading (million values)') as show:
     return build.verifier(
-        config, dtype, lambda done, all: show(done // 10**6, all // 10**6)
+        config,
+        progress=lambda done, all: show(done // 10**6, all // 10**6),
+        split=split,
     )
 
 

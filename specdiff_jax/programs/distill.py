@@ -1,6 +1,7 @@
 """`distill`: trains a drafter to follow its verifier."""
 
 import os
+from typing import Any
 
 from absl import flags
 
@@ -9,7 +10,7 @@ from specdiff_jax.programs import command
 from specdiff_jax.programs import console
 from specdiff_jax.programs import fields
 
-_PREEMPTED = 75  # as launch/environment.sh has it
+PREEMPTED = 75  # as launch/environment.sh has it
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -45,7 +46,7 @@ COMMAND = command.Command(
     exit_codes={
         0: 'done',
         2: 'bad input, or a full disk: nothing written is lost, run it again',
-        _PREEMPTED: 'SIGTERM came, as when a machine is taken away; the state '
+        PREEMPTED: 'SIGTERM came, as when a machine is taken away; the state '
         'is saved, and the launchers start it again',
         130: 'interrupted after a checkpoint; run it again to go on',
     },
@@ -58,7 +59,6 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call) -> int:
-  from specdiff_jax import build
   from specdiff_jax import build_training
   from specdiff_jax.parallel import hosts
 
@@ -66,34 +66,67 @@ def _body(call: command.Call) -> int:
   workdir = command.needed(call.options, 'workdir')
   build_training.check(config)
   build_training.start(config)
-  checkpoint = command.verifier(config)
+  checkpoint = command.verifier(config, build_training.placement(config))
+  result, path = train(config, checkpoint, workdir)
+  if result.interrupted:
+    return stopped(result)
+  if hosts.is_first():
+    console.say(f'The drafter is in {path}.')
+    console.result(figures(result) | {'drafter': path})
+  return 0
+
+
+def train(
+    config,
+    checkpoint,
+    workdir: str,
+    memory: dict[Any, dict] | None = None,
+    what: str = 'distilling',
+):
+  """Trains in `workdir`; returns a `loop.Result` and the drafter's file.
+
+  Collects the trajectories first if there are only prompts. An interrupted run
+  leaves no drafter. `memory`: see `build_training.run`.
+  """
+  from specdiff_jax import build
+  from specdiff_jax import build_training
+  from specdiff_jax.parallel import hosts
+
   data, prompts_file = build_training.data(config, workdir)
   if prompts_file:
     prompts = build.prompts(config, prompts_file, 0)
     # There is no drafter yet; lookup drafts for it, to the same tokens.
     collect.into(config, checkpoint, prompts, data, 'lookup')
-  run = build_training.run(config, checkpoint, data, workdir)
-  with console.progress('distilling', run.schedule.steps) as show:
+  run = build_training.run(config, checkpoint, data, workdir, memory)
+  for line in run.not_split() if hosts.is_first() else ():
+    console.say(f'Held whole by every device: {line}')
+  with console.progress(what, run.schedule.steps) as show:
     result = run.train(
         lambda step, steps, values: show(step, steps, _note(values))
     )
-  if result.interrupted:
-    console.say(f'Stopped after step {result.steps}, which is saved.')
-    return _PREEMPTED if result.preempted else 130
   path = os.path.join(workdir, 'drafter.safetensors')
-  if hosts.is_first():
+  if not result.interrupted:
     run.save(path, result)
-    console.say(f'The drafter is in {path}.')
-    console.result({
-        'steps': result.steps,
-        'loss': result.loss,
-        'tau_eval': result.evaluation.get('tau'),
-        'params_sha256': result.params_sha256,
-        'evaluation': result.evaluation,
-        'skipped': result.skipped,
-        'drafter': path,
-    })
-  return 0
+  return result, path
+
+
+def figures(result) -> dict[str, Any]:
+  """Returns what a finished run came to, as its JSON line has it."""
+  return {
+      'steps': result.steps,
+      'loss': result.loss,
+      'tau_eval': result.evaluation.get('tau'),
+      'params_sha256': result.params_sha256,
+      'evaluation': result.evaluation,
+      'skipped': result.skipped,
+      'best_step': result.best,
+  }
+
+
+def stopped(result) -> int:
+  """Says where a run was interrupted; returns the exit code for it."""
+  console.say(f'Stopped after step {result.steps}, which is saved.')
+  return PREEMPTED if result.preempted else 130
 
 
 def _note(values: dict) -> str:

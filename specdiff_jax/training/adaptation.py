@@ -2,15 +2,23 @@
 
 DiffuLLaMA (arXiv 2410.17891) goes on training a causal model under the
 diffusion ELBO (`revealed.elbo`), opens its attention little by little, and
-keeps what the outputs mean: output i - 1 still predicts token i.
-
-  share = annealed_share(step, 10_000)
-  mask = annealed_mask(key, causal_BxTxT, full_BxTxT, share)
-  target, counted = shifted_targets(tokens, masked)
+keeps what the outputs mean: output i - 1 still predicts token i. `whole_elbo`
+does so on whole texts; `window_score` then lets any loss of windows train the
+model as it is served.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from specdiff_jax.models import adapted_network
+from specdiff_jax.models import transformer
+from specdiff_jax.training import head as head_lib
+from specdiff_jax.training import losses
+from specdiff_jax.training import objective
+from specdiff_jax.training import revealed
 
 
 def annealed_share(step: jax.Array | int, steps: int) -> jax.Array:
@@ -62,3 +70,83 @@ def shifted_targets(
   target = jnp.roll(tokens, -1, axis=-1)
   counted = jnp.roll(masked, -1, axis=-1)
   return target, counted.at[..., -1].set(False)
+
+
+def whole_elbo(
+    config: adapted_network.AdaptedConfig,
+    schedule: revealed.Schedule,
+    steps: int,
+) -> Callable[..., losses.Loss]:
+  """Returns the ELBO of whole completions, given their prompts.
+
+  Completion tokens are masked at one time for each text, prompts never; the
+  attention is open after so many steps. For `objective.Loss.whole`.
+  """
+
+  def value(params, frozen, batch, key, step, block):
+    tokens, length = batch['tokens'], batch['length']
+    rows, size = tokens.shape
+    mask_key, attention_key = jax.random.split(key)
+    index = jnp.arange(size)
+    there = index < length[:, None]
+    asked = there & (index >= batch['prompt_length'][:, None])
+    drawn = revealed.draw_masks(mask_key, (rows,), size, schedule)
+    masked = asked & ~drawn.mask
+    seen = annealed_mask(
+        attention_key,
+        transformer.causal_mask(length, size),
+        jnp.broadcast_to(there[:, None], (rows, size, size)),
+        annealed_share(step, steps),
+    )
+    given = jnp.where(masked, config.mask_id, tokens)
+    x = adapted_network.states(config, params, frozen['embed'], given, seen)
+    target, counted = shifted_targets(tokens, asked)
+    log_q, _ = head_lib.judge(
+        x, frozen['head'], frozen['index'][target], block
+    )
+    shown = revealed.Shown(jnp.roll(~masked, -1, axis=-1), drawn.weight)
+    loss, metrics = revealed.elbo(log_q, counted, shown)
+    targets = jnp.sum(masked & (index > 0))
+    return loss, metrics | {
+        'targets': targets,
+        'useful_targets_per_token': targets / tokens.size,
+    }
+
+  return value
+
+
+def window_score(config: adapted_network.AdaptedConfig) -> objective.Score:
+  """Returns the score of windows that follow a fully bidirectional prefix.
+
+  The prefix of each window sees its masks, so that no window shares a pass
+  with another: W passes of the whole text, one after the other.
+  """
+
+  def score(params, frozen, batch, gamma, shown=None):
+    del shown  # its windows are masked whole
+    tokens = jnp.pad(batch['tokens'], ((0, 0), (0, gamma)))
+    index = jnp.arange(tokens.shape[1])
+    slots = jnp.arange(gamma)
+
+    @jax.checkpoint
+    def one(anchor):  # [B]
+      given = jnp.where(index <= anchor[:, None], tokens, config.mask_id)
+      seen = index <= anchor[:, None] + gamma
+      seen = jnp.broadcast_to(seen[:, None], tokens.shape + index.shape)
+      x = adapted_network.states(config, params, frozen['embed'], given, seen)
+      place = anchor[:, None] + slots  # of the output before each slot
+      return jnp.take_along_axis(x, place[..., None], axis=1)
+
+    states = jax.lax.map(one, batch['anchors'].T)  # [W, B, G, E]
+    states = jnp.moveaxis(states, 0, 1)
+    rows, windows = batch['anchors'].shape
+    place = jnp.arange(windows * gamma).reshape(windows, gamma)
+    position = batch['anchors'][..., None] + slots
+    return objective.Predictions(
+        states=states.reshape(rows, windows * gamma, -1),
+        position=position.reshape(rows, -1),
+        place=jnp.broadcast_to(place, position.shape),
+        extra_tokens=windows * tokens.size - batch['tokens'].size,
+    )
+
+  return score

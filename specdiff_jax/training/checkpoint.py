@@ -1,83 +1,148 @@
 """Checkpoints of a training state together with its data iterator."""
 
 from collections.abc import Iterator
+import contextlib
 import hashlib
-import json
 import os
 import re
 from typing import Any
 
-from grain import checkpoint as grain_checkpoint
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from specdiff_jax.core import errors
+from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
+from specdiff_jax.training import seal
 
 
 class Checkpointer:
-  """Saves and restores (state, iterator) pairs, the newest `keep` of them.
+  """Saves and restores (state, iterator) pairs.
 
-  A checkpoint appears whole or not at all: it is written beside its place
-  and renamed, so a run killed while saving finds the one before. Each is
-  sealed with a hash of its values, because the array store itself does not
-  notice a flipped bit.
+  Keeps the newest `keep`, and the best. A checkpoint appears whole or not at
+  all: it is written beside its place and renamed, so a run killed while saving
+  finds the one before. Each is sealed with sums over its values, because the
+  array store itself does not notice a flipped bit.
+
+  Values go to the host before `save` returns, and to the disk while training
+  goes on. All processes must make the same calls.
 
   Example:
     checkpointer = Checkpointer('runs/mine/checkpoints')
     restored = checkpointer.restore(state, iterator)  # None at first
-    checkpointer.save(state, iterator)
+    with checkpointer:  # at whose end all is on the disk
+      checkpointer.save(state, iterator)
   """
 
   def __init__(self, directory: str, keep: int = 3):
     remote = '://' in directory
     self.directory = directory if remote else os.path.abspath(directory)
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
-    )
+    self._keep = keep
+    self._writing: int | None = None  # the step whose save is not settled
     try:
-      self._manager = ocp.CheckpointManager(
-          self.directory,
-          options=options,
-          item_handlers={
-              'state': ocp.StandardCheckpointHandler(),
-              'data': grain_checkpoint.CheckpointHandler(),
-              'seal': ocp.JsonCheckpointHandler(),
-          },
-      )
+      self._manager = self._open()
     except OSError as error:
       raise errors.InputError(
           f'checkpoints: the directory {self.directory} cannot be used '
           f'({error}). Make it writable, or choose another work directory.'
       ) from error
 
+  def _open(self) -> ocp.CheckpointManager:
+    """Opens the directory; what a killed run left half written is removed."""
+    newest = checkpoint_managers.LatestN(self._keep)
+    best = checkpoint_managers.BestN(get_metric_fn=_tau, n=1)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+            [newest, best]
+        ),
+        best_fn=_tau,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(
+        self.directory,
+        options=options,
+        item_handlers={
+            'state': ocp.StandardCheckpointHandler(),
+            'data': ocp.JsonCheckpointHandler(),
+            'seal': ocp.JsonCheckpointHandler(),
+        },
+    )
+
   def steps(self) -> list[int]:
     """Returns the steps that have a checkpoint, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: Any, iterator: Iterator) -> None:
-    """Saves both under `state.step`; does nothing if that is there already.
+  def best(self) -> int | None:
+    """Returns the step of the highest tau, or None where none is known."""
+    step = self._manager.best_step()
+    found = None if step is None else self._manager.metrics(step)
+    return step if found and _tau(found) else None
+
+  def preempted(self, step: int) -> bool:
+    """Whether the cluster takes a process away, and all are to stop here.
+
+    Of several processes each must ask after every step: they stop after the
+    same one. A single process has no such notice, only its signal.
+    """
+    return self._manager.reached_preemption(step)
+
+  def save(
+      self, state: Any, iterator: Iterator, tau: float | None = None
+  ) -> None:
+    """Starts to save both under `state.step`, unless that is there already.
+
+    Args:
+      state: May be donated as soon as this returns: of a CPU's arrays, which
+        are not copied, jax then leaves the memory alone.
+      iterator: A grain iterator, in the same place in every process.
+      tau: What this very state was evaluated to, if it was.
 
     Raises:
-      InputError: If the disk is full or the directory cannot be written.
+      InputError: If this one or the one before cannot be written, because the
+        disk is full or the directory not writable.
     """
+    self.wait()
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        data=grain_checkpoint.CheckpointSave(iterator),
-        seal=ocp.args.JsonSave(_seal(state, iterator)),
+        data=ocp.args.JsonSave(seal.position(iterator)),
+        seal=ocp.args.JsonSave(seal.of(state, iterator)),
     )
+    # At least 1 where it is known; orbax wants a number each time.
+    metrics = {'tau': tau if tau and tau > 0 else 0.0}
+    self._writing = step
+    with self._failing(step):
+      self._manager.save(step, args=args, metrics=metrics, force=True)
+
+  def wait(self) -> None:
+    """Returns once what was saved is on the disk.
+
+    Raises:
+      InputError: If it cannot be written. Then it is given up, and the next
+        one can be saved.
+    """
+    if self._writing is not None:
+      with self._failing(self._writing):
+        self._manager.wait_until_finished()
+      self._writing = None
+
+  @contextlib.contextmanager
+  def _failing(self, step: int) -> Iterator[None]:
+    """Turns trouble with the disk into an InputError, and cleans up."""
     try:
-      self._manager.save(step, args=args, force=True)
-      self._manager.wait_until_finished()
+      yield
     except Exception as error:
+      self._writing = None
       if not _is_disk_trouble(error):
         raise
+      with contextlib.suppress(Exception):  # the same one once more
+        self._manager.close()
+      self._manager = self._open()
       raise errors.InputError(
           f'checkpoints: step {step} could not be written to '
           f'{self.directory} ({_brief(error)}). Earlier checkpoints '
@@ -93,7 +158,8 @@ class Checkpointer:
     is set aside (renamed to STEP.corrupt) and the one before is taken.
 
     Args:
-      template: A state whose shapes, dtypes and shardings are wanted.
+      template: A state whose shapes, dtypes and shardings are wanted, on
+        whatever mesh and of however many processes.
       iterator: A grain iterator over the same data; changed in place.
 
     Returns:
@@ -122,9 +188,13 @@ class Checkpointer:
         'another work directory, or remove this one to start over.'
     )
 
-  def close(self) -> None:
-    """Waits for what is being written."""
-    self._manager.close()
+  def __enter__(self) -> 'Checkpointer':
+    return self
+
+  def __exit__(self, kind: Any, *_) -> None:
+    """Waits for what is being written; an error before goes first."""
+    with contextlib.suppress(errors.InputError if kind else ()):
+      self.wait()
 
   def _read(self, step: int, template: Any, iterator: Iterator) -> Any:
     self._check_shapes(step, template)
@@ -133,32 +203,34 @@ class Checkpointer:
         step,
         args=ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract),
-            data=grain_checkpoint.CheckpointRestore(iterator),
+            data=ocp.args.JsonRestore(),
             seal=ocp.args.JsonRestore(),
         ),
     )
-    if restored.seal and restored.seal != _seal(restored.state, iterator):
+    iterator.set_state(restored.data)
+    if restored.seal != seal.of(restored.state, iterator):
       raise ValueError('its values are not those that were saved')
     return restored.state
 
   def _check_shapes(self, step: int, template: Any) -> None:
-    """Raises ValueError where a leaf is missing or of another kind."""
+    """Raises ValueError where leaves are missing or of another kind."""
     saved = self._manager.item_metadata(step).state
     leaves = jax.tree_util.tree_flatten_with_path(saved)[0]
     there = {rules.name(path): _kind(leaf) for path, leaf in leaves}
     leaves = jax.tree_util.tree_flatten_with_path(template)[0]
     here = {rules.name(path): _kind(leaf) for path, leaf in leaves}
-    for name in here | there:
-      if here.get(name) != there.get(name):
-        raise ValueError(
-            f'{name} is {there.get(name, "missing")} there, '
-            f'{here.get(name, "missing")} here'
-        )
+    other = [
+        f'{name} is {there.get(name, "missing")} there, '
+        f'{here.get(name, "missing")} here'
+        for name in here | there if here.get(name) != there.get(name)
+    ]
+    if other:
+      raise ValueError('; '.join(other))
 
   def _set_aside(self, steps: list[int]) -> None:
     if not steps:
       return
-    if jax.process_index() == 0:
+    if hosts.is_first():
       for step in steps:
         source = self._manager.directory / str(step)
         target = self._manager.directory / f'{step}.corrupt'
@@ -169,26 +241,25 @@ class Checkpointer:
 
 
 def digest(tree: Any) -> str:
-  """Returns the sha256 of a tree's names, shapes, dtypes and values."""
+  """Returns the sha256 of a tree's names, shapes, dtypes and values.
+
+  All processes must ask together.
+  """
   result = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    array = np.ascontiguousarray(jax.device_get(leaf))
+    array = np.ascontiguousarray(hosts.whole(leaf))
     name = rules.name(path)
     result.update(f'{name} {array.shape} {array.dtype}\n'.encode())
     result.update(array.reshape(-1).view(np.uint8))
   return result.hexdigest()
 
 
+def _tau(metrics: dict[str, float]) -> float:
+  return metrics['tau']
+
+
 def _kind(leaf: Any) -> str:
   return f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
-
-
-def _seal(state: Any, iterator: Iterator) -> dict[str, Any]:
-  """Returns what must be equal after a restore; {} where hosts share it."""
-  if jax.process_count() > 1:  # No host sees all values; nor one iterator.
-    return {}
-  position = json.loads(json.dumps(iterator.get_state()))
-  return {'sha256': digest(state), 'iterator': position}
 
 
 def _is_disk_trouble(error: Exception) -> bool:

@@ -5,8 +5,8 @@ trajectories.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -16,6 +16,7 @@ import optax
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.data import journal
 from specdiff_jax.data import windows
 from specdiff_jax.formats import drafter_file
 from specdiff_jax.formats import weights
@@ -37,9 +38,9 @@ from specdiff_jax.training import step as step_lib
 class Run:
   """All that decides a run; `train` starts it, or goes on with it.
 
-  The verifier's params are whole on every process; the drafter's, and its
-  optimizer's, are split by `rules.TRANSFORMER` over `mesh`. Without a feature
-  cache the verifier is split in the same way, and runs in the train step.
+  The drafter's params, and its optimizer's state, are split over `mesh` by
+  `split`. The verifier is by `rules.TRANSFORMER` where it runs in the train
+  step, which is without a feature cache; with one every process has it whole.
   """
 
   network: drafter_file.Config
@@ -57,88 +58,161 @@ class Run:
   vocab_block: int  # rows of the head whose logits exist at once; 0: all
   workdir: str
   facts: Mapping[str, Any]  # what must not change when the run goes on
+  # Features by what decides them: runs that share it compute them once.
+  memory: dict[Any, dict] = dataclasses.field(default_factory=dict)
+  tensorboard: bool = False  # event files beside the JSON lines
+  stored_law: bool = False  # the loss reads the law that the data hold
+  # What the trained params are those of a drafter by: adapters are merged.
+  finished: Callable[[Any], Any] = lambda params: params
+  given_vocab: np.ndarray | None = None  # of the drafter that it starts from
+  split: Sequence[rules.Rule] = rules.TRANSFORMER
+  explosion: float = 0.0  # see `step.make_train_step`
+  keep: int = 3  # checkpoints, beside the best
+  parts: int = 1  # of a batch, one after the other
 
   def vocab(self) -> np.ndarray:
     """Returns the draft vocabulary."""
+    if self.given_vocab is not None:
+      return self.given_vocab
     size = self.verifier.config.vocab_size
     return frequent_tokens(self.data, self.network.vocab, size)
 
   def train(self, progress: loop.Progress) -> loop.Result:
-    """Trains, from the newest checkpoint in the work directory if any."""
-    _check_same_run(os.path.join(self.workdir, 'run.json'), self.facts)
-    state, shardings = step_lib.init_state(
-        lambda key, params: self.initial(self.network, key, params),
-        [jax.random.key(self.sizes.seed), self.verifier.params],
-        self.optimizer,
-        rules.TRANSFORMER,
-        self.mesh,
-    )
-    frozen = jax.device_put(
-        objective.frozen(self.verifier.params, self.vocab()),
-        rules.replicated(self.mesh),
-    )
-    temperature = self.loss.temperature if self.loss.law else 0.0
-    if self._online(temperature):
-      frozen['verifier'] = jax.device_put(
-          self.verifier.params,
-          rules.shardings(
-              self.verifier.params, rules.TRANSFORMER, self.mesh
-          ),
-      )
-    share = hosts.process_index(), hosts.process_count()
+    """Trains, from the newest checkpoint in the work directory if any.
+
+    Raises InputError if another run holds the directory, or it belongs to one
+    with other facts.
+    """
+    with contextlib.ExitStack() as stack:
+      lock = files.held(os.path.join(self.workdir, '.lock'))
+      hosts.on_first(lambda: stack.enter_context(lock))
+      path = os.path.join(self.workdir, 'run.json')
+      hosts.on_first(lambda: _check_same_run(path, self.facts))
+      return self._train(progress)
+
+  def _train(self, progress: loop.Progress) -> loop.Result:
+    state, frozen, step = self.start()
     path = os.path.join(self.workdir, 'metrics.jsonl')
+    events = os.path.join(self.workdir, 'events') if self.tensorboard else None
+    share = hosts.row_share(self.mesh)
+    matches = objective.make_matches(
+        self.score, self.sizes.gamma, self.vocab_block
+    )
     return loop.train(
         state,
-        step_lib.make_train_step(
-            self._with_features(
-                objective.make_loss(
-                    self.score,
-                    self.loss,
-                    self.sizes.gamma,
-                    self.vocab_block,
-                    self.sizes.seed,
-                ),
-                temperature,
-            ),
-            self.optimizer,
-            self.mesh,
-            shardings,
-        ),
+        step,
         iter(windows.batches(self.data, self.sizes, *share)),
-        checkpoint.Checkpointer(os.path.join(self.workdir, 'checkpoints')),
-        metrics.MetricsWriter(path if hosts.is_first() else None),
+        checkpoint.Checkpointer(
+            os.path.join(self.workdir, 'checkpoints'), self.keep
+        ),
+        metrics.MetricsWriter(path if hosts.is_first() else None, events),
         self.schedule,
         frozen=frozen,
-        prepare=self._prepare(temperature),
+        prepare=self._with_stored_law(
+            self.prepare(self.data, self._temperature())
+        ),
         evaluate=evaluator(
-            self._with_features(
-                objective.make_matches(
-                    self.score, self.sizes.gamma, self.vocab_block
-                )
-            ),
+            self._with_features(matches),
             frozen,
-            self._prepare(),
+            self.prepare(self.held_out),
             self.held_out,
             self.sizes,
             self.mesh,
         ),
         progress=progress,
+        records=lambda batch: [
+            self.data[i].id for i in batch['record'] if i != windows.BLANK
+        ],
     )
 
-  def _prepare(self, temperature: float = 0.0) -> Callable[[Any], Any]:
-    """Returns what adds features to the batches of one source.
+  def start(self) -> tuple[step_lib.TrainState, Any, Callable[..., Any]]:
+    """Returns the first state, what stays frozen, and the train step."""
+    loss = objective.make_loss(
+        self.score,
+        self.loss,
+        self.sizes.gamma,
+        self.vocab_block,
+        self.sizes.seed,
+        self.parts,
+    )
+    state, shardings = step_lib.init_state(
+        lambda key, params: self.initial(self.network, key, params),
+        [jax.random.key(self.sizes.seed), self.verifier.params],
+        self.optimizer,
+        self.split,
+        self.mesh,
+    )
+    step = step_lib.make_train_step(
+        self._with_features(loss, self._temperature()),
+        self.optimizer,
+        self.mesh,
+        shardings,
+        self.explosion,
+        rules.TRANSFORMER,
+    )
+    return state, self._frozen(), step
 
-    And the verifier's law at a temperature above 0.
+  def _frozen(self) -> dict[str, Any]:
+    """Returns what training reads of the verifier, split over the mesh."""
+    verifier, vocab = self.verifier.params, self.vocab()
+
+    def make(params):
+      return objective.frozen(params, vocab)
+
+    shardings = rules.shardings(
+        jax.eval_shape(make, verifier), rules.TRANSFORMER, self.mesh
+    )
+    frozen = jax.jit(make, out_shardings=shardings)(verifier)
+    if self._online(self._temperature()):
+      if self.network.features:  # evaluations have the verifier's, too
+        del frozen['embed']
+      frozen['verifier'] = jax.device_put(
+          verifier, rules.shardings(verifier, rules.TRANSFORMER, self.mesh)
+      )
+    return frozen
+
+  def _temperature(self) -> float:
+    """Returns that of the verifier's law; 0 where no pass has to tell it."""
+    asked = self.loss.law and not self.stored_law
+    return self.loss.temperature if asked else 0.0
+
+  def _with_stored_law(self, prepare):
+    """Returns a `prepare` of the training data that adds its stored law."""
+    if not self.stored_law:
+      return prepare
+    law = features_lib.StoredLaw(self.data)
+    return lambda batch: prepare(law(batch))
+
+  def not_split(self) -> list[str]:
+    """Returns what the mesh does not divide; see `rules.not_split`."""
+    drafter = {'drafter': self.network.shapes()}
+    told = rules.not_split(drafter, self.split, self.mesh)
+    if self._online(self._temperature()):
+      verifier = {'verifier': self.verifier.params}
+      told += rules.not_split(verifier, rules.TRANSFORMER, self.mesh)
+    return told
+
+  def prepare(
+      self, source: windows.Source, temperature: float = 0.0
+  ) -> Callable[[Any], Any]:
+    """Returns what makes a source's batches such as the step takes.
+
+    It adds the verifier's features where they are kept, and its law at a
+    temperature above 0.
     """
     wanted = self.network.features or temperature
     if not wanted or self._online(temperature):
       return lambda batch: hosts.global_batch(self.mesh, batch)
+    layers, tokens = self.network.features, self.sizes.tokens
+    dtype = jax.tree.leaves(self.verifier.params)[0].dtype.name
+    own = self.verifier.fingerprint, dtype, layers, temperature, tokens
     features = features_lib.Features(
         transformer.Transformer(self.verifier.config),
         self.verifier.params,
-        self.network.features,
+        layers,
         self.feature_cache,
         temperature,
+        self.memory.setdefault((*own, windows.digest(source)), {}),
     )
     return lambda batch: hosts.global_batch(self.mesh, features(batch))
 
@@ -148,7 +222,7 @@ class Run:
     return bool(wanted) and not self.feature_cache
 
   def _with_features(self, function, temperature: float = 0.0):
-    """Returns a function of batches that lack what `_prepare` does not add."""
+    """Returns a function of batches that lack what `prepare` does not add."""
     if not self._online(temperature):
       return function
     return online.with_features(
@@ -156,10 +230,14 @@ class Run:
         networks.network(self.verifier.config),
         self.network.features,
         temperature,
+        self.parts,
     )
 
   def save(self, path: str, result: loop.Result) -> None:
-    """Writes the drafter that `train` came to."""
+    """Writes the drafter that `train` came to; all processes must call it."""
+    params = jax.tree.map(hosts.whole, result.state.params)
+    if not hosts.is_first():
+      return
     facts = {
         'steps': result.steps,
         'tau_eval': result.evaluation.get('tau'),
@@ -169,7 +247,7 @@ class Run:
     drafter_file.save(
         path,
         self.network,
-        result.state.params,
+        self.finished(params),
         self.vocab(),
         self.verifier,
         facts,
@@ -178,26 +256,27 @@ class Run:
 
 def _check_same_run(path: str, facts: Mapping[str, Any]) -> None:
   """Writes what decides a run; raises InputError if it was another run's."""
-  if os.path.exists(path):
-    before = files.read_json(path)
-    for name in facts:
-      if before.get(name) != facts[name]:
-        raise errors.InputError(
-            f'{path}: this work directory belongs to a run with {name}='
-            f'{before.get(name)!r}, but now it is {facts[name]!r}. Go on with '
-            'the same setting, or give another --workdir.'
-        )
-  elif hosts.is_first():
-    try:
-      os.makedirs(os.path.dirname(path), exist_ok=True)
-      with open(path + '.new', 'w', encoding='utf-8') as file:
-        json.dump(dict(facts), file, indent=2)
-      os.replace(path + '.new', path)
-    except OSError as error:
-      raise errors.InputError(
-          f'{path}: cannot be written ({error}); make room, or give another '
-          '--workdir.'
-      ) from error
+  if not os.path.exists(path):
+    files.write_json(path, dict(facts))
+    return
+  other = journal.differences(_flat(files.read_json(path)), _flat(facts))
+  if other:
+    raise errors.InputError(
+        f'{path}: this work directory belongs to another run: {other}. Go on '
+        'with the same settings, or give another --workdir.'
+    )
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {'a.b': 1} of {'a': {'b': 1}}."""
+  flat = {}
+  for name, value in facts.items():
+    if isinstance(value, Mapping):
+      inner = _flat(value)
+      flat |= {f'{name}.{part}': inner[part] for part in inner}
+    else:
+      flat[name] = value
+  return flat
 
 
 def frequent_tokens(
@@ -237,13 +316,18 @@ def evaluator(
     sizes: of a batch, as in training.
     mesh: of the params.
   """
-  matches = jax.jit(matches, out_shardings=rules.replicated(mesh))
+
+  def gathered(params, *rest):
+    split = rules.shardings(params, rules.TRANSFORMER, mesh)
+    return matches(jax.lax.with_sharding_constraint(params, split), *rest)
+
+  jitted = jax.jit(gathered, out_shardings=rules.replicated(mesh))
 
   def run(params):
     found = [[] for _ in range(len(source))]
     for batch in all_anchors(source, sizes):
       match, valid = jax.device_get(
-          matches(params, frozen, prepare(_share(batch)))
+          jitted(params, frozen, prepare(_share(batch, mesh)))
       )
       for row, record in enumerate(batch['record']):
         some = batch['anchor_valid'][row]
@@ -291,11 +375,13 @@ def _row(record, whole, prompt_length, chosen, sizes) -> dict[str, np.ndarray]:
   }
 
 
-def _share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _share(
+    batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh
+) -> dict[str, np.ndarray]:
   """Returns the rows of this process, in the order of the global batch."""
-  count = hosts.process_count()
-  first = hosts.process_index() * (len(batch['record']) // count)
-  rows = slice(first, first + len(batch['record']) // count)
+  index, count = hosts.row_share(mesh)
+  size = len(batch['record']) // count
+  rows = slice(index * size, (index + 1) * size)
   return {name: value[rows] for name, value in batch.items()}
 
 

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.data import windows
 from specdiff_jax.models import transformer
 from specdiff_jax.training import head as head_lib
 
+KEPT = jnp.bfloat16  # of features: half the memory
 _BLOCK = 8192  # tokens of the verifier's vocabulary whose logits exist at once
 
 
@@ -73,6 +75,39 @@ class Features:
         }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredLaw:
+  """Adds the verifier's law as `collect` stored it: no pass of the verifier.
+
+  Attributes:
+    source: trajectories that have it, of which batches are rows.
+  """
+
+  source: windows.Source
+
+  def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the batch with the law of the token after each position added.
+
+      top_ids    [B, T, K] int32
+      top_log_p  [B, T, K] float16
+
+    Where nothing is stored, in prompts, stands some law that is finite.
+    """
+    k = self.source[0].top_ids.shape[1]
+    shape = batch['tokens'].shape + (k,)
+    ids = np.broadcast_to(np.arange(k, dtype=np.int32), shape).copy()
+    log_p = np.full(shape, -np.log(2 * k), np.float16)
+    for row, record in enumerate(batch['record']):
+      if record == windows.BLANK:
+        continue
+      item = self.source[int(record)]
+      first = len(item.prompt) - 1
+      last = min(first + len(item.completion), shape[1])
+      ids[row, first:last] = item.top_ids[: last - first]
+      log_p[row, first:last] = item.top_log_p[: last - first]
+    return {**batch, 'top_ids': ids, 'top_log_p': log_p}
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def forward(model, layers, temperature, params, tokens, length):
   """Returns what `Features` adds to a batch of tokens [B, T], length [B]."""
@@ -83,7 +118,7 @@ def forward(model, layers, temperature, params, tokens, length):
   )
   found = {}
   if layers:
-    found['features'] = features.astype(jnp.bfloat16)
+    found['features'] = features.astype(KEPT)
   if temperature:
     found['final'] = final
     head = params.get('head', params['embed'])

@@ -225,7 +225,8 @@ def from_top_k(
   Example: from_top_k([[7, 2]], log([[.6, .3]]), index, 4) where the draft
   vocabulary is (2, 5, 7, 9) of V = 12: .3, .01, .6, .01.
   """
-  rest = jnp.maximum(1 - jnp.sum(jnp.exp(log_p), axis=-1), 0)
+  # Never 0, which would be an infinite reverse KL of a rounded law.
+  rest = jnp.maximum(1 - jnp.sum(jnp.exp(log_p), axis=-1), 1e-30)
   flat = jnp.log(rest / max(index.shape[0] - ids.shape[-1], 1))
   place = index[ids]
   place = jnp.where(place >= 0, place, size)  # dropped

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
 import signal
 import threading
 import time
@@ -11,7 +12,9 @@ from typing import Any
 import jax
 
 from specdiff_jax.core import errors
+from specdiff_jax.parallel import hosts
 from specdiff_jax.training import checkpoint
+from specdiff_jax.training import flops as flops_lib
 from specdiff_jax.training import metrics as metrics_lib
 from specdiff_jax.training import step as step_lib
 
@@ -25,22 +28,35 @@ class Result:
 
   state: step_lib.TrainState
   steps: int  # batches seen, over all sessions
-  skipped: int  # updates left out because they were not finite
+  skipped: int  # updates left out because they were not finite, or exploded
   loss: float | None  # the last one logged
   evaluation: dict[str, Any]  # the last one
-  params_sha256: str | None  # None where no single host holds the params
+  best: int | None  # step of the checkpoint with the highest tau
+  params_sha256: str
   interrupted: bool  # a signal came; the state was saved
   preempted: bool = False  # and it was SIGTERM: the machine is taken away
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """How often things happen, in steps; 0 is never but at the end."""
+  """How often things happen, in steps, 0 being never but at the end; limits.
+
+  Attributes:
+    steps: of the whole run.
+    save_every: also the most that a kill costs.
+    eval_every: evaluations on held-out trajectories.
+    log_every: lines of metrics, and looks at what was left out.
+    skip_limit: updates left out in a row at which the run is stopped; 0: none.
+    survive_full_disk: a checkpoint or a line of metrics that cannot be written
+      is done without, but for the last ones.
+  """
 
   steps: int
   save_every: int = 200
   eval_every: int = 200
   log_every: int = 10
+  skip_limit: int = 0
+  survive_full_disk: bool = False
 
 
 def train(
@@ -55,12 +71,15 @@ def train(
     prepare: Callable[[Any], Any] = lambda batch: batch,
     evaluate: Evaluate | None = None,
     progress: Progress = lambda step, steps, values: None,
+    records: Callable[[Any], list[str]] = lambda batch: [],
 ) -> Result:
   """Trains until `schedule.steps`, from the newest checkpoint if any.
 
   Stopped and started again it comes to the same bits as when never stopped.
   SIGTERM and Ctrl-C finish the step, save, and return a result that is
-  marked `interrupted`; a second Ctrl-C does not wait.
+  marked `interrupted`; a second Ctrl-C does not wait. Of several processes all
+  stop after the same step when SIGTERM comes to one of them; there Ctrl-C ends
+  a process at once, and the run goes on from its last checkpoint.
 
   Args:
     state: Where to start if there is no checkpoint; also the template of
@@ -74,45 +93,118 @@ def train(
     prepare: Makes a device batch of the iterator's; adds features.
     evaluate: Takes params and returns plain numbers.
     progress: Told (step, steps, latest metrics) after every step.
+    records: Names the trajectories of one of the iterator's batches.
 
   Raises:
-    InputError: If the data end early, or the disk is full.
+    InputError: If the data end early, the disk is full, or too many updates
+      in a row are left out.
   """
   restored = checkpointer.restore(state, iterator)
   state = state if restored is None else restored
   del restored
   first = int(state.step)
   writer.truncate(first)
-  values, started = {}, time.monotonic()
-  with _stop_signals() as stopped:
+  values, flops, started = {}, None, time.monotonic()
+  watch, failed = _Watch(records, schedule.skip_limit), []
+  with _stop_signals() as stopped, checkpointer:
     for done in range(first + 1, schedule.steps + 1):
-      batch = prepare(_next(iterator, done))
-      state, metrics = step_fn(state, batch, frozen)
+      must = done == schedule.steps or not schedule.survive_full_disk
+      attempt = functools.partial(_attempt, must, failed)
+      batch, tau = _next(iterator, done), None
+      ready = prepare(batch)
+      if flops is None:
+        flops = flops_lib.count(step_fn, state, ready, frozen)
+      state, metrics = step_fn(state, ready, frozen)
+      watch.add(done, batch, metrics.pop('left_out', False))
       if _due(done, schedule.log_every, schedule.steps):
         values = jax.device_get(metrics)
         rate = (done - first) / (time.monotonic() - started)
-        writer.write(done, values | {'steps_per_s': rate})
+        line = values | metrics_lib.rates(values, rate, flops) | watch.look()
+        if failed:
+          line['not_written'] = list(failed)
+        attempt(writer.write, done, line)
+        watch.check()
       if evaluate and _due(done, schedule.eval_every, schedule.steps):
-        writer.write(done, {'eval': evaluate(state.params)})
+        evaluation = evaluate(state.params)
+        tau = evaluation.get('tau')
+        attempt(writer.write, done, {'eval': evaluation})
       progress(done, schedule.steps, values)
-      stop = bool(stopped)  # Once: a signal may come between two looks.
+      # Once: a signal may come between two looks.
+      stop = bool(stopped) or checkpointer.preempted(done)
       if stop or _due(done, schedule.save_every, schedule.steps):
-        checkpointer.save(state, iterator)
+        attempt = functools.partial(_attempt, must or stop, failed)
+        attempt(checkpointer.wait)
+        attempt(checkpointer.save, state, iterator, tau)
       if stop:
         break
-  return _result(state, writer, schedule, signal.SIGTERM in stopped)
+  preempted = not stopped or signal.SIGTERM in stopped
+  return _result(state, checkpointer, writer, schedule, preempted)
 
 
-def _result(state, writer, schedule: Schedule, preempted: bool) -> Result:
+def _attempt(must: bool, failed: list[str], function, *args) -> None:
+  """Calls what writes; where it need not be, its failure is only noted."""
+  try:
+    function(*args)
+  except errors.InputError as error:
+    if must:
+      raise
+    failed.append(str(error))
+
+
+class _Watch:
+  """Looks which updates were left out, without a wait for every step."""
+
+  def __init__(self, records: Callable[[Any], list[str]], limit: int):
+    self._records = records
+    self._limit = limit
+    self._recent: list[tuple[int, Any, Any]] = []  # not looked at yet
+    self._row: dict[str, list[str]] = {}  # left out up to the newest
+
+  def add(self, step: int, batch: Any, left_out: jax.Array | bool) -> None:
+    """Takes a step; `left_out` is known once it is done."""
+    self._recent.append((step, batch, left_out))
+
+  def look(self) -> dict[str, Any]:
+    """Returns the trajectories of the steps left out since the last look."""
+    flags = jax.device_get([flag for _, _, flag in self._recent])
+    found = {}
+    for (step, batch, _), flag in zip(self._recent, flags, strict=True):
+      if flag:
+        found[str(step)] = self._row[str(step)] = self._records(batch)
+      else:
+        self._row.clear()
+    self._recent.clear()
+    return {'left_out': found} if found else {}
+
+  def check(self) -> None:
+    """Raises InputError if too many in a row were left out."""
+    if not self._limit or len(self._row) < self._limit:
+      return
+    named = '; '.join(
+        f'step {step}: {", ".join(ids) or "unknown"}'
+        for step, ids in self._row.items()
+    )
+    raise errors.InputError(
+        f'training: the last {len(self._row)} updates were left out, since '
+        'the loss or its gradient was not finite, or exploded '
+        f'(config.explosion). Their trajectories: {named}. Take these out of '
+        'the data, or lower config.learning_rate. The checkpoints before are '
+        'intact.'
+    )
+
+
+def _result(
+    state, checkpointer, writer, schedule: Schedule, preempted: bool
+) -> Result:
   steps = int(state.step)
-  whole = all(x.is_fully_addressable for x in jax.tree.leaves(state.params))
   return Result(
       state=state,
       steps=steps,
       skipped=int(state.skipped),
       loss=writer.last('loss'),
       evaluation=writer.last('eval') or {},
-      params_sha256=checkpoint.digest(state.params) if whole else None,
+      best=checkpointer.best(),
+      params_sha256=checkpoint.digest(state.params),
       interrupted=steps < schedule.steps,
       preempted=preempted and steps < schedule.steps,
   )
@@ -137,10 +229,13 @@ def _stop_signals():
   """Yields a list that a SIGTERM or SIGINT fills.
 
   Handlers can be set in the main thread only; elsewhere the list stays
-  empty. A second SIGINT raises KeyboardInterrupt at once.
+  empty. So it does with several processes: there jax catches SIGTERM, and
+  tells all (`Checkpointer.preempted`). A second SIGINT raises
+  KeyboardInterrupt at once.
   """
   caught = []
-  if threading.current_thread() is not threading.main_thread():
+  alone = hosts.process_count() == 1
+  if threading.current_thread() is not threading.main_thread() or not alone:
     yield caught
     return
 

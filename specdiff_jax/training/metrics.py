@@ -1,8 +1,11 @@
-"""Metrics as JSON lines."""
+"""Metrics as JSON lines, and as TensorBoard's event files beside them."""
 
+import errno
+import glob
 import json
 import math
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -10,15 +13,27 @@ import numpy as np
 from specdiff_jax.core import errors
 
 
+def rates(
+    values: dict[str, Any], steps_per_s: float, flops: int
+) -> dict[str, float]:
+  """Returns what a second brings, of a step's metrics and its FLOPs."""
+  found = {'steps_per_s': steps_per_s, 'flops_per_s': flops * steps_per_s}
+  if 'targets' in values:
+    found['targets_per_s'] = float(values['targets']) * steps_per_s
+  return found
+
+
 class MetricsWriter:
   """Appends one JSON object a line; each has a `step`.
 
   Only one process may write a file: the others pass `path=None`, and then
-  nothing is written.
+  nothing is written. With `events`, a folder, the same numbers go there for
+  TensorBoard; InputError where tensorboardX is not installed.
   """
 
-  def __init__(self, path: str | None):
+  def __init__(self, path: str | None, events: str | None = None):
     self._path = path
+    self._events = _Events(events) if path and events else None
     if path:
       self._guard(os.makedirs, os.path.dirname(path) or '.', exist_ok=True)
 
@@ -28,6 +43,8 @@ class MetricsWriter:
       return
     record = {'step': step} | {k: _plain(v) for k, v in values.items()}
     self._guard(self._append, json.dumps(record) + '\n')
+    if self._events:
+      self._guard(self._events.add, record)
 
   def read(self) -> list[dict[str, Any]]:
     """Returns the lines written so far, a torn last one left out."""
@@ -46,6 +63,8 @@ class MetricsWriter:
     if self._path and os.path.exists(self._path):
       kept = [record for record in self.read() if record['step'] <= step]
       self._guard(self._replace, ''.join(json.dumps(r) + '\n' for r in kept))
+    if self._events:
+      self._guard(self._events.restart, self.read())
 
   def last(self, key: str) -> Any:
     """Returns the newest value of `key`, or None."""
@@ -55,8 +74,16 @@ class MetricsWriter:
     return None
 
   def _append(self, text: str) -> None:
-    with open(self._path, 'a', encoding='utf-8') as file:
-      file.write(text)
+    """Writes it whole, or not at all where the disk is full."""
+    data = text.encode()
+    file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+      before = os.fstat(file).st_size
+      if os.write(file, data) < len(data):
+        os.ftruncate(file, before)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+      os.close(file)
 
   def _replace(self, text: str) -> None:
     with open(self._path + '.tmp', 'w', encoding='utf-8') as file:
@@ -74,6 +101,47 @@ class MetricsWriter:
           'is lost. Free some space there (or make it writable) and start '
           'the same command again: it goes on from the last checkpoint.'
       ) from error
+
+
+class _Events:
+  """An event file, which cannot be cut: it is made anew of the lines kept."""
+
+  def __init__(self, folder: str):
+    try:
+      from tensorboardX import event_file_writer
+      from tensorboardX.proto import event_pb2
+    except ImportError as error:
+      raise errors.InputError(
+          'config.tensorboard is True, but tensorboardX is not installed: '
+          "`pip install 'specdiff_jax[tensorboard]'`, or set it to False."
+      ) from error
+    self._folder = folder
+    # Not its SummaryWriter, whose thread may lose the last lines of a run.
+    self._open = event_file_writer.EventsWriter
+    self._event = event_pb2.Event
+    self._writer = None
+
+  def restart(self, records: list[dict[str, Any]]) -> None:
+    """Begins with these records and no others."""
+    if self._writer:
+      self._writer.close()
+    for old in glob.glob(os.path.join(self._folder, 'events.out.tfevents.*')):
+      os.remove(old)
+    os.makedirs(self._folder, exist_ok=True)
+    self._writer = self._open(os.path.join(self._folder, 'events'))
+    for record in records:
+      self.add(record)
+
+  def add(self, record: dict[str, Any]) -> None:
+    """Writes the numbers of one line, those of `eval` under that name."""
+    inner = record.get('eval', {})
+    values = record | {f'eval/{name}': inner[name] for name in inner}
+    event = self._event(step=record['step'], wall_time=time.time())
+    for name, value in values.items():
+      if isinstance(value, (int, float)) and name != 'step':
+        event.summary.value.add(tag=name, simple_value=value)
+    self._writer.write_event(event)
+    self._writer.flush()
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,12 @@ from specdiff_jax.models import drafter_network
 from specdiff_jax.models import layers
 from specdiff_jax.models import transformer
 from specdiff_jax.training import head as head_lib
+from specdiff_jax.training import laws
+from specdiff_jax.training import parts as parts_lib
 from specdiff_jax.training import revealed
+
+# What a batch may say of the verifier's law after each of its tokens.
+_LAWS = ('final', 'log_z', 'top_ids', 'top_log_p')
 
 
 @flax.struct.dataclass
@@ -29,6 +34,8 @@ class Predictions:
   states: jax.Array  # [B, P, E] what the head reads
   position: jax.Array  # [B, P] each predicts the token after this one
   place: jax.Array  # [B, W, G] int32 in 0..P-1
+  # Tokens that passed the drafter for them, beside those of the rows.
+  extra_tokens: int = flax.struct.field(pytree_node=False, default=0)
 
 
 @flax.struct.dataclass
@@ -58,12 +65,15 @@ class Loss:
     law: what it asks of the two laws of each slot, by name.
     temperature: of the verifier's law, where `law` asks for any.
     show: (key, (B, W), gamma) -> what of the windows is shown; None: nothing.
+    whole: (params, frozen, batch, key, step, block) -> (loss, metrics) of whole
+      texts, in place of all that is said of windows; None: there is none.
   """
 
   value: Callable[[Slots, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
   law: Mapping[str, Statistic] = dataclasses.field(default_factory=dict)
   temperature: float = 1.0
   show: Callable[..., revealed.Shown] | None = None
+  whole: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
 
 
 def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
@@ -78,8 +88,13 @@ def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
   return {'embed': embed, 'head': head[vocab], 'index': jnp.asarray(index)}
 
 
-def diffusion_score(config: drafter_network.DrafterConfig) -> Score:
-  """Returns the score of windows that are drafted in one pass."""
+def diffusion_score(
+    config: drafter_network.DrafterConfig, remat: bool = False
+) -> Score:
+  """Returns the score of windows that are drafted in one pass.
+
+  With `remat` each layer is computed again on the way back.
+  """
 
   def score(params, frozen, batch, gamma, shown=None):
     targets, valid = windows.targets(batch, gamma)
@@ -91,6 +106,7 @@ def diffusion_score(config: drafter_network.DrafterConfig) -> Score:
         batch['features'].astype(jnp.float32),
         batch['anchors'],
         None if shown is None else (shown & valid, targets),
+        remat,
     )
     rows = targets.shape[0]
     place = jnp.arange(targets[0].size).reshape(targets[0].shape)
@@ -98,9 +114,26 @@ def diffusion_score(config: drafter_network.DrafterConfig) -> Score:
         states=states.reshape(rows, -1, states.shape[-1]),
         position=_places(batch, gamma).reshape(rows, -1),
         place=jnp.broadcast_to(place, targets.shape),
+        extra_tokens=targets.size,
     )
 
   return score
+
+
+def in_dtype(score: Score, dtype: Any) -> Score:
+  """Returns a score that computes with params rounded to dtype.
+
+  Matrices alone: they are most of the time and memory. Gradients, and what is
+  trained, stay in the dtype of the params.
+  """
+
+  def rounded(params, *rest):
+    params = jax.tree.map(
+        lambda x: x.astype(dtype) if x.ndim > 1 else x, params
+    )
+    return score(params, *rest)
+
+  return rounded
 
 
 def causal_score(config: causal_network.CausalConfig) -> Score:
@@ -146,7 +179,8 @@ def slots(
   Args:
     predictions: of a `Score`.
     frozen: see `frozen`.
-    batch: with `final` and `log_z` (`features.Features`) if a law is asked.
+    batch: if a law is asked, with `final` and `log_z` (`features.Features`)
+      or with `top_ids` and `top_log_p` (`features.StoredLaw`).
     valid: [B, W, G].
     loss: what asks; None asks for no law.
     block: rows of the head whose logits exist at once; 0 for all.
@@ -161,23 +195,25 @@ def slots(
   known = {'log_q': log_q, 'match': match}
   if loss is not None and loss.law:
     at = rows[:, None], jnp.minimum(predictions.position, last)
-    parts = predictions.states, batch['final'][at], batch['log_z'][at], index
-    known |= _compare(parts, frozen['head'], loss, block)
+    law = {name: batch[name][at] for name in _LAWS if name in batch}
+    parts = predictions.states, law, index
+    known |= _compare(parts, frozen, loss, block)
   take = rows[:, None, None], predictions.place
   return Slots(valid=valid, **jax.tree.map(lambda x: x[take], known))
 
 
-def _compare(parts, head, loss: Loss, block: int) -> dict[str, Any]:
+def _compare(parts, frozen, loss: Loss, block: int) -> dict[str, Any]:
   """Returns `log_p` of the targets and `law`, [B, P] each.
 
   With blocks, so many predictions are taken at once that their two laws have
   the size of a block of the logits of all.
   """
+  head = frozen['head']
 
   def one(parts):
-    states, final, log_z, index = parts
+    states, law, index = parts
     log_q = jax.nn.log_softmax(layers.dense(states, head))
-    log_p = layers.dense(final, head) / loss.temperature - log_z[..., None]
+    log_p = _verifiers(law, frozen, loss.temperature)
     place = jnp.maximum(index, 0)[..., None]
     picked = jnp.take_along_axis(log_p, place, axis=-1)[..., 0]
     law = {name: f(log_q, log_p) for name, f in loss.law.items()}
@@ -192,26 +228,68 @@ def _compare(parts, head, loss: Loss, block: int) -> dict[str, Any]:
   return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
 
 
+def _verifiers(law, frozen, temperature: float) -> jax.Array:
+  """Returns log p over the draft vocabulary, of what a batch says of it."""
+  if 'top_ids' in law:
+    return laws.from_top_k(
+        law['top_ids'],
+        law['top_log_p'].astype(jnp.float32),
+        frozen['index'],
+        frozen['head'].shape[0],
+    )
+  logits = layers.dense(law['final'], frozen['head'])
+  return logits / temperature - law['log_z'][..., None]
+
+
 def make_loss(
-    score: Score, loss: Loss, gamma: int, block: int = 0, seed: int = 0
+    score: Score,
+    loss: Loss,
+    gamma: int,
+    block: int = 0,
+    seed: int = 0,
+    parts: int = 1,
 ):
   """Returns (params, frozen, batch, step) -> (loss, metrics).
 
-  What is shown of the windows is a function of seed and step.
+  What is shown of windows or texts is a function of seed and step. Windows
+  are scored in so many `parts` of the batch, one after the other, and then
+  weighed together; see `parts.by_parts`.
   """
 
   def objective(params, frozen, batch, step):
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    if loss.whole:
+      return loss.whole(params, frozen, batch, key, step, block)
     _, valid = windows.targets(batch, gamma)
     shown = mask = None
     if loss.show:
-      key = jax.random.fold_in(jax.random.key(seed), step)
       shown = loss.show(key, valid.shape[:2], gamma)
       mask = shown.mask
-    predictions = score(params, frozen, batch, gamma, mask)
-    known = slots(predictions, frozen, batch, valid, loss, block)
-    return loss.value(known.replace(shown=shown), step)
+
+    def predicted(batch, mask):
+      return score(params, frozen, batch, gamma, mask)
+
+    def judged(batch, valid, mask):
+      found = predicted(batch, mask)
+      return slots(found, frozen, batch, valid, loss, block)
+
+    known = parts_lib.by_parts(judged, parts)(batch, valid, mask)
+    value, metrics = loss.value(known.replace(shown=shown), step)
+    predictions = jax.eval_shape(predicted, batch, mask)
+    return value, metrics | _use(predictions, batch, valid, mask)
 
   return objective
+
+
+def _use(predictions: Predictions, batch, valid, shown) -> dict[str, Any]:
+  """Returns the targets trained on, and how many a forward token yields.
+
+  Forward tokens are those of the rows, padding included, and the slots that
+  are drafted in passes of their own.
+  """
+  targets = jnp.sum(valid if shown is None else valid & ~shown)
+  passed = batch['tokens'].size + predictions.extra_tokens
+  return {'targets': targets, 'useful_targets_per_token': targets / passed}
 
 
 def make_matches(score: Score, gamma: int, block: int = 0):

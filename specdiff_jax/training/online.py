@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from specdiff_jax.training import features as features_lib
+from specdiff_jax.training import parts as parts_lib
 
 
 def with_features(
@@ -15,6 +16,7 @@ def with_features(
     model: Any,
     layers: Sequence[int],
     temperature: float = 0.0,
+    parts: int = 1,
 ) -> Callable[..., Any]:
   """Returns a function of raw batches out of one of batches with features.
 
@@ -23,19 +25,20 @@ def with_features(
     model: the verifier; its params are frozen['verifier'].
     layers: whose outputs `function` reads as batch['features'].
     temperature: of the verifier's law; 0 where it reads none.
+    parts: of a batch, which the verifier reads one after the other.
 
   Example: with_features(objective.make_loss(...), model, (9, 18, 29))
   """
 
   def with_verifier(params, frozen, batch, *rest):
-    found = features_lib.forward(
-        model,
-        tuple(layers),
-        temperature,
-        frozen['verifier'],
-        batch['tokens'],
-        batch['length'],
-    )
+
+    def read(tokens, length):
+      return features_lib.forward(
+          model, tuple(layers), temperature, frozen['verifier'], tokens, length
+      )
+
+    read = parts_lib.by_parts(read, parts, again=False)
+    found = read(batch['tokens'], batch['length'])
     frozen = {'embed': frozen['verifier']['embed'], **frozen}
     return function(params, frozen, {**batch, **found}, *rest)
 

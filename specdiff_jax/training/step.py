@@ -24,7 +24,8 @@ class TrainState:
   """All that training carries from step to step."""
 
   step: jax.Array  # [] int32 batches seen
-  skipped: jax.Array  # [] int32 of them, those whose update was not finite
+  skipped: jax.Array  # [] int32 of them, those whose update was left out
+  norm: jax.Array  # [] float32 running mean of the gradients' norms; 0: none
   params: Params
   opt_state: Any
 
@@ -79,6 +80,7 @@ def first_state(
   return TrainState(
       step=zero,
       skipped=zero,
+      norm=jnp.zeros((), jnp.float32),
       params=params,
       opt_state=optimizer.init(params),
   )
@@ -112,14 +114,21 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
     state_shardings: Any,
+    explosion: float = 0.0,
+    used: Sequence[rules_lib.Rule] | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
   """Returns the jitted `(state, batch, frozen) -> (state, metrics)`.
 
   `state` is donated and comes back with the same shardings; the rows of
-  `batch` are split over the mesh's 'data' axis; `frozen` (the verifier's
-  params, or None) keeps the shardings that it has. An update whose loss or
-  gradient is not finite is left out: params and optimizer stay as they are,
+  `batch` are split over the mesh; `frozen` (the verifier's params, or None)
+  keeps the shardings that it has. An update whose loss or gradient is not
+  finite, or whose gradient's norm is more than `explosion` (if that is not 0)
+  times their running mean, is left out: params and optimizer stay as they are,
   while `step` goes on and `skipped` counts it.
+
+  Params that are split further than `used` says are gathered where the loss
+  reads them, and their gradients scattered: left alone, the compiler would
+  split the activations instead, which are larger.
 
   Example:
     step = make_train_step(loss_fn, optimizer, mesh, shardings)
@@ -128,20 +137,32 @@ def make_train_step(
 
   def step(state: TrainState, batch, frozen):
     batch = _split_rows(batch, mesh)
-    value = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, metrics), grads = value(state.params, frozen, batch, state.step)
+
+    def of(params):
+      if used is not None:
+        whole = rules_lib.shardings(params, used, mesh)
+        params = jax.lax.with_sharding_constraint(params, whole)
+      return loss_fn(params, frozen, batch, state.step)
+
+    value = jax.value_and_grad(of, has_aux=True)
+    (loss, metrics), grads = value(state.params)
+    grads = jax.lax.with_sharding_constraint(grads, state_shardings.params)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    usual = jnp.where(state.norm > 0, state.norm, norm)
+    if explosion:
+      good &= norm <= explosion * usual
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(
         step=state.step + 1,
-        skipped=state.skipped + (~finite).astype(jnp.int32),
-        params=_select(finite, params, state.params),
-        opt_state=_select(finite, opt_state, state.opt_state),
+        skipped=state.skipped + (~good).astype(jnp.int32),
+        norm=jnp.where(good, 0.99 * usual + 0.01 * norm, state.norm),
+        params=_select(good, params, state.params),
+        opt_state=_select(good, opt_state, state.opt_state),
     )
     extra = {'loss': loss, 'grad_norm': norm, 'skipped': state.skipped}
-    return state, metrics | extra
+    return state, metrics | extra | {'left_out': ~good}
 
   return jax.jit(
       step,
@@ -151,13 +172,13 @@ def make_train_step(
 
 
 def _split_rows(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Constrains the rows of every leaf to the 'data' axis."""
-  sharding = rules_lib.by_row(mesh)
+  """Constrains the rows of every leaf to the mesh's axes of rows."""
+  sharding, ways = rules_lib.by_row(mesh), rules_lib.row_ways(mesh)
 
   def split(leaf):
     if not jnp.ndim(leaf):
       return leaf
-    hosts.check_rows(leaf.shape[0], mesh.shape.get('data', 1))
+    hosts.check_rows(leaf.shape[0], ways)
     return jax.lax.with_sharding_constraint(leaf, sharding)
 
   return jax.tree.map(split, batch)

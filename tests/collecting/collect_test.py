@@ -1,5 +1,6 @@
 """Collecting: resumable, and the same in whatever order."""
 
+import dataclasses
 import errno
 import os
 
@@ -33,19 +34,20 @@ class Echo:
     self._error = error
 
   def __call__(self, requests, on_done):
-    for prompt, ids in requests[::-1]:
+    for request in requests[::-1]:
       if len(self.made) == self._fails_at:
         raise self._error
-      self.made.append(prompt.id)
-      on_done(prompt.id, np.array(ids[::-1], np.int32))
+      self.made.append(request.id)
+      on_done(request.id, np.array(request.prompt[::-1], np.int32))
 
 
 def run(workdir, generate, some=None, **options):
   """Returns what progress said, and what the journal held each time."""
   steps = []
   with trajectories.Journal(str(workdir), HEADER) as journal:
+    wanted = collect.requests_of(PROMPTS if some is None else some, encode)
     collect.collect(
-        PROMPTS if some is None else some, encode, generate, journal,
+        wanted, generate, journal,
         lambda *step: steps.append((*step, len(journal))), **options)
   return steps
 
@@ -129,6 +131,41 @@ def test_lengths_are_checked_before_anything_is_generated(tmp_path):
 
 
 def test_a_completion_too_few_is_a_bug(tmp_path):
-  with pytest.raises(ValueError, match='1 of 2'):
+  with pytest.raises(ValueError, match='1 requests'):
     run(tmp_path, lambda requests, done: done('p0', np.zeros(1)), PROMPTS[:2])
   assert collected(tmp_path).keys() == {'p0'}
+
+
+def test_what_another_process_has_is_not_made_again(tmp_path):
+  generate = Echo()
+  steps = run(tmp_path, generate, PROMPTS[:6], elsewhere={'p1', 'p4', 'x'})
+  assert sorted(generate.made) == ['p0', 'p2', 'p3', 'p5']
+  assert steps[0][:2] == (2, 6) and steps[-1][:2] == (6, 6)
+
+
+def test_given_tokens_stand_in_the_completion(tmp_path):
+  asked = [
+      collect.Request('whole', 'a' * 16, [1, 2, 3]),
+      collect.Request('prefix', 'a' * 16, [1, 2, 3], given=1),
+  ]
+  with trajectories.Journal(str(tmp_path), HEADER) as journal:
+    collect.collect(asked, Echo(), journal)
+  records = collected(tmp_path)
+  assert records['whole'].prompt.tolist() == [1, 2, 3]
+  assert records['whole'].completion.tolist() == [3, 2, 1]
+  assert records['prefix'].prompt.tolist() == [1, 2]
+  assert records['prefix'].completion.tolist() == [3, 3, 2, 1]
+
+
+def test_trajectories_are_extended_some_at_once(tmp_path):
+  groups = []
+
+  def extend(records):
+    groups.append([record.id for record in records])
+    return [dataclasses.replace(r, prompt_hash='b' * 16) for r in records]
+
+  steps = run(tmp_path, Echo(), PROMPTS[:5], extend=extend, at_once=2)
+  assert groups == [['p4', 'p3'], ['p2', 'p1'], ['p0']]
+  assert [(done, disk) for done, _, _, disk in steps] == [
+      (0, 0), (2, 2), (4, 4), (5, 5)]
+  assert {r.prompt_hash for r in collected(tmp_path).values()} == {'b' * 16}

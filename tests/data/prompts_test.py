@@ -86,3 +86,15 @@ def test_the_shared_training_prompts_are_disjoint_from_evaluation():
     prompts.check_disjoint(train, hashes[name])
   with pytest.raises(errors.InputError):  # the check can fail
     prompts.check_disjoint(train, hashes['gsm8k_test'] + train[:1])
+
+
+def test_repeated_prompts_have_ids_of_their_own():
+  one = [prompts.Prompt('a', 'x'), prompts.Prompt('b', 'y')]
+  assert prompts.repeated(one, 1) == one
+  found = prompts.repeated(one, 3)
+  assert [p.id for p in found] == ['a', 'a#2', 'a#3', 'b', 'b#2', 'b#3']
+  assert [p.text for p in found] == ['x'] * 3 + ['y'] * 3
+  clash = [*one, prompts.Prompt('a#2', 'z')]
+  assert len(prompts.repeated(clash, 1)) == 3
+  with pytest.raises(errors.InputError, match="'a#2'.*Rename"):
+    prompts.repeated(clash, 2)

@@ -11,9 +11,10 @@ from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import rules
 
 
-def fake_mesh(data, model):
+def fake_mesh(*sizes):
   """A mesh of shapes only: rules ask for no device."""
-  return jax.sharding.AbstractMesh((data, model), ('data', 'model'))
+  axes = mesh_lib.SLICED[-len(sizes) :]
+  return jax.sharding.AbstractMesh(sizes, axes)
 
 
 def specs(shapes, table, mesh):
@@ -45,7 +46,8 @@ def test_minus_one_takes_what_is_left():
         ((-1, -1), 'not a shape'),
         ((-2, 1), 'not a shape'),
         ((1,), 'one size for each axis'),
-        ((1, 1, 1), 'one size for each axis'),
+        ((1, 1, 1, 1), 'one size for each axis'),
+        ((4096, 1, 1), 'replica=4096, data=1, model=1 does not fit'),
     ],
 )
 def test_mesh_errors(shape, message):
@@ -155,6 +157,53 @@ def test_a_state_of_decoding_is_split_by_rows_and_heads():
   }
 
 
+def test_three_axes():
+  mesh = mesh_lib.make_mesh((1, 1, 1))
+  assert mesh.axis_names == ('replica', 'data', 'model')
+  assert rules.by_row(mesh).spec == P(('replica', 'data'))
+  assert rules.row_ways(fake_mesh(2, 4, 8)) == 8
+  shapes = {'layer_0/query': (8, 8), 'bias': (8,)}
+  assert specs(shapes, rules.TRANSFORMER, fake_mesh(2, 4, 2)) == {
+      'layer_0/query': P('model', None),
+      'bias': P(),  # whole in every replica, as all params
+  }
+  assert specs({'length': (8,)}, rules.DECODING, fake_mesh(2, 4, 2)) == {
+      'length': P(('replica', 'data')),
+  }
+
+
+def test_fully_sharded_params():
+  shapes = {
+      'layers/query': (30, 16, 8),
+      'layers/output': (30, 8, 16),
+      'layer_0/down': (8, 16),
+      'layer_0/query_bias': (16,),
+      'trunk': (64, 32),
+      'embed': (30, 8),
+      'final_norm': (8,),
+  }
+  assert specs(shapes, rules.FSDP, fake_mesh(2, 4)) == {
+      'layers/query': P(None, 'model', 'data'),
+      'layers/output': P(None, 'data', 'model'),
+      'layer_0/down': P('data', 'model'),
+      'layer_0/query_bias': P('model'),
+      'trunk': P('model', 'data'),
+      'embed': P(None, 'data'),  # 30 rows do not go over four devices
+      'final_norm': P(),
+  }
+
+
+def test_what_is_not_split_is_told():
+  tree = {
+      name: jax.ShapeDtypeStruct(shape, np.float32)
+      for name, shape in {'embed': (30, 8), 'head': (32, 8), 'n': ()}.items()
+  }
+  assert rules.not_split(tree, rules.TRANSFORMER, fake_mesh(2, 4)) == [
+      'embed: dimension 0 of (30, 8) does not divide over model=4'
+  ]
+  assert not rules.not_split(tree, rules.TRANSFORMER, fake_mesh(8, 2))
+
+
 class Device:
   """One that can only be placed."""
 
@@ -203,15 +252,34 @@ def test_batches():
 
 
 def test_one_process():
+  assert hosts.row_share(mesh_lib.make_mesh((1, 1))) == (0, 1)
+  with pytest.raises(errors.InputError, match='no room'):
+    hosts.on_first(_full)
   hosts.initialize(False)
   assert (hosts.process_index(), hosts.process_count()) == (0, 1)
   assert hosts.is_first()
 
 
+def _full():
+  raise errors.InputError('no room')
+
+
+@pytest.mark.parametrize('address', ['localhost:1', 'localhost', 'a:b'])
+def test_a_coordinator_that_is_not_there_is_an_error(monkeypatch, address):
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', address)
+  monkeypatch.setenv('JAX_PROCESS_ID', '1')
+  with pytest.raises(errors.InputError, match='did not join within 0.1 sec'):
+    hosts.initialize(True, 0.1)
+
+
 def test_processes_that_do_not_join_are_an_error(monkeypatch):
-  def fail():
+  def fail(**settings):
+    assert settings['initialization_timeout'] == 7
+    assert settings['num_processes'] == 4 and settings['process_id'] == 0
     raise ValueError('coordinator_address should be defined')
 
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '4')
+  monkeypatch.setenv('JAX_PROCESS_ID', '0')
   monkeypatch.setattr(jax.distributed, 'initialize', fail)
-  with pytest.raises(errors.InputError, match='JAX_COORDINATOR_ADDRESS'):
-    hosts.initialize(True)
+  with pytest.raises(errors.InputError, match='7 seconds.*JAX_COORDINATOR'):
+    hosts.initialize(True, 7)

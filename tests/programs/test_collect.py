@@ -5,7 +5,10 @@ import os
 
 import pytest
 
+from specdiff_jax import build_collecting
+from specdiff_jax.data import dataset
 from specdiff_jax.data import trajectories
+from specdiff_jax.parallel import hosts
 
 PROMPTS = 8
 
@@ -20,9 +23,10 @@ def argv(tiny, root):
 
 
 def records(workdir):
-  header, source = trajectories.open_dataset(str(workdir))
+  header, source = dataset.read(str(workdir))
   found = [source[i] for i in range(len(source))]
-  return header, {r.id: (r.prompt.tolist(), r.completion.tolist()) for r in found}
+  texts = {r.id: (r.prompt.tolist(), r.completion.tolist()) for r in found}
+  return header, texts
 
 
 def test_collects_and_goes_on(specdiff, argv, tmp_path):
@@ -78,3 +82,57 @@ def test_what_was_written_stays(specdiff, argv, tmp_path, monkeypatch, how):
   tokens = specdiff(*argv, f'--workdir={tmp_path}/c').json['tokens']
   assert 0 < run.json['tokens'] < tokens  # it did not start over
   assert records(tmp_path / 'b')[1] == records(tmp_path / 'a')[1]
+
+
+def test_several_completions_of_a_prompt(specdiff, argv, tmp_path):
+  """Whatever drafts, and whatever else is collected with them."""
+  more = ('--limit=3', '--config.completions=3')
+  run = specdiff(*argv, *more, f'--workdir={tmp_path}/a')
+  assert run.code == 0, run.err
+  _, whole = records(tmp_path / 'a')
+  assert run.json['prompts'] == 3
+  assert run.json['trajectories'] + run.json['duplicates'] == 9
+  assert run.json['trajectories'] == len(whole) > 3
+  ids = [name for name in whole if name.partition('#')[0] == min(whole)]
+  assert len({tuple(whole[name][0]) for name in ids}) == 1
+  assert len({tuple(whole[name][1]) for name in ids}) == len(ids)
+
+  # Another system, in another batch, goes on with more completions.
+  other = (*argv, '--limit=3', '--config.system=specdiff', '--config.batch=3',
+           f'--workdir={tmp_path}/b')  # fmt: skip
+  few = specdiff(*other)
+  assert few.code == 0 and few.json['tokens'] < run.json['tokens']
+  assert specdiff(*other, *more).code == 0
+  assert records(tmp_path / 'b')[1] == whole
+
+
+def test_several_greedy_completions_are_refused(specdiff, argv, tmp_path):
+  more = ('--config.completions=2', '--config.temperature=0.0')
+  run = specdiff(*argv, *more, f'--workdir={tmp_path}')
+  assert run.code == 2 and 'completions' in run.err and not os.listdir(tmp_path)
+
+
+def test_processes_share_the_prompts(specdiff, argv, tmp_path):
+  """One of three, stopped; then two, which share what is left."""
+  assert specdiff(*argv, f'--workdir={tmp_path}/a').code == 0
+  whole = records(tmp_path / 'a')[1]
+  workdir = f'--workdir={tmp_path}/b'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(build_collecting, '_all_there', _lengths)
+    patch.setattr(dataset, 'build', lambda _: {'records': 0})
+    patch.setattr(hosts, 'on_first', lambda act: None)
+    patch.setattr(hosts, 'is_first', lambda: False)
+    for index, count in ((2, 3), (1, 2)):
+      patch.setattr(hosts, 'process_index', lambda index=index: index)
+      patch.setattr(hosts, 'process_count', lambda count=count: count)
+      assert specdiff(*argv, workdir).code == 0
+  # Prompts 2, 5 of the third of three; 1, 3, 7 of the second of two.
+  assert len(trajectories.lengths(f'{tmp_path}/b')) == 5
+  run = specdiff(*argv, workdir)  # the first process takes what is left
+  assert run.code == 0 and run.json['trajectories'] == PROMPTS
+  assert records(tmp_path / 'b')[1] == whole
+
+
+def _lengths(workdir, ids):
+  del ids  # nobody waits for the others
+  return trajectories.lengths(workdir)

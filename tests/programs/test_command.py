@@ -16,11 +16,13 @@ from specdiff_jax.programs import decode
 from specdiff_jax.programs import distill
 from specdiff_jax.programs import fields
 from specdiff_jax.programs import inspect
+from specdiff_jax.programs import sweep
 from specdiff_jax.programs import verify
 
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
     'verify': verify, 'convert': convert, 'inspect': inspect, 'aot': aot,
+    'sweep': sweep,
 }  # fmt: skip
 
 

@@ -297,6 +297,7 @@ def test_stored_top_k():
   )
   expected = [[0.3, 0.01, 0.6, 0.01], [0, 0.5, 0, 0]]
   np.testing.assert_allclose(np.exp(got), expected, atol=1e-15)
+  assert np.isfinite(got).all()  # where all of the law is stored as well
 
 
 def test_truncation_is_bounded_by_what_is_not_stored():

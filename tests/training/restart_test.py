@@ -34,9 +34,10 @@ def evaluate(params):
 def read(workdir):
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
-  for line in records:
-    line.pop('steps_per_s', None)
-  return records
+  return [
+      {name: v for name, v in line.items() if not name.endswith('_per_s')}
+      for line in records
+  ]
 
 
 def assert_same(result, workdir, whole):
@@ -110,18 +111,19 @@ def test_signal_saves_and_resumes(tmp_path, whole):
 
 
 KILLED = """
-    import os, signal, sys
-    from grain import checkpoint as grain_checkpoint
+    import os, pathlib, signal, sys
+    import orbax.checkpoint as ocp
     import tiny_training
 
-    save = grain_checkpoint.CheckpointHandler.save
+    finalize = ocp.StandardCheckpointHandler.finalize
 
-    def killing(self, directory, item=None, args=None):
-      if '4' in str(directory).replace(sys.argv[1], ''):
+    def killing(self, directory):
+      parts = pathlib.Path(str(directory)).relative_to(sys.argv[1]).parts
+      if any(part.startswith('4.') for part in parts):
         os.kill(os.getpid(), signal.SIGKILL)
-      return save(self, directory, item=item, args=args)
+      return finalize(self, directory)
 
-    grain_checkpoint.CheckpointHandler.save = killing
+    ocp.StandardCheckpointHandler.finalize = killing
     tiny_training.train(sys.argv[1], 6, save_every=2)
 """
 
@@ -168,7 +170,7 @@ def drop_iterator(directory):
 
 
 def move_iterator(directory):
-  path = next((directory / 'data').glob('process_*.json'))
+  path = directory / 'data' / 'metadata'
   text = path.read_text()
   assert '4' in text
   path.write_text(text.replace('4', '3'))
@@ -206,6 +208,9 @@ def test_other_shapes_are_an_error(tmp_path):
   del params['head']
   with pytest.raises(errors.InputError, match='head is .* there, missing'):
     saved.restore(state.replace(params=params), tiny_training.batches())
+  params |= {'head': jax.numpy.ones((9, 6)), 'bias': jax.numpy.ones(9)}
+  with pytest.raises(errors.InputError, match=r'bias is .*; .*head is '):
+    saved.restore(state.replace(params=params), tiny_training.batches())
 
 
 FULL = """
@@ -215,17 +220,26 @@ FULL = """
     from specdiff_jax.training import checkpoint
     import tiny_training
 
+    def next_state(state):
+      noise = np.random.default_rng(0).standard_normal((100, 100))
+      return state.replace(step=state.step + 1, params={'head': noise})
+
     state, _ = tiny_training.start()
     saved = checkpoint.Checkpointer(sys.argv[1])
     saved.save(state, tiny_training.batches())
-    limit = (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    noise = np.random.default_rng(0).standard_normal((100, 100))
-    state = state.replace(step=state.step + 1, params={'head': noise})
+    saved.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    state = next_state(state)
     try:
       saved.save(state, tiny_training.batches())
+      saved.wait()
     except errors.InputError as error:
       print('InputError', error)
+    print(saved.steps())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    saved.save(next_state(state), tiny_training.batches())
+    saved.wait()
     print(saved.steps())
 """
 
@@ -242,7 +256,53 @@ def test_a_write_that_fails_is_an_error_and_loses_nothing(tmp_path):
   )
   assert 'InputError checkpoints: step 1' in full.stdout, full.stderr[-2000:]
   assert str(tmp_path) in full.stdout
-  assert full.stdout.endswith('[0]\n')
+  assert full.stdout.endswith('[0]\n[0, 2]\n')
+  left = [path.name for path in tmp_path.iterdir()]
+  assert not any('tmp' in name for name in left), left
+
+
+def failing(monkeypatch, steps):
+  """Lets the saves of these steps fail."""
+  save = checkpoint.Checkpointer.save
+
+  def sometimes(self, state, iterator, tau=None):
+    if int(state.step) in steps:
+      raise errors.InputError(f'step {int(state.step)} does not fit')
+    save(self, state, iterator, tau)
+
+  monkeypatch.setattr(checkpoint.Checkpointer, 'save', sometimes)
+
+
+def test_a_full_disk_need_not_stop_a_run(tmp_path, whole, monkeypatch):
+  failing(monkeypatch, (4,))
+  with pytest.raises(errors.InputError, match='step 4 does not fit'):
+    tiny_training.train(tmp_path / 'stops', 6, save_every=2)
+  there = tmp_path / 'stops' / 'checkpoints'
+  assert checkpoint.Checkpointer(str(there)).steps() == [2]
+  result = tiny_training.train(
+      tmp_path / 'goes on', 6, save_every=2, survive_full_disk=True
+  )
+  assert result.params_sha256 == whole[0].params_sha256
+  there = tmp_path / 'goes on' / 'checkpoints'
+  assert checkpoint.Checkpointer(str(there)).steps() == [2, 6]
+  told = [line.get('not_written') for line in read(tmp_path / 'goes on')]
+  assert told == [None] * 4 + [['step 4 does not fit']] * 2
+  failing(monkeypatch, (6,))  # the last one has to be written
+  with pytest.raises(errors.InputError, match='step 6 does not fit'):
+    tiny_training.train(tmp_path / 'last', 6, survive_full_disk=True)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+  state, _ = tiny_training.start()
+  saved = checkpoint.Checkpointer(str(tmp_path), keep=2)
+  assert saved.best() is None
+  for tau in (1.5, 2.5, None, 2.0, float('nan'), None):
+    saved.save(state, tiny_training.batches(), tau)
+    state = state.replace(step=state.step + 1)
+  saved.wait()
+  assert saved.steps() == [1, 4, 5] and saved.best() == 1
+  again = checkpoint.Checkpointer(str(tmp_path), keep=2)
+  assert again.steps() == [1, 4, 5] and again.best() == 1
 
 
 def test_data_that_end_early_are_an_error(tmp_path):
@@ -270,3 +330,51 @@ def test_metrics_disk_trouble_is_an_error(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.InputError, match='metrics: .*file'):
     metrics.MetricsWriter(str(tmp_path / 'file' / 'm.jsonl'))
+
+
+class Poisoned:
+  """Numbered batches, of which those of some steps are NaN."""
+
+  def __init__(self, steps):
+    self._steps, self._inner, self._number = steps, tiny_training.batches(), 0
+
+  def __next__(self):
+    self._number += 1
+    batch = next(self._inner)
+    if self._number in self._steps:
+      batch = batch | {'x': np.full_like(batch['x'], np.nan)}
+    return batch | {'number': self._number}
+
+  def get_state(self):
+    return {'inner': self._inner.get_state(), 'number': self._number}
+
+  def set_state(self, state):
+    self._inner.set_state(state['inner'])
+    self._number = state['number']
+
+
+def train_poisoned(workdir, steps, **more):
+  return tiny_training.train(
+      workdir, 6, iterator=Poisoned(steps), save_every=2,
+      prepare=lambda batch: {k: v for k, v in batch.items() if k != 'number'},
+      records=lambda batch: [f'text {batch["number"]}'], **more,
+  )  # fmt: skip
+
+
+def test_updates_left_out_are_named(tmp_path):
+  result = train_poisoned(tmp_path, (2, 5), skip_limit=2)
+  assert result.steps == 6 and result.skipped == 2
+  told = {line['step']: line.get('left_out') for line in read(tmp_path)}
+  assert {s: v for s, v in told.items() if v} == {
+      2: {'2': ['text 2']}, 5: {'5': ['text 5']},
+  }  # fmt: skip
+
+
+def test_too_many_in_a_row_stop_the_run(tmp_path, whole):
+  with pytest.raises(errors.InputError, match='text 3; .*: text 4. '):
+    train_poisoned(tmp_path, (3, 4), skip_limit=2)
+  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  assert saved.steps() == [2]
+  # That is the last good one: from it the run goes on to the very same bits.
+  result = train_poisoned(tmp_path, ())
+  assert result.params_sha256 == whole[0].params_sha256

@@ -64,6 +64,30 @@ def test_non_finite_gradient_of_a_finite_loss_is_skipped():
   assert int(state.skipped) == 1
 
 
+def test_an_exploding_update_is_left_out():
+  state, step_fn = tiny_training.start(explosion=10.0)
+  iterator = tiny_training.batches()
+  for _ in range(2):
+    state, metrics = step_fn(state, next(iterator), None)
+    assert not metrics['left_out']
+  usual = float(state.norm)
+  batch = next(iterator)
+  huge = batch | {'x': 1e4 * batch['x']}
+  before = checkpoint.digest((state.params, state.opt_state))
+  for time in (1, 2):
+    state, metrics = step_fn(state, huge, None)
+    assert metrics['left_out'] and np.isfinite(metrics['grad_norm'])
+    assert int(state.skipped) == time
+  assert checkpoint.digest((state.params, state.opt_state)) == before
+  assert float(state.norm) == usual  # no explosion raises the bar
+  state, metrics = step_fn(state, batch, None)
+  assert not metrics['left_out'] and int(state.skipped) == 2
+  # The control: without the limit it is an update.
+  state, step_fn = tiny_training.start()
+  state, metrics = step_fn(state, huge, None)
+  assert not metrics['left_out'] and int(state.skipped) == 0
+
+
 def test_frozen_and_init_arguments_survive_donation():
   mesh = mesh_lib.make_mesh((1, 1))
   optimizer = step.make_optimizer(0.1, 4)

@@ -33,7 +33,7 @@ def record(index, rng):
 def batches(epochs=None):
   data = grain.MapDataset.range(40).seed(7).shuffle().repeat(epochs)
   data = data.random_map(record).batch(BATCH, drop_remainder=True)
-  return iter(data.to_iter_dataset())
+  return iter(data.to_iter_dataset(grain.ReadOptions(1, 2)))
 
 
 def loss_fn(params, frozen, batch, at):
@@ -49,14 +49,14 @@ def loss_fn(params, frozen, batch, at):
   )
 
 
-def start(shape=(1, 1), steps=6, loss=loss_fn):
+def start(shape=(1, 1), steps=6, loss=loss_fn, explosion=0.0):
   """Returns (state, step_fn), the state a copy that may be donated."""
-  state, step_fn = build(shape, steps, loss)
+  state, step_fn = build(shape, steps, loss, explosion)
   return jax.tree.map(jnp.copy, state), step_fn
 
 
 @functools.cache
-def build(shape, steps, loss):
+def build(shape, steps, loss, explosion):
   mesh = mesh_lib.make_mesh(shape)
   optimizer = step.make_optimizer(0.05, steps, warmup=2)
 
@@ -67,10 +67,15 @@ def build(shape, steps, loss):
   state, shardings = step.init_state(
       init, [jax.random.key(0)], optimizer, rules.TRANSFORMER, mesh
   )
-  return state, step.make_train_step(loss, optimizer, mesh, shardings)
+  return state, step.make_train_step(
+      loss, optimizer, mesh, shardings, explosion
+  )
 
 
-def train(workdir, steps, *, until=6, save_every=100, **kwargs):
+def train(
+    workdir, steps, *, until=6, save_every=100, skip_limit=0,
+    survive_full_disk=False, **kwargs,
+):  # fmt: skip
   """Trains to `steps` of a run of `until` steps."""
   state, step_fn = start(steps=until)
   checkpointer = checkpoint.Checkpointer(
@@ -82,6 +87,9 @@ def train(workdir, steps, *, until=6, save_every=100, **kwargs):
       kwargs.pop('iterator', None) or batches(),
       checkpointer,
       metrics.MetricsWriter(os.path.join(workdir, 'metrics.jsonl')),
-      loop.Schedule(steps, save_every=save_every, eval_every=3, log_every=1),
+      loop.Schedule(
+          steps, save_every, eval_every=3, log_every=1, skip_limit=skip_limit,
+          survive_full_disk=survive_full_disk,
+      ),  # fmt: skip
       **kwargs,
   )

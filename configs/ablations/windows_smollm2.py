@@ -1,0 +1,33 @@
+"""How many windows a pass: one context, more and more anchors.
+
+Why: the context of a row is computed once and shared by its windows, so that
+more windows give more targets for little more work; but those of one text are
+not independent. One window a row is what drafters with a bidirectional prefix
+have to do.
+
+Cost: not measured; the run of 16 windows is about that of losses_smollm2.py,
+those of fewer are cheaper, 48 some two times as dear.
+
+Expected: more windows, higher tau after the same steps; by how much was not
+measured either.
+
+COMMAND (after the `collect` of configs/distill_smollm2.py):
+  python -m specdiff_jax sweep --config=configs/ablations/windows_smollm2.py \
+      --config.data=runs/trajectories --grid=windows=1,4,16,48 \
+      --workdir=runs/windows
+"""
+
+import pathlib
+import runpy
+
+import ml_collections
+
+_BASE = pathlib.Path(__file__).resolve().parent / 'losses_smollm2.py'
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the recipe; 'smoke' runs it on the random tiny verifier."""
+  config = runpy.run_path(str(_BASE))['get_config'](variant)
+  if variant != 'smoke':
+    config.gamma = 7
+  return config

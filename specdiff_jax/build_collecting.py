@@ -1,0 +1,240 @@
+"""From a config to trajectories: with the other `build` modules the reader."""
+
+from collections.abc import Callable, Sequence
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from specdiff_jax import build
+from specdiff_jax import build_drafters
+from specdiff_jax import build_systems as systems
+from specdiff_jax import build_training
+from specdiff_jax.collecting import collect as collect_lib
+from specdiff_jax.collecting import refresh
+from specdiff_jax.collecting import stored_law
+from specdiff_jax.core import errors
+from specdiff_jax.data import dataset
+from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import trajectories
+from specdiff_jax.data import windows
+from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.formats import weights
+from specdiff_jax.models import networks
+from specdiff_jax.parallel import hosts
+from specdiff_jax.training import checkpoint as training_checkpoint
+from specdiff_jax.training import distill
+from specdiff_jax.training import features
+from specdiff_jax.training import objective
+
+Config = systems.Config
+_LAW = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
+
+
+def check(config: Config) -> None:
+  """Raises InputError on values that nothing can be collected with."""
+  build.check(config)
+  least = {'completions': 1, 'store_top_k': 0}
+  least |= {'refresh_anchors': 1, 'refresh_accepted': 0}
+  for name, bound in least.items():
+    systems.least(name, config[name], bound)
+  if config.completions > 1 and not config.temperature:
+    raise errors.InputError(
+        f'config.completions is {config.completions}, but at temperature 0 all '
+        'completions of a prompt are the same. Set config.temperature, or '
+        'leave it at 1.'
+    )
+
+
+def requests(
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    texts: Sequence[prompts_lib.Prompt],
+) -> list[collect_lib.Request]:
+  """Returns what asks for config.completions completions of each prompt."""
+  return collect_lib.requests_of(
+      prompts_lib.repeated(texts, config.completions),
+      lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
+  )
+
+
+def collect(
+    config: Config,
+    checkpoint: weights.Checkpoint,
+    wanted: Sequence[collect_lib.Request],
+    workdir: str,
+    progress: Callable[[int, int, int], None],
+    name: str = '',
+    facts: dict[str, Any] | None = None,
+) -> dict[str, int]:
+  """Completes what the journals in `workdir` lack; makes the dataset of them.
+
+  The system `name` (else the config's) decides the speed, not the tokens. Each
+  of several processes completes its share of what is wanted, and all return
+  once all is there.
+
+  Args:
+    config: checked.
+    checkpoint: the verifier.
+    wanted: the same on all processes.
+    workdir: the same folder for all processes.
+    progress: called with (done, total, new tokens) of this process.
+    name: of a system.
+    facts: what else decides the trajectories, for the journals' header.
+
+  Returns the different prompts that were wanted, the trajectories in the
+  dataset, the duplicates that it leaves out, and the new tokens of all
+  processes.
+  """
+  one = build.system(config, checkpoint, name)
+
+  def run(some, on_done):
+    rows = [system_lib.request(r.id, r.prompt) for r in some]
+    one(rows, on_done=lambda row, made: on_done(row.id, made.tokens))
+
+  header = {name: config[name] for name in _LAW} | {
+      'verifier': checkpoint.fingerprint,
+      'dtype': ('int8/' if 'verifier' in systems.INT8[config.int8] else '')
+      + systems.dtype(checkpoint),
+      'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
+  } | (facts or {})
+  extend = {}
+  if config.store_top_k:
+    law = _stored_law(config, checkpoint)
+    header |= {'store_top_k': law.k, 'law_temperature': law.temperature}
+    extend = {'extend': law, 'at_once': law.rows}
+  index, count = hosts.process_index(), hosts.process_count()
+  with trajectories.Journal(workdir, header, index) as journal:
+    hosts.on_first(lambda: None)  # all journals are open: none is cut any more
+    before = trajectories.lengths(workdir)
+    collect_lib.collect(
+        wanted[index::count],
+        run,
+        journal,
+        progress,
+        elsewhere=before.keys(),
+        max_prompt=max(config.prompt_buckets),
+        **extend,
+    )
+  after = _all_there(workdir, {request.id for request in wanted})
+  hosts.on_first(lambda: dataset.build(workdir))
+  manifest = dataset.build(workdir)
+  return {
+      'prompts': len({tuple(request.prompt) for request in wanted}),
+      'trajectories': manifest['records'],
+      'duplicates': manifest.get('duplicates', 0),
+      'tokens': sum(n for key, n in after.items() if key not in before),
+  }
+
+
+def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
+  """Returns `trajectories.lengths` once all ids are in it.
+
+  The other processes may take hours longer, which no collective operation
+  would wait for; one that dies takes the others with it.
+  """
+  while True:
+    start = time.monotonic()
+    found = trajectories.lengths(workdir)
+    if ids <= found.keys():
+      return found
+    time.sleep(max(1.0, 10 * (time.monotonic() - start)))
+
+
+def _stored_law(
+    config: Config, checkpoint: weights.Checkpoint
+) -> stored_law.StoredLaw:
+  size = checkpoint.config.vocab_size
+  if config.store_top_k > size:
+    raise errors.InputError(
+        f'config.store_top_k is {config.store_top_k}, but the verifier has '
+        f'{size} tokens. Lower it.'
+    )
+  most = config.max_new_tokens + 1  # with the given token of a refresh
+  return stored_law.StoredLaw(
+      model=networks.network(checkpoint.config),
+      params=checkpoint.params,
+      k=config.store_top_k,
+      temperature=config.temperature or 1.0,
+      rows=config.batch,
+      sizes=tuple(sorted(n + most for n in config.prompt_buckets)),
+      count=most,
+  )
+
+
+def refreshed(
+    config: Config, checkpoint: weights.Checkpoint, drafter: str, folder: str
+) -> tuple[list[collect_lib.Request], dict[str, Any]]:
+  """Returns requests from where a drafter fails, and facts for the header.
+
+  Raises InputError at temperature 0, where a prefix has one continuation only,
+  for trajectories of another verifier, and where the drafter fails nowhere.
+
+  Args:
+    config: checked; its windows, tokens and eval_fraction as in training.
+    checkpoint: the verifier.
+    drafter: as config.drafter.
+    folder: work directory of the trajectories that it drafts for.
+  """
+  if not config.temperature:
+    raise errors.InputError(
+        'A refresh collects other continuations of the prefixes where the '
+        'drafter fails, but config.temperature is 0, where there are none. '
+        'Set it to the one that will be served.'
+    )
+  manifest = dataset.build(folder)
+  header, source = dataset.read(folder)
+  build_training.check_verifier(header, checkpoint, folder)
+  train, _ = windows.split(source, config.eval_fraction)
+  accepted, digest = _accepted(config, checkpoint, drafter, train)
+  most = max(config.prompt_buckets)
+  found = []
+  for index, counts in enumerate(accepted):
+    anchors = refresh.failing(
+        counts, config.refresh_accepted, config.refresh_anchors
+    )
+    found += refresh.requests(
+        train[index], anchors, config.completions, most
+    )
+  if not found:
+    raise errors.InputError(
+        f'The drafter {drafter} fails nowhere in {folder} (nowhere '
+        f'{config.refresh_accepted} tokens or less are accepted) within '
+        f'{most} tokens. Raise config.refresh_accepted or prompt_buckets.'
+    )
+  facts = {'refresh': {
+      'drafter': digest,
+      'from': manifest['journal_sha256'],
+      'anchors': config.refresh_anchors,
+      'accepted': config.refresh_accepted,
+  }}  # fmt: skip
+  return found, facts
+
+
+def _accepted(config, checkpoint, drafter: str, source):
+  """Returns the accepted tokens at all anchors of each trajectory.
+
+  And the digest of the drafter.
+  """
+  config = config.copy_and_resolve_references()
+  config.drafter = drafter
+  kind = config.network.kind
+  network, params = build_drafters.load(config, checkpoint, kind)
+  gamma = getattr(network, 'gamma', config.gamma)
+  sizes = windows.WindowConfig(
+      config.tokens, config.windows, gamma, config.batch
+  )
+  score = build_training.SCORES[kind](network)
+  drafted = jax.jit(objective.make_matches(score, gamma, config.vocab_block))
+  frozen = objective.frozen(checkpoint.params, np.asarray(params.vocab))
+  add = lambda batch: batch  # noqa: E731
+  if network.features:
+    model = networks.network(checkpoint.config)
+    add = features.Features(model, checkpoint.params, network.features, 0)
+  accepted = refresh.accepted_counts(
+      lambda batch: drafted(params.network, frozen, add(batch)),
+      distill.all_anchors(source, sizes),
+      len(source),
+  )
+  return accepted, training_checkpoint.digest(params.network)

@@ -1,0 +1,61 @@
+"""Runs of `distill` in processes of their own, alone or together."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+_ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # half the time of compiling
+}  # fmt: skip
+
+
+def free_port() -> int:
+  with socket.socket() as one:
+    one.bind(('localhost', 0))
+    return one.getsockname()[1]
+
+
+def start(arguments, environment=None, records=''):
+  """Starts `specdiff ARGUMENTS`; `records`: a file for what it trains on."""
+  program = [str(HERE / 'process_program.py'), str(records)]
+  program = program if records else ['-m', 'specdiff_jax']
+  return subprocess.Popen(
+      [sys.executable, *program, *map(str, arguments)],
+      env=os.environ | _ENVIRONMENT | (environment or {}),
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+  )  # fmt: skip
+
+
+def start_together(count, arguments, devices=1, records=''):
+  """Starts `count` processes of one job; returns them."""
+  address = f'localhost:{free_port()}'
+  return [
+      start(
+          [*arguments, '--config.distributed=True'],
+          {
+              'JAX_COORDINATOR_ADDRESS': address,
+              'JAX_NUM_PROCESSES': str(count),
+              'JAX_PROCESS_ID': str(index),
+              'JAX_NUM_CPU_DEVICES': str(devices),
+          },
+          records and f'{records}.{index}',
+      )
+      for index in range(count)
+  ]
+
+
+def finished(process, timeout=400):
+  """Returns (exit code, stdout, stderr)."""
+  out, err = process.communicate(timeout=timeout)
+  return process.returncode, out, err
+
+
+def lines(path):
+  """Returns the objects of a file of JSON lines."""
+  return [json.loads(line) for line in pathlib.Path(path).open()]

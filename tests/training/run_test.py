@@ -1,0 +1,73 @@
+"""What a run refuses: another's work directory, settings that do not fit."""
+
+import dataclasses
+
+import ml_collections
+import pytest
+
+from specdiff_jax import build_training
+from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.programs import fields
+from specdiff_jax.training import distill
+
+FACTS = {'loss': 'streak', 'gamma': 4, 'network': {'layers': 1, 'trunk': 8}}
+
+
+def run(workdir, facts):
+  """A run of which only these two are looked at."""
+  rest = {field.name: None for field in dataclasses.fields(distill.Run)}
+  return distill.Run(**{**rest, 'workdir': str(workdir), 'facts': facts})
+
+
+def test_another_runs_directory_is_refused_with_all_that_differs(tmp_path):
+  files.write_json(str(tmp_path / 'run.json'), FACTS)
+  other = {'loss': 'ce', 'gamma': 4, 'network': {'layers': 2, 'trunk': 8}}
+  with pytest.raises(errors.InputError) as caught:
+    run(tmp_path, other).train(lambda *_: None)
+  assert "loss was 'streak' and is now 'ce'" in str(caught.value)
+  assert 'network.layers was 1 and is now 2' in str(caught.value)
+  assert 'gamma' not in str(caught.value) and 'trunk' not in str(caught.value)
+
+
+def test_a_second_run_in_a_directory_is_refused(tmp_path):
+  with files.held(str(tmp_path / '.lock')):
+    with pytest.raises(errors.InputError, match='Another process is writing'):
+      run(tmp_path, FACTS).train(lambda *_: None)
+  assert not (tmp_path / 'run.json').exists()
+  # The control: once it is let go, the run begins, and has no mesh to run on.
+  with pytest.raises((AttributeError, TypeError)):
+    run(tmp_path, FACTS).train(lambda *_: None)
+  assert (tmp_path / 'run.json').exists()
+
+
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        ({'batch': 3, 'accumulate': 2, 'mesh': (1, 1)}, 'a multiple of 2'),
+        ({'mesh': (4096, 1)}, 'does not fit'),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(settings, words):
+  config = fields.complete(ml_collections.ConfigDict(settings))
+  with pytest.raises(errors.InputError, match=words):
+    build_training.mesh(config)
+  config.update({'batch': 4, 'mesh': (1, 1)})  # the control
+  assert build_training.mesh(config).size == 1
+
+
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        ({'on_full_disk': 'wait'}, 'on_full_disk.*stop'),
+        ({'train_dtype': 'float16'}, 'train_dtype'),
+        ({'keep': 0}, 'keep'),
+        ({'explosion': -1.0}, 'explosion'),
+        ({'remat': True, 'network': {'kind': 'autoregressive'}}, 'remat'),
+        ({'accumulate': 0}, 'accumulate'),
+    ],
+)
+def test_settings_that_no_run_could_work_with(settings, words):
+  config = fields.complete(ml_collections.ConfigDict(settings))
+  with pytest.raises(errors.InputError, match=words):
+    build_training.check(config)
