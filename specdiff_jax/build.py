@@ -4,7 +4,7 @@ Beside it: `build_systems.py` (the systems by name), `build_drafters.py` (their
 drafters), `build_training.py` and `build_verify.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import json

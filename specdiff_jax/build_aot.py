@@ -18,7 +18,6 @@ from specdiff_jax import build_drafters
 from specdiff_jax import build_losses
 from specdiff_jax import build_systems as systems
 from specdiff_jax import build_training
-from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib

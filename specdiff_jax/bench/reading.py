@@ -6,16 +6,13 @@ as a drafted system's, along a chain. So the difference holds all that differs
 between the two ways of decoding: the matmuls' shapes and the cache's contents.
 """
 
-from collections.abc import Sequence
 import functools
-from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import tree as tree_lib
-from specdiff_jax.core import types
 from specdiff_jax.models import transformer
 
 _NEAR = 10.0  # nats behind the best: less likely tokens do not come into play

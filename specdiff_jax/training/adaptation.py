@@ -8,7 +8,6 @@ model as it is served.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp

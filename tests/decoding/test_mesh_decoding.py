@@ -23,6 +23,12 @@ PROGRAM = """
     texts = [prompts.Prompt(str(i), 'Once upon a time' * (1 + i % 3))
              for i in range(3)]
 
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: event.endswith('backend_compile_duration')
+        and compiled.append(event)
+    )
+
     def part(leaf):
       return leaf.addressable_shards[0].data.size / leaf.size
 
@@ -32,9 +38,9 @@ PROGRAM = """
       system = build.system(config, checkpoint, name)
       requests = build.requests(config, checkpoint, texts)
       system.warm_up(requests)
-      compiled = system.engine.decode._cache_size()
+      compiled.clear()
       tokens = [made.tokens.tolist() for made in system(requests)]
-      recompiled = system.engine.decode._cache_size() - compiled
+      recompiled = len(compiled)
       state = system.engine.pinned(system.start(requests))
       weights = checkpoint.params['layer_0']['query']
       cache = jax.tree.leaves(state.cache)[0]

@@ -47,7 +47,7 @@ def test_the_cycle_of_the_first_nan_is_named_and_earlier_rows_are_kept():
   place = next(i for i, t in enumerate(text(1)) if i and t not in read)
   message, done = run('ar', poisoned(text(1)[place]), [first, last], 1)
   # Prefill gives token 0 and cycle 1 reads it, so cycle place + 1 reads this.
-  assert f'verifier' in message and f'1 in cycle {place + 1}' in message
+  assert 'verifier' in message and f'1 in cycle {place + 1}' in message
   assert list(done) == [0] and done[0].tolist() == text(0)
 
 

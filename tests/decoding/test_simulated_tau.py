@@ -9,7 +9,7 @@ from specdiff_jax.data import windows
 from specdiff_jax.decoding import generate
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
-from specdiff_jax.training import distill
+from specdiff_jax.training import held_out
 from specdiff_jax.training import objective
 
 import contract_systems as systems
@@ -41,7 +41,7 @@ def simulated():
   verifier = jax.tree.map(jnp.asarray, systems.verifier()[1])
   frozen = objective.frozen(verifier, params.vocab)
   mesh = mesh_lib.make_mesh((1, 1))
-  evaluate = distill.evaluator(
+  evaluate = held_out.evaluator(
       objective.make_matches(objective.causal_score(config), systems.GAMMA),
       frozen,
       lambda batch: hosts.global_batch(mesh, batch),

@@ -141,8 +141,8 @@ def poisoned(monkeypatch, tmp_path):
   """The byte 'z' is NaN; returns a file of prompts without and with it."""
   real = build.verifier
 
-  def verifier(config, dtype='', progress=None):
-    checkpoint = real(config, dtype, progress)
+  def verifier(config, dtype='', progress=None, split=None):
+    checkpoint = real(config, dtype, progress, split)
     (z,) = checkpoint.tokenizer.encode('z')
     embed = np.array(checkpoint.params['embed'])
     embed[z] = np.nan
