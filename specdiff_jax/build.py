@@ -1,7 +1,6 @@
 """From a config to running parts; only the build modules read configs.
 
-Beside it: `build_systems.py` (the systems by name), `build_drafters.py` (their
-drafters), `build_training.py` and `build_verify.py`.
+This one decodes and benchmarks; each of the others says what it builds.
 """
 
 from collections.abc import Callable, Sequence

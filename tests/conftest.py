@@ -46,6 +46,16 @@ def fresh_programs():
   jax.clear_caches()
 
 
+@pytest.fixture(scope='module')
+def quick_compilation():
+  """Halves the time that compiling takes, for modules that mostly compile."""
+  import jax
+
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='session')
 def root() -> pathlib.Path:
   """The root of the repository."""

@@ -35,7 +35,7 @@ TRANSFORMER: tuple[Rule, ...] = (
 
 # What TRANSFORMER leaves whole of a matrix is split over 'data' too, whose
 # devices hold the same otherwise: weights are gathered where they are used,
-# gradients scattered to where they belong (FSDP, ZeRO-3). Not over 'replica':
+# and each keeps its part of the gradients (FSDP, ZeRO-3). Not over 'replica':
 # the network between slices is slow.
 FSDP: tuple[Rule, ...] = (
     (r'layers/.*(query|key|value|gate|up)$', (None, 'model', 'data')),

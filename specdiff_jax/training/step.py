@@ -127,8 +127,8 @@ def make_train_step(
   while `step` goes on and `skipped` counts it.
 
   Params that are split further than `used` says are gathered where the loss
-  reads them, and their gradients scattered: left alone, the compiler would
-  split the activations instead, which are larger.
+  reads them, and each device keeps its part of the gradients: left alone, the
+  compiler would split the activations instead, which are larger.
 
   Example:
     step = make_train_step(loss_fn, optimizer, mesh, shardings)

@@ -5,11 +5,8 @@ import pytest
 
 
 @pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+def compile_quickly(quick_compilation):
+  """All of these tests are mostly compilation."""
 
 
 @pytest.fixture(scope='session')

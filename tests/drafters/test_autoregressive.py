@@ -28,12 +28,7 @@ CONFIG = causal_network.CausalConfig((0, 2), 25, VERIFIER)
 IDS = np.random.default_rng(0).permutation(VOCAB)[: CONFIG.vocab]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @functools.cache

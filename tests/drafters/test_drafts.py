@@ -19,12 +19,7 @@ CACHE = jnp.zeros((2, 1, 16, 8))  # only its size matters here
 CONTEXT = types.Context(TOKENS, jnp.array([5, 3]), {}, CACHE)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def sampling(temperature):

@@ -17,12 +17,7 @@ merged = jax.jit(marginals.merged, static_argnums=2)
 best_first = jax.jit(marginals.best_first, static_argnums=3)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def prefixes(tree, row):

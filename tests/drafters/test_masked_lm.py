@@ -37,12 +37,7 @@ MAPPED[np.isin(MAPPED, (3, 4))] = id_map.MASKED
 TEXT = np.random.default_rng(1).integers(0, VOCAB, (2, ROOM))
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def drafter(prefix='full', shifted=False, gamma=GAMMA, **options):

@@ -38,12 +38,7 @@ CONFIG = drafter_network.DrafterConfig(
 BUCKET, NEW = 8, 20
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def random(shapes, seed, scale):

@@ -23,12 +23,7 @@ VERIFIER = config_lib.TransformerConfig(
 MASK, GAMMA = 29, 3
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

@@ -31,12 +31,7 @@ CAUSAL = causal_network.CausalConfig(start=(0,), vocab=20, verifier=VERIFIER)
 VOCAB = np.random.default_rng(3).permutation(29)[:20]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Halves the time that compiling takes, which is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')
