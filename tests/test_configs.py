@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from specdiff_jax import build
+from specdiff_jax.build import decoding
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system
 from specdiff_jax.programs import aot
@@ -56,7 +56,7 @@ def test_there_are_the_promised_recipes():
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipe_is_valid(name, variant):
   config = command.load(f'{ROOT}/configs/{name}.py{variant}')
-  build.check(config)
+  decoding.check(config)
   assert set(DECODING) <= set(own(name))
   if 'steps' in own(name):
     assert set(TRAINING) <= set(own(name))

@@ -6,8 +6,8 @@ import pathlib
 import jax
 import pytest
 
-from specdiff_jax import build
-from specdiff_jax import build_training
+from specdiff_jax.build import decoding
+from specdiff_jax.build import training as build_training
 from specdiff_jax.core import errors
 from specdiff_jax.models import int8
 from specdiff_jax.programs import command
@@ -29,10 +29,11 @@ def config_of(kind, temperature=0.0):
 def texts(kind, system, temperature):
   """Returns the tokens of every prompt."""
   config = config_of(kind, temperature)
-  checkpoint = build.verifier(config)
-  rows = build.requests(config, checkpoint, build.prompts(config, None, 4))
+  checkpoint = decoding.verifier(config)
+  prompts = decoding.prompts(config, None, 4)
+  rows = decoding.requests(config, checkpoint, prompts)
   done = {}
-  build.system(config, checkpoint, system)(
+  decoding.system(config, checkpoint, system)(
       rows, on_done=lambda row, made: done.update({row.id: list(made.tokens)})
   )
   return [done[row.id] for row in rows]
@@ -56,8 +57,8 @@ def test_it_is_another_verifier():
 def test_whose_weights_are_int8():
   for kind in ('', 'verifier', 'drafter', 'both'):
     config = config_of(kind)
-    checkpoint = build.verifier(config)
-    system = build.system(config, checkpoint, 'specdiff')
+    checkpoint = decoding.verifier(config)
+    system = decoding.system(config, checkpoint, 'specdiff')
     for params, name in (
         (system.params, 'verifier'), (system.drafter_params.network, 'drafter')
     ):
@@ -67,13 +68,13 @@ def test_whose_weights_are_int8():
 
 def test_it_is_refused_where_it_means_nothing():
   with pytest.raises(errors.InputError, match="int8 is 'all'.*drafter, both"):
-    build.check(config_of('all'))
+    decoding.check(config_of('all'))
   with pytest.raises(errors.InputError, match='learns from weights'):
     build_training.check(config_of('verifier'))
 
 
 def test_a_drafter_may_share_the_int8_head():
   config = config_of('verifier')
-  checkpoint = build.verifier(config)
-  system = build.system(config, checkpoint, 'specdiff')
+  checkpoint = decoding.verifier(config)
+  system = decoding.system(config, checkpoint, 'specdiff')
   assert isinstance(system.drafter_params.head, int8.Int8)

@@ -18,12 +18,7 @@ LAYERS = (
     {'data'},
     {'drafters', 'decoding', 'training'},
     {'collecting', 'bench'},
-    {'build_published'},
-    {'build_drafters'},
-    {'build_systems'},
-    {'build', 'build_losses', 'build_tuning'},
-    {'build_training', 'build_verify'},
-    {'build_aot', 'build_collecting'},
+    {'build'},
     {'programs'},
     {'__main__'},
 )
@@ -36,10 +31,7 @@ ONLY = {
     'tensorflow_datasets': ('data/',),
     'array_record': ('data/',),
     'absl': ('programs/',),
-    'ml_collections': (
-        'build.py', 'build_drafters.py', 'build_published.py',
-        'build_systems.py', 'build_training.py', 'programs/',
-    ),  # fmt: skip
+    'ml_collections': ('build/', 'programs/'),
     'rich': ('programs/', 'bench/report.py'),
     'matplotlib': ('bench/plots.py',),
     'tensorboardX': ('training/metrics.py',),
@@ -144,7 +136,7 @@ BROKEN = {
         ('decoding/a.py', 'from specdiff_jax.drafters import none'),
         ('drafters/a.py', 'import specdiff_jax.decoding.engine'),
         ('training/a.py', 'def f():\n  from specdiff_jax.bench import timing'),
-        ('build.py', 'from specdiff_jax.programs import console'),
+        ('build/a.py', 'from specdiff_jax.programs import console'),
     ),
     owner_faults: (
         ('training/loop.py', 'import orbax.checkpoint as ocp'),

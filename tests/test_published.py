@@ -7,8 +7,8 @@ import numpy as np
 import published_models
 import pytest
 
-from specdiff_jax import build
-from specdiff_jax import build_systems
+from specdiff_jax.build import decoding
+from specdiff_jax.build import systems as build_systems
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.drafters import block
@@ -54,20 +54,20 @@ def checkpoint():
 
 
 def config(folder='', family='', **changes):
-  full = fields.complete(build.Config({}))
+  full = fields.complete(decoding.Config({}))
   full.drafter = str(folder)
   full.masked_lm.family = family if family in PRESETS else ''
-  full.update(build.Config({
+  full.update(decoding.Config({
       'dtype': 'float32', 'gamma': 4, 'max_new_tokens': 10, 'chat': False,
       'prompt_buckets': (32,), 'budget': 5, 'batch': 1, 'drafts': 2,
   }))  # fmt: skip
-  full.update(build.Config(changes))
+  full.update(decoding.Config(changes))
   return full
 
 
 def decoded(full, checkpoint, name):
   """Returns the tokens of the prompts, and the system."""
-  one = build.system(full, checkpoint, name)
+  one = decoding.system(full, checkpoint, name)
   requests = [
       system_lib.request(str(i), checkpoint.tokenizer.encode(text))
       for i, text in enumerate(PROMPTS)

@@ -73,8 +73,8 @@ def _body(call: command.Call) -> int:
   import jax
 
   jax.config.update('jax_platforms', 'cpu')  # chips that are here stay free
-  from specdiff_jax import build_aot
   from specdiff_jax.bench import aot
+  from specdiff_jax.build import aot as build_aot
 
   name = command.needed(call.options, 'topology')
   devices, limit = build_aot.devices(name, call.options.slices)

@@ -77,20 +77,20 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call) -> int:
-  from specdiff_jax import build
   from specdiff_jax.bench import metrics
   from specdiff_jax.bench import plots
   from specdiff_jax.bench import report
   from specdiff_jax.bench import rival
   from specdiff_jax.bench import timing
+  from specdiff_jax.build import decoding
 
   config, options = call.config, call.options
-  build.check(config)
-  prompts = build.prompts(config, options.prompts, options.limit)
+  decoding.check(config)
+  prompts = decoding.prompts(config, options.prompts, options.limit)
   checkpoint = command.verifier(config)
-  plan = build.bench(config, checkpoint, options.systems, options.rounds)
-  requests = build.requests(config, checkpoint, prompts)
-  turns = build.turns(config, requests)
+  plan = decoding.bench(config, checkpoint, options.systems, options.rounds)
+  requests = decoding.requests(config, checkpoint, prompts)
+  turns = decoding.turns(config, requests)
   timing.compilations()  # starts counting
 
   systems = plan.systems()
@@ -147,7 +147,7 @@ def _body(call: command.Call) -> int:
   console.result(
       report.json_line(
           rows,
-          device=build.device(),
+          device=decoding.device(),
           fastest_ar_tokens_per_s=metrics.speed(measured[fastest]),
           config=call.recipe,
           verifier=checkpoint.source,

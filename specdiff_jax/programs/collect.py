@@ -98,9 +98,9 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call) -> int:
-  from specdiff_jax import build
-  from specdiff_jax import build_collecting
-  from specdiff_jax import build_training
+  from specdiff_jax.build import collecting as build_collecting
+  from specdiff_jax.build import decoding
+  from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
 
   config, options = call.config, call.options
@@ -120,7 +120,7 @@ def _body(call: command.Call) -> int:
     )
     found = _collect(config, checkpoint, wanted, workdir, facts=facts)
   else:
-    prompts = build.prompts(config, options.prompts, options.limit)
+    prompts = decoding.prompts(config, options.prompts, options.limit)
     checkpoint = command.verifier(config)
     found = into(config, checkpoint, prompts, workdir)
   if hosts.is_first():
@@ -133,7 +133,7 @@ def into(config, checkpoint, prompts, workdir: str, system: str = '') -> dict:
 
   `system` drafts, else the one of the config.
   """
-  from specdiff_jax import build_collecting
+  from specdiff_jax.build import collecting as build_collecting
 
   build_collecting.check(config)
   wanted = build_collecting.requests(config, checkpoint, prompts)
@@ -143,7 +143,7 @@ def into(config, checkpoint, prompts, workdir: str, system: str = '') -> dict:
 def _collect(
     config, checkpoint, wanted, workdir: str, system: str = '', facts=None
 ) -> dict:
-  from specdiff_jax import build_collecting
+  from specdiff_jax.build import collecting as build_collecting
 
   start = time.perf_counter()
   with console.progress('collecting', len(wanted)) as show:

@@ -280,7 +280,7 @@ def _show(default: Any) -> str:
 
 
 def define_prompts(own: flags.FlagValues) -> None:
-  """Defines --prompts and --limit, which `build.prompts` takes."""
+  """Defines --prompts and --limit, which `decoding.prompts` takes."""
   flags.DEFINE_string(
       'prompts',
       None,
@@ -302,11 +302,11 @@ def verifier(
     config: ml_collections.ConfigDict,
     split: Callable[[Any], Any] | None = None,
 ):
-  """Returns `build.verifier`, with a bar where loading takes long."""
-  from specdiff_jax import build
+  """Returns `decoding.verifier`, with a bar where loading takes long."""
+  from specdiff_jax.build import decoding
 
   with console.patient('loading (million values)') as show:
-    return build.verifier(
+    return decoding.verifier(
         config,
         progress=lambda done, all: show(done // 10**6, all // 10**6),
         split=split,

@@ -70,7 +70,7 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call) -> int:
-  from specdiff_jax import build
+  from specdiff_jax.build import decoding
   from specdiff_jax.data import prompts as prompts_lib
 
   options = call.options
@@ -79,7 +79,7 @@ def _body(call: command.Call) -> int:
         'decode takes either --prompt TEXT or --prompts FILE.jsonl; give one '
         'of the two.'
     )
-  build.check(call.config)
+  decoding.check(call.config)
   if options.prompt is None:
     prompts = prompts_lib.read(options.prompts, options.limit or None)
   elif options.prompt.strip():
@@ -87,10 +87,10 @@ def _body(call: command.Call) -> int:
   else:
     raise errors.InputError('--prompt is empty; give some text to go on from.')
   checkpoint = command.verifier(call.config)
-  system = build.system(call.config, checkpoint)
-  requests = build.requests(call.config, checkpoint, prompts)
+  system = decoding.system(call.config, checkpoint)
+  requests = decoding.requests(call.config, checkpoint, prompts)
   if options.out:
-    settings = build.identity(call.config, checkpoint, fields.DECODING)
+    settings = decoding.identity(call.config, checkpoint, fields.DECODING)
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
     for request in requests:

@@ -59,7 +59,7 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call) -> int:
-  from specdiff_jax import build_training
+  from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
 
   config = call.config
@@ -88,13 +88,13 @@ def train(
   Collects the trajectories first if there are only prompts. An interrupted run
   leaves no drafter. `memory`: see `build_training.run`.
   """
-  from specdiff_jax import build
-  from specdiff_jax import build_training
+  from specdiff_jax.build import decoding
+  from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
 
   data, prompts_file = build_training.data(config, workdir)
   if prompts_file:
-    prompts = build.prompts(config, prompts_file, 0)
+    prompts = decoding.prompts(config, prompts_file, 0)
     # There is no drafter yet; lookup drafts for it, to the same tokens.
     collect.into(config, checkpoint, prompts, data, 'lookup')
   run = build_training.run(config, checkpoint, data, workdir, memory)

@@ -66,7 +66,7 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call) -> int:
-  from specdiff_jax import build_drafters
+  from specdiff_jax.build import drafters as build_drafters
   from specdiff_jax.formats import describe
 
   options, path = call.options, call.argument

@@ -77,8 +77,8 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call, argv: Sequence[str]) -> int:
-  from specdiff_jax import build_training
   from specdiff_jax.bench import sweep as sweep_lib
+  from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
   from specdiff_jax.training import metrics
 
@@ -141,7 +141,7 @@ class _Trainer:
     return figures, 0
 
   def _verifier(self, config):
-    from specdiff_jax import build_training
+    from specdiff_jax.build import training as build_training
 
     if self._loaded is not None:
       if build_training.same_verifier(self._loaded[0], config):

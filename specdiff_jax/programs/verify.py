@@ -79,16 +79,16 @@ def main(argv) -> int:
 def _body(call: command.Call) -> int:
   import jax
 
-  from specdiff_jax import build
-  from specdiff_jax import build_verify
   from specdiff_jax.bench import verification
+  from specdiff_jax.build import decoding
+  from specdiff_jax.build import verify as build_verify
 
   options = call.options
   config = build_verify.settle(call.config, options.fast)
-  prompts = build.prompts(config, options.prompts, options.limit)
+  prompts = decoding.prompts(config, options.prompts, options.limit)
   checkpoint = command.verifier(config)
   plan = build_verify.plan(config, checkpoint, options.systems)
-  requests = build.requests(config, checkpoint, prompts)
+  requests = decoding.requests(config, checkpoint, prompts)
   rows = []
   with console.progress('verifying', len(plan)) as show:
     for row in plan.rows(requests):
@@ -100,7 +100,7 @@ def _body(call: command.Call) -> int:
       'fingerprint': checkpoint.fingerprint,
       'mode': 'exact' if plan.exact else 'fast',
       **plan.facts,
-      'device': build.device(),
+      'device': decoding.device(),
       'jax': jax.__version__,
   }
   names = {request.number: request.id for request in requests}

@@ -14,7 +14,7 @@ PROGRAM = """
 
     import jax
 
-    from specdiff_jax import build
+    from specdiff_jax.build import decoding
     from specdiff_jax.data import prompts
     from specdiff_jax.programs import command
 
@@ -34,9 +34,9 @@ PROGRAM = """
 
     def decode(name, mesh):
       config.decode_mesh = mesh
-      checkpoint = build.verifier(config)
-      system = build.system(config, checkpoint, name)
-      requests = build.requests(config, checkpoint, texts)
+      checkpoint = decoding.verifier(config)
+      system = decoding.system(config, checkpoint, name)
+      requests = decoding.requests(config, checkpoint, texts)
       system.warm_up(requests)
       compiled.clear()
       tokens = [made.tokens.tolist() for made in system(requests)]

@@ -14,7 +14,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from specdiff_jax import build
+from specdiff_jax.build import decoding
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.decoding import rejection
@@ -36,14 +36,14 @@ def parts(root, smollm2_path):
       dtype='float32', gamma=2, drafts=2, draft='sample', temperature=1.0,
       max_new_tokens=24, prompt_buckets=(128,),
   )
-  return config, build.verifier(config)
+  return config, decoding.verifier(config)
 
 
 def system(parts, name, **fields):
   config, checkpoint = parts
   config = config.copy_and_resolve_references()
   config.update(**fields)
-  return build.system(config, checkpoint, name)
+  return decoding.system(config, checkpoint, name)
 
 
 def begin(parts, one):
@@ -53,8 +53,8 @@ def begin(parts, one):
   often is seen.
   """
   config, checkpoint = parts
-  prompt = build.prompts(config, None, 2)[1]
-  request = build.requests(config, checkpoint, [prompt])[0]
+  prompt = decoding.prompts(config, None, 2)[1]
+  request = decoding.requests(config, checkpoint, [prompt])[0]
   said = checkpoint.tokenizer.encode('Ines bakes 5 trays of 12 rolls,')
   request = dataclasses.replace(request, prompt=(*request.prompt, *said))
   return one.start([request])

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from specdiff_jax import build
-from specdiff_jax import build_training
+from specdiff_jax.build import decoding
+from specdiff_jax.build import training as build_training
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts
 from specdiff_jax.data import trajectories
@@ -181,7 +181,7 @@ def main(workdir, everything):
   # some features by 0.4 %, and gradients by more than is allowed here.
   features.KEPT = jnp.float32
   config = configured((1, 1), 'cached')
-  checkpoint = build.verifier(config)
+  checkpoint = decoding.verifier(config)
   write_trajectories(f'{workdir}/data', checkpoint)
   chosen = FEW
   if everything:

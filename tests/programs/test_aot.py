@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from specdiff_jax import build_aot
 from specdiff_jax.bench import aot
 from specdiff_jax.bench import hlo_costs
+from specdiff_jax.build import aot as build_aot
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.formats import presets
@@ -67,8 +67,8 @@ PROGRAM = """
     import json, sys
     import jax
     import numpy as np
-    from specdiff_jax import build
     from specdiff_jax.bench import hlo_costs
+    from specdiff_jax.build import decoding
     from specdiff_jax.decoding import engine as engine_lib
     from specdiff_jax.decoding import system as system_lib
     from specdiff_jax.parallel import mesh as mesh_lib
@@ -76,8 +76,8 @@ PROGRAM = """
     from specdiff_jax.programs import command
 
     config = command.load(sys.argv[1])
-    checkpoint = build.verifier(config)
-    system = build.system(config, checkpoint, 'lookup')
+    checkpoint = decoding.verifier(config)
+    system = decoding.system(config, checkpoint, 'lookup')
     requests = [system_lib.request(str(i), [5 + i, 6, 7, 6]) for i in range(4)]
     mesh = mesh_lib.make_mesh((2, 4))
 

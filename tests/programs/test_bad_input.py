@@ -80,13 +80,13 @@ def test_weights(bad, tmp_path):
 
 def write_drafter(tmp_path, root, **changes):
   """Writes an untrained drafter, then changes its metadata or a tensor."""
-  from specdiff_jax import build
-  from specdiff_jax import build_drafters
+  from specdiff_jax.build import decoding
+  from specdiff_jax.build import drafters as build_drafters
   from specdiff_jax.formats import drafter_file
   from specdiff_jax.programs import command
 
   config = command.load(f'{root}/configs/tiny.py:smoke')
-  checkpoint = build.verifier(config)
+  checkpoint = decoding.verifier(config)
   network, params = build_drafters.load(config, checkpoint)
   path = str(tmp_path / 'drafter.safetensors')
   drafter_file.save(

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from specdiff_jax import build_collecting
+from specdiff_jax.build import collecting as build_collecting
 from specdiff_jax.data import dataset
 from specdiff_jax.data import trajectories
 from specdiff_jax.parallel import hosts

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from specdiff_jax import build
-from specdiff_jax import build_systems
 from specdiff_jax.bench import divergence
 from specdiff_jax.bench import verification
+from specdiff_jax.build import decoding
+from specdiff_jax.build import systems as build_systems
 from specdiff_jax.decoding import accept
 
 SMALL = (
@@ -139,7 +139,7 @@ def test_bad_input(specdiff, tiny):
 @pytest.fixture
 def poisoned(monkeypatch, tmp_path):
   """The byte 'z' is NaN; returns a file of prompts without and with it."""
-  real = build.verifier
+  real = decoding.verifier
 
   def verifier(config, dtype='', progress=None, split=None):
     checkpoint = real(config, dtype, progress, split)
@@ -149,7 +149,7 @@ def poisoned(monkeypatch, tmp_path):
     params = checkpoint.params | {'embed': jax.numpy.asarray(embed)}
     return dataclasses.replace(checkpoint, params=params)
 
-  monkeypatch.setattr(build, 'verifier', verifier)
+  monkeypatch.setattr(decoding, 'verifier', verifier)
   path = tmp_path / 'prompts.jsonl'
   prompts = {'fine': 'abc', 'broken': 'abz', 'late': 'abd'}
   path.write_text(''.join(

@@ -46,14 +46,14 @@ def products(dtype):
 
 def main(recipe: str, folder: str, rounds: int) -> None:
   """Measures, and prints."""
-  from specdiff_jax import build
-  from specdiff_jax import build_training
+  from specdiff_jax.build import decoding
+  from specdiff_jax.build import training as build_training
   from specdiff_jax.data import windows
   from specdiff_jax.programs import command
   from specdiff_jax.training import flops as flops_lib
 
   config = command.load(recipe)
-  run = build_training.run(config, build.verifier(config), folder, '')
+  run = build_training.run(config, decoding.verifier(config), folder, '')
   state, frozen, step = run.start()
   rows = next(iter(windows.batches(run.data, run.sizes)))
   batch = run.prepare(run.data)(rows)

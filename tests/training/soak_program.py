@@ -70,18 +70,18 @@ class Watch:
 
 def main(seconds: float, workdir: str, leak: bool) -> None:
   """Collects, then trains."""
-  from specdiff_jax import build
-  from specdiff_jax import build_training
   from specdiff_jax.bench import timing
+  from specdiff_jax.build import decoding
+  from specdiff_jax.build import training as build_training
   from specdiff_jax.programs import collect
   from specdiff_jax.programs import command
 
   config = command.load(str(ROOT / 'configs' / 'tiny.py'))
   config.steps = 10**9
   config.eval_every = config.save_every = EVERY
-  checkpoint = build.verifier(config)
+  checkpoint = decoding.verifier(config)
   folder = os.path.join(workdir, 'trajectories')
-  prompts = build.prompts(config, config.prompts, 0)
+  prompts = decoding.prompts(config, config.prompts, 0)
   collect.into(config, checkpoint, prompts, folder, 'lookup')
   run = build_training.run(config, checkpoint, folder, workdir)
   watch = Watch(seconds, timing.compilations, leak)

@@ -1,4 +1,4 @@
-"""From a config to trajectories: with the other `build` modules the reader."""
+"""From a config to trajectories."""
 
 from collections.abc import Callable, Sequence
 import time
@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from specdiff_jax import build
-from specdiff_jax import build_drafters
-from specdiff_jax import build_systems as systems
-from specdiff_jax import build_training
+from specdiff_jax.build import decoding
+from specdiff_jax.build import drafters as build_drafters
+from specdiff_jax.build import systems as systems
+from specdiff_jax.build import training as build_training
 from specdiff_jax.collecting import collect as collect_lib
 from specdiff_jax.collecting import refresh
 from specdiff_jax.collecting import stored_law
@@ -34,7 +34,7 @@ _LAW = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
 
 def check(config: Config) -> None:
   """Raises InputError on values that nothing can be collected with."""
-  build.check(config)
+  decoding.check(config)
   least = {'completions': 1, 'store_top_k': 0}
   least |= {'refresh_anchors': 1, 'refresh_accepted': 0}
   for name, bound in least.items():
@@ -87,7 +87,7 @@ def collect(
   dataset, the duplicates that it leaves out, and the new tokens of all
   processes.
   """
-  one = build.system(config, checkpoint, name)
+  one = decoding.system(config, checkpoint, name)
 
   def run(some, on_done):
     rows = [system_lib.request(r.id, r.prompt) for r in some]

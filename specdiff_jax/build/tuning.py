@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import optax
 
-from specdiff_jax import build_drafters
-from specdiff_jax import build_systems as systems
+from specdiff_jax.build import drafters as build_drafters
+from specdiff_jax.build import systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.formats import drafter_file
 from specdiff_jax.formats import weights

@@ -1,8 +1,7 @@
 """The systems by name: what drafts, and which rule accepts.
 
 `if kind == ...` is a dict from name to constructor here, and nowhere else: a
-new drafter or rule is one line. With `build.py` and `build_training.py` the
-only reader of configs.
+new drafter or rule is one line.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from specdiff_jax import build_drafters
+from specdiff_jax.build import drafters as build_drafters
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.decoding import accept

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specdiff_jax import build_losses
+from specdiff_jax.build import losses as build_losses
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.models import causal_network

@@ -1,4 +1,4 @@
-"""From a config to a training run: with `build.py`, the only config reader."""
+"""From a config to a training run."""
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from specdiff_jax import build
-from specdiff_jax import build_drafters
-from specdiff_jax import build_losses
-from specdiff_jax import build_systems as systems
-from specdiff_jax import build_tuning
+from specdiff_jax.build import decoding
+from specdiff_jax.build import drafters as build_drafters
+from specdiff_jax.build import losses as build_losses
+from specdiff_jax.build import systems as systems
+from specdiff_jax.build import tuning as build_tuning
 from specdiff_jax.core import errors
 from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
@@ -53,7 +53,7 @@ DECIDING = (
 
 def check(config: Config) -> None:
   """Raises InputError on values that no run could work with."""
-  build.check(config)
+  decoding.check(config)
   if config.int8:
     raise errors.InputError(
         f'config.int8 is {config.int8!r}, but a drafter learns from weights '
@@ -98,7 +98,7 @@ def check(config: Config) -> None:
 
 
 def same_verifier(config: Config, other: Config) -> bool:
-  """Whether `build.verifier` would return the same for both."""
+  """Whether `decoding.verifier` would return the same for both."""
   names = ('verifier', 'adapter', 'dtype', 'int8', 'cache_dir')
   names += ('feature_cache', 'mesh')  # see `placement`
   return all(config[name] == other[name] for name in names)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from specdiff_jax import build_losses
+from specdiff_jax.build import losses as build_losses
 from specdiff_jax.formats import presets
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks

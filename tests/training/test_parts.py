@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from specdiff_jax import build_losses
+from specdiff_jax.build import losses as build_losses
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks
 from specdiff_jax.programs import fields

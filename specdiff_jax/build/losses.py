@@ -1,7 +1,4 @@
-"""From a config to a loss: with the other `build` modules the only reader.
-
-A loss is a line in `LOSSES`.
-"""
+"""From a config to a loss: a line in `LOSSES`."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -11,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from specdiff_jax import build_systems as systems
+from specdiff_jax.build import systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.models import adapted_network
 from specdiff_jax.training import adaptation

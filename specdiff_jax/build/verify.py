@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 import copy
 
-from specdiff_jax import build
-from specdiff_jax import build_systems as systems
 from specdiff_jax.bench import verification
+from specdiff_jax.build import decoding
+from specdiff_jax.build import systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.formats import weights
@@ -20,9 +20,9 @@ _LOSSLESS_IN_LAW = (
 )
 
 
-def settle(config: build.Config, fast: bool) -> build.Config:
+def settle(config: decoding.Config, fast: bool) -> decoding.Config:
   """Returns the config that `verify` runs: float32 and exact, unless `fast`."""
-  build.check(config)
+  decoding.check(config)
   if config.rule != 'match':
     raise errors.InputError(_LOSSLESS_IN_LAW.format(config.rule))
   config = copy.deepcopy(config)
@@ -33,7 +33,7 @@ def settle(config: build.Config, fast: bool) -> build.Config:
 
 
 def plan(
-    config: build.Config,
+    config: decoding.Config,
     checkpoint: weights.Checkpoint,
     names: Sequence[str] | None,
 ) -> verification.Plan:
@@ -53,7 +53,7 @@ def plan(
     )
 
   def make(name: str, slots: int) -> system_lib.System:
-    return build.system(config, checkpoint, name, slots)
+    return decoding.system(config, checkpoint, name, slots)
 
   shown = ('drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype')
   shown += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat')

@@ -1,7 +1,6 @@
 """Trained drafters by their kind: sizes, first params, loading.
 
-With the other `build` modules the only reader of configs. A new kind of
-network is one line in `FAMILIES`.
+A new kind of network is one line in `FAMILIES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from specdiff_jax import build_published
+from specdiff_jax.build import published as build_published
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
@@ -29,7 +28,7 @@ from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_network
 
 Config = ml_collections.ConfigDict
-ZOO = pathlib.Path(__file__).parent / 'zoo'
+ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
 
 
 def _diffusion_sizes(

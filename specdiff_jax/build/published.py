@@ -1,7 +1,6 @@
 """Published diffusion drafters: from a directory of Hugging Face to a drafter.
 
-With the other `build` modules the only reader of configs. What a model's own
-files do not tell, or tell wrongly, `config.masked_lm` says.
+What a model's own files do not tell, or tell wrongly, `config.masked_lm` says.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ import dataclasses
 import ml_collections
 import pytest
 
-from specdiff_jax import build_training
+from specdiff_jax.build import training as build_training
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.programs import fields

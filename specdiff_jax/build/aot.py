@@ -1,7 +1,7 @@
 """From a config to programs for accelerators that are not here.
 
-With the other `build` modules the only reader of configs. Nothing is loaded:
-models are shapes, and what a run would compute of them is traced.
+Nothing is loaded: models are shapes, and what a run would compute of them is
+traced.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specdiff_jax import build
-from specdiff_jax import build_drafters
-from specdiff_jax import build_losses
-from specdiff_jax import build_systems as systems
-from specdiff_jax import build_training
+from specdiff_jax.build import decoding
+from specdiff_jax.build import drafters as build_drafters
+from specdiff_jax.build import losses as build_losses
+from specdiff_jax.build import systems as systems
+from specdiff_jax.build import training as build_training
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
@@ -155,7 +155,7 @@ def _batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 def _decode(config: Config, mesh: jax.sharding.Mesh):
   """Returns the decode loop over config.batch rows, and what it holds."""
-  build.check(config)
+  decoding.check(config)
   checkpoint = verifier(config)
   config = config.copy_and_resolve_references()
   config.cache_step = 0  # the largest cache that rows come to
@@ -163,7 +163,7 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
 
   def make(params):
     one = dataclasses.replace(checkpoint, params=params)
-    made.append(build.system(config, one))
+    made.append(decoding.system(config, one))
     return made[0].params, made[0].drafter_params
 
   params, drafter_params = jax.eval_shape(make, checkpoint.params)

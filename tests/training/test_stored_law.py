@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specdiff_jax.build import losses as build_losses
 from specdiff_jax.collecting import stored_law
 from specdiff_jax.core import errors
-from specdiff_jax import build_losses
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.models import config as config_lib

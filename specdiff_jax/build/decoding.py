@@ -1,7 +1,4 @@
-"""From a config to running parts; only the build modules read configs.
-
-This one decodes and benchmarks; each of the others says what it builds.
-"""
+"""From a config to systems that decode, and to what `bench` compares."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -13,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from specdiff_jax import build_systems as systems
 from specdiff_jax.bench import plan as plan_lib
+from specdiff_jax.build import systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import engine as engine_lib

@@ -1,0 +1,1 @@
+"""From configs to running parts: the only readers of configs."""
