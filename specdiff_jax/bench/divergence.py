@@ -138,16 +138,14 @@ class Judge:
     params: the verifier's.
     buckets: sizes that prompts are padded to.
     batch: rows decoded together.
-    plain: slots of plain decoding's passes.
-    drafted: slots of the system's passes.
+    passes: shapes of plain decoding's passes and of the system's.
   """
 
   engine: engine_lib.Engine
   params: Any
   buckets: Sequence[int]
   batch: int
-  plain: int
-  drafted: int
+  passes: reading.Passes
 
   def compare(
       self,
@@ -206,7 +204,7 @@ class Judge:
         self.engine.model,
         self.engine.cache_dtype,
         bucket,
-        (self.plain, self.drafted),
+        self.passes,
         self.params,
         *(x.astype(np.int32) for x in (tokens, prompt, length, at)),
     )

@@ -2,32 +2,77 @@
 
 The verifier reads the same texts twice, each time with prefill and a cache of
 its own: once as plain decoding does, a token a pass, and once in passes as wide
-as a drafted system's, along a chain. So the difference holds all that differs
-between the two ways of decoding: the matmuls' shapes and the cache's contents.
+as a drafted system's, along the last branch of a tree. So the difference holds
+all that differs between the two ways of decoding: the matmuls' shapes, the
+cache's contents, and where a branch's keys lie while it is scored, which is not
+where plain decoding has them: attention adds them up in another order.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import tree as tree_lib
+from specdiff_jax.core import types
+from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 _NEAR = 10.0  # nats behind the best: less likely tokens do not come into play
 
 
+class Passes(NamedTuple):
+  """The shapes of the verifier's passes in two ways of decoding."""
+
+  plain: int  # slots of plain decoding's, of which the first counts
+  drafted: int  # slots of the system's
+  depth: int  # of its branch, which is in the last slots: drafted - 1 in a chain
+
+
+def passes(plain: int, drafter: types.Drafter) -> Passes:
+  """Returns those of plain decoding in `plain` slots, and of a system."""
+  slots = drafter.buckets[-1]
+  return Passes(plain, slots, min(drafter.max_depth, slots - 1))
+
+
+def branch(token: jax.Array, slots: int) -> tuple[types.DraftTree, jax.Array]:
+  """Returns a tree that ends in a branch, and the branch's path [B, D+1].
+
+  Slots between the root and the branch repeat the root as its children: they
+  only take up room, like the branches that are not accepted.
+
+  Args:
+    token: [B, D+1] the root and the branch.
+    slots: M, at least D+1.
+  """
+  depth = token.shape[1] - 1
+  gap = slots - 1 - depth
+  tree = tree_lib.chain(
+      jnp.concatenate([jnp.repeat(token[:, :1], gap + 1, 1), token[:, 1:]], 1),
+      jnp.ones((token.shape[0], slots), bool),
+  )
+  slot = jnp.arange(slots)
+  below = slot <= gap + 1  # the root's children
+  tree = tree.replace(
+      parent=jnp.where(below, 0, tree.parent),
+      depth=jnp.where(below, jnp.minimum(slot, 1), tree.depth - gap),
+  )
+  path = jnp.where(jnp.arange(depth + 1) == 0, 0, jnp.arange(depth + 1) + gap)
+  return tree, jnp.broadcast_to(path, token.shape)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def read(model, dtype, bucket, widths, params, tokens, prompt, length, at):
-  """Reads texts twice, in passes of each of two widths.
+def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
+  """Reads texts twice, in each of two ways.
 
   Args:
     model: the verifier.
     dtype: of its caches.
     bucket: P, tokens that prefill reads.
-    widths: slots of a pass of plain decoding (of which one counts), and of the
-      system (of which all do: a chain of the text's own tokens).
+    ways: the two ways, `Passes`.
     params: the verifier's.
     tokens: [B, T] prompts and completions from the left.
     prompt: [B] prompt lengths.
@@ -39,29 +84,29 @@ def read(model, dtype, bucket, widths, params, tokens, prompt, length, at):
     best one's, where they choose a token of the completion; and [B, V] the
     first reading's logits that choose token `at`.
   """
-  plain, drafted = widths
+  size = ways.depth + 1  # tokens that a pass of the system reads
 
-  def score(cache, start, take, width):
-    """Reads tokens start + take, `width` of them: logits [B, width, V]."""
-    place = jnp.minimum(start[:, None] + take, tokens.shape[1] - 1)
-    tree = tree_lib.chain(
-        jnp.take_along_axis(tokens, place, axis=1),
-        jnp.ones(place.shape, bool),
-    )
+  def score(cache, start, count, width):
+    """Reads `count` tokens from `start` [B] on: logits [B, count, V]."""
+    place = start[:, None] + jnp.arange(count)
+    place = jnp.minimum(place, tokens.shape[1] - 1)
+    tree, path = branch(jnp.take_along_axis(tokens, place, axis=1), width)
     slots = jax.tree.leaves(cache)[0].shape[-2]
     mask = tree_lib.cache_mask(tree, start + 1, slots)
     hidden, cache, _ = model.apply(
         {'params': params},
         tree.token,
-        start[:, None] + jnp.arange(width),
+        start[:, None] + tree.depth,
         mask,
         cache,
         start,
     )
-    return model.apply({'params': params}, hidden, method='logits'), cache
+    cache = engine_lib.gather_path(cache, path, start)
+    logits = model.apply({'params': params}, hidden, method='logits')
+    return jnp.take_along_axis(logits, path[..., None], axis=1), cache
 
   def step(cache, start):
-    logits, cache = score(cache, start, jnp.zeros(plain, jnp.int32), plain)
+    logits, cache = score(cache, start, 1, ways.plain)
     return cache, logits[:, 0]
 
   def look(one, other, place, moved, found):
@@ -79,23 +124,23 @@ def read(model, dtype, bucket, widths, params, tokens, prompt, length, at):
 
   def chunk(number, carry):
     caches, moved, found = carry
-    start = prompt + number * drafted
-    offsets = jnp.arange(drafted)
+    start = prompt + number * size
+    offsets = jnp.arange(size)
     cache, one = lax.scan(step, caches[0], start + offsets[:, None])
-    other, wide = score(caches[1], start, offsets, drafted)
+    other, wide = score(caches[1], start, size, ways.drafted)
     one = jnp.swapaxes(one, 0, 1)
     place = start[:, None] + 1 + offsets
     return ((cache, wide), *look(one, other, place, moved, found))
 
   begun = [_prefill(model, dtype, bucket, w, params, tokens, prompt)
-           for w in widths]
+           for w in ways[:2]]
   caches = tuple(cache for _, cache in begun)
   (one, _), (other, _) = begun
   batch, vocab = one.shape[0], one.shape[-1]
   carry = look(
       one, other, prompt[:, None], jnp.zeros(batch), jnp.zeros((batch, vocab))
   )
-  chunks = jnp.max(-(-(length - prompt) // drafted))
+  chunks = jnp.max(-(-(length - prompt) // size))
   _, moved, found = lax.fori_loop(0, chunks, chunk, (caches, *carry))
   return moved, found
 
@@ -104,7 +149,7 @@ def _prefill(model, dtype, bucket, width, params, tokens, prompt):
   """Reads prompts as the engine does: logits [B, 1, V] and the cache."""
   batch, size = tokens.shape
   cache = transformer.empty_cache(model.config, batch, size + width, dtype)
-  mask = transformer.causal_mask(prompt, bucket)
+  mask = views.causal_mask(prompt, bucket)
   mask = jnp.pad(mask, ((0, 0), (0, 0), (0, size + width - bucket)))
   hidden, cache, _ = model.apply(
       {'params': params},

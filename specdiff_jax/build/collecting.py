@@ -24,8 +24,8 @@ from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import hosts
 from specdiff_jax.training import checkpoint as training_checkpoint
+from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features
-from specdiff_jax.training import held_out
 from specdiff_jax.training import objective
 
 Config = systems.Config
@@ -234,7 +234,7 @@ def _accepted(config, checkpoint, drafter: str, source):
     add = features.Features(model, checkpoint.params, network.features, 0)
   accepted = refresh.accepted_counts(
       lambda batch: drafted(params.network, frozen, add(batch)),
-      held_out.all_anchors(source, sizes),
+      every_anchor.batches(source, sizes),
       len(source),
   )
   return accepted, training_checkpoint.digest(params.network)

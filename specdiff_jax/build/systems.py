@@ -22,8 +22,8 @@ from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import autoregressive
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
-from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
+from specdiff_jax.drafters import strategies
 from specdiff_jax.formats import weights
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
@@ -80,14 +80,14 @@ def _lookup(config, checkpoint, slots):
 def _specdiff(config, checkpoint, slots):
   """One chain."""
   del slots
-  strategy = marginals.Chain(mode=config.draft, **_tempered(config))
+  strategy = strategies.Chain(mode=config.draft, **_tempered(config))
   return _diffusion(config, checkpoint, strategy, RULES[config.rule])
 
 
 def _specdiff2(config, checkpoint, slots):
   """K chains, of which the verifier selects one (2511.00606, Algorithm 1)."""
   del slots
-  strategy = marginals.Drafts(
+  strategy = strategies.Drafts(
       drafts=config.drafts,
       arrangement='chains',
       **_tempered(config, spread=True),
@@ -102,7 +102,7 @@ def _specdiff2(config, checkpoint, slots):
 def _tree(config, checkpoint, slots):
   """The same K drafts; the rule walks all of them."""
   del slots
-  strategy = marginals.Drafts(
+  strategy = strategies.Drafts(
       drafts=config.drafts,
       arrangement=_ARRANGEMENTS[config.rule],
       budget=config.budget,
@@ -115,7 +115,7 @@ def _tree(config, checkpoint, slots):
 def _best_first(config, checkpoint, slots):
   """The most probable prefixes of the marginals."""
   del slots
-  strategy = marginals.BestFirst(config.budget)
+  strategy = strategies.BestFirst(config.budget)
   return _diffusion(config, checkpoint, strategy, RULES[config.rule])
 
 
@@ -126,7 +126,7 @@ def _sps(config, checkpoint, slots):
   one = autoregressive.Autoregressive(
       config=network,
       gamma=config.gamma,
-      strategy=marginals.Chain(mode=config.draft, **_tempered(config)),
+      strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
       cache_dtype=cache_dtype(checkpoint),
   )
   return Parts(one, params, RULES[config.rule])
@@ -146,7 +146,7 @@ def _early_exit(config, checkpoint, slots):
       config=checkpoint.config,
       layers=layers,
       gamma=config.gamma,
-      strategy=marginals.Chain(mode=config.draft, **_tempered(config)),
+      strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
   )
   return Parts(one, (), RULES[config.rule])
 
@@ -160,7 +160,7 @@ def _adaptive(config, checkpoint, slots):
       dataclasses.replace(whole.drafter, gamma=min(gamma, config.gamma))
       for gamma in config.gammas
   ] + [
-      dataclasses.replace(whole.drafter, strategy=marginals.BestFirst(budget))
+      dataclasses.replace(whole.drafter, strategy=strategies.BestFirst(budget))
       for budget in config.budgets
   ]
   # One arm of each size; those no larger than plain decoding draft nothing.

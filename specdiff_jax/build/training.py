@@ -27,15 +27,15 @@ from specdiff_jax.parallel import rules
 from specdiff_jax.training import adaptation
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
-from specdiff_jax.training import objective
+from specdiff_jax.training import scores
 from specdiff_jax.training import step as step_lib
 
 Config = systems.Config
 
 
-SCORES: Mapping[str, Callable[..., objective.Score]] = {
-    'diffusion': objective.diffusion_score,
-    'autoregressive': objective.causal_score,
+SCORES: Mapping[str, Callable[..., scores.Score]] = {
+    'diffusion': scores.diffusion_score,
+    'autoregressive': scores.causal_score,
     'masked_lm': adaptation.window_score,
 }
 
@@ -140,13 +140,13 @@ def mesh(
   return made
 
 
-def score(config: Config, network: Any) -> objective.Score:
+def score(config: Config, network: Any) -> scores.Score:
   """Returns the score of the config's kind of drafter, in its dtype."""
   more = {'remat': True} if config.remat else {}
   one = SCORES[config.network.kind](network, **more)
   if config.train_dtype == 'float32':
     return one
-  return objective.in_dtype(one, jnp.dtype(config.train_dtype))
+  return scores.in_dtype(one, jnp.dtype(config.train_dtype))
 
 
 def split(config: Config) -> Sequence[rules.Rule]:

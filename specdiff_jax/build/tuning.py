@@ -17,6 +17,7 @@ from specdiff_jax.formats import weights
 from specdiff_jax.models import adapters
 from specdiff_jax.training import objective
 from specdiff_jax.training import partial
+from specdiff_jax.training import scores
 
 Config = systems.Config
 _LORA = r'^lora/'  # the adapters among the params that are trained
@@ -34,7 +35,7 @@ class Tuning(NamedTuple):
   finished: Callable[[Any], Any] = lambda params: params
   viewed: Callable[[Any], Any] = lambda params: params
 
-  def score(self, score: objective.Score) -> objective.Score:
+  def score(self, score: scores.Score) -> scores.Score:
     """Returns the score of the params that are trained."""
     return lambda params, *rest: score(self.viewed(params), *rest)
 

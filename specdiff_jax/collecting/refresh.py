@@ -31,7 +31,7 @@ def accepted_counts(
   Args:
     matches: batch -> (match, valid), each [B, W, G].
     batches: with every anchor of every record once, such as those of
-      `held_out.all_anchors`.
+      `every_anchor.batches`.
     records: how many there are.
   """
   found = [[] for _ in range(records)]

@@ -14,6 +14,7 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 from specdiff_jax.parallel import rules
 
 
@@ -99,7 +100,7 @@ class Engine:
     cache = transformer.empty_cache(
         self.model.config, batch, slots, self.cache_dtype
     )
-    mask = transformer.causal_mask(used, bucket)
+    mask = views.causal_mask(used, bucket)
     mask = jnp.pad(mask, ((0, 0), (0, 0), (0, slots - bucket)))
     positions = jnp.broadcast_to(jnp.arange(bucket), tokens.shape)
     hidden, cache, features = self.model.apply(
@@ -234,7 +235,7 @@ class Engine:
         drafter_params, drafted, context, verdict, features
     )
     if not self.drafter.chain:
-      cache = _gather_path(cache, verdict, state.length - 1)
+      cache = gather_path(cache, verdict.path, state.length - 1)
     state = _commit(state, tree, verdict, broken(logits))
     return state.replace(cache=cache, drafter=drafted)
 
@@ -315,12 +316,18 @@ def _commit(state, tree, verdict, bad) -> types.DecodeState:
   )
 
 
-def _gather_path(cache, verdict, start):
-  """Moves the accepted path's keys and values to where a chain has them."""
+def gather_path(cache, path: jax.Array, start: jax.Array):
+  """Moves a path's keys and values to where a chain has them.
+
+  Args:
+    cache: of the verifier, in which trees were written at `start`.
+    path: [B, D+1] slots of the trees, the root first.
+    start: [B].
+  """
 
   def one(array):  # [B, Hkv, S, Dh]
     take = jax.vmap(lambda row, path, offset: row[:, offset + path])
-    kept = take(array, verdict.path, start)
+    kept = take(array, path, start)
     return layers_lib.write_rows(array, kept, start)
 
   stacked = jax.tree.leaves(cache)[0].ndim == 5

@@ -25,6 +25,7 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import marginals as marginals_lib
+from specdiff_jax.drafters import strategies
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
@@ -45,7 +46,7 @@ class Autoregressive:
 
   config: causal_network.CausalConfig
   gamma: int
-  strategy: marginals_lib.Chain = marginals_lib.Chain()
+  strategy: strategies.Chain = strategies.Chain()
   cache_dtype: str = 'float32'
 
   chain: ClassVar[bool] = True
@@ -123,13 +124,13 @@ class Autoregressive:
     return state
 
 
-def proposal(strategy: marginals_lib.Chain) -> str:
+def proposal(strategy: strategies.Chain) -> str:
   """Returns what `log_q` means where each token follows from those before."""
   return 'autoregressive' if strategy.mode == 'sample' else 'deterministic'
 
 
 def drafted(
-    strategy: marginals_lib.Chain,
+    strategy: strategies.Chain,
     step: Callable[..., tuple[jax.Array, Any]],
     tokens: jax.Array,
     ids: jax.Array,

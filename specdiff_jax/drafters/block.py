@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
+from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import window
 from specdiff_jax.models import dflash
 from specdiff_jax.models import layers as layers_lib
@@ -37,7 +38,7 @@ class Block(window.Window):
   config: dflash.DFlashConfig
   verifier: networks.Config
   gamma: int
-  strategy: marginals_lib.Strategy = marginals_lib.Chain()
+  strategy: marginals_lib.Strategy = strategies.Chain()
   cache_dtype: str = 'float32'
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
+from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import window
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import drafter_windows
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
@@ -48,7 +50,7 @@ class MaskedDiffusion(window.Window):
 
   config: drafter_network.DrafterConfig
   gamma: int
-  strategy: marginals_lib.Strategy = marginals_lib.Chain()
+  strategy: marginals_lib.Strategy = strategies.Chain()
   cache_dtype: str = 'float32'
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
   context_window: int = 0
@@ -87,7 +89,7 @@ class MaskedDiffusion(window.Window):
       revealed = None
       if decided is not None:
         revealed = (decided[:, None], params.vocab[index][:, None])
-      x = drafter_network.fill(
+      x = drafter_windows.fill(
           self.config,
           params.network,
           context.verifier['embed'],

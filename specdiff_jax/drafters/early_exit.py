@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.drafters import autoregressive
-from specdiff_jax.drafters import marginals as marginals_lib
+from specdiff_jax.drafters import strategies
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
@@ -35,7 +35,7 @@ class EarlyExit:
   config: config_lib.TransformerConfig
   layers: int
   gamma: int
-  strategy: marginals_lib.Chain = marginals_lib.Chain()
+  strategy: strategies.Chain = strategies.Chain()
 
   chain: ClassVar[bool] = True
   features: ClassVar[tuple[int, ...]] = ()

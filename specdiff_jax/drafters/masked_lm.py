@@ -23,6 +23,7 @@ import numpy as np
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
+from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import window
 from specdiff_jax.models import masked_lm
 from specdiff_jax.models import networks
@@ -93,7 +94,7 @@ class MaskedLMDrafter(window.Window):
 
   model: masked_lm.MaskedLM
   gamma: int
-  strategy: marginals_lib.Strategy = marginals_lib.Chain()
+  strategy: marginals_lib.Strategy = strategies.Chain()
   cache_dtype: str = 'float32'
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
   context_window: int = 0

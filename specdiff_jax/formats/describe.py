@@ -77,11 +77,11 @@ def _opened(path: str) -> sources.Source:
 
 def per_chip(
     config: networks.Config, mesh: Mapping[str, int], dtype: str
-) -> dict[str, int]:
+) -> dict[str, Any]:
   """Returns bytes of weights on each chip of a mesh, by the sharding rules.
 
-  No device is needed. 'cache' is that of one row's token, in bfloat16 and not
-  divided.
+  No device is needed. 'cache_per_token' is that of one row's token, in bfloat16
+  and not divided; 'not_split' says which dimensions the mesh does not divide.
   """
   abstract = jax.sharding.AbstractMesh(tuple(mesh.values()), tuple(mesh))
   kind = np.dtype(params_lib.dtype_of(dtype))
@@ -97,6 +97,7 @@ def per_chip(
       'weights': mine * kind.itemsize,
       'weights_whole': whole * kind.itemsize,
       'cache_per_token': _cache_bytes(config),
+      'not_split': rules.not_split(tree, rules.TRANSFORMER, abstract),
   }
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ def next_logits(
     tokens: [B, T]; what pads a row follows its tokens.
   """
   batch, length = tokens.shape
-  mask = transformer.causal_mask(jnp.full(batch, length), length)
+  mask = views.causal_mask(jnp.full(batch, length), length)
   positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
   x, _ = run(config, params, embed, tokens, positions, mask)
   return layers_lib.dense(x, head)

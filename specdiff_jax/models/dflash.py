@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from specdiff_jax.core import errors
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
-from specdiff_jax.models import transformer
 from specdiff_jax.models import transformer_layer as layer_lib
+from specdiff_jax.models import views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class DFlash(nn.Module):
     joined = features.reshape(features.shape[:2] + (-1,))
     fused = layers_lib.dense(joined, self.fuse)
     h = layers_lib.rms_norm(fused, self.context_norm, network.norm_eps)
-    cos, sin = transformer.rope_of(network, positions, local=False)
+    cos, sin = views.rope_of(network, positions, local=False)
     return tuple(layer.keys_values(h, cos, sin) for layer in self.layer)
 
   def __call__(
@@ -148,7 +148,7 @@ class DFlash(nn.Module):
     own = jnp.ones((batch, slots, slots), bool)
     seen = jnp.broadcast_to(seen[:, None], (batch, slots, seen.shape[1]))
     mask = jnp.concatenate([seen, own], axis=2)
-    angles = transformer.rope_of(network, positions, local=False)
+    angles = views.rope_of(network, positions, local=False)
     cos, sin, mask = jax.lax.optimization_barrier(angles + (mask,))
     for layer, keys in zip(self.layer, context):
       x = layer(x, keys, mask, cos, sin)

@@ -9,16 +9,9 @@ directions and the committed text through keys and values made of the
 verifier's own features (DFlash, 2602.06036): the prefix never sees the masks,
 so its keys are exact in serving and shared by all windows in training.
 
-A layer is one of the verifier's family, so that it can start as one of the
-verifier's last layers whatever that has: biases, norms of heads, the RoPE of a
-local layer. Only the window of a local layer is left out: what drafters see of
-the context is limited elsewhere, for all layers alike.
-
-N windows of each row are computed together: many anchors in training, one in
-decoding, by the same code.
+`drafter_windows` calls it.
 """
 
-from collections.abc import Sequence
 import dataclasses
 from typing import Any, ClassVar
 
@@ -26,12 +19,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import drafter_layer
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
-from specdiff_jax.models import transformer_layer as layer_lib
-
+from specdiff_jax.models import views
 
 # Root mean square of the residual stream before the last layers of SmolLM2.
 _STREAM = 16.0
@@ -75,60 +67,6 @@ class DrafterConfig:
     return jax.eval_shape(lambda: initial(self, jax.random.key(0)))
 
 
-class _DrafterLayer(layer_lib.LayerParts):
-  """A layer of the verifier's family over windows."""
-
-  def context(self, x, cos, sin):
-    """Maps x [..., T, E] to rotated keys and values [..., Hkv, T, Dh]."""
-    return self.keys_values(self.norm(x, self.attention_norm), cos, sin)
-
-  def __call__(self, x, context, mask, cos, sin):
-    """Updates x [B, N, G, E]; mask [B, N, S] over the context."""
-    h = self.norm(x, self.attention_norm)
-    query = self.queries(h, cos, sin) * self.config.score_scale
-    window = self.keys_values(h, cos, sin)
-    return self.after(x, window_attention(query, context, window, mask))
-
-
-def window_attention(query, context, window, mask):
-  """Attends to the context and to the own window, under one softmax.
-
-  Args:
-    query: [B, N, G, H, Dh] float32, scaled.
-    context: keys and values [B, Hkv, S, Dh], shared by the N windows.
-    window: keys and values [B, N, Hkv, G, Dh].
-    mask: [B, N, S] bool, what each window sees of the context.
-
-  Returns:
-    [B, N, G, H * Dh] float32.
-  """
-  batch, windows, slots, heads, head_dim = query.shape
-  kv_heads, size = context[0].shape[1:3]
-  group = heads // kv_heads
-  query = query.reshape(batch, windows, slots, kv_heads, group, head_dim)
-  query = query.transpose(0, 3, 1, 4, 2, 5)  # [B, Hkv, N, H/Hkv, G, Dh]
-  flat = query.reshape(batch, kv_heads, -1, head_dim)
-  f32 = dict(preferred_element_type=jnp.float32)
-  outer = jnp.einsum(
-      'bkqd,bksd->bkqs', flat.astype(context[0].dtype), context[0], **f32
-  ).reshape(query.shape[:-1] + (size,))
-  outer = jnp.where(mask[:, None, :, None, None], outer, -1e30)
-  inner = jnp.einsum('bknrgd,bnkcd->bknrgc', query, window[0])
-  top = jnp.maximum(outer.max(-1), inner.max(-1))[..., None]
-  top = jax.lax.stop_gradient(top)
-  outer, inner = jnp.exp(outer - top), jnp.exp(inner - top)
-  total = outer.sum(-1, keepdims=True) + inner.sum(-1, keepdims=True)
-  out = jnp.einsum(
-      'bkqs,bksd->bkqd',
-      outer.reshape(batch, kv_heads, -1, size).astype(context[1].dtype),
-      context[1],
-      **f32,
-  ).reshape(query.shape)
-  out = (out + jnp.einsum('bknrgc,bnkcd->bknrgd', inner, window[1])) / total
-  out = out.transpose(0, 2, 4, 1, 3, 5)
-  return out.reshape(batch, windows, slots, heads * head_dim)
-
-
 class DrafterNetwork(nn.Module):
   """Fills N windows of G slots for each row."""
 
@@ -157,7 +95,8 @@ class DrafterNetwork(nn.Module):
     if c.ngram:
       self.hint = param('hint', matrix, width, width)
       self.matched = param('matched', zeros, c.ngram + 1, width)
-    layer = nn.remat(_DrafterLayer) if self.remat else _DrafterLayer
+    layer = drafter_layer.DrafterLayer
+    layer = nn.remat(layer) if self.remat else layer
     self.layer = [
         layer(c.verifier, self.param_dtype) for _ in range(c.layers)
     ]
@@ -176,7 +115,7 @@ class DrafterNetwork(nn.Module):
   def _turns(self, positions):
     """Returns (cos, sin) of global layers (False) and of local ones."""
     return {
-        local: transformer.rope_of(self.config.verifier, positions, local)
+        local: views.rope_of(self.config.verifier, positions, local)
         for local in sorted(set(self.config.local_layers))
     }
 
@@ -268,134 +207,3 @@ def initial_from_verifier(config: DrafterConfig, key: jax.Array, verifier):
     fuse = 0.1 * params['fuse']
     params['fuse'] = fuse.at[:, at : at + c.width].add(jnp.eye(c.width))
   return params
-
-
-def hints(
-    config: DrafterConfig, tokens: jax.Array, anchors: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns what lookup would copy after each anchor.
-
-  Args:
-    config: for gamma and ngram.
-    tokens: [B, T].
-    anchors: [B, N] index of the last committed token of each window.
-
-  Returns:
-    Tokens [B, N, G] and match lengths [B, N].
-  """
-  if not config.ngram:
-    zeros = jnp.zeros(anchors.shape, jnp.int32)
-    return jnp.zeros(anchors.shape + (config.gamma,), jnp.int32), zeros
-
-  def one(tokens, anchor):
-    return ngram_lib.continuation(
-        tokens, anchor + 1, config.gamma, config.ngram
-    )
-
-  return jax.vmap(jax.vmap(one, (None, 0)))(tokens, anchors)
-
-
-def fill(
-    config: DrafterConfig,
-    params,
-    embed: jax.Array,
-    tokens: jax.Array,
-    anchors: jax.Array,
-    last: jax.Array,
-    context: Sequence[tuple[jax.Array, jax.Array]],
-    first: jax.Array | None = None,
-    revealed: tuple[jax.Array, jax.Array] | None = None,
-    remat: bool = False,
-) -> jax.Array:
-  """Returns the final states [B, N, G, E] of the windows after the anchors.
-
-  One function for training and serving. Multiplied with rows of the
-  verifier's head they give the logits of each slot.
-
-  Args:
-    config: sizes.
-    params: of `DrafterNetwork`.
-    embed: [V, E] the verifier's embedding.
-    tokens: [B, T] committed tokens.
-    anchors: [B, N].
-    last: [B, N, F, E] features of the token before each anchor.
-    context: keys and values of each layer; a window sees those before its
-      anchor.
-    first: [B] position of the context's first key; by default 0.
-    revealed: which slots are decided already, [B, N, G] bool, and their tokens
-      [B, N, G]. A decided slot takes the place of the longest lookup match.
-    remat: see `DrafterNetwork`.
-  """
-  copied, matched = hints(config, tokens, anchors)
-  matched = jnp.broadcast_to(matched[..., None], copied.shape)
-  if revealed is not None:
-    decided, token = revealed
-    copied = jnp.where(decided, token, copied)
-    matched = jnp.where(decided, config.ngram, matched)
-  anchor_token = jnp.take_along_axis(tokens, anchors, axis=1)
-  size = context[0][0].shape[2]
-  index = jnp.arange(size)[None]
-  index = index if first is None else first[:, None] + index
-  mask = index[:, None] < anchors[..., None]
-  positions = anchors[..., None] + 1 + jnp.arange(config.gamma)
-  return DrafterNetwork(config, remat=remat).apply(
-      {'params': params},
-      last,
-      layers_lib.lookup(embed, anchor_token),
-      layers_lib.lookup(embed, copied),
-      matched,
-      context,
-      mask,
-      positions,
-  )
-
-
-def windows(
-    config: DrafterConfig,
-    params,
-    embed: jax.Array,
-    head: jax.Array,
-    tokens: jax.Array,
-    features: jax.Array,
-    anchors: jax.Array,
-) -> jax.Array:
-  """Returns logits [B, N, G, vocab] of many windows of one pass (training).
-
-  As `window_states`, times `head` [vocab, E]: the rows of the verifier's head
-  that can be drafted.
-  """
-  x = window_states(config, params, embed, tokens, features, anchors)
-  return layers_lib.dense(x, head)
-
-
-def window_states(
-    config: DrafterConfig,
-    params,
-    embed: jax.Array,
-    tokens: jax.Array,
-    features: jax.Array,
-    anchors: jax.Array,
-    revealed: tuple[jax.Array, jax.Array] | None = None,
-    remat: bool = False,
-) -> jax.Array:
-  """Returns the final states [B, N, G, E] of many windows of one pass.
-
-  Args:
-    config: sizes.
-    params: of `DrafterNetwork`.
-    embed: [V, E] the verifier's embedding.
-    tokens: [B, T].
-    features: [B, T, F, E] of the verifier over these tokens.
-    anchors: [B, N], each >= 1.
-    revealed: slots that are decided already; see `fill`.
-    remat: see `DrafterNetwork`.
-  """
-  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  context = DrafterNetwork(config).apply(
-      {'params': params}, features, positions, method='context'
-  )
-  last = jax.vmap(lambda f, a: f[a])(features, jnp.maximum(anchors - 1, 0))
-  return fill(
-      config, params, embed, tokens, anchors, last, context,
-      revealed=revealed, remat=remat,
-  )  # fmt: skip

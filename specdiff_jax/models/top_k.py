@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 _AT_ONCE = 16  # positions whose logits exist at once, of each row
 
@@ -43,7 +43,7 @@ def top_k(
   """
   size = tokens.shape[1]
   positions = jnp.broadcast_to(jnp.arange(size), tokens.shape)
-  mask = transformer.causal_mask(length, size)
+  mask = views.causal_mask(length, size)
   params = {'params': params}
   final, _, _ = model.apply(params, tokens, positions, mask)
   at = jnp.minimum(first[:, None] + jnp.arange(count), size - 1)

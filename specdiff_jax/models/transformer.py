@@ -8,7 +8,7 @@ on CPU) and `scan_layers` (fast to compile on TPU and GPU; its params and cache
 are stacked over layers).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer_layer as layer_lib
+from specdiff_jax.models import views as views_lib
 
 Cache = Any  # one (keys, values), each [B, Hkv, S, Dh], per layer; or stacked
 
@@ -90,7 +91,7 @@ class Transformer(nn.Module):
     """
     c = self.config
     x = embedded(c, self.embed, tokens)
-    views = views_of(c, positions, mask, start, c.local_layers)
+    views = views_lib.views_of(c, positions, mask, start, c.local_layers)
     layers = self.layers if c.scan_layers else self.layer
     x, cache, taken = run(layers, c, x, cache, start, views, features)
     x = layers_lib.rms_norm(x, self.final_norm, c.norm_eps, c.norm_offset)
@@ -109,61 +110,6 @@ def embedded(
   """Returns what the first layer reads of tokens [...], float32 [..., E]."""
   x = layers_lib.lookup(embed, tokens)
   return x if config.embed_scale == 1 else x * config.embed_scale
-
-
-def rope_of(
-    config: config_lib.TransformerConfig, positions: jax.Array, local: bool
-) -> tuple[jax.Array, jax.Array]:
-  """Returns cos and sin [..., Dh/2] of a global or a local layer."""
-  if local and config.local_rope_base:
-    return layers_lib.rope(positions, config.head_dim, config.local_rope_base)
-  return layers_lib.rope(
-      positions, config.head_dim, config.rope_base, config.rope_scaling
-  )
-
-
-def views_of(
-    config: config_lib.TransformerConfig,
-    positions: jax.Array,
-    mask: jax.Array,
-    start: jax.Array | None,
-    kinds: Sequence[bool],
-) -> Mapping[bool, tuple[jax.Array, jax.Array, jax.Array]]:
-  """Returns (cos, sin, mask) of the global layers (False) and the local.
-
-  Of those of which there is one among `kinds`.
-  """
-  views = {}
-  for local in sorted(set(kinds)):
-    seen = mask
-    if local:
-      seen = mask & near(positions, mask.shape[-1], start, config.window)
-    views[local] = rope_of(config, positions, local) + (seen,)
-  # Without the barrier XLA would compute cosines and the mask once a layer.
-  return lax.optimization_barrier(views)
-
-
-def near(
-    positions: jax.Array, slots: int, start: jax.Array | None, window: int
-) -> jax.Array:
-  """Returns [B, M, S]: which keys are less than `window` positions away.
-
-  A tree's slots are written at start, start + 1, ..., but their positions go by
-  depth. With start 3, S 7 and positions 3 4 4 5, keys lie at 0 1 2 3 4 4 5.
-
-  Args:
-    positions: [B, M] of the tokens.
-    slots: S.
-    start: [B] first slot that they take; None where they are all the keys.
-    window: how far a layer sees.
-  """
-  where = positions
-  if start is not None:
-    place = jnp.arange(slots) - start[:, None]
-    last = positions.shape[1] - 1
-    new = jnp.take_along_axis(positions, jnp.clip(place, 0, last), axis=1)
-    where = jnp.where((place >= 0) & (place <= last), new, jnp.arange(slots))
-  return jnp.abs(positions[:, :, None] - where[:, None, :]) < window
 
 
 def run(
@@ -271,7 +217,7 @@ def first_layers(
     The states after `final_norm` [B, M, E], and the cache.
   """
   local = config.local_layers[:count] if local is None else local
-  views = views_of(config, positions, mask, start, local)
+  views = views_lib.views_of(config, positions, mask, start, local)
   caches = []
   for i in range(count):
     x, (updated, _) = layer_lib.Layer(config).apply(
@@ -302,10 +248,3 @@ def empty_cache(
 def cache_slots(cache: Cache) -> int:
   """Returns S, how many tokens of each row a cache has room for."""
   return jax.tree.leaves(cache)[0].shape[-2]
-
-
-def causal_mask(length: jax.Array, tokens: int) -> jax.Array:
-  """Returns [B, T, T]: token i of a row sees tokens j <= i, j < length."""
-  index = jnp.arange(tokens)
-  seen = (index[None, :] <= index[:, None])[None]
-  return seen & (index[None, None, :] < length[:, None, None])

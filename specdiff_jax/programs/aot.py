@@ -6,7 +6,8 @@ from absl import flags
 
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
-from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_decoding
+from specdiff_jax.programs import fields_training
 
 _ROWS = 6  # of the largest arrays and collectives
 _DOES_NOT_FIT = 3
@@ -48,7 +49,7 @@ COMMAND = command.Command(
     flops_per_chip, collectives ({kind: {count, bytes}}) and more.
     """,
     define=_define,
-    fields=fields.DECODING | fields.TRAINING,
+    fields=fields_decoding.DECODING | fields_training.TRAINING,
     examples=(
         'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:4x4x4',
         'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:2x2x4 '

@@ -6,7 +6,7 @@ from absl import flags
 
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
-from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_decoding
 from specdiff_jax.programs import text as text_lib
 
 
@@ -55,7 +55,7 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object with "schema": 1.
     """,
     define=_define,
-    fields=fields.DECODING | fields.BENCH,
+    fields=fields_decoding.DECODING | fields_decoding.BENCH,
     examples=(
         'bench --config=configs/quickstart.py',
         'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '

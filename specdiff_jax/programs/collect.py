@@ -7,7 +7,8 @@ from absl import flags
 from specdiff_jax.core import errors
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
-from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_decoding
+from specdiff_jax.programs import fields_training
 
 # What `distill` reads too, and a refresh needs to run a drafter.
 _REFRESH = (
@@ -70,10 +71,10 @@ COMMAND = command.Command(
     trajectories, duplicates (left out of the dataset), verifier, workdir.
     """,
     define=_define,
-    fields=fields.DECODING
-    | {'prompts': fields.BENCH['prompts']}
-    | fields.COLLECTING
-    | {name: fields.TRAINING[name] for name in _REFRESH},
+    fields=fields_decoding.DECODING
+    | {'prompts': fields_decoding.BENCH['prompts']}
+    | fields_training.COLLECTING
+    | {name: fields_training.TRAINING[name] for name in _REFRESH},
     examples=(
         'collect --config=configs/distill_smollm2.py --prompts train.jsonl '
         '--workdir runs/trajectories',

@@ -5,7 +5,7 @@ from absl import flags
 from specdiff_jax.core import errors
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
-from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_decoding
 from specdiff_jax.programs import text as text_lib
 
 
@@ -47,7 +47,7 @@ COMMAND = command.Command(
     and those before it are done), remarks go to stderr.
     """,
     define=_define,
-    fields=fields.DECODING,
+    fields=fields_decoding.DECODING,
     examples=(
         'decode --config=configs/quickstart.py --prompt "What is 12 * 7?"',
         'decode --config=configs/quickstart.py --prompts my.jsonl --out '
@@ -90,7 +90,9 @@ def _body(call: command.Call) -> int:
   system = decoding.system(call.config, checkpoint)
   requests = decoding.requests(call.config, checkpoint, prompts)
   if options.out:
-    settings = decoding.identity(call.config, checkpoint, fields.DECODING)
+    settings = decoding.identity(
+        call.config, checkpoint, fields_decoding.DECODING
+    )
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
     for request in requests:

@@ -8,7 +8,8 @@ from absl import flags
 from specdiff_jax.programs import collect
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
-from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_decoding
+from specdiff_jax.programs import fields_training
 
 PREEMPTED = 75  # as launch/environment.sh has it
 
@@ -37,7 +38,7 @@ COMMAND = command.Command(
     params_sha256.
     """,
     define=_define,
-    fields=fields.DECODING | fields.TRAINING,
+    fields=fields_decoding.DECODING | fields_training.TRAINING,
     examples=(
         'distill --config=configs/tiny.py --workdir runs/tiny',
         'distill --config=configs/distill_smollm2.py --workdir runs/mine '

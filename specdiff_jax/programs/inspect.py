@@ -1,5 +1,6 @@
 """`inspect`: what a model's files hold, without reading the weights."""
 
+import re
 from typing import Any
 
 from absl import flags
@@ -40,8 +41,9 @@ COMMAND = command.Command(
     our drafters (or its name in specdiff_jax/zoo), or preset:NAME, the shape of
     a published model such as preset:qwen2.5_72b; an unknown NAME lists them.
 
-    With --mesh it says what each chip has to hold. The last line of stdout is
-    one JSON object.
+    With --mesh it says what each chip has to hold, and which tensors the mesh
+    does not divide, which each chip holds whole: the dimension, and the axis of
+    the mesh. The last line of stdout is one JSON object.
     """,
     define=_define,
     fields={},
@@ -137,6 +139,9 @@ def _rows(told: dict[str, Any]):
     yield 'tokenizer', _line(told['tokenizer'])
   if 'mesh' in told:
     yield 'each chip', _chip(told['mesh'])
+    if whole := told['mesh']['not_split']:
+      layers_alike = (re.sub(r'layer_\d+', 'layer_*', line) for line in whole)
+      yield 'each chip, whole', '\n'.join(dict.fromkeys(layers_alike))
   if 'fault' in told:
     yield 'tensors', told['fault'] or 'as the config asks for'
 

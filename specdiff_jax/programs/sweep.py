@@ -12,7 +12,8 @@ from specdiff_jax.core import files
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
 from specdiff_jax.programs import distill
-from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_decoding
+from specdiff_jax.programs import fields_training
 from specdiff_jax.programs import grid
 
 
@@ -52,7 +53,7 @@ COMMAND = command.Command(
     values), best_tau, results, figure.
     """,
     define=_define,
-    fields=fields.DECODING | fields.TRAINING,
+    fields=fields_decoding.DECODING | fields_training.TRAINING,
     examples=(
         'sweep --config=configs/ablations/losses_smollm2.py '
         '--grid loss=streak,ce,kl --workdir=runs/losses',

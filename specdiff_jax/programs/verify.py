@@ -7,7 +7,7 @@ import rich.table
 
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
-from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_decoding
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -33,8 +33,9 @@ COMMAND = command.Command(
     every system decodes the prompts at temperature 0 and at config.temperature
     (1.0 if that is 0), one at a time and in batches of config.batch, and has to
     give the tokens of plain AR decoding with the same seed. It runs in float32,
-    plain AR through the same shapes as the system, and then no token may
-    differ.
+    plain AR through the same shapes as the system, and then no token of a chain
+    may differ; of a tree only where rounding explains it, since a branch's keys
+    lie elsewhere in the cache while it is scored.
 
     With --fast it runs in config.dtype, plain AR through its fastest shape.
     Rounding then differs between the two, and can turn a near-tie. For the
@@ -42,8 +43,8 @@ COMMAND = command.Command(
     preferred its choice (of the logits, or above temperature 0 of log p + the
     noise that is keyed by the position), beside the margin that rounding
     explains: the largest move of a margin between a likely token and the best,
-    when the verifier reads the run's own texts in both shapes. A greater margin
-    is a failure.
+    when the verifier reads the run's own texts in both ways, along a branch of
+    the system's tree if it drafts trees. A greater margin is a failure.
 
     Only config.rule=match gives plain decoding's very tokens. The other rules
     give its law, which the tests prove by enumeration; verify refuses them.
@@ -52,8 +53,9 @@ COMMAND = command.Command(
     stdout is one JSON object.
     """,
     define=_define,
-    fields=fields.DECODING | {
-        name: fields.BENCH[name] for name in ('prompts', 'limit', 'systems')
+    fields=fields_decoding.DECODING | {
+        name: fields_decoding.BENCH[name]
+        for name in ('prompts', 'limit', 'systems')
     },
     examples=(
         'verify --config=configs/quickstart.py',
@@ -63,8 +65,8 @@ COMMAND = command.Command(
         'lookup,specdiff,specdiff2,tree,best_first',
     ),
     exit_codes={
-        0: 'every output equals plain decoding (with --fast: every difference '
-        'is within the rounding)',
+        0: 'every output equals plain decoding (trees, and with --fast all: '
+        'every difference is within the rounding)',
         1: 'an output differs; the table says where',
         2: 'bad input; the message says what and where, and what to do',
     },
@@ -186,9 +188,7 @@ def _verdict(rows, summary, exact: bool) -> str:
         'is at a near-tie that the shape of a pass turned.'
     )
   where = ', '.join(dict.fromkeys(row.system for row in bad))
-  why = (
-      'In float32 and through the same shapes nothing may differ'
-      if exact
-      else 'Rounding does not explain a margin above the allowed one'
-  )
+  why = 'Rounding does not explain a margin above the allowed one'
+  if exact:
+    why = f'Through the same shapes a chain may not differ at all. {why}'
   return f'NOT equal to plain decoding: {where}; {what}. {why}: a bug.'

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.models import adapted_network
-from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 from specdiff_jax.training import head as head_lib
 from specdiff_jax.training import losses
-from specdiff_jax.training import objective
 from specdiff_jax.training import revealed
+from specdiff_jax.training import scores
 
 
 def annealed_share(step: jax.Array | int, steps: int) -> jax.Array:
@@ -93,7 +93,7 @@ def whole_elbo(
     masked = asked & ~drawn.mask
     seen = annealed_mask(
         attention_key,
-        transformer.causal_mask(length, size),
+        views.causal_mask(length, size),
         jnp.broadcast_to(there[:, None], (rows, size, size)),
         annealed_share(step, steps),
     )
@@ -114,7 +114,7 @@ def whole_elbo(
   return value
 
 
-def window_score(config: adapted_network.AdaptedConfig) -> objective.Score:
+def window_score(config: adapted_network.AdaptedConfig) -> scores.Score:
   """Returns the score of windows that follow a fully bidirectional prefix.
 
   The prefix of each window sees its masks, so that no window shares a pass
@@ -141,7 +141,7 @@ def window_score(config: adapted_network.AdaptedConfig) -> objective.Score:
     rows, windows = batch['anchors'].shape
     place = jnp.arange(windows * gamma).reshape(windows, gamma)
     position = batch['anchors'][..., None] + slots
-    return objective.Predictions(
+    return scores.Predictions(
         states=states.reshape(rows, windows * gamma, -1),
         position=position.reshape(rows, -1),
         place=jnp.broadcast_to(place, position.shape),

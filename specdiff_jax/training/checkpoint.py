@@ -16,6 +16,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import seal
+from specdiff_jax.training import store_leaks
 
 
 class Checkpointer:
@@ -41,6 +42,7 @@ class Checkpointer:
     self.directory = directory if remote else os.path.abspath(directory)
     self._keep = keep
     self._writing: int | None = None  # the step whose save is not settled
+    store_leaks.stop()
     try:
       self._manager = self._open()
     except OSError as error:

@@ -21,12 +21,13 @@ from specdiff_jax.models import transformer
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import checkpoint
+from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features as features_lib
-from specdiff_jax.training import held_out
 from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
+from specdiff_jax.training import scores
 from specdiff_jax.training import step as step_lib
 
 
@@ -41,7 +42,7 @@ class Run:
 
   network: drafter_file.Config
   initial: Callable[..., Any]  # (config, key, verifier's params) -> params
-  score: objective.Score
+  score: scores.Score
   verifier: weights.Checkpoint
   data: windows.Source  # to train on
   held_out: windows.Source
@@ -107,7 +108,7 @@ class Run:
         prepare=self._with_stored_law(
             self.prepare(self.data, self._temperature())
         ),
-        evaluate=held_out.evaluator(
+        evaluate=every_anchor.evaluator(
             self._with_features(matches),
             frozen,
             self.prepare(self.held_out),

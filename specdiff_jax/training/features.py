@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.data import windows
-from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 from specdiff_jax.training import head as head_lib
 
 KEPT = jnp.bfloat16  # of features: half the memory
@@ -112,7 +112,7 @@ class StoredLaw:
 def forward(model, layers, temperature, params, tokens, length):
   """Returns what `Features` adds to a batch of tokens [B, T], length [B]."""
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  mask = transformer.causal_mask(length, tokens.shape[1])
+  mask = views.causal_mask(length, tokens.shape[1])
   final, _, features = model.apply(
       {'params': params}, tokens, positions, mask, features=layers
   )

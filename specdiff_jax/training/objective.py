@@ -1,7 +1,7 @@
 """What distillation differentiates: the drafter's windows under a loss.
 
-A family of drafters is scored by one function (`Score`); losses and figures are
-the same for all.
+A family of drafters is scored by one function (`scores.Score`); losses and
+figures are the same for all.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,28 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.data import windows
-from specdiff_jax.models import causal_network
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import layers
-from specdiff_jax.models import transformer
 from specdiff_jax.training import head as head_lib
 from specdiff_jax.training import laws
 from specdiff_jax.training import parts as parts_lib
 from specdiff_jax.training import revealed
+from specdiff_jax.training import scores
 
 # What a batch may say of the verifier's law after each of its tokens.
 _LAWS = ('final', 'log_z', 'top_ids', 'top_log_p')
-
-
-@flax.struct.dataclass
-class Predictions:
-  """P predictions for each row, and which of them each slot is."""
-
-  states: jax.Array  # [B, P, E] what the head reads
-  position: jax.Array  # [B, P] each predicts the token after this one
-  place: jax.Array  # [B, W, G] int32 in 0..P-1
-  # Tokens that passed the drafter for them, beside those of the rows.
-  extra_tokens: int = flax.struct.field(pytree_node=False, default=0)
 
 
 @flax.struct.dataclass
@@ -50,8 +37,6 @@ class Slots:
   shown: revealed.Shown | None = None  # what the drafter saw of the windows
 
 
-# (params, frozen, batch, gamma, shown [B, W, G] or None) -> Predictions
-Score = Callable[..., Predictions]
 # Two laws [..., V], (log_q, log_p) -> [...]; see `laws`
 Statistic = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -88,86 +73,8 @@ def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
   return {'embed': embed, 'head': head[vocab], 'index': jnp.asarray(index)}
 
 
-def diffusion_score(
-    config: drafter_network.DrafterConfig, remat: bool = False
-) -> Score:
-  """Returns the score of windows that are drafted in one pass.
-
-  With `remat` each layer is computed again on the way back.
-  """
-
-  def score(params, frozen, batch, gamma, shown=None):
-    targets, valid = windows.targets(batch, gamma)
-    states = drafter_network.window_states(
-        config,
-        params,
-        frozen['embed'],
-        batch['tokens'],
-        batch['features'].astype(jnp.float32),
-        batch['anchors'],
-        None if shown is None else (shown & valid, targets),
-        remat,
-    )
-    rows = targets.shape[0]
-    place = jnp.arange(targets[0].size).reshape(targets[0].shape)
-    return Predictions(
-        states=states.reshape(rows, -1, states.shape[-1]),
-        position=_places(batch, gamma).reshape(rows, -1),
-        place=jnp.broadcast_to(place, targets.shape),
-        extra_tokens=targets.size,
-    )
-
-  return score
-
-
-def in_dtype(score: Score, dtype: Any) -> Score:
-  """Returns a score that computes with params rounded to dtype.
-
-  Matrices alone: they are most of the time and memory. Gradients, and what is
-  trained, stay in the dtype of the params.
-  """
-
-  def rounded(params, *rest):
-    params = jax.tree.map(
-        lambda x: x.astype(dtype) if x.ndim > 1 else x, params
-    )
-    return score(params, *rest)
-
-  return rounded
-
-
-def causal_score(config: causal_network.CausalConfig) -> Score:
-  """Returns the score of windows that are drafted token by token.
-
-  Each law is conditioned on the trajectory's own tokens before it, whose law
-  is the same in every window: one pass over the trajectory scores them all.
-  While a window's tokens match, a drafter that runs freely has the same ones
-  before it, so that what serving would accept is exact.
-  """
-
-  def score(params, frozen, batch, gamma, shown=None):
-    del shown  # it sees every token before a slot as it is
-    tokens = batch['tokens']
-    rows, length = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-    mask = transformer.causal_mask(jnp.full(rows, length), length)
-    states, _ = causal_network.run(
-        config, params, frozen['embed'], tokens, positions, mask
-    )
-    # Past the row's end there is no target.
-    place = jnp.minimum(_places(batch, gamma), length - 1)
-    return Predictions(states, positions, place)
-
-  return score
-
-
-def _places(batch, gamma):
-  """Returns [B, W, G], the position before each slot's."""
-  return batch['anchors'][..., None] + jnp.arange(gamma)
-
-
 def slots(
-    predictions: Predictions,
+    predictions: scores.Predictions,
     frozen: Mapping[str, jax.Array],
     batch: Mapping[str, jax.Array],
     valid: jax.Array,
@@ -177,7 +84,7 @@ def slots(
   """Returns what is known of each slot.
 
   Args:
-    predictions: of a `Score`.
+    predictions: of a `scores.Score`.
     frozen: see `frozen`.
     batch: if a law is asked, with `final` and `log_z` (`features.Features`)
       or with `top_ids` and `top_log_p` (`features.StoredLaw`).
@@ -242,7 +149,7 @@ def _verifiers(law, frozen, temperature: float) -> jax.Array:
 
 
 def make_loss(
-    score: Score,
+    score: scores.Score,
     loss: Loss,
     gamma: int,
     block: int = 0,
@@ -281,7 +188,9 @@ def make_loss(
   return objective
 
 
-def _use(predictions: Predictions, batch, valid, shown) -> dict[str, Any]:
+def _use(
+    predictions: scores.Predictions, batch, valid, shown
+) -> dict[str, Any]:
   """Returns the targets trained on, and how many a forward token yields.
 
   Forward tokens are those of the rows, padding included, and the slots that
@@ -292,7 +201,7 @@ def _use(predictions: Predictions, batch, valid, shown) -> dict[str, Any]:
   return {'targets': targets, 'useful_targets_per_token': targets / passed}
 
 
-def make_matches(score: Score, gamma: int, block: int = 0):
+def make_matches(score: scores.Score, gamma: int, block: int = 0):
   """Returns (params, frozen, batch) -> (match, valid), each [B, W, G].
 
   `match` says where the drafter's argmax is the trajectory's token.

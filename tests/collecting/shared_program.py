@@ -3,7 +3,7 @@
   python tests/collecting/shared_program.py FOLDER
 
 Prints whether all come to the same trajectories. Not in the suite: it starts
-eight processes; `tests/programs/test_collect.py` plays two in one.
+eight processes; `tests/programs/test_collect_command.py` plays two in one.
 """
 
 import json

@@ -5,7 +5,7 @@ import numpy as np
 from specdiff_jax.collecting import refresh
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
-from specdiff_jax.training import held_out
+from specdiff_jax.training import every_anchor
 
 
 def record(prompt=3, completion=8):
@@ -55,7 +55,7 @@ def test_counts_of_all_anchors_in_order():
     return match & valid, valid
 
   found = refresh.accepted_counts(
-      matches, held_out.all_anchors(source, sizes), 2
+      matches, every_anchor.batches(source, sizes), 2
   )
   # Anchors 3..10 and 5..7; the last one has one target only.
   assert [counts.tolist() for counts in found] == [

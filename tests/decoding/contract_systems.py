@@ -24,9 +24,9 @@ from specdiff_jax.drafters import block
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
-from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import none
+from specdiff_jax.drafters import strategies
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
@@ -279,27 +279,27 @@ class Dominates(accept.SampleAndMatch):
 
 
 def _drafts(arrangement, **options):
-  return 2, marginals.Drafts(
+  return 2, strategies.Drafts(
       drafts=3, arrangement=arrangement, temperature=1.0, **options
   )
 
 
 # Strategies over the marginals, with the gamma that fills the slots.
 DIFFUSION = {
-    'argmax': (GAMMA, marginals.Chain(mode='argmax')),
-    'sample': (GAMMA, marginals.Chain(mode='sample')),
-    'shared_noise': (GAMMA, marginals.Chain(mode='shared_noise')),
+    'argmax': (GAMMA, strategies.Chain(mode='argmax')),
+    'sample': (GAMMA, strategies.Chain(mode='sample')),
+    'shared_noise': (GAMMA, strategies.Chain(mode='shared_noise')),
     'chains': _drafts('chains'),
     'distinct': _drafts('distinct'),
     'merged': (
-        3, marginals.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)
+        3, strategies.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)
     ),
-    'best_first': (4, marginals.BestFirst(GAMMA + 1)),
+    'best_first': (4, strategies.BestFirst(GAMMA + 1)),
 }
 
 
 CHAINS = {
-    mode: marginals.Chain(mode=mode)
+    mode: strategies.Chain(mode=mode)
     for mode in ('argmax', 'sample', 'shared_noise')
 }
 

@@ -14,8 +14,8 @@ from specdiff_jax.decoding import controller
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import diffusion
-from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
+from specdiff_jax.drafters import strategies
 
 import contract_systems as systems
 
@@ -25,7 +25,7 @@ SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 
 def arms(gammas=(2, 4, 6)):
   c, _ = systems.diffusion_params()
-  chain = marginals.Chain(mode='shared_noise')
+  chain = strategies.Chain(mode='shared_noise')
   return tuple(diffusion.MaskedDiffusion(c, g, chain) for g in gammas)
 
 

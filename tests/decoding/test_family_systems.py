@@ -24,6 +24,7 @@ from specdiff_jax.models import drafter_network
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 import contract_systems as systems
 
@@ -102,7 +103,7 @@ def text_of(name, length=9):
       params,
       tokens,
       jnp.arange(length)[None],
-      transformer.causal_mask(jnp.array([length]), length),
+      views.causal_mask(jnp.array([length]), length),
       transformer.empty_cache(config, 1, length, 'float32'),
       jnp.zeros(1, jnp.int32),
       (0, 1),

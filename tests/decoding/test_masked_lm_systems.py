@@ -12,8 +12,8 @@ import pytest
 from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
-from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import masked_lm
+from specdiff_jax.drafters import strategies
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import masked_lm as model_lib
@@ -59,7 +59,7 @@ SIZES = gpt2.GPT2Config(
 def decode(model, params, settings, requests, mode='argmax', batch=4):
   """Returns completions, which have to be those of plain decoding."""
   drafter = masked_lm.MaskedLMDrafter(
-      model, systems.GAMMA, marginals.Chain(mode=mode)
+      model, systems.GAMMA, strategies.Chain(mode=mode)
   )
   network, verifier = systems.verifier()
   engine = engine_lib.Engine(

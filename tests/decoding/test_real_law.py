@@ -20,7 +20,7 @@ from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.decoding import rejection
 from specdiff_jax.decoding import rows
 from specdiff_jax.drafters import diffusion
-from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import strategies
 from specdiff_jax.programs import command
 
 BATCH, RUNS, BRANCHES = 64, 4, 16
@@ -157,14 +157,14 @@ def test_what_is_lossy_is_noticed(parts, law):
   one = system(parts, 'specdiff', rule='rejection')
   drafter = one.engine.drafter
   # The shipped drafter is so sure that its own law would be a point mass.
-  recorded = marginals.Chain(mode='sample', keep_q=True, temperature=4.0)
+  recorded = strategies.Chain(mode='sample', keep_q=True, temperature=4.0)
 
-  class Argmax(marginals.Chain):
+  class Argmax(strategies.Chain):
     """The most likely tokens, with the marginals that they are not of."""
 
     def __call__(self, given, sampling, noise, slots):
       tree = recorded(given, sampling, noise, slots)
-      chain = marginals.Chain(mode='argmax')(given, sampling, noise, slots)
+      chain = strategies.Chain(mode='argmax')(given, sampling, noise, slots)
       return tree.replace(token=chain.token)
 
   liar = Liar(drafter.config, drafter.gamma, Argmax(mode='sample'))

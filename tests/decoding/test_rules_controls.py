@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.decoding import rejection
-from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import prefix_trees
 
 import rule_laws as laws
 
@@ -87,7 +87,7 @@ def siblings_laws():
 def test_merged_duplicates_under_the_rule_with_replacement(tell):
   p, q = siblings_laws()
   both = laws.drawn(q, 1, 2)
-  tree = jax.jit(marginals.merged, static_argnums=2)(
+  tree = jax.jit(prefix_trees.merged, static_argnums=2)(
       both.token.astype(np.int32), np.zeros(9, np.int32), 3
   )
   tree = tree.replace(log_q=both.tree().log_q)

@@ -15,7 +15,7 @@ import pytest
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import rejection
-from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import prefix_trees
 
 import rule_laws as laws
 
@@ -45,7 +45,7 @@ def every_chain(vocab, gamma, drafts):
 def every_merged(vocab, gamma, drafts, slots=None):
   """Returns the prefix trees of all K chains, cut to a budget."""
   token = laws.drawn(laws.random_law(0, vocab, gamma), gamma, drafts).token
-  return jax.jit(marginals.merged, static_argnums=2)(
+  return jax.jit(prefix_trees.merged, static_argnums=2)(
       token.astype(np.int32), np.zeros(len(token), np.int32),
       slots or drafts * gamma + 1,
   )
@@ -55,7 +55,7 @@ def best_first(vocab, gamma, slots):
   """Returns best-first trees of random marginals."""
   rng = np.random.default_rng(vocab)
   log_q = np.log(rng.dirichlet(np.ones(vocab), size=(20, gamma)))
-  return jax.jit(marginals.best_first, static_argnums=3)(
+  return jax.jit(prefix_trees.best_first, static_argnums=3)(
       log_q, np.arange(vocab, dtype=np.int32), np.zeros(20, np.int32), slots
   )
 

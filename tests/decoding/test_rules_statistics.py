@@ -22,14 +22,15 @@ from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import block_verification
 from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import strategies
 
 import rule_laws as laws
 
 ROWS, VOCAB, GAMMA, COUNT, START = 20_000, 3, 2, 3, 5
 SURE, RARE = 1e-9, 1e-3  # p-values: of what is lossy, and of what is not
 
-SAMPLE = marginals.Chain(mode='sample', keep_q=True)
-CHAINS = marginals.Drafts(drafts=2, arrangement='chains', keep_q=True)
+SAMPLE = strategies.Chain(mode='sample', keep_q=True)
+CHAINS = strategies.Drafts(drafts=2, arrangement='chains', keep_q=True)
 PAIRS = {
     'sample, rejection': (SAMPLE, rejection.Rejection()),
     'sample, block': (SAMPLE, block_verification.BlockVerification()),
@@ -38,11 +39,11 @@ PAIRS = {
         CHAINS, accept.SelfSelection(rejection.GreedyAcceptance())
     ),
     'distinct, rejection': (
-        marginals.Drafts(drafts=2, arrangement='distinct', keep_q=True),
+        strategies.Drafts(drafts=2, arrangement='distinct', keep_q=True),
         rejection.RejectionWithoutReplacement(),
     ),
     'merged, greedy acceptance': (
-        marginals.Drafts(drafts=2), rejection.GreedyAcceptance()
+        strategies.Drafts(drafts=2), rejection.GreedyAcceptance()
     ),
 }
 

@@ -9,8 +9,9 @@ from specdiff_jax.data import windows
 from specdiff_jax.decoding import generate
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
-from specdiff_jax.training import held_out
+from specdiff_jax.training import every_anchor
 from specdiff_jax.training import objective
+from specdiff_jax.training import scores
 
 import contract_systems as systems
 
@@ -41,8 +42,8 @@ def simulated():
   verifier = jax.tree.map(jnp.asarray, systems.verifier()[1])
   frozen = objective.frozen(verifier, params.vocab)
   mesh = mesh_lib.make_mesh((1, 1))
-  evaluate = held_out.evaluator(
-      objective.make_matches(objective.causal_score(config), systems.GAMMA),
+  evaluate = every_anchor.evaluator(
+      objective.make_matches(scores.causal_score(config), systems.GAMMA),
       frozen,
       lambda batch: hosts.global_batch(mesh, batch),
       source(),

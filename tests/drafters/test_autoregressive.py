@@ -13,11 +13,12 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import autoregressive
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import early_exit
-from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import strategies
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 VOCAB, ROWS, BUFFER, ROOM, GAMMA = 40, 2, 30, 36, 4
 VERIFIER = config_lib.TransformerConfig(
@@ -90,7 +91,7 @@ def continued(n_layers=None):
     index = jnp.arange(BUFFER)
     hidden, _, _ = transformer.Transformer(c).apply(
         {'params': params}, tokens, jnp.broadcast_to(index, tokens.shape),
-        transformer.causal_mask(jnp.full(ROWS, BUFFER), BUFFER),
+        views.causal_mask(jnp.full(ROWS, BUFFER), BUFFER),
     )  # fmt: skip
     return layers_lib.dense(hidden, params['head'])
 
@@ -184,7 +185,7 @@ def test_early_exit_is_the_verifier_cut_short(layers, scan_layers):
   tokens, length = texts(), np.array([7, 3])
   # The verifier has read all but the last token.
   positions = jnp.broadcast_to(jnp.arange(8), (ROWS, 8))
-  mask = transformer.causal_mask(jnp.asarray(length) - 1, 8)
+  mask = views.causal_mask(jnp.asarray(length) - 1, 8)
   _, cache, _ = transformer.Transformer(c).apply(
       {'params': params}, tokens[:, :8], positions,
       jnp.pad(mask, ((0, 0), (0, 0), (0, ROOM - 8))),
@@ -204,7 +205,7 @@ def test_early_exit_is_the_verifier_cut_short(layers, scan_layers):
 
 
 def test_log_q_is_the_law_of_each_step():
-  chain = marginals.Chain(mode='sample', keep_q=True)
+  chain = strategies.Chain(mode='sample', keep_q=True)
   drafter = autoregressive.Autoregressive(CONFIG, GAMMA, chain)
   assert drafter.proposal == 'autoregressive'
   tokens, length = texts(), np.array([7, 3])
@@ -240,7 +241,7 @@ def test_log_q_is_the_law_of_each_step():
 def test_modes(mode):
   """At temperature 0 they agree; so hot that only noise speaks they differ."""
   drafter = autoregressive.Autoregressive(
-      CONFIG, GAMMA, marginals.Chain(mode=mode)
+      CONFIG, GAMMA, strategies.Chain(mode=mode)
   )
   expected = 'autoregressive' if mode == 'sample' else 'deterministic'
   assert drafter.proposal == expected

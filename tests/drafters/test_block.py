@@ -9,7 +9,7 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import block
 from specdiff_jax.drafters import denoising
-from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import strategies
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import dflash
@@ -43,7 +43,7 @@ def params(config, seed):
 
 
 def drafter(gamma=BLOCK - 1, **options):
-  chain = marginals.Chain(keep_q=True)
+  chain = strategies.Chain(keep_q=True)
   return block.Block(CONFIG, VERIFIER, gamma, chain, **options)
 
 

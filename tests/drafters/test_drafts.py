@@ -9,8 +9,8 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import lookup
-from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import none
+from specdiff_jax.drafters import strategies
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 
@@ -69,7 +69,7 @@ def drafts():
 
   def draft(mode, temperature, seed=0, gamma=5):
     drafter = diffusion.MaskedDiffusion(
-        config, gamma, marginals.Chain(mode=mode)
+        config, gamma, strategies.Chain(mode=mode)
     )
 
     @jax.jit
@@ -121,7 +121,7 @@ def test_shared_noise_is_the_verifiers_own(drafts):
 def test_a_proposal_says_how_it_was_drawn(drafts):
   del drafts
   kinds = {
-      mode: marginals.Chain(mode=mode).proposal
+      mode: strategies.Chain(mode=mode).proposal
       for mode in ('argmax', 'sample', 'shared_noise')
   }
   assert kinds == {

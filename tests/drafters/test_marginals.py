@@ -12,9 +12,11 @@ import scipy.stats
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import prefix_trees
+from specdiff_jax.drafters import strategies
 
-merged = jax.jit(marginals.merged, static_argnums=2)
-best_first = jax.jit(marginals.best_first, static_argnums=3)
+merged = jax.jit(prefix_trees.merged, static_argnums=2)
+best_first = jax.jit(prefix_trees.best_first, static_argnums=3)
 
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -104,8 +106,8 @@ def test_best_first_is_conditioned_on_the_verifiers_noise():
   m = laws(rows=50)
   hot = setting(50, 1.0)
   noise = sampling_lib.request_noise(0, jnp.arange(50))
-  shared = marginals.Chain(mode='shared_noise')
-  tree = jax.jit(functools.partial(marginals.BestFirst(8), slots=8))(
+  shared = strategies.Chain(mode='shared_noise')
+  tree = jax.jit(functools.partial(strategies.BestFirst(8), slots=8))(
       m, hot, noise
   )
   chain = jax.jit(functools.partial(shared, slots=3))(m, hot, noise)
@@ -168,7 +170,7 @@ def product_law(q, repeat=1):
 
 
 def test_a_sampled_chain_has_the_law_that_it_records():
-  tree = drawn(marginals.Chain(mode='sample', keep_q=True), 3)
+  tree = drawn(strategies.Chain(mode='sample', keep_q=True), 3)
   assert agree(tree.token[:, 1:], product_law(Q)) > 1e-4
   wrong = np.array([[0.5, 0.3, 0.2], [0.2, 0.15, 0.65]])
   assert agree(tree.token[:, 1:], product_law(wrong)) < 1e-4
@@ -181,7 +183,7 @@ def test_a_sampled_chain_has_the_law_that_it_records():
 
 def test_q_is_the_law_after_temperature_and_filters():
   """Of the drafter if it has a temperature of its own, else the verifier's."""
-  sample = functools.partial(marginals.Chain, mode='sample', keep_q=True)
+  sample = functools.partial(strategies.Chain, mode='sample', keep_q=True)
   for strategy, sampling, wanted in (
       (
           sample(), {'temperature': 0.5, 'top_k': 2},
@@ -205,7 +207,7 @@ def test_q_is_the_law_after_temperature_and_filters():
 
 def test_chains_are_independent():
   tree = drawn(
-      marginals.Drafts(drafts=2, arrangement='chains', keep_q=True), 5
+      strategies.Drafts(drafts=2, arrangement='chains', keep_q=True), 5
   )
   assert agree(tree.token[:, 1:], product_law(Q, 2)) > 1e-4
   np.testing.assert_allclose(
@@ -216,7 +218,7 @@ def test_chains_are_independent():
 
 def test_distinct_first_tokens_come_in_the_order_of_draws():
   tree = drawn(
-      marginals.Drafts(drafts=2, arrangement='distinct', keep_q=True), 5
+      strategies.Drafts(drafts=2, arrangement='distinct', keep_q=True), 5
   )
   law = product_law(Q, 2)
   for key in law:
@@ -231,7 +233,7 @@ def test_distinct_first_tokens_come_in_the_order_of_draws():
 
 def test_where_tokens_run_out_drafts_are_not_valid():
   q = np.array([[0.5, 0.5, 0.0], [0.2, 0.1, 0.7]])
-  strategy = marginals.Drafts(drafts=3, arrangement='distinct', keep_q=True)
+  strategy = strategies.Drafts(drafts=3, arrangement='distinct', keep_q=True)
   tree = drawn(strategy, 7, q)
   np.testing.assert_array_equal(
       tree.valid, [[True] * 5 + [False] * 2] * ROWS
@@ -240,8 +242,8 @@ def test_where_tokens_run_out_drafts_are_not_valid():
 
 
 def test_merged_drafts_are_the_same_drafts():
-  apart = drawn(marginals.Drafts(drafts=2, arrangement='chains'), 5)
-  tree = drawn(marginals.Drafts(drafts=2), 5)
+  apart = drawn(strategies.Drafts(drafts=2, arrangement='chains'), 5)
+  tree = drawn(strategies.Drafts(drafts=2), 5)
   for row in range(200):
     chains = apart.token[row, 1:].reshape(2, 2).tolist()
     wanted = {tuple(c[:n]) for c in chains for n in range(3)}

@@ -11,8 +11,8 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
-from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import masked_lm
+from specdiff_jax.drafters import strategies
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import masked_lm as model_lib
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 def drafter(prefix='full', shifted=False, gamma=GAMMA, **options):
   model = model_lib.MaskedLM(SIZES, MASK, shifted, prefix)
-  chain = marginals.Chain(keep_q=True)
+  chain = strategies.Chain(keep_q=True)
   return masked_lm.MaskedLMDrafter(model, gamma, chain, **options)
 
 

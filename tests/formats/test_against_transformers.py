@@ -9,6 +9,7 @@ import pytest
 
 from specdiff_jax.formats import weights
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -27,7 +28,7 @@ def ours(config, params, ids):
   model = transformer.Transformer(config)
   tokens = jnp.asarray([ids], jnp.int32)
   positions = jnp.arange(len(ids))[None]
-  mask = transformer.causal_mask(jnp.asarray([len(ids)]), len(ids))
+  mask = views.causal_mask(jnp.asarray([len(ids)]), len(ids))
   variables = {'params': params}
   state, _, _ = model.apply(variables, tokens, positions, mask)
   return np.asarray(model.apply(variables, state, method='logits'))[0]

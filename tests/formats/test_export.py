@@ -23,7 +23,7 @@ from specdiff_jax.formats import sources
 from specdiff_jax.formats import weights
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
-from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 BFLOAT16 = ml_dtypes.bfloat16
@@ -162,7 +162,7 @@ def logits(path, ids):
 def ours(path, ids):
   loaded = weights.load(str(path), 'float32')
   tokens = jnp.array([ids])
-  mask = transformer.causal_mask(jnp.array([len(ids)]), len(ids))
+  mask = views.causal_mask(jnp.array([len(ids)]), len(ids))
   model = networks.network(loaded.config)
 
   def score(module):

@@ -24,6 +24,7 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -140,7 +141,7 @@ def far(got, want):
 def prefilled(config, params, ids):
   """Reads a prompt into a cache: logits and the cache."""
   size = len(ids)
-  mask = transformer.causal_mask(jnp.array([size]), size)
+  mask = views.causal_mask(jnp.array([size]), size)
   mask = jnp.pad(mask, ((0, 0), (0, 0), (0, SLOTS - size)))
   logits, cache = score(
       config, params, jnp.asarray(ids)[None], jnp.arange(size)[None], mask,
@@ -207,7 +208,7 @@ def test_logits_are_those_of_transformers(name, scan):
 def test_without_a_cache():
   """Keys are then the tokens themselves, and lie where these do."""
   (params, model), ids = made('gemma3'), text(PROMPT)
-  mask = transformer.causal_mask(jnp.array([PROMPT]), PROMPT)
+  mask = views.causal_mask(jnp.array([PROMPT]), PROMPT)
   positions = jnp.arange(PROMPT)[None]
   logits, _ = score(GEMMA, params, ids[None], positions, mask)
   assert far(logits[0], wanted(model, ids)) <= BAR
@@ -217,7 +218,7 @@ def test_without_a_cache():
 def test_features_are_the_outputs_of_layers(name):
   """`transformers` counts hidden states from the embedding on."""
   (params, model), ids = made(name), text(PROMPT)
-  mask = transformer.causal_mask(jnp.array([PROMPT]), PROMPT)
+  mask = views.causal_mask(jnp.array([PROMPT]), PROMPT)
   _, _, got = networks.network(FAMILIES[name]).apply(
       {'params': params}, ids[None], jnp.arange(PROMPT)[None], mask,
       features=(0,),

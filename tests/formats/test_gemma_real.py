@@ -14,7 +14,7 @@ import pytest
 
 from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
-from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 pytestmark = pytest.mark.needs_gemma
 
@@ -45,7 +45,7 @@ def gemma():
 def log_probabilities(checkpoint, ids, size=64):
   """Returns [T, V] of ids, padded so that all texts share one program."""
   tokens = jnp.zeros((1, size), jnp.int32).at[0, : len(ids)].set(jnp.array(ids))
-  mask = transformer.causal_mask(jnp.asarray([size]), size)
+  mask = views.causal_mask(jnp.asarray([size]), size)
   out = _run(checkpoint.config)(checkpoint.params, tokens, mask)
   return np.asarray(out[: len(ids)])
 

@@ -20,6 +20,7 @@ from specdiff_jax.formats import stored
 from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 _KINDS = gguf.GGMLQuantizationType
 
@@ -217,7 +218,7 @@ def logits(config, params, ids):
   """Returns [T, V] of ids [1, T]."""
   model = transformer.Transformer(config)
   size = ids.shape[1]
-  mask = transformer.causal_mask(jnp.asarray([size]), size)
+  mask = views.causal_mask(jnp.asarray([size]), size)
   variables = {'params': params}
   state, _, _ = model.apply(variables, ids, jnp.arange(size)[None], mask)
   return np.asarray(model.apply(variables, state, method='logits'))[0]

@@ -9,12 +9,15 @@ from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.drafters import diffusion
-from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import strategies
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import drafter_layer
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import drafter_windows
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=29,
@@ -70,9 +73,10 @@ def drafter(verifier):
 
 @jax.jit
 def windows(network, embed, head, tokens, features, anchors):
-  return drafter_network.windows(
-      CONFIG, network, embed, head, tokens, features, anchors
+  states = drafter_windows.window_states(
+      CONFIG, network, embed, tokens, features, anchors
   )
+  return layers_lib.dense(states, head)
 
 
 def verifier_features(params, tokens):
@@ -82,7 +86,7 @@ def verifier_features(params, tokens):
       {'params': params},
       tokens,
       jnp.broadcast_to(jnp.arange(length), tokens.shape),
-      transformer.causal_mask(jnp.full(rows, length), length),
+      views.causal_mask(jnp.full(rows, length), length),
       features=CONFIG.features,
   )[2]
 
@@ -90,7 +94,7 @@ def verifier_features(params, tokens):
 def test_serving_logits_are_those_of_training(verifier, drafter):
   """Replays decoding: each draft is a window over the finished text."""
   system = diffusion.MaskedDiffusion(
-      CONFIG, CONFIG.gamma, marginals.Chain(mode='shared_noise')
+      CONFIG, CONFIG.gamma, strategies.Chain(mode='shared_noise')
   )
   engine = engine_lib.Engine(
       transformer.Transformer(VERIFIER), system, accept.SampleAndMatch(), NEW
@@ -107,7 +111,7 @@ def test_serving_logits_are_those_of_training(verifier, drafter):
 
   @jax.jit
   def serve(params, embed, state):
-    x = drafter_network.fill(
+    x = drafter_windows.fill(
         CONFIG,
         params.network,
         embed,
@@ -225,7 +229,7 @@ def test_later_tokens_change_nothing(call, text):
 
 def test_hints_are_what_lookup_copies(text):
   tokens, _ = text
-  copied, matched = drafter_network.hints(
+  copied, matched = drafter_windows.hints(
       CONFIG, jnp.asarray(tokens), jnp.asarray(ANCHORS)
   )
   np.testing.assert_array_equal(matched, [[2, 2, 0, 2]])
@@ -262,7 +266,7 @@ def test_one_softmax_over_context_and_window():
   own = draw(2, 3, 2, 4, 6), draw(2, 3, 2, 4, 6)
   mask = rng.random((2, 3, 9)) < 0.5
   mask[0, 0] = False  # a window without a context
-  got = jax.jit(drafter_network.window_attention)(query, context, own, mask)
+  got = jax.jit(drafter_layer.window_attention)(query, context, own, mask)
   for b, n in np.ndindex(2, 3):
     for head in range(4):
       kept = mask[b, n]

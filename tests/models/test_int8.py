@@ -11,6 +11,7 @@ from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import int8
 from specdiff_jax.models import layers
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 
 def drawn(*shape, seed=0):
@@ -122,7 +123,7 @@ def logits(config, params):
   """Returns [T, V] of a fixed text."""
   ids = np.random.default_rng(1).integers(0, config.vocab_size, (1, 12))
   model = transformer.Transformer(config)
-  mask = transformer.causal_mask(jnp.asarray([12]), 12)
+  mask = views.causal_mask(jnp.asarray([12]), 12)
   variables = {'params': params}
   state, _, _ = model.apply(variables, ids, jnp.arange(12)[None], mask)
   return np.asarray(model.apply(variables, state, method='logits'))[0]

@@ -17,6 +17,7 @@ from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 
 SLOTS = 24  # of the cache
 
@@ -74,7 +75,7 @@ def full(config, params, tokens, features=None):
   """Scores whole sequences without a cache."""
   rows, length = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-  mask = transformer.causal_mask(jnp.full(rows, length), length)
+  mask = views.causal_mask(jnp.full(rows, length), length)
   return score(
       config, params, tokens, positions, mask, None, None, features or ()
   )
@@ -84,7 +85,7 @@ def prefill(config, params, tokens, length, features=()):
   """Fills a cache with prompts of uneven lengths."""
   rows, bucket = tokens.shape
   cache = transformer.empty_cache(config, rows, SLOTS, jnp.float32)
-  mask = transformer.causal_mask(jnp.asarray(length), bucket)
+  mask = views.causal_mask(jnp.asarray(length), bucket)
   mask = jnp.pad(mask, ((0, 0), (0, 0), (0, SLOTS - bucket)))
   positions = jnp.broadcast_to(jnp.arange(bucket), tokens.shape)
   start = jnp.zeros(rows, jnp.int32)
@@ -246,7 +247,7 @@ def influence(config, params, mask):
 
 def test_causality_by_gradient(model):
   config, params = model
-  causal = transformer.causal_mask(jnp.array([6]), 6)
+  causal = views.causal_mask(jnp.array([6]), 6)
   got = influence(config, params, causal)
   np.testing.assert_array_equal(got > 0, np.tril(np.ones((6, 6), bool)))
   # Negative control: with a full mask the future is seen.
@@ -354,11 +355,11 @@ def test_which_keys_are_near():
   """A tree's keys lie slot after slot; how far they are goes by depth."""
   positions = jnp.array([[3, 4, 4, 5], [0, 1, 2, 2]])
   start = jnp.array([3, 0])
-  got = transformer.near(positions, 8, start, 2)
+  got = views.near(positions, 8, start, 2)
   where = np.array([[0, 1, 2, 3, 4, 4, 5, 7], [0, 1, 2, 2, 4, 5, 6, 7]])
   wanted = np.abs(positions[:, :, None] - where[:, None]) < 2
   np.testing.assert_array_equal(got, wanted)
-  alone = transformer.near(positions, 4, None, 2)
+  alone = views.near(positions, 4, None, 2)
   np.testing.assert_array_equal(
       alone, np.abs(positions[:, :, None] - positions[:, None]) < 2
   )

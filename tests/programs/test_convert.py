@@ -204,6 +204,19 @@ def test_inspect_presets_and_chips(specdiff):
   assert specdiff('inspect', 'preset:gpt2').json['family'] == 'GPT2LMHeadModel'
 
 
+def test_inspect_names_what_a_mesh_does_not_divide(specdiff):
+  run = specdiff('inspect', 'preset:smollm2_135m', '--mesh=data=2,model=5')
+  whole = run.json['mesh']['not_split']
+  assert len(whole) == 7 * 30 + 1  # every matrix
+  line = 'down: dimension 1 of (576, 1536) does not divide over model=5'
+  assert f'layer_7/{line}' in whole
+  table, _, _ = run.out.rpartition('{')
+  assert table.count('does not divide') == 8  # the layers are alike
+  fits = specdiff('inspect', 'preset:smollm2_135m', '--mesh=data=2,model=4')
+  assert fits.json['mesh']['not_split'] == []
+  assert 'does not divide' not in fits.out
+
+
 def test_inspect_drafters(specdiff, made, root):
   dflash = specdiff('inspect', made / 'dflash').json
   assert dflash['drafter']['kind'] == 'DFlash'

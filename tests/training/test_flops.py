@@ -6,6 +6,7 @@ import pytest
 
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
+from specdiff_jax.models import drafter_windows
 from specdiff_jax.training import flops
 
 X, W = jnp.ones((2, 3)), jnp.ones((3, 3))
@@ -50,7 +51,7 @@ def test_a_drafter_against_the_compilers_count():
   )  # fmt: skip
 
   def loss(params, embed, tokens, features, anchors):
-    states = drafter_network.window_states(
+    states = drafter_windows.window_states(
         config, params, embed, tokens, features, anchors
     )
     return jnp.sum(states @ embed.T)

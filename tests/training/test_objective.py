@@ -12,10 +12,13 @@ from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
+from specdiff_jax.models import views
 from specdiff_jax.programs import fields
+from specdiff_jax.programs import fields_training
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import laws
 from specdiff_jax.training import objective
+from specdiff_jax.training import scores
 import ml_collections
 
 VERIFIER = config_lib.TransformerConfig(
@@ -75,7 +78,7 @@ def whole_law(verifier, batch):
   """log p [B, T, V] of the token after each position."""
   model = transformer.Transformer(VERIFIER)
   positions = jnp.broadcast_to(jnp.arange(T), batch['tokens'].shape)
-  mask = transformer.causal_mask(jnp.asarray(batch['length']), T)
+  mask = views.causal_mask(jnp.asarray(batch['length']), T)
   params = {'params': verifier}
   x, _, _ = model.apply(params, batch['tokens'], positions, mask)
   logits = model.apply(params, x, method='logits')
@@ -86,11 +89,11 @@ def new_drafter(kind):
   """Returns (score, params) of a small random drafter."""
   if kind == 'diffusion':
     score, network, sizes = (
-        objective.diffusion_score(DIFFUSION), drafter_network, DIFFUSION,
+        scores.diffusion_score(DIFFUSION), drafter_network, DIFFUSION,
     )  # fmt: skip
   else:
     score, network, sizes = (
-        objective.causal_score(CAUSAL), causal_network, CAUSAL,
+        scores.causal_score(CAUSAL), causal_network, CAUSAL,
     )  # fmt: skip
   init = jax.jit(network.initial, static_argnums=0)
   return score, init(sizes, jax.random.key(1))
@@ -194,7 +197,9 @@ def test_every_loss_of_a_config(name):
   assert worse > before  # the control: uphill
   assert all(np.shape(metric) == () for metric in metrics.values())
   # What decides a loss is a field, and fits in JSON.
-  assert set(build_losses.LOSSES[name].reads) <= set(fields.TRAINING)
+  assert set(build_losses.LOSSES[name].reads) <= set(
+      fields_training.TRAINING
+  )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from specdiff_jax.programs import fields
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
+from specdiff_jax.training import scores
 
 GAMMA = 3
 FEATURES = (0, 2)
@@ -42,7 +43,7 @@ def test_it_is_the_loss_of_kept_features():
   frozen = objective.frozen(weights, np.arange(64))
   config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
   loss = objective.make_loss(
-      objective.diffusion_score(network), build_losses.make(config), GAMMA
+      scores.diffusion_score(network), build_losses.make(config), GAMMA
   )
   model = networks.network(verifier.config)
 

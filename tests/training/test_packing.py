@@ -12,6 +12,7 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.programs import fields
 from specdiff_jax.training import objective
+from specdiff_jax.training import scores
 import ml_collections
 
 T, GAMMA, VOCAB = 512, 16, 29
@@ -47,7 +48,7 @@ def value():
   """Loss, metrics and gradient of a batch, by the streak and from random."""
   config = fields.complete(ml_collections.ConfigDict({'ce_fraction': 0.0}))
   loss = objective.make_loss(
-      objective.diffusion_score(DRAFTER), build_losses.make(config), GAMMA
+      scores.diffusion_score(DRAFTER), build_losses.make(config), GAMMA
   )
   embed = jax.random.normal(jax.random.key(1), (VOCAB, VERIFIER.width))
   frozen = objective.frozen({'embed': embed}, np.arange(VOCAB))

@@ -17,6 +17,7 @@ from specdiff_jax.training import features
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
 from specdiff_jax.training import parts
+from specdiff_jax.training import scores
 
 GAMMA, ROWS, WIDTH = 3, 4, 20
 
@@ -63,7 +64,7 @@ def drafter():
   frozen = objective.frozen(verifier.params, np.arange(64))
   frozen['verifier'] = verifier.params
   config = fields.complete(ml_collections.ConfigDict({'loss': 'decayed_ce'}))
-  score = objective.diffusion_score(network)
+  score = scores.diffusion_score(network)
 
   @functools.cache
   def compiled(count, score):
@@ -115,11 +116,11 @@ def test_the_gradient_is_that_of_the_whole(drafter):
   ]
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
   assert far(mean, wanted) > 1e-2
-  again = objective.diffusion_score(network, remat=True)
+  again = scores.diffusion_score(network, remat=True)
   assert far(gradient(batch(), 1, again)[2], wanted) <= 1e-6
   traced = jax.make_jaxpr(lambda b: gradient(b, 1, again))(batch())
   assert 'remat' in str(traced)
   # In bfloat16 gradients stay float32, and near.
-  rounded = gradient(batch(), 1, objective.in_dtype(again, jnp.bfloat16))[2]
+  rounded = gradient(batch(), 1, scores.in_dtype(again, jnp.bfloat16))[2]
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(rounded))
   assert 1e-4 < far(rounded, wanted) < 5e-2

@@ -20,6 +20,7 @@ from specdiff_jax.programs import fields
 from specdiff_jax.training import features
 from specdiff_jax.training import laws
 from specdiff_jax.training import objective
+from specdiff_jax.training import scores
 import ml_collections
 import tiny_model
 
@@ -101,7 +102,7 @@ def known(verifier, batch, vocab):
   frozen = objective.frozen(verifier.params, vocab)
   loss = objective.Loss(None, ASKED, TEMPERATURE)
   _, valid = windows.targets(batch, 3)
-  score = objective.diffusion_score(network)
+  score = scores.diffusion_score(network)
 
   @jax.jit
   def tell(batch):

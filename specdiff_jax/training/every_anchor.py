@@ -42,7 +42,7 @@ def evaluator(
 
   def run(params):
     found = [[] for _ in range(len(source))]
-    for batch in all_anchors(source, sizes):
+    for batch in batches(source, sizes):
       match, valid = jax.device_get(
           jitted(params, frozen, prepare(_share(batch, mesh)))
       )
@@ -55,7 +55,7 @@ def evaluator(
   return run
 
 
-def all_anchors(
+def batches(
     source: windows.Source, sizes: windows.WindowConfig
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields batches in which every anchor of every trajectory stands once.
