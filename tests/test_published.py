@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import published_models
 import pytest
+import tiny_model
 
 from specdiff_jax.build import decoding
 from specdiff_jax.build import systems as build_systems
@@ -13,10 +14,8 @@ from specdiff_jax.core import errors
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.drafters import block
 from specdiff_jax.drafters import masked_lm
-from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import networks
 from specdiff_jax.programs import fields
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
@@ -41,14 +40,9 @@ def checkpoint():
       mlp_width=40,
       tied_head=False,
   )
-  shapes = networks.shapes(config)
-  rng = np.random.default_rng(1)
-  flat = {}
-  for name, shape in shapes.items():
-    flat[name] = rng.standard_normal(shape).astype(np.float32) * 0.16
-    if 'norm' in name:
-      flat[name] += 1
-  params = jax.tree.map(jax.numpy.asarray, params_lib.nest(flat))
+  params = jax.tree.map(
+      jax.numpy.asarray, tiny_model.random_params(config, 1, scale=0.16)
+  )
   tokenizer = tokenizer_lib.Tokenizer.bytes(size)
   return weights.Checkpoint(config, params, tokenizer, 'test', 'random')
 

@@ -1,22 +1,29 @@
-"""A tiny random model; a conftest that imports `tiny` has it as a fixture."""
+"""Tiny random models; a conftest that imports `tiny` has it as a fixture."""
 
+import jax
 import numpy as np
 import pytest
 
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import drafter_network
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 
-def random_params(config, seed=0):
-  """Returns float32 params of the right names and shapes."""
+def random_params(config, seed=0, scale=0.1):
+  """Returns float32 params: norms near 1, the rest of this scale."""
   generator = np.random.default_rng(seed)
   flat = {}
   for name, shape in params_lib.shapes(config).items():
-    flat[name] = generator.standard_normal(shape).astype(np.float32) * 0.1
-    if 'norm' in name:
-      flat[name] += 1
+    value = generator.standard_normal(shape).astype(np.float32)
+    flat[name] = 1 + 0.1 * value if 'norm' in name else scale * value
   return params_lib.nest(flat)
+
+
+def drafter_params(config):
+  """Returns random params of a diffusion drafter's network."""
+  initial = jax.jit(drafter_network.initial, static_argnums=0)
+  return initial(config, jax.random.key(0))
 
 
 @pytest.fixture(scope='session')

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
-from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.decoding import commit
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 
@@ -101,7 +101,7 @@ def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
         cache,
         start,
     )
-    cache = engine_lib.gather_path(cache, path, start)
+    cache = commit.gather_path(cache, path, start)
     logits = model.apply({'params': params}, hidden, method='logits')
     return jnp.take_along_axis(logits, path[..., None], axis=1), cache
 

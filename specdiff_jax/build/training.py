@@ -80,6 +80,7 @@ def check(config: Config) -> None:
     )
   systems.one_of('train_dtype', config.train_dtype, systems.DTYPES)
   systems.one_of('on_full_disk', config.on_full_disk, ('stop', 'go_on'))
+  systems.one_of('export', config.export, ('last', 'best'))
   for name in ('keep', 'join_timeout', 'accumulate'):
     systems.least(name, config[name], 1)
   for name in ('skip_limit', 'log_every'):
@@ -217,6 +218,7 @@ def run(
       split=split(config),
       explosion=config.explosion,
       keep=config.keep,
+      best=config.export == 'best',
       parts=config.accumulate,
       stored_law=build_losses.stored_law(config),
       finished=tuning.finished,

@@ -162,12 +162,20 @@ class Drafter(Protocol):
     the cycle's bucket: at most its slots - 1.
     """
 
-  def wanted(self, params: Params, state: State) -> jax.Array:
-    """Returns [B], the index of the bucket that each row wants next.
+  def wanted(
+      self, params: Params, state: State
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the index of the bucket that each row wants next, and how long.
 
-    The loop takes the largest of the batch; asked only where there are
-    several.
+    Both [B], the second in cycles, at least 1. The loop takes the largest index
+    of the batch for the least number of cycles; asked, like `enter`, only where
+    there are several buckets.
     """
+
+  def enter(
+      self, params: Params, state: State, context: Context, slots: int
+  ) -> State:
+    """Returns the state as drafts of `slots` slots find it, after others."""
 
 
 class AcceptanceRule(Protocol):

@@ -8,6 +8,7 @@ is measured beforehand (`costs`), the tokens are estimated while decoding.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -18,9 +19,11 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
+from specdiff_jax.decoding import unread
 
 _MEMORY = 0.97  # weight of the past after each drafted cycle
-_FIRST_WAIT, _LONGEST_WAIT = 16, 256  # plain cycles between two trials
+_FIRST_WAIT, _LONGEST_WAIT = 16, 64  # plain cycles between two trials
+_STRETCH = 4  # drafted cycles of one choice: on a GPU choosing takes its time
 
 
 @flax.struct.dataclass
@@ -44,6 +47,10 @@ class AdaptiveState:
   accepted: jax.Array  # [B, A, D] and accepted
   quiet: jax.Array  # [B] int32 cycles since the last draft
   wait: jax.Array  # [B] int32 after so many the row drafts again, as a trial
+  # [B, W, F, E] features of the tokens since the last draft; () if the arms
+  # want none.
+  unread: Any = ()
+  plain: bool = flax.struct.field(pytree_node=False, default=False)  # this cycle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +120,43 @@ class Adaptive:
         accepted=params.weight * params.cond * ones,
         quiet=count,
         wait=count + _FIRST_WAIT,
+        unread=(
+            unread.empty(features, context.length, self._room)
+            if self.features
+            else ()
+        ),
     )
+
+  @property
+  def _room(self) -> int:
+    """Returns the slots of what is unread: one has been read already."""
+    return max(_LONGEST_WAIT + 1, self.buckets[-1])
 
   def wanted(self, params, state):
     best = self._best(params, state)
-    trial = (state.quiet >= state.wait).astype(jnp.int32)
-    chosen = jnp.where(best > 0, best, trial)
-    return jnp.where(params.forced >= 0, params.forced, chosen)
+    plain = state.wait - state.quiet  # cycles until a trial
+    index = jnp.where(best > 0, best, (plain <= 0).astype(jnp.int32))
+    # A trial is one cycle; plain cycles teach nothing that changes the choice.
+    count = jnp.where(best > 0, _STRETCH, jnp.maximum(plain, 1))
+    forced = params.forced >= 0
+    return (
+        jnp.where(forced, params.forced, index),
+        jnp.where(forced, _STRETCH, count),
+    )
+
+  def enter(self, params, state, context, slots):
+    if not self.features or slots == self.buckets[0]:
+      return state
+    observe = functools.partial(self.arms[-1].observe, params.arms)
+    arms = unread.read(
+        observe,
+        state.arms,
+        context,
+        state.unread,
+        state.quiet,
+        self.buckets[-1],
+    )
+    return state.replace(arms=arms)
 
   def _best(self, params, state):
     """Returns [B] the arm of most tokens a time, 0 for plain decoding."""
@@ -137,16 +174,23 @@ class Adaptive:
     state = state.replace(arm=jnp.full_like(state.arm, index))
     if index == 0:
       tree, _ = self.plain.draft((), (), context, sampling, noise, slots)
-      return tree, state
+      return tree, state.replace(plain=True)
     tree, arms = self.arms[index - 1].draft(
         params.arms, state.arms, context, sampling, noise, slots
     )
     return tree, state.replace(arms=arms)
 
   def observe(self, params, state, context, verdict, features):
-    arms = self.arms[-1].observe(
-        params.arms, state.arms, context, verdict, features
-    )
+    kept, arms = state.unread, state.arms
+    if self.features and state.plain:
+      kept = unread.keep(kept, features[:, 0], state.quiet)
+    else:
+      arms = self.arms[-1].observe(
+          params.arms, arms, context, verdict, features
+      )
+      if self.features:  # the last token that was read
+        rows = jnp.arange(verdict.count.size)
+        kept = kept.at[:, 0].set(features[rows, verdict.count])
     # Which curve, and how many positions of it, this cycle tells about.
     curves = jnp.array((-1,) + self._curves)[state.arm]
     depths = jnp.array((0,) + tuple(a.max_depth for a in self.arms))[state.arm]
@@ -161,6 +205,8 @@ class Adaptive:
     wait = jnp.where(failed, 2 * state.wait, _FIRST_WAIT)
     return state.replace(
         arms=arms,
+        unread=kept,
+        plain=False,
         reached=jnp.where(told, _MEMORY * state.reached + 1, state.reached),
         accepted=jnp.where(
             told, _MEMORY * state.accepted + hit, state.accepted

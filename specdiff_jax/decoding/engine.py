@@ -12,7 +12,7 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
-from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.decoding import commit
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 from specdiff_jax.parallel import rules
@@ -120,7 +120,7 @@ class Engine:
     buffer = buffer.at[:, :bucket].set(tokens)
     buffer = buffer.at[rows, used].set(first, mode='drop')
     limit = jnp.minimum(used + max_new_tokens, max_length)
-    bad = broken(logits) & (length > 0)
+    bad = commit.broken(logits) & (length > 0)
     done = (length == 0) | jnp.isin(first, end_ids) | (used + 1 >= limit) | bad
     depth = self.drafter.max_depth
     zeros = jnp.zeros(batch, jnp.int32)
@@ -183,13 +183,31 @@ class Engine:
       return lambda carry: lax.while_loop(going, body, carry)
 
     def wanted(carry):
-      """Returns the index of the largest bucket that a live row wants."""
-      state = carry[1]
-      index = self.drafter.wanted(drafter_params, state.drafter)
-      return jnp.max(jnp.where(state.done, 0, index))
+      """Returns the largest bucket that a live row wants, and for how long."""
+      cycle, state = carry
+      index, count = self.drafter.wanted(drafter_params, state.drafter)
+      index = jnp.max(jnp.where(state.done, 0, index))
+      return index, cycle + jnp.min(count, where=~state.done, initial=max_cycles)
 
     def while_wanted(index, slots):
-      return cycles(slots, lambda c: live(c) & (wanted(c) == index))
+      """Returns a function that runs cycles of a bucket until another is due."""
+
+      def stretch(carry):
+        until = wanted(carry)[1]
+        return cycles(slots, lambda c: live(c) & (c[0] < until))(carry)
+
+      def run(carry):
+        cycle, state = carry
+        drafter = self.drafter.enter(
+            drafter_params, state.drafter, self.context(params, state), slots
+        )
+        return lax.while_loop(
+            lambda c: live(c) & (wanted(c)[0] == index),
+            stretch,
+            (cycle, self.pinned(state.replace(drafter=drafter))),
+        )
+
+      return run
 
     start = jnp.int32(0), self.pinned(state)
     buckets = self.drafter.buckets
@@ -199,7 +217,7 @@ class Engine:
     # bucket, not once a cycle.
     runs = [while_wanted(i, slots) for i, slots in enumerate(buckets)]
     return lax.while_loop(
-        live, lambda carry: lax.switch(wanted(carry), runs, carry), start
+        live, lambda carry: lax.switch(wanted(carry)[0], runs, carry), start
     )[1]
 
   def pinned(self, state: types.DecodeState) -> types.DecodeState:
@@ -235,8 +253,8 @@ class Engine:
         drafter_params, drafted, context, verdict, features
     )
     if not self.drafter.chain:
-      cache = gather_path(cache, verdict.path, state.length - 1)
-    state = _commit(state, tree, verdict, broken(logits))
+      cache = commit.gather_path(cache, verdict.path, state.length - 1)
+    state = commit.commit(state, tree, verdict, commit.broken(logits))
     return state.replace(cache=cache, drafter=drafted)
 
   def verify(self, params, state, tree):
@@ -262,73 +280,3 @@ def _strong(leaf: jax.Array) -> jax.Array:
   if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
     return leaf
   return lax.convert_element_type(leaf, leaf.dtype)
-
-
-def broken(logits: jax.Array) -> jax.Array:
-  """Returns [B]: whether logits [B, M, V] hold a NaN or +inf, in any slot.
-
-  In a slot that is not accepted too: its values stay in the cache, where a NaN
-  spoils what is read past it.
-  """
-  return ~jnp.all(logits < jnp.inf, axis=(1, 2))
-
-
-def _commit(state, tree, verdict, bad) -> types.DecodeState:
-  """Appends the accepted tokens and the bonus, cut at an end or the limit.
-
-  Rows that are `bad` [B] stop, and get nothing of this cycle.
-  """
-  batch, width = verdict.path.shape
-  rows = jnp.arange(batch)[:, None]
-  index = jnp.arange(width)[None]
-  # Path [0, s1, s2, ..] emits tokens s1, s2, .., then the bonus.
-  following = jnp.roll(verdict.path, -1, axis=1)
-  emitted = jnp.where(
-      index < verdict.count[:, None],
-      tree.token[rows, following],
-      verdict.bonus[:, None],
-  )
-  offered = verdict.count + 1
-  ends = jnp.isin(emitted, state.end_ids) & (index < offered[:, None])
-  first_end = jnp.where(jnp.any(ends, 1), jnp.argmax(ends, 1) + 1, width)
-  room = state.limit - state.length
-  count = jnp.minimum(jnp.minimum(offered, first_end), room)
-  count = jnp.where(state.done | bad, 0, count)
-  nowhere = state.tokens.shape[1]
-  place = state.length[:, None] + index
-  place = jnp.where(index < count[:, None], place, nowhere)
-  length = state.length + count
-  ended = jnp.any(ends & (index < count[:, None]), axis=1)
-  live = (~state.done).astype(jnp.int32)
-  accepted = state.stats.accepted.at[rows[:, 0], verdict.count].add(live)
-  return state.replace(
-      tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
-      length=length,
-      done=state.done | bad | ended | (length >= state.limit),
-      stats=types.Stats(
-          cycles=state.stats.cycles + live,
-          emitted=state.stats.emitted + count,
-          accepted=accepted,
-          bad=jnp.where(
-              bad & ~state.done, state.stats.cycles + 1, state.stats.bad
-          ),
-      ),
-  )
-
-
-def gather_path(cache, path: jax.Array, start: jax.Array):
-  """Moves a path's keys and values to where a chain has them.
-
-  Args:
-    cache: of the verifier, in which trees were written at `start`.
-    path: [B, D+1] slots of the trees, the root first.
-    start: [B].
-  """
-
-  def one(array):  # [B, Hkv, S, Dh]
-    take = jax.vmap(lambda row, path, offset: row[:, offset + path])
-    kept = take(array, path, start)
-    return layers_lib.write_rows(array, kept, start)
-
-  stacked = jax.tree.leaves(cache)[0].ndim == 5
-  return jax.tree.map(jax.vmap(one) if stacked else one, cache)

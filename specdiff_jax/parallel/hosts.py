@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import os
 import socket
+import threading
 import time
 from typing import Any
 
@@ -24,8 +25,8 @@ def initialize(distributed: bool, timeout: int = 300) -> None:
   JAX_NUM_PROCESSES and JAX_PROCESS_ID, names it.
 
   Raises:
-    InputError: If the coordinator is not there after `timeout` seconds. (When
-      the others are not, jax itself ends the first process after this time.)
+    InputError: If the coordinator, or another process, is not there after
+      `timeout` seconds.
   """
   if not distributed:
     return
@@ -33,11 +34,7 @@ def initialize(distributed: bool, timeout: int = 300) -> None:
   try:
     if address and _number('JAX_PROCESS_ID'):
       _reach(address, timeout)
-    jax.distributed.initialize(
-        num_processes=_number('JAX_NUM_PROCESSES'),
-        process_id=_number('JAX_PROCESS_ID'),
-        initialization_timeout=timeout,
-    )
+    _join(timeout)
   except (RuntimeError, ValueError) as error:  # a port that is no number too
     text = ' '.join(str(error).split())
     raise errors.InputError(
@@ -65,25 +62,30 @@ def is_first() -> bool:
 
 
 def on_first(action: Callable[[], None]) -> None:
-  """Runs an action in the first process; its InputError is raised in all.
+  """Runs an action in the first process; its InputError is raised in all."""
+  together(action if is_first() else lambda: None)
+
+
+def together(action: Callable[[], None]) -> None:
+  """Runs an action in each process; an InputError of one is raised in all.
 
   All processes must call it: those that went on alone would wait for the
-  first one without end.
+  others without end.
   """
-  said = ''
-  if is_first():
-    try:
-      action()
-    except errors.InputError as error:
-      said = str(error)
-  if process_count() > 1:
-    text = np.zeros(_LONGEST, np.uint8)
-    found = np.frombuffer(said.encode()[:_LONGEST], np.uint8)
-    text[: len(found)] = found
-    text = multihost_utils.broadcast_one_to_all(text).astype(np.uint8)
-    said = text.tobytes().rstrip(b'\0').decode(errors='replace')
+  if process_count() == 1:
+    action()
+    return
+  text = np.zeros(_LONGEST, np.uint8)
+  try:
+    action()
+  except errors.InputError as error:
+    said = np.frombuffer(str(error).encode()[:_LONGEST], np.uint8)
+    text[: len(said)] = said
+  rows = multihost_utils.process_allgather(text).astype(np.uint8)
+  texts = [row.tobytes().rstrip(b'\0').decode(errors='replace') for row in rows]
+  said = list(dict.fromkeys(filter(None, texts)))
   if said:
-    raise errors.InputError(said)
+    raise errors.InputError('; in another process: '.join(said[:3]))
 
 
 def whole(array: Any) -> np.ndarray:
@@ -163,6 +165,33 @@ def _reach(address: str, timeout: float) -> None:
       if time.monotonic() > end:
         raise ValueError(f'nothing answers at {address}: {error}') from error
       time.sleep(0.2)
+
+
+def _join(timeout: int) -> None:
+  """Joins; raises RuntimeError where others do not.
+
+  After a time of its own jax ends the process, with nothing to catch: another
+  thread waits for it, and this one has given up before.
+  """
+  count, failures = _number('JAX_NUM_PROCESSES'), []
+
+  def join():
+    try:
+      jax.distributed.initialize(
+          num_processes=count,
+          process_id=_number('JAX_PROCESS_ID'),
+          initialization_timeout=timeout + 60,
+      )
+    except Exception as error:
+      failures.append(error)
+
+  thread = threading.Thread(target=join, daemon=True)
+  thread.start()
+  thread.join(timeout)
+  if thread.is_alive():
+    raise RuntimeError(f'not all of {count or "the"} processes came')
+  if failures:
+    raise failures[0]
 
 
 def _number(name: str) -> int | None:

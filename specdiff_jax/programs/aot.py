@@ -98,7 +98,8 @@ def _body(call: command.Call) -> int:
       'flops_per_chip': outcome.costs and outcome.costs.flops,
       'collectives': outcome.costs.collectives() if outcome.costs else {},
       'largest': [
-          vars(x) for x in (outcome.costs.arrays if outcome.costs else ())[:_ROWS]
+          vars(x)
+          for x in (outcome.costs.arrays if outcome.costs else ())[:_ROWS]
       ],
       'not_split': list(program.whole),
       'advice': advice,

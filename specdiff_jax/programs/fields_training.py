@@ -124,6 +124,12 @@ TRAINING = {
     ),
     'log_every': (10, 'steps between lines of metrics'),
     'keep': (3, 'newest checkpoints that are kept, beside the best by tau'),
+    'export': (
+        'last',
+        'what becomes the drafter: the last params, or the best: those of the '
+        'checkpoint with the highest tau, of the steps that are both evaluated '
+        'and saved',
+    ),
     'explosion': (
         100.0,
         'an update is left out if its gradient is so many times longer than '

@@ -92,7 +92,12 @@ def _body(call: command.Call) -> int:
   plan = build_verify.plan(config, checkpoint, options.systems)
   requests = decoding.requests(config, checkpoint, prompts)
   rows = []
-  with console.progress('verifying', len(plan)) as show:
+  # Other than CPUs multiply float32 at a lower precision unless they are told.
+  precision = 'highest' if plan.exact else None
+  with (
+      jax.default_matmul_precision(precision),
+      console.progress('verifying', len(plan)) as show,
+  ):
     for row in plan.rows(requests):
       rows.append(row)
       show(len(rows), len(plan), row.system)

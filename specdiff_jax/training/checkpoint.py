@@ -1,6 +1,6 @@
 """Checkpoints of a training state together with its data iterator."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import hashlib
 import os
@@ -15,8 +15,10 @@ from orbax.checkpoint import checkpoint_managers
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
+from specdiff_jax.training import memory
 from specdiff_jax.training import seal
-from specdiff_jax.training import store_leaks
+
+_LATE = 'DEADLINE_EXCEEDED'  # what jax says where a process does not come
 
 
 class Checkpointer:
@@ -28,7 +30,9 @@ class Checkpointer:
   array store itself does not notice a flipped bit.
 
   Values go to the host before `save` returns, and to the disk while training
-  goes on. All processes must make the same calls.
+  goes on. All processes must make the same calls, and an error of one is raised
+  in all; those that wait for its part of a checkpoint give up after `patience`
+  seconds.
 
   Example:
     checkpointer = Checkpointer('runs/mine/checkpoints')
@@ -37,12 +41,13 @@ class Checkpointer:
       checkpointer.save(state, iterator)
   """
 
-  def __init__(self, directory: str, keep: int = 3):
+  def __init__(self, directory: str, keep: int = 3, patience: int = 1200):
     remote = '://' in directory
     self.directory = directory if remote else os.path.abspath(directory)
     self._keep = keep
+    self._patience = patience
     self._writing: int | None = None  # the step whose save is not settled
-    store_leaks.stop()
+    memory.stop_leaks()
     try:
       self._manager = self._open()
     except OSError as error:
@@ -61,6 +66,7 @@ class Checkpointer:
         ),
         best_fn=_tau,
         enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(timeout_secs=self._patience),
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(
@@ -117,9 +123,13 @@ class Checkpointer:
     )
     # At least 1 where it is known; orbax wants a number each time.
     metrics = {'tau': tau if tau and tau > 0 else 0.0}
+    self._try(
+        step,
+        lambda: self._manager.save(
+            step, args=args, metrics=metrics, force=True
+        ),
+    )
     self._writing = step
-    with self._failing(step):
-      self._manager.save(step, args=args, metrics=metrics, force=True)
 
   def wait(self) -> None:
     """Returns once what was saved is on the disk.
@@ -128,26 +138,22 @@ class Checkpointer:
       InputError: If it cannot be written. Then it is given up, and the next
         one can be saved.
     """
-    if self._writing is not None:
-      with self._failing(self._writing):
-        self._manager.wait_until_finished()
-      self._writing = None
+    step, self._writing = self._writing, None
+    if step is not None:
+      self._try(step, self._manager.wait_until_finished)
+      memory.give_back()
 
-  @contextlib.contextmanager
-  def _failing(self, step: int) -> Iterator[None]:
-    """Turns trouble with the disk into an InputError, and cleans up."""
+  def _try(self, step: int, action: Callable[[], Any]) -> None:
+    """Raises an InputError in all processes if one's disk is in trouble."""
     try:
-      yield
-    except Exception as error:
-      self._writing = None
-      if not _is_disk_trouble(error):
-        raise
+      hosts.together(lambda: _tell(action))
+    except errors.InputError as error:
       with contextlib.suppress(Exception):  # the same one once more
         self._manager.close()
       self._manager = self._open()
       raise errors.InputError(
           f'checkpoints: step {step} could not be written to '
-          f'{self.directory} ({_brief(error)}). Earlier checkpoints '
+          f'{self.directory} ({error}). Earlier checkpoints '
           f'{self.steps()} are untouched. Free some space there (or make it '
           'writable) and start the same command again: it goes on from the '
           'last one.'
@@ -190,13 +196,31 @@ class Checkpointer:
         'another work directory, or remove this one to start over.'
     )
 
+  def at(self, step: int, template: Any, iterator: Iterator) -> Any:
+    """Returns the state of this very step; the rest is as in `restore`.
+
+    Raises:
+      InputError: If it cannot be read, or is not what was saved.
+    """
+    try:
+      return self._read(step, template, iterator)
+    except Exception as error:  # Orbax raises bare Exceptions too.
+      raise errors.InputError(
+          f'checkpoints: step {step} in {self.directory} cannot be read '
+          f'({_brief(error)}). Start the same command with '
+          '--config.export=last, which does without it.'
+      ) from error
+
   def __enter__(self) -> 'Checkpointer':
     return self
 
   def __exit__(self, kind: Any, *_) -> None:
     """Waits for what is being written; an error before goes first."""
-    with contextlib.suppress(errors.InputError if kind else ()):
+    if not kind:
       self.wait()
+    elif self._writing is not None:  # others may not have come to this
+      with contextlib.suppress(Exception):
+        self._manager.wait_until_finished()
 
   def _read(self, step: int, template: Any, iterator: Iterator) -> Any:
     self._check_shapes(step, template)
@@ -264,13 +288,33 @@ def _kind(leaf: Any) -> str:
   return f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
 
 
-def _is_disk_trouble(error: Exception) -> bool:
-  """Whether it is the system's error; tensorstore wraps those as text."""
+def _tell(action: Callable[[], Any]) -> None:
+  """Calls it; trouble with the disk becomes an InputError."""
+  try:
+    action()
+  except Exception as error:
+    trouble, cause = None, error
+    while cause:
+      trouble = cause if _is_disk_trouble(cause) else trouble
+      cause = cause.__cause__ or cause.__context__
+    if trouble is None:
+      raise
+    said = _brief(trouble)
+    if _LATE in said:
+      said = 'another process did not write its part'
+    raise errors.InputError(said) from error
+
+
+def _is_disk_trouble(error: BaseException) -> bool:
+  """Whether it is the system's error; tensorstore wraps those as text.
+
+  Or that of a process which waited in vain for another one's part.
+  """
   return isinstance(error, OSError) or bool(
-      re.search(r'os_error_code|OS error', str(error))
+      re.search(rf'os_error_code|OS error|{_LATE}', str(error))
   )
 
 
 def _brief(error: Exception) -> str:
   text = ' '.join(str(error).split())
-  return text if len(text) <= 400 else text[:400] + '...'
+  return text if len(text) <= 400 else f'{text[:200]} ... {text[-200:]}'

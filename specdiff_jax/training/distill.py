@@ -66,6 +66,7 @@ class Run:
   explosion: float = 0.0  # see `step.make_train_step`
   keep: int = 3  # checkpoints, beside the best
   parts: int = 1  # of a batch, one after the other
+  best: bool = False  # what it comes to is the best checkpoint, not the last
 
   def vocab(self) -> np.ndarray:
     """Returns the draft vocabulary."""
@@ -120,6 +121,7 @@ class Run:
         records=lambda batch: [
             self.data[i].id for i in batch['record'] if i != windows.BLANK
         ],
+        best=self.best,
     )
 
   def start(self) -> tuple[step_lib.TrainState, Any, Callable[..., Any]]:
@@ -236,7 +238,7 @@ class Run:
     if not hosts.is_first():
       return
     facts = {
-        'steps': result.steps,
+        'steps': int(result.state.step),
         'tau_eval': result.evaluation.get('tau'),
         'params_sha256': result.params_sha256,
         'verifier_source': self.verifier.source,

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import signal
 import threading
-import time
 from typing import Any
 
 import jax
@@ -26,11 +25,11 @@ Progress = Callable[[int, int, dict[str, Any]], None]
 class Result:
   """What a run, or the part of it until it was interrupted, came to."""
 
-  state: step_lib.TrainState
+  state: step_lib.TrainState  # the last one, or that of the best checkpoint
   steps: int  # batches seen, over all sessions
   skipped: int  # updates left out because they were not finite, or exploded
   loss: float | None  # the last one logged
-  evaluation: dict[str, Any]  # the last one
+  evaluation: dict[str, Any]  # the last one of `state`
   best: int | None  # step of the checkpoint with the highest tau
   params_sha256: str
   interrupted: bool  # a signal came; the state was saved
@@ -72,6 +71,7 @@ def train(
     evaluate: Evaluate | None = None,
     progress: Progress = lambda step, steps, values: None,
     records: Callable[[Any], list[str]] = lambda batch: [],
+    best: bool = False,
 ) -> Result:
   """Trains until `schedule.steps`, from the newest checkpoint if any.
 
@@ -94,17 +94,19 @@ def train(
     evaluate: Takes params and returns plain numbers.
     progress: Told (step, steps, latest metrics) after every step.
     records: Names the trajectories of one of the iterator's batches.
+    best: At the end the result is that of the checkpoint with the highest tau,
+      where there is one that was evaluated, in place of the last state's.
 
   Raises:
-    InputError: If the data end early, the disk is full, or too many updates
-      in a row are left out.
+    InputError: If the data end early, the disk is full, too many updates in a
+      row are left out, or the best checkpoint cannot be read.
   """
   restored = checkpointer.restore(state, iterator)
   state = state if restored is None else restored
   del restored
   first = int(state.step)
   writer.truncate(first)
-  values, flops, started = {}, None, time.monotonic()
+  values, flops, pace = {}, None, metrics_lib.Pace()
   watch, failed = _Watch(records, schedule.skip_limit), []
   with _stop_signals() as stopped, checkpointer:
     for done in range(first + 1, schedule.steps + 1):
@@ -116,29 +118,45 @@ def train(
         flops = flops_lib.count(step_fn, state, ready, frozen)
       state, metrics = step_fn(state, ready, frozen)
       watch.add(done, batch, metrics.pop('left_out', False))
+      pace.add(metrics)
       if _due(done, schedule.log_every, schedule.steps):
         values = jax.device_get(metrics)
-        rate = (done - first) / (time.monotonic() - started)
-        line = values | metrics_lib.rates(values, rate, flops) | watch.look()
+        line = values | pace.rates(values, flops) | watch.look()
         if failed:
           line['not_written'] = list(failed)
-        attempt(writer.write, done, line)
+        attempt(_write, writer, done, line)
         watch.check()
       if evaluate and _due(done, schedule.eval_every, schedule.steps):
-        evaluation = evaluate(state.params)
+        with pace.paused(metrics):
+          evaluation = evaluate(state.params)
         tau = evaluation.get('tau')
-        attempt(writer.write, done, {'eval': evaluation})
+        attempt(_write, writer, done, {'eval': evaluation})
       progress(done, schedule.steps, values)
       # Once: a signal may come between two looks.
       stop = bool(stopped) or checkpointer.preempted(done)
       if stop or _due(done, schedule.save_every, schedule.steps):
         attempt = functools.partial(_attempt, must or stop, failed)
-        attempt(checkpointer.wait)
-        attempt(checkpointer.save, state, iterator, tau)
+        with pace.paused(metrics):
+          attempt(checkpointer.wait)
+          attempt(checkpointer.save, state, iterator, tau)
       if stop:
         break
   preempted = not stopped or signal.SIGTERM in stopped
-  return _result(state, checkpointer, writer, schedule, preempted)
+  result = _result(state, checkpointer, writer, schedule, preempted)
+  if not best or result.interrupted or result.best in (None, result.steps):
+    return result
+  state = checkpointer.at(result.best, state, iterator)
+  return dataclasses.replace(
+      result,
+      state=state,
+      evaluation=writer.last('eval', result.best) or {},
+      params_sha256=checkpoint.digest(state.params),
+  )
+
+
+def _write(writer, step: int, values: dict[str, Any]) -> None:
+  """Writes a line; the first process's trouble is that of all."""
+  hosts.together(lambda: writer.write(step, values))
 
 
 def _attempt(must: bool, failed: list[str], function, *args) -> None:

@@ -1,5 +1,7 @@
 """Metrics as JSON lines, and as TensorBoard's event files beside them."""
 
+from collections.abc import Callable, Iterator
+import contextlib
 import errno
 import glob
 import json
@@ -8,19 +10,63 @@ import os
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from specdiff_jax.core import errors
 
 
-def rates(
-    values: dict[str, Any], steps_per_s: float, flops: int
-) -> dict[str, float]:
-  """Returns what a second brings, of a step's metrics and its FLOPs."""
-  found = {'steps_per_s': steps_per_s, 'flops_per_s': flops * steps_per_s}
-  if 'targets' in values:
-    found['targets_per_s'] = float(values['targets']) * steps_per_s
-  return found
+class Pace:
+  """How fast steps go, without the time of what is no step.
+
+  Example:
+    pace.add(metrics)          # after every step
+    with pace.paused(metrics):
+      evaluate(state)
+    pace.rates(values, flops)  # of the steps since the last time
+  """
+
+  def __init__(self, now: Callable[[], float] = time.monotonic):
+    self._now = now
+    self._steps, self._seconds = 0, 0.0
+    self._since: float | None = None  # None before the first step is done
+
+  def add(self, outcome: Any) -> None:
+    """Counts a step, but for the first one, which was compiled too."""
+    if self._since is None:
+      jax.block_until_ready(outcome)
+      self._since = self._now()
+    else:
+      self._steps += 1
+
+  @contextlib.contextmanager
+  def paused(self, outcome: Any) -> Iterator[None]:
+    """Leaves out what is done within; the steps so far are waited for."""
+    jax.block_until_ready(outcome)
+    self._seconds += self._now() - self._since
+    try:
+      yield
+    finally:
+      self._since = self._now()
+
+  def rates(self, values: dict[str, Any], flops: int) -> dict[str, float]:
+    """Returns what a second brought since the last call; {} of no step.
+
+    Args:
+      values: A step's metrics, of which `targets` is read. They are known, so
+        that the steps so far are done.
+      flops: Of a step.
+    """
+    now = self._now()
+    seconds = self._seconds + now - self._since
+    speed = self._steps / seconds if seconds else 0.0
+    self._steps, self._seconds, self._since = 0, 0.0, now
+    if not speed:
+      return {}
+    found = {'steps_per_s': speed, 'flops_per_s': flops * speed}
+    if 'targets' in values:
+      found['targets_per_s'] = float(values['targets']) * speed
+    return found
 
 
 class MetricsWriter:
@@ -66,10 +112,10 @@ class MetricsWriter:
     if self._events:
       self._guard(self._events.restart, self.read())
 
-  def last(self, key: str) -> Any:
-    """Returns the newest value of `key`, or None."""
+  def last(self, key: str, until: float = math.inf) -> Any:
+    """Returns the newest value of `key` up to a step, or None."""
     for record in reversed(self.read()):
-      if key in record:
+      if key in record and record['step'] <= until:
         return record[key]
     return None
 

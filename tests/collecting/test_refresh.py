@@ -1,18 +1,17 @@
 """Refresh: the anchors where a drafter fails, and requests from there."""
 
 import numpy as np
+import trajectory
 
 from specdiff_jax.collecting import refresh
-from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.training import every_anchor
 
 
 def record(prompt=3, completion=8):
-  return trajectories.Trajectory(
-      id='a', prompt_hash='0' * 16, prompt=np.arange(prompt, dtype=np.int32),
-      completion=np.arange(20, 20 + completion, dtype=np.int32),
-      temperature=1.0, top_k=0, top_p=1.0, seed=0)
+  return trajectory.trajectory(
+      np.arange(prompt), np.arange(20, 20 + completion)
+  )
 
 
 def test_only_what_serving_visits_counts():

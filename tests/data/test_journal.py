@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import trajectory
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import journal as journal_lib
@@ -19,10 +20,9 @@ HEADER = {'verifier': 'abc', 'temperature': 0.7, 'seed': 0, 'chat': True}
 
 
 def made(name, size=5):
-  return trajectories.Trajectory(
-      id=name, prompt_hash='0' * 16, prompt=np.arange(3, dtype=np.int32),
-      completion=np.arange(size, dtype=np.int32), temperature=0.7, top_k=0,
-      top_p=1.0, seed=0)
+  return trajectory.trajectory(
+      np.arange(3), np.arange(size), id=name, temperature=0.7
+  )
 
 
 def path_of(folder):

@@ -6,10 +6,10 @@ import json
 import jax
 import numpy as np
 import pytest
+import trajectory
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts
-from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 
 CONFIG = windows.WindowConfig(tokens=24, windows=5, gamma=3, batch=4, seed=7)
@@ -19,11 +19,10 @@ def made(number, prompt=None, completion=None):
   rng = np.random.default_rng(number)
   prompt = rng.integers(1, 9) if prompt is None else prompt
   completion = rng.integers(2, 30) if completion is None else completion
-  return trajectories.Trajectory(
+  return trajectory.trajectory(
+      rng.integers(1, 99, prompt), rng.integers(100, 199, completion),
       id=f'{number}', prompt_hash=prompts.text_hash(f'{number}'),
-      prompt=rng.integers(1, 99, prompt).astype(np.int32),
-      completion=rng.integers(100, 199, completion).astype(np.int32),
-      temperature=0.0, top_k=0, top_p=1.0, seed=0)
+  )  # fmt: skip
 
 
 SOURCE = [made(number) for number in range(23)]

@@ -75,7 +75,7 @@ def state(cond, batch=1):
 def wanted(cond, cost, **changes):
   params = PARAMS.replace(cost=jnp.asarray(cost))
   one = state(cond).replace(**changes)
-  return int(DRAFTER.wanted(params, one)[0])
+  return int(DRAFTER.wanted(params, one)[0][0])
 
 
 COST = [1.0, 1.4, 1.6, 1.8]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.decoding import commit
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 
@@ -93,5 +94,5 @@ def test_the_stopped_row_keeps_what_it_had_and_gets_nothing_more():
 def test_what_counts_as_broken(value, is_broken):
   logits = np.zeros((2, 3, 5), np.float32)
   logits[1, 2, 4] = value
-  got = engine_lib.broken(jnp.asarray(logits))
+  got = commit.broken(jnp.asarray(logits))
   assert got.tolist() == [False, is_broken]

@@ -103,12 +103,9 @@ def drafter():
       verifier=verifier,
   )
   rng = np.random.default_rng(0)
-  network = jax.jit(drafter_network.initial, static_argnums=0)(
-      config, jax.random.key(0)
-  )
   network = jax.tree.map(
       lambda x: jnp.asarray(0.5 * rng.standard_normal(x.shape), jnp.float32),
-      network,
+      config.shapes(),
   )
   head = rng.standard_normal((50, 16)).astype(np.float32)
   params = diffusion.DrafterParams(network, jnp.arange(50), jnp.asarray(head))

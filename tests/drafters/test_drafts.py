@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_model
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
@@ -59,9 +60,7 @@ def drafts():
   ids = np.random.default_rng(0).permutation(50)[:20]
   head = np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32)
   embed = jnp.asarray(np.random.default_rng(2).standard_normal((50, 16)))
-  network = jax.jit(drafter_network.initial, static_argnums=0)(
-      config, jax.random.key(0)
-  )
+  network = tiny_model.drafter_params(config)
   network['stream'] = 0.02 * network['stream']  # flat laws
   params = diffusion.DrafterParams(network, jnp.asarray(ids), jnp.asarray(head))
   features = jnp.ones((2, 8, 1, 16))

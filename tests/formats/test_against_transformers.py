@@ -3,13 +3,13 @@
 import dataclasses
 
 import hf_reference
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import whole_text
 
 from specdiff_jax.formats import weights
-from specdiff_jax.models import transformer
-from specdiff_jax.models import views
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -22,25 +22,40 @@ _PROMPTS = (
     'def fibonacci(n):\n  """Returns the nth number."""\n',
 )
 
-
-def ours(config, params, ids):
-  """Returns logits [T, V]."""
-  model = transformer.Transformer(config)
-  tokens = jnp.asarray([ids], jnp.int32)
-  positions = jnp.arange(len(ids))[None]
-  mask = views.causal_mask(jnp.asarray([len(ids)]), len(ids))
-  variables = {'params': params}
-  state, _, _ = model.apply(variables, tokens, positions, mask)
-  return np.asarray(model.apply(variables, state, method='logits'))[0]
-
-
-def theirs(model, ids):
-  with torch.no_grad():
-    return model(torch.tensor([ids])).logits[0].float().numpy()
+# Beginnings, and how plain decoding goes on from them: 70 tokens.
+_CONTINUED = {
+    'smollm2': (
+        ('The three primary colors are',
+         ' the primary colors of the RGB color model: red, blue, and green. '
+         'These colors are fundamental to the RGB color model and are used to '
+         'create all other colors in the RGB color model.\n\nThe RGB color '
+         'model is based on the additive color model, where each color is '
+         'created by combining three primary colors: red, blue, and green'),
+        ('A heron waited among the reeds; nothing moved for a long while, and',
+         " then he was gone.\n\nThe old man's eyes lit up with a mix of "
+         "excitement and trepidation as he watched the ship's crew. He had "
+         'been a hero, and now he was about to make a choice that would change '
+         "the course of their journey. The old man's voice took on a somber "
+         'tone, and he spoke'),
+    ),
+    'gemma': (
+        ('Once upon a time, in a village by the sea, there lived',
+         ' a man named John. He was a very kind and gentle man, and he loved '
+         'his family very much. One day, John was walking along the beach when '
+         'he saw a beautiful woman. She was wearing a beautiful dress, and she '
+         'was very beautiful. John was very happy to see her, and he was very '
+         'happy to see her. He was'),
+        ('To make bread you need',
+         ':\n\n* 1/2 cup of flour\n* 1/2 cup of sugar\n* 1/2 cup of milk\n'
+         '* 1/2 cup of water\n* 1/2 cup of salt\n* 1/2 cup of butter\n'
+         '* 1/2 cup of eggs\n* 1/2'),
+    ),
+}  # fmt: skip
 
 
 def largest_difference(ours_TxV, theirs_TxV):
   """Checks the argmax wherever the margin decides it."""
+  ours_TxV = np.asarray(ours_TxV)
   difference = float(np.abs(ours_TxV - theirs_TxV).max())
   first, second = np.sort(theirs_TxV, axis=-1)[:, -1:-3:-1].T
   clear = first - second > 2 * _TOLERANCE
@@ -53,8 +68,9 @@ def largest_difference(ours_TxV, theirs_TxV):
 def test_tiny_untied_model_with_grouped_queries(tiny):
   config, params, _ = tiny
   ids = np.random.default_rng(1).integers(0, config.vocab_size, 40).tolist()
-  expected = theirs(hf_reference.to_transformers(config, params), ids)
-  got = ours(config, params, ids)
+  model = hf_reference.to_transformers(config, params)
+  expected = whole_text.their_logits(model, ids)
+  got = whole_text.logits(config, params, ids)
   assert largest_difference(got, expected) <= 1e-4
 
 
@@ -65,8 +81,9 @@ def test_a_wrong_config_is_noticed(tiny, change):
   """The negative control: logits differ when one number is wrong."""
   config, params, _ = tiny
   ids = np.random.default_rng(1).integers(0, config.vocab_size, 40).tolist()
-  expected = theirs(hf_reference.to_transformers(config, params), ids)
-  got = ours(dataclasses.replace(config, **change), params, ids)
+  model = hf_reference.to_transformers(config, params)
+  expected = whole_text.their_logits(model, ids)
+  got = whole_text.logits(dataclasses.replace(config, **change), params, ids)
   assert np.abs(got - expected).max() > 1e-4
 
 
@@ -79,8 +96,8 @@ def test_transformers_reads_what_ours_reads(tiny, tmp_path, current):
   ids = tokenizer.encode('Both read this.')
   model = transformers.LlamaForCausalLM.from_pretrained(path).eval()
   loaded = weights.load(path, 'float32')
-  got = ours(loaded.config, loaded.params, ids)
-  assert largest_difference(got, theirs(model, ids)) <= 1e-4
+  got = whole_text.logits(loaded.config, loaded.params, ids)
+  assert largest_difference(got, whole_text.their_logits(model, ids)) <= 1e-4
 
 
 def test_a_directory_that_transformers_writes(tiny, tmp_path):
@@ -103,10 +120,36 @@ def test_smollm2_logits(smollm2):
   worst = 0.0
   for prompt in _PROMPTS:
     ids = smollm2.tokenizer.encode_prompt(prompt, chat=True)
-    got = ours(smollm2.config, smollm2.params, ids)
-    worst = max(worst, largest_difference(got, theirs(model, ids)))
+    got = whole_text.logits(smollm2.config, smollm2.params, ids)
+    expected = whole_text.their_logits(model, ids)
+    worst = max(worst, largest_difference(got, expected))
   print(f'largest difference of logits: {worst:.2e}')
   assert worst <= _TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [
+    pytest.param('smollm2', marks=pytest.mark.needs_quickstart),
+    pytest.param('gemma', marks=pytest.mark.needs_gemma),
+])  # fmt: skip
+def test_greedy_tokens_and_perplexity(request, name):
+  """Both choose the same 64 tokens and more; the text costs the same."""
+  model = request.getfixturevalue(name)
+  params = jax.tree.map(jnp.asarray, model.params)
+  other = hf_reference.to_transformers(model.config, model.params)
+  for begin, continued in _CONTINUED[name]:
+    start = len(model.tokenizer.encode(begin))
+    ids = np.array(model.tokenizer.encode(begin + continued)[: start + 64])
+    ours = whole_text.compiled_logits(model.config, params, ids, 80)
+    theirs = whole_text.their_logits(other, ids)
+    for logits_TxV in (ours, theirs):
+      choices = logits_TxV[start - 1 : -1].argmax(-1)
+      np.testing.assert_array_equal(choices, ids[start:])
+    cost = whole_text.perplexity(theirs, ids)
+    assert whole_text.perplexity(ours, ids) == pytest.approx(cost, rel=1e-3)
+    # The negative control: logits that are 1 % too large.
+    wrong = whole_text.perplexity(1.01 * ours, ids)
+    assert wrong != pytest.approx(cost, rel=1e-3)
 
 
 @pytest.mark.needs_quickstart

@@ -4,15 +4,15 @@ import dataclasses
 import json
 import os
 
-import flax.linen as nn
 import gguf
 import gguf_writing
 import hf_reference
-import jax.numpy as jnp
+import lora_writing
 import ml_dtypes
 import numpy as np
 import pytest
-import test_lora
+import tiny_model
+import whole_text
 
 from specdiff_jax.core import errors
 from specdiff_jax.formats import export
@@ -22,8 +22,6 @@ from specdiff_jax.formats import safetensors_io
 from specdiff_jax.formats import sources
 from specdiff_jax.formats import weights
 from specdiff_jax.models import gpt2
-from specdiff_jax.models import networks
-from specdiff_jax.models import views
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 BFLOAT16 = ml_dtypes.bfloat16
@@ -61,13 +59,6 @@ def mixed(flat):
     flat[name].reshape(-1)[0] = np.nan  # as bits, nothing may touch it
   frequencies = np.ones(8, np.float32)
   flat['model.layers.0.self_attn.rotary_emb.inv_freq'] = frequencies
-
-
-@pytest.fixture
-def directory(tiny, tmp_path):
-  path = str(tmp_path / 'model')
-  hf_reference.write_directory(path, *tiny)
-  return path
 
 
 def tied(directory):
@@ -149,27 +140,19 @@ def test_gpt2_there_and_back_again(tmp_path):
     )
 
 
-def logits(path, ids):
+def theirs(path):
+  """Returns the logits of a directory that `transformers` loads."""
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
   model = transformers.AutoModelForCausalLM.from_pretrained(
       str(path), dtype=torch.float32
   )
-  with torch.no_grad():
-    return model.eval()(torch.tensor([ids])).logits[0].numpy()
+  return whole_text.their_logits(model.eval(), IDS)
 
 
-def ours(path, ids):
+def ours(path):
   loaded = weights.load(str(path), 'float32')
-  tokens = jnp.array([ids])
-  mask = views.causal_mask(jnp.array([len(ids)]), len(ids))
-  model = networks.network(loaded.config)
-
-  def score(module):
-    state, _, _ = module(tokens, jnp.arange(len(ids))[None], mask)
-    return module.logits(state)
-
-  return np.asarray(nn.apply(score, model)({'params': loaded.params}))[0]
+  return np.asarray(whole_text.logits(loaded.config, loaded.params, IDS))
 
 
 IDS = [3, 141, 59, 26, 5, 35, 89, 79]
@@ -182,12 +165,12 @@ def near(got, expected):
 def test_transformers_loads_what_is_written_from_native(directory, tmp_path):
   convert(directory, tmp_path / 'n', 'native')
   convert(tmp_path / 'n', tmp_path / 'b', 'hf')
-  expected = ours(directory, IDS)
-  assert near(logits(tmp_path / 'b', IDS), expected)
+  expected = ours(directory)
+  assert near(theirs(tmp_path / 'b'), expected)
   convert(tmp_path / 'n', tmp_path / 'half', 'hf', 'bfloat16')
-  half = logits(tmp_path / 'half', IDS)
+  half = theirs(tmp_path / 'half')
   assert not near(half, expected)  # rounded weights are seen
-  assert near(half, ours(tmp_path / 'half', IDS))
+  assert near(half, ours(tmp_path / 'half'))
   kinds = {kind for kind, _, _ in raw(tmp_path / 'half').values()}
   assert kinds == {'BF16'}
 
@@ -202,7 +185,7 @@ def test_transformers_loads_what_is_written_from_gguf(tiny, tmp_path, kind):
   )  # fmt: skip
   target = tmp_path / 'b'
   convert(path, target, 'hf')
-  assert near(logits(target, IDS), ours(path, IDS))
+  assert near(theirs(target), ours(path))
   first, again = (weights.load(str(p), 'float32') for p in (path, target))
   assert again.fingerprint == first.fingerprint
   text = 'It is ab, {}!\n'
@@ -211,9 +194,9 @@ def test_transformers_loads_what_is_written_from_gguf(tiny, tmp_path, kind):
   ids = first.tokenizer.encode(text)
   assert again.tokenizer.encode(text) == ids
   transformers = pytest.importorskip('transformers')
-  theirs = transformers.AutoTokenizer.from_pretrained(str(target))
-  assert theirs(text)['input_ids'] == ids
-  assert theirs.chat_template == '{{ messages }}'
+  other = transformers.AutoTokenizer.from_pretrained(str(target))
+  assert other(text)['input_ids'] == ids
+  assert other.chat_template == '{{ messages }}'
   assert again.tokenizer.end_ids == first.tokenizer.end_ids
   assert again.tokenizer.chat_template == '{{ messages }}'
   convert(path, tmp_path / 'n', 'native')
@@ -231,12 +214,7 @@ def test_norms_of_a_gemma_file_are_written_without_their_one(tiny, tmp_path):
       activation='gelu_tanh', embed_scale=32**0.5, global_every=6,
       local_rope_base=1e4,
   )  # fmt: skip
-  generator = np.random.default_rng(0)
-  params = params_lib.nest({
-      name: (0.1 * generator.standard_normal(shape)).astype(np.float32)
-      + ('norm' in name)
-      for name, shape in params_lib.shapes(config).items()
-  })
+  params = tiny_model.random_params(config)
   path = gguf_writing.write(
       tmp_path / 'gemma.gguf',
       gguf_writing.metadata(config, tokenizer, architecture='gemma3'),
@@ -253,10 +231,10 @@ def test_norms_of_a_gemma_file_are_written_without_their_one(tiny, tmp_path):
   np.testing.assert_allclose(
       written.params['final_norm'], params['final_norm'] - 1, atol=1e-6
   )
-  expected = ours(path, IDS)
-  assert near(ours(tmp_path / 'native', IDS), expected)
-  assert near(ours(tmp_path / 'hf', IDS), expected)
-  assert near(logits(tmp_path / 'hf', IDS), expected)
+  expected = ours(path)
+  assert near(ours(tmp_path / 'native'), expected)
+  assert near(ours(tmp_path / 'hf'), expected)
+  assert near(theirs(tmp_path / 'hf'), expected)
 
 
 def test_a_merged_adapter_is_written_in_the_models_dtype(
@@ -266,7 +244,7 @@ def test_a_merged_adapter_is_written_in_the_models_dtype(
       {n: x.astype(BFLOAT16) for n, x in f.items()}
   ))
   adapter = str(tmp_path / 'adapter')
-  test_lora.write(adapter, tiny[0])
+  lora_writing.write(adapter, tiny[0])
   convert(directory, tmp_path / 'b', 'hf', adapter=adapter)
   before, after = raw(directory), raw(tmp_path / 'b')
   changed = {n for n in before if before[n] != after[n]}

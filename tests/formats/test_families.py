@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import whole_text
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import tree as tree_lib
@@ -127,12 +128,6 @@ def text(length, seed=1):
   return np.random.default_rng(seed).integers(0, LLAMA.vocab_size, length)
 
 
-def wanted(model, ids):
-  """Returns logits [T, V] of `transformers`."""
-  with torch.no_grad():
-    return model(torch.tensor(np.asarray(ids)[None])).logits[0].numpy()
-
-
 def far(got, want):
   """Returns the largest difference, as a share of the logits' range."""
   return np.abs(np.asarray(got) - want).max() / np.ptp(want)
@@ -184,7 +179,7 @@ def test_logits_are_those_of_transformers(name, scan):
   if scan:
     config, params = stacked(config, params)
   ids = text(LENGTH)
-  want = wanted(model, ids)
+  want = whole_text.their_logits(model, ids)
   logits, root = prefilled(config, params, ids[:PROMPT])
   worst = {'prefill': far(logits, want[:PROMPT]), 'cached': 0.0, 'tree': 0.0}
   cache = root
@@ -199,7 +194,7 @@ def test_logits_are_those_of_transformers(name, scan):
   logits = scored_tree(config, params, root, PROMPT + 1, drafted)
   for slot in range(len(PARENT)):
     branch = np.concatenate([ids[:PROMPT], drafted[line(slot)]])
-    off = far(logits[slot], wanted(model, branch)[-1])
+    off = far(logits[slot], whole_text.their_logits(model, branch)[-1])
     worst['tree'] = max(worst['tree'], off)
   print(name, {k: f'{v:.1e}' for k, v in worst.items()})
   assert max(worst.values()) <= BAR, worst
@@ -211,7 +206,7 @@ def test_without_a_cache():
   mask = views.causal_mask(jnp.array([PROMPT]), PROMPT)
   positions = jnp.arange(PROMPT)[None]
   logits, _ = score(GEMMA, params, ids[None], positions, mask)
-  assert far(logits[0], wanted(model, ids)) <= BAR
+  assert far(logits[0], whole_text.their_logits(model, ids)) <= BAR
 
 
 @pytest.mark.parametrize('name', ['llama2', 'gpt2'])
@@ -258,7 +253,7 @@ def test_without_a_feature_logits_differ(name, changes):
   params, model = made(name)
   other, ids = dataclasses.replace(FAMILIES[name], **changes), text(PROMPT)
   logits, _ = prefilled(other, params, ids)
-  assert far(logits, wanted(model, ids)) > 10 * BAR
+  assert far(logits, whole_text.their_logits(model, ids)) > 10 * BAR
 
 
 def read_back(folder, config):

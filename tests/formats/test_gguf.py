@@ -7,9 +7,10 @@ import struct
 import gguf
 from gguf import quants
 import gguf_writing
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_model
+import whole_text
 
 from specdiff_jax.core import errors
 from specdiff_jax.formats import gguf_io
@@ -19,8 +20,6 @@ from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import stored
 from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import transformer
-from specdiff_jax.models import views
 
 _KINDS = gguf.GGMLQuantizationType
 
@@ -159,12 +158,7 @@ _FAMILIES = {
 def family(name, tiny):
   """Returns (config, params, fields) of a small model of an architecture."""
   config = dataclasses.replace(tiny[0], **_FAMILIES[name])
-  generator = np.random.default_rng(0)
-  params = params_lib.nest({
-      key: (0.1 * generator.standard_normal(shape) + ('norm' in key))
-      .astype(np.float32)
-      for key, shape in transformer.shapes(config).items()
-  })
+  params = tiny_model.random_params(config)
   fields = gguf_writing.metadata(config, tiny[2], architecture=name)
   return config, params, fields
 
@@ -198,30 +192,18 @@ def test_families_against_transformers(tiny, tmp_path, name):
   model = transformers.AutoModelForCausalLM.from_pretrained(
       str(tmp_path), gguf_file='a.gguf', dtype=torch.float32
   )
-  ids = np.random.default_rng(1).integers(0, config.vocab_size, (1, 20))
-  with torch.no_grad():
-    expected = model(torch.tensor(ids)).logits[0].numpy()
+  ids = np.random.default_rng(1).integers(0, config.vocab_size, 20)
+  expected = whole_text.their_logits(model, ids)
   loaded = weights.load(str(tmp_path / 'a.gguf'), 'float32')
   scale = 1e-4 * np.ptp(expected)
-  got = logits(loaded.config, loaded.params, ids)
+  got = whole_text.logits(loaded.config, loaded.params, ids)
   assert np.abs(got - expected).max() <= scale
   # The negative control: rows of Q in the order of another architecture.
   query = loaded.params['layer_0']['query']
   other = gguf_writing.permute(query, config.heads)
   loaded.params['layer_0'] |= {'query': other}
-  assert np.abs(logits(loaded.config, loaded.params, ids) - expected).max() > (
-      10 * scale
-  )
-
-
-def logits(config, params, ids):
-  """Returns [T, V] of ids [1, T]."""
-  model = transformer.Transformer(config)
-  size = ids.shape[1]
-  mask = views.causal_mask(jnp.asarray([size]), size)
-  variables = {'params': params}
-  state, _, _ = model.apply(variables, ids, jnp.arange(size)[None], mask)
-  return np.asarray(model.apply(variables, state, method='logits'))[0]
+  got = whole_text.logits(loaded.config, loaded.params, ids)
+  assert np.abs(got - expected).max() > 10 * scale
 
 
 def test_gemma3_defaults_and_the_27b(tiny):

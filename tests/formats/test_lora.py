@@ -1,10 +1,9 @@
 """LoRA adapters, against a merge written here in numpy."""
 
 import json
-import os
 
 import gguf_writing
-import hf_reference
+import lora_writing
 import numpy as np
 import pytest
 
@@ -13,43 +12,7 @@ from specdiff_jax.formats import hf_families
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import weights
 
-SETTINGS = {
-    'peft_type': 'LORA', 'r': 4, 'lora_alpha': 8, 'bias': 'none',
-    'target_modules': ['q_proj', 'down_proj'], 'init_lora_weights': True,
-}  # fmt: skip
-PREFIX = 'base_model.model.model.layers.'
-
-
-@pytest.fixture
-def directory(tiny, tmp_path):
-  path = str(tmp_path / 'model')
-  hf_reference.write_directory(path, *tiny)
-  return path
-
-
-def write(folder, config, ranks=None, edit=None, **settings):
-  """Writes an adapter of two modules of each layer; returns its tensors."""
-  os.makedirs(folder, exist_ok=True)
-  raw = {k: v for k, v in (SETTINGS | settings).items() if v is not ...}
-  hf_reference.write_json(folder, 'adapter_config.json', raw)
-  generator = np.random.default_rng(3)
-  shapes = params_lib.shapes(config)
-  flat = {}
-  for layer in range(config.layers):
-    for part, module in (('query', 'self_attn.q_proj'),
-                         ('down', 'mlp.down_proj')):  # fmt: skip
-      out, inner = shapes[f'layer_{layer}.{part}']
-      rank = (ranks or {}).get(module, raw.get('r'))
-      name = f'{PREFIX}{layer}.{module}.lora_'
-      draw = lambda *s: generator.standard_normal(s).astype(np.float32)
-      flat[f'{name}A.weight'] = draw(rank, inner)
-      flat[f'{name}B.weight'] = draw(out, rank)
-  if edit:
-    edit(flat)
-  file = os.path.join(folder, 'adapter_model.safetensors')
-  hf_reference.save(file, flat)
-  return flat
-
+_OF = lora_writing.PREFIX  # followed by the layer
 
 def merge(config, params, flat, scale):
   """Returns W + scale * B A for each adapted W, by our names."""
@@ -86,7 +49,7 @@ def compare(loaded, merged):
 def test_merged(tiny, directory, tmp_path, settings, ranks, scale):
   config, params, _ = tiny
   adapter = str(tmp_path / 'adapter')
-  flat = write(adapter, config, ranks, **settings)
+  flat = lora_writing.write(adapter, config, ranks, **settings)
   loaded = weights.load(directory, 'float32', adapter=adapter)
   compare(loaded, merge(config, params, flat, scale))
   plain = weights.load(directory, 'float32')
@@ -103,7 +66,7 @@ def test_merged_into_a_gguf_file(tiny, tmp_path):
       gguf_writing.metadata(config, tokenizer),
       gguf_writing.tensors(config, params),
   )
-  flat = write(str(tmp_path / 'adapter'), config)
+  flat = lora_writing.write(str(tmp_path / 'adapter'), config)
   loaded = weights.load(path, 'float32', adapter=str(tmp_path / 'adapter'))
   compare(loaded, merge(config, params, flat, lambda name: 2.0))
 
@@ -113,7 +76,7 @@ def test_against_peft(tiny, directory, tmp_path):
   transformers = pytest.importorskip('transformers')
   config, _, _ = tiny
   adapter = str(tmp_path / 'adapter')
-  write(adapter, config)
+  lora_writing.write(adapter, config)
   base = transformers.AutoModelForCausalLM.from_pretrained(directory)
   merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()
   state = merged.state_dict()
@@ -148,25 +111,25 @@ def rename(old, new):
         ({}, rename('layers.1.', 'layers.9.'), 'layers.9.*adapts no matrix'),
         ({}, rename('q_proj', 'qkv_proj'), 'qkv_proj.*adapts no matrix'),
         ({}, rename('lora_A', 'lora_embedding_A'), 'adapts no matrix'),
-        ({}, lambda f: f.pop(PREFIX + '0.mlp.down_proj.lora_A.weight'),
+        ({}, lambda f: f.pop(_OF + '0.mlp.down_proj.lora_A.weight'),
          'only lora_B'),
         ({}, lambda f: f.clear() or f.update(
-            {PREFIX + '0.mlp.down_proj.lora_A.weight': np.ones((4, 9), 'f4'),
-             PREFIX + '0.mlp.down_proj.lora_B.weight': np.ones((32, 4), 'f4')}),
+            {_OF + '0.mlp.down_proj.lora_A.weight': np.ones((4, 9), 'f4'),
+             _OF + '0.mlp.down_proj.lora_B.weight': np.ones((32, 4), 'f4')}),
          r"down_proj.weight' as a matrix of shape \(32, 9\)"),
         ({}, lambda f: f.clear(), 'no tensors'),
     ],
 )  # fmt: skip
 def test_refused(tiny, directory, tmp_path, settings, edit, message):
   adapter = str(tmp_path / 'adapter')
-  write(adapter, tiny[0], edit=edit, **settings)
+  lora_writing.write(adapter, tiny[0], edit=edit, **settings)
   with pytest.raises(errors.InputError, match=message):
     weights.load(directory, 'float32', adapter=adapter)
 
 
 def test_a_pickle_is_refused(tiny, directory, tmp_path):
   adapter = tmp_path / 'adapter'
-  write(str(adapter), tiny[0])
+  lora_writing.write(str(adapter), tiny[0])
   file = adapter / 'adapter_model.safetensors'
   file.rename(adapter / 'adapter_model.bin')
   with pytest.raises(errors.InputError, match='pickle'):

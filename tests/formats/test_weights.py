@@ -24,14 +24,6 @@ from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
 
 
-@pytest.fixture
-def directory(tiny, tmp_path):
-  """Returns the path of a sound directory."""
-  path = str(tmp_path / 'model')
-  hf_reference.write_directory(path, *tiny)
-  return path
-
-
 def edit_config(path, **changes):
   """Changes keys of config.json; None takes one away."""
   file = os.path.join(path, 'config.json')

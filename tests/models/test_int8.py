@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import whole_text
 
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import int8
 from specdiff_jax.models import layers
-from specdiff_jax.models import transformer
-from specdiff_jax.models import views
 
 
 def drawn(*shape, seed=0):
@@ -121,12 +120,8 @@ def test_a_transformer_runs_on_them(tiny, scanned):
 
 def logits(config, params):
   """Returns [T, V] of a fixed text."""
-  ids = np.random.default_rng(1).integers(0, config.vocab_size, (1, 12))
-  model = transformer.Transformer(config)
-  mask = views.causal_mask(jnp.asarray([12]), 12)
-  variables = {'params': params}
-  state, _, _ = model.apply(variables, ids, jnp.arange(12)[None], mask)
-  return np.asarray(model.apply(variables, state, method='logits'))[0]
+  ids = np.random.default_rng(1).integers(0, config.vocab_size, 12)
+  return np.asarray(whole_text.logits(config, params, ids))
 
 
 def test_every_matrix_of_a_model_is_known(tiny):

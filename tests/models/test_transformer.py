@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_model
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
@@ -35,14 +36,6 @@ def sizes(**changes):
   ) | changes))
 
 
-def random_params(config, seed=0):
-  rng, flat = np.random.default_rng(seed), {}
-  for name, shape in params_lib.shapes(config).items():
-    value = rng.standard_normal(shape).astype(np.float32)
-    flat[name] = 1 + 0.1 * value if 'norm' in name else 0.3 * value
-  return params_lib.nest(flat)
-
-
 def stacked(params, layers):
   """Returns the params of the scanned form."""
   rest = {k: v for k, v in params.items() if not k.startswith('layer_')}
@@ -64,7 +57,7 @@ score = jax.jit(score, static_argnums=(0, 7))
 @pytest.fixture(scope='module')
 def model():
   config = sizes()
-  return config, random_params(config)
+  return config, tiny_model.random_params(config, scale=0.3)
 
 
 def text(rows, length, seed=0):

@@ -21,10 +21,14 @@ def free_port() -> int:
     return one.getsockname()[1]
 
 
-def start(arguments, environment=None, records=''):
-  """Starts `specdiff ARGUMENTS`; `records`: a file for what it trains on."""
-  program = [str(HERE / 'process_program.py'), str(records)]
-  program = program if records else ['-m', 'specdiff_jax']
+def start(arguments, environment=None, records='', program=()):
+  """Starts `specdiff ARGUMENTS`; `records`: a file for what it trains on.
+
+  Or another program and its arguments.
+  """
+  if records:
+    program = [HERE / 'process_program.py', records]
+  program = map(str, program or ['-m', 'specdiff_jax'])
   return subprocess.Popen(
       [sys.executable, *program, *map(str, arguments)],
       env=os.environ | _ENVIRONMENT | (environment or {}),
@@ -32,12 +36,13 @@ def start(arguments, environment=None, records=''):
   )  # fmt: skip
 
 
-def start_together(count, arguments, devices=1, records=''):
+def start_together(count, arguments, devices=1, records='', program=()):
   """Starts `count` processes of one job; returns them."""
   address = f'localhost:{free_port()}'
+  joining = [] if program else ['--config.distributed=True']
   return [
       start(
-          [*arguments, '--config.distributed=True'],
+          [*arguments, *joining],
           {
               'JAX_COORDINATOR_ADDRESS': address,
               'JAX_NUM_PROCESSES': str(count),
@@ -45,6 +50,7 @@ def start_together(count, arguments, devices=1, records=''):
               'JAX_NUM_CPU_DEVICES': str(devices),
           },
           records and f'{records}.{index}',
+          program,
       )
       for index in range(count)
   ]

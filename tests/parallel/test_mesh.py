@@ -274,7 +274,7 @@ def test_a_coordinator_that_is_not_there_is_an_error(monkeypatch, address):
 
 def test_processes_that_do_not_join_are_an_error(monkeypatch):
   def fail(**settings):
-    assert settings['initialization_timeout'] == 7
+    assert settings['initialization_timeout'] > 7  # jax ends the process
     assert settings['num_processes'] == 4 and settings['process_id'] == 0
     raise ValueError('coordinator_address should be defined')
 

@@ -106,3 +106,34 @@ def test_sigterm_to_one_process_stops_both(arguments, tmp_path):
   ]
   assert stopped[0] == stopped[1]
   assert (tmp_path / 'checkpoints' / stopped[0]).is_dir()
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes_is_an_error(arguments, tmp_path):
+  environment = {
+      'JAX_COORDINATOR_ADDRESS': f'localhost:{processes.free_port()}',
+      'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0',
+  }  # fmt: skip
+  more = '--config.distributed=True', '--config.join_timeout=1'
+  alone = processes.start(
+      [*arguments, f'--workdir={tmp_path}', *more], environment
+  )
+  code, _, err = processes.finished(alone)
+  assert code == 2, err
+  assert 'within 1 seconds (not all of 2 processes came)' in err, err
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_is_an_error_in_both(tmp_path):
+  """The save is given up by both; the one before and the next are whole."""
+  two = processes.start_together(
+      2, [tmp_path], program=[processes.HERE / 'full_disk_process_program.py']
+  )
+  ended = [processes.finished(process) for process in two]
+  assert [code for code, _, _ in ended] == [0, 0], ended
+  first, second = (json.loads(out.splitlines()[-1]) for _, out, _ in ended)
+  assert first == second and first['steps'] == [0, 2]
+  assert first['said'].startswith('checkpoints: step 1 could not be written')
+  assert "File too large" in first["said"], first["said"]
+  assert first['said'].count('could not be written') == 1  # steps 0 and 2 were
+  assert not [path for path in tmp_path.iterdir() if 'tmp' in path.name]

@@ -64,7 +64,8 @@ def test_outputs(bad, tmp_path):
   where = f'--out={tmp_path}/nowhere/out.jsonl'
   bad(['nowhere'], 'decode', '--prompt=a', '--config.system=ar', where)
   full = '--out=/dev/full'
-  bad(['/dev/full', 'space'], 'decode', '--prompt=a', '--config.system=ar', full)
+  argv = 'decode', '--prompt=a', '--config.system=ar', full
+  bad(['/dev/full', 'space'], *argv)
 
 
 def test_weights(bad, tmp_path):

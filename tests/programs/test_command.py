@@ -194,7 +194,7 @@ def test_bad_training_settings(specdiff, tiny, tmp_path, name, value):
         (['bench'], ['--config']),
         (['bench', '--config'], ['--config']),
         (['bench', '--config=nowhere.py'], ['nowhere.py', 'not exist']),
-        (['bench', '--config={root}/configs/tiny.py:small'], ['small', 'smoke']),
+        (['bench', '--config={root}/configs/tiny.py:big'], ['big', 'smoke']),
         (['bench', '--config={root}/README.md'], ['README.md', 'Python']),
     ],
 )
@@ -203,8 +203,10 @@ def test_bad_starts(specdiff, root, argv, words):
 
 
 def test_bad_input_in_a_process_of_its_own(tiny, root):
-  argv = [sys.executable, '-m', 'specdiff_jax', 'bench', tiny, '--config.gama=1']
-  done = subprocess.run(argv, capture_output=True, text=True, cwd=root)
+  argv = '-m', 'specdiff_jax', 'bench', tiny, '--config.gama=1'
+  done = subprocess.run(
+      [sys.executable, *argv], capture_output=True, text=True, cwd=root
+  )
   assert done.returncode == 2
   assert done.stdout == '' and 'Traceback' not in done.stderr
   assert "'gama'" in done.stderr and 'gamma' in done.stderr

@@ -2,10 +2,12 @@
 
 import json
 import os
-import pathlib
-import sys
 
+import gguf_writing
+import hf_reference
+import lora_writing
 import numpy as np
+import published_models
 import pytest
 
 from specdiff_jax.formats import presets
@@ -13,13 +15,6 @@ from specdiff_jax.formats import safetensors_io
 from specdiff_jax.formats import weights
 from specdiff_jax.programs import command
 from specdiff_jax.text import tokenizer as tokenizer_lib
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / 'models'))
-
-import gguf_writing  # noqa: E402
-import hf_reference  # noqa: E402
-import published_models  # noqa: E402
-import test_lora  # noqa: E402
 
 CONFIG = presets.SIZES['tiny']
 
@@ -91,7 +86,7 @@ def test_a_converted_model_decodes_alike(specdiff, tiny, made, tmp_path):
 
 
 def test_the_verifier_takes_an_adapter(specdiff, tiny, made, tmp_path, root):
-  test_lora.write(str(tmp_path), CONFIG)
+  lora_writing.write(str(tmp_path), CONFIG)
   config = command.load(f'{root}/configs/tiny.py:smoke')
   config.verifier = str(made / 'hf')
   plain = command.verifier(config)

@@ -7,7 +7,9 @@ steps, in one process, through everything that a long run goes through. Prints
 progress to stderr and at last one JSON object: steps, seconds, and of the time
 after the first 15 % and two checkpoints rss_mib (medians of its first twelfth
 and its last), growth and compilations. `leak` keeps a MiB for each step: the
-control, which must grow.
+control, which must grow. It runs with one heap of glibc's (MALLOC_ARENA_MAX=1)
+unless told otherwise: else each thread has one, and their holes come and go by
+some percent.
 """
 
 import json
@@ -90,4 +92,7 @@ def main(seconds: float, workdir: str, leak: bool) -> None:
 
 
 if __name__ == '__main__':
+  if 'MALLOC_ARENA_MAX' not in os.environ:  # read before anything runs
+    os.environ['MALLOC_ARENA_MAX'] = '1'
+    os.execv(sys.executable, [sys.executable, *sys.argv])
   main(float(sys.argv[1]), sys.argv[2], 'leak' in sys.argv[3:])

@@ -10,11 +10,27 @@ from specdiff_jax.core import errors
 from specdiff_jax.training import metrics
 
 
-def test_rates():
-  assert metrics.rates({'targets': 30}, 0.5, 8) == {
-      'steps_per_s': 0.5, 'targets_per_s': 15.0, 'flops_per_s': 4.0,
+def test_rates_are_those_of_the_steps_since_the_last_line():
+  clock = [100.0]
+
+  def passes(seconds):
+    clock[0] += seconds
+
+  pace = metrics.Pace(lambda: clock[0])
+  passes(30)  # the first step, which is compiled
+  pace.add({})
+  assert pace.rates({'targets': 30}, 8) == {}
+  for _ in range(2):
+    passes(4)
+    pace.add({})
+  with pace.paused({}):
+    passes(1000)  # an evaluation
+  assert pace.rates({'targets': 30}, 8) == {
+      'steps_per_s': 0.25, 'targets_per_s': 7.5, 'flops_per_s': 2.0,
   }  # fmt: skip
-  assert 'targets_per_s' not in metrics.rates({}, 0.5, 8)
+  passes(2)  # of the next line alone
+  pace.add({})
+  assert pace.rates({}, 8) == {'steps_per_s': 0.5, 'flops_per_s': 4.0}
 
 
 def scalars(folder):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import tiny_model
 
 from specdiff_jax.build import losses as build_losses
 from specdiff_jax.formats import presets
@@ -37,9 +38,7 @@ def test_it_is_the_loss_of_kept_features():
   network = drafter_network.DrafterConfig(
       GAMMA, 1, FEATURES, 16, 64, 0, verifier.config
   )
-  params = jax.jit(
-      lambda: drafter_network.initial(network, jax.random.key(0))
-  )()
+  params = tiny_model.drafter_params(network)
   frozen = objective.frozen(weights, np.arange(64))
   config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
   loss = objective.make_loss(

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_model
+import trajectory
 
 from specdiff_jax.build import losses as build_losses
-from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
@@ -32,11 +33,9 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 def packed(count):
   """Returns the pipeline's batch of one full row, with made-up features."""
   rng = np.random.default_rng(0)
-  item = trajectories.Trajectory(
-      id='a', prompt_hash='0', prompt=rng.integers(0, VOCAB, 64),
-      completion=rng.integers(0, VOCAB, T), temperature=1.0, top_k=0,
-      top_p=1.0, seed=0,
-  )  # fmt: skip
+  item = trajectory.trajectory(
+      rng.integers(0, VOCAB, 64), rng.integers(0, VOCAB, T)
+  )
   sizes = windows.WindowConfig(T, count, GAMMA, batch=1)
   batch = next(iter(windows.batches([item], sizes)))
   features = rng.standard_normal((1, T, 1, VERIFIER.width))
@@ -52,8 +51,7 @@ def value():
   )
   embed = jax.random.normal(jax.random.key(1), (VOCAB, VERIFIER.width))
   frozen = objective.frozen({'embed': embed}, np.arange(VOCAB))
-  init = jax.jit(drafter_network.initial, static_argnums=0)
-  params = init(DRAFTER, jax.random.key(0))
+  params = tiny_model.drafter_params(DRAFTER)
   gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
 
   def run(batch):

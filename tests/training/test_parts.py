@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+import tiny_model
 
 from specdiff_jax.build import losses as build_losses
 from specdiff_jax.models import drafter_network
@@ -58,9 +59,7 @@ def drafter():
   network = drafter_network.DrafterConfig(
       GAMMA, 1, (0, 2), 16, 64, 0, verifier.config
   )
-  params = jax.jit(
-      lambda: drafter_network.initial(network, jax.random.key(0))
-  )()
+  params = tiny_model.drafter_params(network)
   frozen = objective.frozen(verifier.params, np.arange(64))
   frozen['verifier'] = verifier.params
   config = fields.complete(ml_collections.ConfigDict({'loss': 'decayed_ce'}))

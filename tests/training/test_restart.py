@@ -305,6 +305,30 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert again.steps() == [1, 4, 5] and again.best() == 1
 
 
+def test_a_run_may_come_to_its_best_checkpoint(tmp_path, whole):
+  """Evaluated at steps 3 and 6; also when it goes on, or is done before."""
+
+  def train(steps, sign=-1, **more):
+    return tiny_training.train(
+        tmp_path / str(sign), steps, save_every=3, best=True,
+        evaluate=lambda params: {'tau': 100 + sign * evaluate(params)['norm']},
+        **more,
+    )  # fmt: skip
+
+  first = train(3)
+  for result in (train(6), train(6)):
+    assert (result.best, result.steps, int(result.state.step)) == (3, 6, 3)
+    assert result.params_sha256 == first.params_sha256
+    assert result.params_sha256 == checkpoint.digest(result.state.params)
+    assert result.evaluation == first.evaluation
+    assert result.loss == whole[0].loss  # of the run
+  other = train(6, sign=1)  # the control: there the last one is the best
+  assert other.best == 6 and other.params_sha256 == whole[0].params_sha256
+  cut(tmp_path / '-1' / 'checkpoints' / '3')
+  with pytest.raises(errors.InputError, match='step 3 .*export=last'):
+    train(6)
+
+
 def test_data_that_end_early_are_an_error(tmp_path):
   with pytest.raises(errors.InputError, match='before step 6'):
     tiny_training.train(tmp_path, 6, iterator=tiny_training.batches(1))

@@ -62,6 +62,7 @@ def test_a_batch_that_does_not_divide_is_refused(settings, words):
         ({'on_full_disk': 'wait'}, 'on_full_disk.*stop'),
         ({'train_dtype': 'float16'}, 'train_dtype'),
         ({'keep': 0}, 'keep'),
+        ({'export': 'first'}, 'export.*best'),
         ({'explosion': -1.0}, 'explosion'),
         ({'remat': True, 'network': {'kind': 'autoregressive'}}, 'remat'),
         ({'accumulate': 0}, 'accumulate'),

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trajectory
 
 from specdiff_jax.build import losses as build_losses
 from specdiff_jax.collecting import stored_law
 from specdiff_jax.core import errors
-from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
@@ -46,11 +46,10 @@ def verifier():
 
 def made(number, prompt, completion):
   rng = np.random.default_rng(number)
-  draw = lambda size: rng.integers(0, 40, size).astype(np.int32)  # noqa: E731
-  return trajectories.Trajectory(
-      id=str(number), prompt_hash='0' * 16, prompt=draw(prompt),
-      completion=draw(completion), temperature=TEMPERATURE, top_k=0, top_p=1.0,
-      seed=0)
+  return trajectory.trajectory(
+      rng.integers(0, 40, prompt), rng.integers(0, 40, completion),
+      id=str(number), temperature=TEMPERATURE,
+  )  # fmt: skip
 
 
 RECORDS = [made(0, 4, 9), made(1, 6, 3)]
@@ -96,9 +95,7 @@ def known(verifier, batch, vocab):
   network = drafter_network.DrafterConfig(
       3, 1, (0,), 16, len(vocab), 0, verifier.config
   )
-  params = jax.jit(
-      lambda: drafter_network.initial(network, jax.random.key(0))
-  )()
+  params = tiny_model.drafter_params(network)
   frozen = objective.frozen(verifier.params, vocab)
   loss = objective.Loss(None, ASKED, TEMPERATURE)
   _, valid = windows.targets(batch, 3)

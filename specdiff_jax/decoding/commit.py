@@ -1,0 +1,82 @@
+"""What a cycle leaves behind: new tokens, counters, and the cache in order."""
+
+import jax
+import jax.numpy as jnp
+
+from specdiff_jax.core import types
+from specdiff_jax.models import layers as layers_lib
+
+
+def broken(logits: jax.Array) -> jax.Array:
+  """Returns [B]: whether logits [B, M, V] hold a NaN or +inf, in any slot.
+
+  In a slot that is not accepted too: its values stay in the cache, where a NaN
+  spoils what is read past it.
+  """
+  return ~jnp.all(logits < jnp.inf, axis=(1, 2))
+
+
+def commit(
+    state: types.DecodeState,
+    tree: types.DraftTree,
+    verdict: types.Verdict,
+    bad: jax.Array,
+) -> types.DecodeState:
+  """Appends the accepted tokens and the bonus, cut at an end or the limit.
+
+  Rows that are `bad` [B] stop, and get nothing of this cycle.
+  """
+  batch, width = verdict.path.shape
+  rows = jnp.arange(batch)[:, None]
+  index = jnp.arange(width)[None]
+  # Path [0, s1, s2, ..] emits tokens s1, s2, .., then the bonus.
+  following = jnp.roll(verdict.path, -1, axis=1)
+  emitted = jnp.where(
+      index < verdict.count[:, None],
+      tree.token[rows, following],
+      verdict.bonus[:, None],
+  )
+  offered = verdict.count + 1
+  ends = jnp.isin(emitted, state.end_ids) & (index < offered[:, None])
+  first_end = jnp.where(jnp.any(ends, 1), jnp.argmax(ends, 1) + 1, width)
+  room = state.limit - state.length
+  count = jnp.minimum(jnp.minimum(offered, first_end), room)
+  count = jnp.where(state.done | bad, 0, count)
+  nowhere = state.tokens.shape[1]
+  place = state.length[:, None] + index
+  place = jnp.where(index < count[:, None], place, nowhere)
+  length = state.length + count
+  ended = jnp.any(ends & (index < count[:, None]), axis=1)
+  live = (~state.done).astype(jnp.int32)
+  accepted = state.stats.accepted.at[rows[:, 0], verdict.count].add(live)
+  return state.replace(
+      tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
+      length=length,
+      done=state.done | bad | ended | (length >= state.limit),
+      stats=types.Stats(
+          cycles=state.stats.cycles + live,
+          emitted=state.stats.emitted + count,
+          accepted=accepted,
+          bad=jnp.where(
+              bad & ~state.done, state.stats.cycles + 1, state.stats.bad
+          ),
+      ),
+  )
+
+
+def gather_path(cache, path: jax.Array, start: jax.Array):
+  """Moves a path's keys and values to where a chain has them.
+
+  Args:
+    cache: of the verifier, in which trees were written at `start`.
+    path: [B, D+1] slots of the trees, the root first.
+    start: [B].
+  """
+
+  def one(array):  # [B, Hkv, S, Dh]
+    take = jax.vmap(lambda row, path, offset: row[:, offset + path])
+    kept = take(array, path, start)
+    return layers_lib.write_rows(array, kept, start)
+
+  stacked = jax.tree.leaves(cache)[0].ndim == 5
+  return jax.tree.map(jax.vmap(one) if stacked else one, cache)
