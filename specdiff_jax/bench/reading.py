@@ -29,7 +29,7 @@ class Passes(NamedTuple):
 
   plain: int  # slots of plain decoding's, of which the first counts
   drafted: int  # slots of the system's
-  depth: int  # of its branch, which is in the last slots: drafted - 1 in a chain
+  depth: int  # of the branch in its last slots; in a chain these are all
 
 
 def passes(plain: int, drafter: types.Drafter) -> Passes:

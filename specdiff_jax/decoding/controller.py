@@ -22,7 +22,7 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import unread
 
 _MEMORY = 0.97  # weight of the past after each drafted cycle
-_FIRST_WAIT, _LONGEST_WAIT = 16, 64  # plain cycles between two trials
+_FIRST_WAIT, _LONGEST_WAIT = 32, 128  # plain cycles between two trials
 _STRETCH = 4  # drafted cycles of one choice: on a GPU choosing takes its time
 
 
@@ -50,7 +50,8 @@ class AdaptiveState:
   # [B, W, F, E] features of the tokens since the last draft; () if the arms
   # want none.
   unread: Any = ()
-  plain: bool = flax.struct.field(pytree_node=False, default=False)  # this cycle
+  # Whether this cycle drafts nothing.
+  plain: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @dataclasses.dataclass(frozen=True)

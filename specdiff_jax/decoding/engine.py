@@ -187,10 +187,11 @@ class Engine:
       cycle, state = carry
       index, count = self.drafter.wanted(drafter_params, state.drafter)
       index = jnp.max(jnp.where(state.done, 0, index))
-      return index, cycle + jnp.min(count, where=~state.done, initial=max_cycles)
+      count = jnp.min(count, where=~state.done, initial=max_cycles)
+      return index, cycle + count
 
     def while_wanted(index, slots):
-      """Returns a function that runs cycles of a bucket until another is due."""
+      """Returns a function that runs cycles of a bucket while it is wanted."""
 
       def stretch(carry):
         until = wanted(carry)[1]

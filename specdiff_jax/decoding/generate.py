@@ -19,8 +19,9 @@ from specdiff_jax.decoding import rows as rows_lib
 
 _BROKEN = (
     "the verifier's logits hold a NaN or an infinity: prompt {} (0 is "
-    'prefill). Its weights are broken, or overflow in this dtype: check the file, or try '
-    'config.dtype=float32. The prompts that were done before were handed over.'
+    'prefill). Its weights are broken, or overflow in this dtype: check the '
+    'file, or try config.dtype=float32. The prompts that were done before were '
+    'handed over.'
 )
 
 

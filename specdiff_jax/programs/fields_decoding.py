@@ -72,9 +72,9 @@ DECODING = {
     'exact': (
         True,
         'plain AR runs through the shapes of the drafted systems, which makes '
-        'outputs of chains equal bit for bit on a CPU, and those of trees up to '
-        'the order in which attention adds up a branch; False: through its own '
-        'fastest ones',
+        'outputs of chains equal bit for bit on a CPU, and those of trees up '
+        'to the order in which attention adds up a branch; False: through its '
+        'own fastest ones',
     ),
     'batch': (
         1, 'rows decoded together, each refilled when its text is done '

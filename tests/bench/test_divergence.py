@@ -198,8 +198,8 @@ def test_a_branch_rounds_where_a_chain_of_the_same_shape_does_not(checkpoint):
 
   assert noise(slots - 1) == 0
   moved = noise(3)
-  if checkpoint.params['head'].dtype == np.float32:  # in bfloat16 seldom so soon
-    assert moved > 0
+  if checkpoint.params['head'].dtype == np.float32:
+    assert moved > 0  # in bfloat16 it seldom shows so soon
   assert moved < 0.3
 
 

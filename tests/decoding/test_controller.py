@@ -68,7 +68,7 @@ def state(cond, batch=1):
       reached=jnp.full(shape, 10.0),
       accepted=jnp.broadcast_to(10.0 * jnp.asarray(cond), shape),
       quiet=jnp.zeros(batch, jnp.int32),
-      wait=jnp.full(batch, 16, jnp.int32),
+      wait=jnp.full(batch, 32, jnp.int32),
   )
 
 
@@ -93,7 +93,7 @@ def test_the_arm_with_most_tokens_for_its_time_is_taken():
 
 
 def test_a_quiet_row_tries_again_and_waits_longer():
-  quiet = jnp.array([15])
+  quiet = jnp.array([31])
   assert wanted(0.01, COST, quiet=quiet) == 0
   assert wanted(0.01, COST, quiet=quiet + 1) == 1
 
@@ -119,16 +119,16 @@ def test_a_quiet_row_tries_again_and_waits_longer():
       arm=jnp.array([1]),
   )
   failed = one.observe(params, before, None, verdict(0), None)
-  assert (int(failed.wait[0]), int(failed.quiet[0])) == (32, 0)
+  assert (int(failed.wait[0]), int(failed.quiet[0])) == (64, 0)
   np.testing.assert_allclose(failed.reached[0, 0], [10.7, 10.0])
   np.testing.assert_allclose(failed.accepted[0, 0], [4.85, 5.0])
   passed = one.observe(params, before, None, verdict(2), None)
-  assert int(passed.wait[0]) == 16
+  assert int(passed.wait[0]) == 32
   np.testing.assert_allclose(passed.accepted[0, 0], [5.85, 5.85])
   plain = one.observe(
       params, before.replace(arm=jnp.array([0])), None, verdict(0), None
   )
-  assert int(plain.quiet[0]) == 16
+  assert int(plain.quiet[0]) == 32
   np.testing.assert_array_equal(plain.accepted, before.accepted)
 
 
