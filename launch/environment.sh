@@ -6,10 +6,13 @@
 # How `distill` ends when it saved its state because the machine is taken away.
 PREEMPTED=75
 
-# specdiff ROOT ARGUMENT...: the line that all launchers end in.
+# specdiff ROOT ARGUMENT...: the line that all launchers end in. One heap for all
+# threads of glibc's: else those that save leave free pages in each (a day's run
+# grows by percents).
 specdiff() {
   local python=$1/.venv/bin/python
   shift
+  export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX-1}
   run ${LAUNCH[@]+"${LAUNCH[@]}"} "$python" -m specdiff_jax "$@"
 }
 

@@ -23,10 +23,10 @@ from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import hosts
-from specdiff_jax.training import checkpoint as training_checkpoint
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features
 from specdiff_jax.training import objective
+from specdiff_jax.training import seal
 
 Config = systems.Config
 _LAW = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
@@ -237,4 +237,4 @@ def _accepted(config, checkpoint, drafter: str, source):
       every_anchor.batches(source, sizes),
       len(source),
   )
-  return accepted, training_checkpoint.digest(params.network)
+  return accepted, seal.digest(params.network)

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import hashlib
 import os
-import re
 from typing import Any
 
 import jax
@@ -15,10 +13,9 @@ from orbax.checkpoint import checkpoint_managers
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
+from specdiff_jax.training import disk
 from specdiff_jax.training import memory
 from specdiff_jax.training import seal
-
-_LATE = 'DEADLINE_EXCEEDED'  # what jax says where a process does not come
 
 
 class Checkpointer:
@@ -146,7 +143,7 @@ class Checkpointer:
   def _try(self, step: int, action: Callable[[], Any]) -> None:
     """Raises an InputError in all processes if one's disk is in trouble."""
     try:
-      hosts.together(lambda: _tell(action))
+      hosts.together(lambda: disk.tell(action))
     except errors.InputError as error:
       with contextlib.suppress(Exception):  # the same one once more
         self._manager.close()
@@ -191,7 +188,7 @@ class Checkpointer:
     raise errors.InputError(
         f'checkpoints: none of the steps {sorted(failures)} in '
         f'{self.directory} can be restored; step {newest}: '
-        f'{_brief(failures[newest])}. If the configuration changed (sizes, '
+        f'{disk.brief(failures[newest])}. If the configuration changed (sizes, '
         'optimizer, data), go back to the one that wrote them; else choose '
         'another work directory, or remove this one to start over.'
     )
@@ -207,7 +204,7 @@ class Checkpointer:
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
           f'checkpoints: step {step} in {self.directory} cannot be read '
-          f'({_brief(error)}). Start the same command with '
+          f'({disk.brief(error)}). Start the same command with '
           '--config.export=last, which does without it.'
       ) from error
 
@@ -266,55 +263,9 @@ class Checkpointer:
     self._manager.reload()
 
 
-def digest(tree: Any) -> str:
-  """Returns the sha256 of a tree's names, shapes, dtypes and values.
-
-  All processes must ask together.
-  """
-  result = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    array = np.ascontiguousarray(hosts.whole(leaf))
-    name = rules.name(path)
-    result.update(f'{name} {array.shape} {array.dtype}\n'.encode())
-    result.update(array.reshape(-1).view(np.uint8))
-  return result.hexdigest()
-
-
 def _tau(metrics: dict[str, float]) -> float:
   return metrics['tau']
 
 
 def _kind(leaf: Any) -> str:
   return f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
-
-
-def _tell(action: Callable[[], Any]) -> None:
-  """Calls it; trouble with the disk becomes an InputError."""
-  try:
-    action()
-  except Exception as error:
-    trouble, cause = None, error
-    while cause:
-      trouble = cause if _is_disk_trouble(cause) else trouble
-      cause = cause.__cause__ or cause.__context__
-    if trouble is None:
-      raise
-    said = _brief(trouble)
-    if _LATE in said:
-      said = 'another process did not write its part'
-    raise errors.InputError(said) from error
-
-
-def _is_disk_trouble(error: BaseException) -> bool:
-  """Whether it is the system's error; tensorstore wraps those as text.
-
-  Or that of a process which waited in vain for another one's part.
-  """
-  return isinstance(error, OSError) or bool(
-      re.search(rf'os_error_code|OS error|{_LATE}', str(error))
-  )
-
-
-def _brief(error: Exception) -> str:
-  text = ' '.join(str(error).split())
-  return text if len(text) <= 400 else f'{text[:200]} ... {text[-200:]}'

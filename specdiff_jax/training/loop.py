@@ -15,6 +15,7 @@ from specdiff_jax.parallel import hosts
 from specdiff_jax.training import checkpoint
 from specdiff_jax.training import flops as flops_lib
 from specdiff_jax.training import metrics as metrics_lib
+from specdiff_jax.training import seal
 from specdiff_jax.training import step as step_lib
 
 Evaluate = Callable[[Any], dict[str, Any]]
@@ -150,7 +151,7 @@ def train(
       result,
       state=state,
       evaluation=writer.last('eval', result.best) or {},
-      params_sha256=checkpoint.digest(state.params),
+      params_sha256=seal.digest(state.params),
   )
 
 
@@ -222,7 +223,7 @@ def _result(
       loss=writer.last('loss'),
       evaluation=writer.last('eval') or {},
       best=checkpointer.best(),
-      params_sha256=checkpoint.digest(state.params),
+      params_sha256=seal.digest(state.params),
       interrupted=steps < schedule.steps,
       preempted=preempted and steps < schedule.steps,
   )

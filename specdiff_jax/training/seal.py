@@ -1,12 +1,15 @@
 """What a checkpoint is sealed with: what must be equal after a restore."""
 
 from collections.abc import Iterator
+import hashlib
 import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
 
 
@@ -26,6 +29,20 @@ def of(state: Any, iterator: Iterator) -> dict[str, Any]:
 def position(iterator: Iterator) -> dict[str, Any]:
   """Returns the place of a grain iterator as JSON would give it back."""
   return json.loads(json.dumps(iterator.get_state()))
+
+
+def digest(tree: Any) -> str:
+  """Returns the sha256 of a tree's names, shapes, dtypes and values.
+
+  All processes must ask together.
+  """
+  result = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    array = np.ascontiguousarray(hosts.whole(leaf))
+    name = rules.name(path)
+    result.update(f'{name} {array.shape} {array.dtype}\n'.encode())
+    result.update(array.reshape(-1).view(np.uint8))
+  return result.hexdigest()
 
 
 @jax.jit

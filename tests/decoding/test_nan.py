@@ -8,7 +8,6 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import commit
-from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 
 import contract_systems as systems

@@ -17,6 +17,7 @@ import tiny_training
 from specdiff_jax.core import errors
 from specdiff_jax.training import checkpoint
 from specdiff_jax.training import metrics
+from specdiff_jax.training import seal
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +43,7 @@ def read(workdir):
 
 def assert_same(result, workdir, whole):
   assert result.steps == 6 and not result.interrupted
-  assert checkpoint.digest(result.state) == checkpoint.digest(whole[0].state)
+  assert seal.digest(result.state) == seal.digest(whole[0].state)
   assert result.params_sha256 == whole[0].params_sha256
   assert (result.loss, result.evaluation) == (
       whole[0].loss,
@@ -67,7 +68,7 @@ def test_negative_control_a_fresh_iterator_differs(tmp_path, whole):
   iterator = tiny_training.batches()  # From its start.
   for _ in range(3):
     state, _ = step_fn(state, next(iterator), None)
-  assert checkpoint.digest(state.params) != whole[0].params_sha256
+  assert seal.digest(state.params) != whole[0].params_sha256
 
 
 def test_a_finished_run_does_nothing(tmp_path, whole):
@@ -319,7 +320,7 @@ def test_a_run_may_come_to_its_best_checkpoint(tmp_path, whole):
   for result in (train(6), train(6)):
     assert (result.best, result.steps, int(result.state.step)) == (3, 6, 3)
     assert result.params_sha256 == first.params_sha256
-    assert result.params_sha256 == checkpoint.digest(result.state.params)
+    assert result.params_sha256 == seal.digest(result.state.params)
     assert result.evaluation == first.evaluation
     assert result.loss == whole[0].loss  # of the run
   other = train(6, sign=1)  # the control: there the last one is the best
