@@ -5,21 +5,20 @@ verifier 2.3 to 2.8 times as often as AR-distillation at slots j >= 13. This
 asks the same of a small drafter: windows of 16 slots, the same start, data,
 batches and steps, only the loss differs.
 
-Cost: on 2 CPU cores shared with other work (load 7 to 10) the three runs took
-47 minutes: 10 a run, and 5 more for each of the two passes of the verifier over
-160 trajectories (its features, and its law for kl).
+Cost: on 2 CPU cores shared with other work (load 7 to 10) 10 minutes a run, and
+5 more for each of the two passes of the verifier over 160 trajectories (its
+features, and its law for kl).
 
-Expected: held-out tau 1.84 (streak), 1.58 (ce) and 1.59 (kl, AR-distillation)
-after 240 steps. Late slots do not gain: agreement at slots 13 to 16 is 0.048,
-0.070 and 0.073, and not one of 2631 held-out windows survives to slot 13. At
-these lengths J is near 1, so that the weights of the streak lie on the first
-slots; and its first 96 steps are decayed_ce, within which (step 80) tau was
-ahead already (1.70 against 1.36 and 1.39). So these runs do not tell the streak
-from the decay: add decayed_ce to the grid for that.
+Expected: held-out tau 1.84 (streak), 1.58 (ce), 1.59 (kl, AR-distillation) and
+1.83 (decayed_ce) after 240 steps. Late slots do not gain: agreement at slots 13
+to 16 is 0.048, 0.070, 0.073 and 0.060, and not one of 2631 held-out windows
+survives to slot 13. At these lengths J is near 1, so that the weights of the
+streak lie on the first slots; and its first 96 steps are decayed_ce, to which
+most of its gain belongs.
 
 COMMAND (after the `collect` of configs/distill_smollm2.py):
   python -m specdiff_jax sweep --config=configs/ablations/losses_smollm2.py \
-      --config.data=runs/trajectories --grid=loss=streak,ce,kl \
+      --config.data=runs/trajectories --grid=loss=streak,ce,kl,decayed_ce \
       --workdir=runs/losses
 """
 
