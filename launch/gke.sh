@@ -35,7 +35,7 @@ flags=(
   --base-docker-image="$BASE" --script-dir="$root"
   --max-restarts="$RESTARTS" --restart-on-exit-codes="1,$PREEMPTED"
   --termination-grace-period-seconds=300
-  --command="pip install --quiet --editable '.[tpu]' && exec $program"
+  --command="pip install --quiet --editable '.[tpu]' && exec env MALLOC_ARENA_MAX=1 $program"
 )
 if [ -n "$PROJECT" ]; then
   flags+=(--project="$PROJECT")

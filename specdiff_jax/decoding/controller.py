@@ -1,4 +1,4 @@
-"""The choice of gamma, K and no draft at all, cycle by cycle.
+"""The choice of gamma, K and no draft at all, every few cycles.
 
 `Adaptive` is a drafter made of others, its arms. Each arm is a bucket of its
 own size, compiled once; plain decoding is the smallest. The loop takes the arm
@@ -23,7 +23,7 @@ from specdiff_jax.decoding import unread
 
 _MEMORY = 0.97  # weight of the past after each drafted cycle
 _FIRST_WAIT, _LONGEST_WAIT = 32, 128  # plain cycles between two trials
-_STRETCH = 4  # drafted cycles of one choice: on a GPU choosing takes its time
+_STRETCH = 4  # drafted cycles of one choice
 
 
 @flax.struct.dataclass

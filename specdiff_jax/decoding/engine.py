@@ -214,8 +214,8 @@ class Engine:
     buckets = self.drafter.buckets
     if len(buckets) == 1:
       return cycles(buckets[0], live)(start)[1]
-    # A switch copies the caches that go through it: once for each change of
-    # bucket, not once a cycle.
+    # Three loops: a switch copies the caches that go through it, so cycles of
+    # one bucket run inside it; and the choice holds for a stretch of cycles.
     runs = [while_wanted(i, slots) for i, slots in enumerate(buckets)]
     return lax.while_loop(
         live, lambda carry: lax.switch(wanted(carry)[0], runs, carry), start

@@ -190,7 +190,7 @@ def _verdict(rows, summary, exact: bool) -> str:
   if not bad:
     return (
         f'Equal to plain decoding up to rounding: {what}. Every difference '
-        'is at a near-tie that the shape of a pass turned.'
+        'is at a near-tie that rounding turned.'
     )
   where = ', '.join(dict.fromkeys(row.system for row in bad))
   why = 'Rounding does not explain a margin above the allowed one'
