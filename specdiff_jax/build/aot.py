@@ -120,9 +120,10 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   )
   split = build_training.split(config)
   whole = rules.not_split({'drafter': state.params}, split, mesh)
-  whole += rules.not_split({'verifier': frozen}, rules.TRANSFORMER, mesh)
+  split_frozen = build_training.split_frozen(config)
+  whole += rules.not_split({'verifier': frozen}, split_frozen, mesh)
   state = _placed(state, split, mesh)
-  frozen = _placed(frozen, rules.TRANSFORMER, mesh)
+  frozen = _placed(frozen, split_frozen, mesh)
   batch = _batch(config, mesh)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_train_step(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.parallel import pin
 
 
 def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -119,5 +120,5 @@ class Layer(LayerParts):
     out = layers_lib.grouped_attention(
         query, key, value, mask, self.config.score_scale
     )
-    x = self.after(x, out)
+    x = pin.rows(self.after(x, out))
     return x, (None if cache is None else (key, value), x)

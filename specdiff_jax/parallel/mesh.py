@@ -17,7 +17,7 @@ def make_mesh(
     axes: Sequence[str] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
-  """Returns a mesh of the first devices.
+  """Returns a mesh of the first devices, all or a fraction of them.
 
   Args:
     shape: Size of each axis; one may be -1 and takes what is left. A mapping
@@ -89,12 +89,11 @@ def _sizes(
         'them may be -1 to take the devices that are left.'
     )
   known = math.prod(size for size in shape if size != -1)
-  fits = count % known == 0 if -1 in shape else known <= count
-  if not fits:
+  if count % known:
     raise errors.InputError(
-        f'mesh: {shown} does not fit {count} device(s), which ask for '
-        f'{"a divisor of" if -1 in shape else "at most"} {count} in all, not '
-        f'{known}. Change the mesh, or start with more devices '
+        f'mesh: {shown} does not fit {count} device(s), which ask for a '
+        f'divisor of {count} in all, not {known}. Change the mesh, or start '
+        'with another number of devices '
         '(JAX_NUM_CPU_DEVICES=8 makes eight out of a CPU).'
     )
   return tuple(count // known if size == -1 else size for size in shape)

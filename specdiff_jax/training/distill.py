@@ -36,8 +36,9 @@ class Run:
   """All that decides a run; `train` starts it, or goes on with it.
 
   The drafter's params, and its optimizer's state, are split over `mesh` by
-  `split`. The verifier is by `rules.TRANSFORMER` where it runs in the train
-  step, which is without a feature cache; with one every process has it whole.
+  `split`, what stays frozen by `split_frozen`: the verifier too, where it runs
+  in the train step. Where its features are kept on the host it does not, and
+  every process has it whole.
   """
 
   network: drafter_file.Config
@@ -63,6 +64,7 @@ class Run:
   finished: Callable[[Any], Any] = lambda params: params
   given_vocab: np.ndarray | None = None  # of the drafter that it starts from
   split: Sequence[rules.Rule] = rules.TRANSFORMER
+  split_frozen: Sequence[rules.Rule] = rules.TRANSFORMER
   explosion: float = 0.0  # see `step.make_train_step`
   keep: int = 3  # checkpoints, beside the best
   parts: int = 1  # of a batch, one after the other
@@ -92,6 +94,11 @@ class Run:
     state, frozen, step = self.start()
     path = os.path.join(self.workdir, 'metrics.jsonl')
     events = os.path.join(self.workdir, 'events') if self.tensorboard else None
+    writer = hosts.together(
+        lambda: metrics.MetricsWriter(
+            path if hosts.is_first() else None, events
+        )
+    )
     share = hosts.row_share(self.mesh)
     matches = objective.make_matches(
         self.score, self.sizes.gamma, self.vocab_block
@@ -103,7 +110,7 @@ class Run:
         checkpoint.Checkpointer(
             os.path.join(self.workdir, 'checkpoints'), self.keep
         ),
-        metrics.MetricsWriter(path if hosts.is_first() else None, events),
+        writer,
         self.schedule,
         frozen=frozen,
         prepare=self._with_stored_law(
@@ -159,14 +166,14 @@ class Run:
       return objective.frozen(params, vocab)
 
     shardings = rules.shardings(
-        jax.eval_shape(make, verifier), rules.TRANSFORMER, self.mesh
+        jax.eval_shape(make, verifier), self.split_frozen, self.mesh
     )
     frozen = jax.jit(make, out_shardings=shardings)(verifier)
     if self._online(self._temperature()):
       if self.network.features:  # evaluations have the verifier's, too
         del frozen['embed']
       frozen['verifier'] = jax.device_put(
-          verifier, rules.shardings(verifier, rules.TRANSFORMER, self.mesh)
+          verifier, rules.shardings(verifier, self.split_frozen, self.mesh)
       )
     return frozen
 
@@ -188,7 +195,7 @@ class Run:
     told = rules.not_split(drafter, self.split, self.mesh)
     if self._online(self._temperature()):
       verifier = {'verifier': self.verifier.params}
-      told += rules.not_split(verifier, rules.TRANSFORMER, self.mesh)
+      told += rules.not_split(verifier, self.split_frozen, self.mesh)
     return told
 
   def prepare(

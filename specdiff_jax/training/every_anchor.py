@@ -8,6 +8,7 @@ import numpy as np
 
 from specdiff_jax.data import windows
 from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import evaluate as evaluate_lib
 
@@ -36,7 +37,8 @@ def evaluator(
 
   def gathered(params, *rest):
     split = rules.shardings(params, rules.TRANSFORMER, mesh)
-    return matches(jax.lax.with_sharding_constraint(params, split), *rest)
+    with pin.over(mesh):
+      return matches(jax.lax.with_sharding_constraint(params, split), *rest)
 
   jitted = jax.jit(gathered, out_shardings=rules.replicated(mesh))
 

@@ -10,6 +10,7 @@ import optax
 
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import rules as rules_lib
 
 Params = Any
@@ -142,7 +143,8 @@ def make_train_step(
       if used is not None:
         whole = rules_lib.shardings(params, used, mesh)
         params = jax.lax.with_sharding_constraint(params, whole)
-      return loss_fn(params, frozen, batch, state.step)
+      with pin.over(mesh):
+        return loss_fn(params, frozen, batch, state.step)
 
     value = jax.value_and_grad(of, has_aux=True)
     (loss, metrics), grads = value(state.params)

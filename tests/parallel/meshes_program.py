@@ -113,6 +113,10 @@ def train(case, steps, state, iterator):
   return state, losses
 
 
+def shard(x):
+  return list(x.addressable_shards[0].data.shape)
+
+
 def distance(found, wanted):
   found, wanted = np.asarray(found), np.asarray(wanted)
   return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
@@ -164,6 +168,7 @@ def refused():
   rows = {'x': np.zeros((6, 2))}
   for attempt in (
       lambda: mesh_lib.make_mesh((3, -1)),
+      lambda: mesh_lib.make_mesh((3, 2)),
       lambda: mesh_lib.make_mesh((4, 4)),
       lambda: mesh_lib.make_mesh((2, 2, 4)),
       lambda: hosts.global_batch(mesh_lib.make_mesh((8, 1)), rows),
@@ -200,11 +205,13 @@ def main(workdir, everything):
       one = gradient, losses, flat(state.params)
       wrong = controls(case, batch)
     query = state.params['layer_0']['query']
+    verifier = case.frozen.get('verifier')
     found[name] = {
         'gradient': distance(gradient, one[0]),
         'loss': max(abs(np.divide(losses, one[1]) - 1)),
         'params': distance(flat(state.params), one[2]),
-        'query': list(query.addressable_shards[0].data.shape),
+        'query': shard(query),
+        'verifier': verifier and shard(verifier['layer_0']['query']),
         'compiled': case.step._cache_size(),
     }
   print(json.dumps({

@@ -39,13 +39,16 @@ def test_training_is_the_same_on_every_mesh(outcome):
 
 
 def test_params_are_split(outcome):
-  """A drafter's query is [64, 64]: split by heads, and by columns for FSDP."""
-  shapes = {name: case['query'] for name, case in outcome['cases'].items()}
+  """Queries are [64, 64]: split by heads, and by columns for FSDP."""
+  shapes = {
+      name: (case['query'], case['verifier'])
+      for name, case in outcome['cases'].items()
+  }
   assert shapes == {
-      '(1, 1) cached': [64, 64],
-      '(8, 1) cached': [64, 64],
-      '(4, 2) online': [32, 64],
-      '(2, 2, 2) fsdp': [32, 32],
+      '(1, 1) cached': ([64, 64], None),
+      '(8, 1) cached': ([64, 64], None),
+      '(4, 2) online': ([32, 64], [32, 64]),
+      '(2, 2, 2) fsdp': ([32, 32], [32, 32]),
   }
 
 
@@ -57,9 +60,10 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(outcome):
 
 
 def test_what_eight_devices_refuse(outcome):
-  divisor, many, three, rows, sliced = outcome['refused']
+  divisor, few, many, three, rows, sliced = outcome['refused']
   assert 'data=3' in divisor and 'divisor of 8' in divisor
-  assert 'data=4, model=4' in many and 'at most 8' in many
+  assert 'data=3, model=2' in few and 'divisor of 8' in few
+  assert 'data=4, model=4' in many and 'divisor of 8' in many
   assert 'replica=2, data=2, model=4' in three
   assert '6 rows' in rows and 'axis of 8' in rows
   assert '6 rows' in sliced and 'axis of 4' in sliced
