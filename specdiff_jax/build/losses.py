@@ -171,6 +171,7 @@ _BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     'prefix_base': ('above 0 and at most 1', lambda x: 0 < x <= 1),
     'law_temperature': ('above 0', lambda x: x > 0),
     'anneal_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
+    'served': ('from 0 to 1', lambda x: 0 <= x <= 1),
 }
 
 
@@ -193,6 +194,23 @@ def check(config: Config) -> None:
         f'its window, but a drafter of kind {network.kind!r} with ngram '
         f'{network.ngram} has no input for that. Take network.kind=diffusion '
         'and network.ngram of at least 1, or another loss.'
+    )
+  if config.served:
+    _check_served(config)
+
+
+def _check_served(config: Config) -> None:
+  if LOSSES[config.loss].shows:
+    raise errors.InputError(
+        f'config.served is {config.served}, but config.loss is '
+        f'{config.loss!r}, whose drafter sees a part of its window, which in '
+        'serving it does not. Leave served at 0, or take another loss.'
+    )
+  if config.windows == 1:
+    raise errors.InputError(
+        f'config.served is {config.served}, but config.windows is 1, and a '
+        "row's first window is always visited. Raise windows, best to "
+        'max_new_tokens of `collect`, or leave served at 0.'
     )
 
 
@@ -238,6 +256,7 @@ def make(
   That of a masked language model is taken of whole texts where it is the ELBO.
   """
   loss = LOSSES[config.loss].make(config)
+  loss = dataclasses.replace(loss, served=config.served)
   if not (isinstance(network, adapted_network.AdaptedConfig) and loss.show):
     return loss
   whole = adaptation.whole_elbo(

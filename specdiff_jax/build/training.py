@@ -41,8 +41,7 @@ SCORES: Mapping[str, Callable[..., scores.Score]] = {
 
 
 # What a run cannot change when it goes on; `steps` may grow or shrink, and the
-# schedules of learning rate and loss follow it. Beside these, what only this
-# loss reads.
+# schedules of learning rate and loss follow it. See `deciding` for the rest.
 DECIDING = (
     'loss', 'gamma', 'batch', 'learning_rate', 'warmup', 'weight_decay',
     'ce_fraction', 'decay', 'beta_end', 'tokens', 'windows', 'network',
@@ -98,10 +97,17 @@ def check(config: Config) -> None:
     )
 
 
+def deciding(config: Config) -> tuple[str, ...]:
+  """Returns the fields that a run cannot change when it goes on."""
+  # Runs from before there was this field go on without it.
+  served = ('served',) if config.served else ()
+  return DECIDING + build_losses.LOSSES[config.loss].reads + served
+
+
 def same_verifier(config: Config, other: Config) -> bool:
   """Whether `decoding.verifier` would return the same for both."""
   names = ('verifier', 'adapter', 'dtype', 'int8', 'cache_dir')
-  names += ('feature_cache', 'mesh')  # see `placement`
+  names += ('feature_cache', 'mesh', 'fsdp')  # see `placement`
   return all(config[name] == other[name] for name in names)
 
 
@@ -120,9 +126,7 @@ def placement(config: Config) -> Callable[[Any], Any] | None:
   if config.feature_cache or config.data.endswith('.jsonl'):
     return None
   return functools.partial(
-      rules.shardings,
-      rules=rules.TRANSFORMER,
-      mesh=mesh(config),
+      rules.shardings, rules=split_frozen(config), mesh=mesh(config)
   )
 
 
@@ -155,6 +159,11 @@ def split(config: Config) -> Sequence[rules.Rule]:
   return rules.FSDP if config.fsdp else rules.TRANSFORMER
 
 
+def split_frozen(config: Config) -> Sequence[rules.Rule]:
+  """Returns the rules by which a run splits what stays frozen."""
+  return rules.FSDP_LAYERS if config.fsdp else rules.TRANSFORMER
+
+
 def data(config: Config, workdir: str) -> tuple[str, str]:
   """Returns where the trajectories are, and the prompts to make them of."""
   if not config.data:
@@ -180,7 +189,6 @@ def run(
   """
   train, held_out = _trajectories(config, checkpoint, folder)
   tuning = build_tuning.make(config, checkpoint, optimizer(config))
-  deciding = DECIDING + build_losses.LOSSES[config.loss].reads
   return distill.Run(
       network=tuning.network,
       initial=tuning.initial,
@@ -209,13 +217,14 @@ def run(
       feature_cache=config.feature_cache,
       vocab_block=config.vocab_block,
       workdir=workdir,
-      facts={name: _plain(config[name]) for name in deciding} | {
+      facts={name: _plain(config[name]) for name in deciding(config)} | {
           'verifier': checkpoint.fingerprint,
           'trajectories': len(train),
       },
       memory={} if memory is None else memory,
       tensorboard=config.tensorboard,
       split=split(config),
+      split_frozen=split_frozen(config),
       explosion=config.explosion,
       keep=config.keep,
       best=config.export == 'best',

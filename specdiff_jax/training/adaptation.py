@@ -82,17 +82,19 @@ def whole_elbo(
   attention is open after so many steps. For `objective.Loss.whole`.
   """
 
-  def value(params, frozen, batch, key, step, block):
+  def value(params, frozen, batch, keys, step, block):
     tokens, length = batch['tokens'], batch['length']
     rows, size = tokens.shape
-    mask_key, attention_key = jax.random.split(key)
+    mask_keys, attention_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     index = jnp.arange(size)
     there = index < length[:, None]
     asked = there & (index >= batch['prompt_length'][:, None])
-    drawn = revealed.draw_masks(mask_key, (rows,), size, schedule)
+    drawn = jax.vmap(
+        lambda key: revealed.draw_masks(key, (), size, schedule)
+    )(mask_keys)
     masked = asked & ~drawn.mask
-    seen = annealed_mask(
-        attention_key,
+    seen = jax.vmap(annealed_mask, (0, 0, 0, None))(
+        attention_keys,
         views.causal_mask(length, size),
         jnp.broadcast_to(there[:, None], (rows, size, size)),
         annealed_share(step, steps),

@@ -20,6 +20,7 @@ from specdiff_jax.training import laws
 from specdiff_jax.training import parts as parts_lib
 from specdiff_jax.training import revealed
 from specdiff_jax.training import scores
+from specdiff_jax.training import served
 
 # What a batch may say of the verifier's law after each of its tokens.
 _LAWS = ('final', 'log_z', 'top_ids', 'top_log_p')
@@ -49,9 +50,11 @@ class Loss:
     value: (slots, step) -> (loss, metrics).
     law: what it asks of the two laws of each slot, by name.
     temperature: of the verifier's law, where `law` asks for any.
-    show: (key, (B, W), gamma) -> what of the windows is shown; None: nothing.
-    whole: (params, frozen, batch, key, step, block) -> (loss, metrics) of whole
-      texts, in place of all that is said of windows; None: there is none.
+    show: (key, (W,), gamma) -> what of a row's windows is shown; None: nothing.
+    whole: (params, frozen, batch, keys [B], step, block) -> (loss, metrics) of
+      whole texts, in place of all that is said of windows; None: there is none.
+    served: the probability with which a window counts only if serving visits
+      it (`served.counted`); 0 where windows are shown.
   """
 
   value: Callable[[Slots, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -59,6 +62,7 @@ class Loss:
   temperature: float = 1.0
   show: Callable[..., revealed.Shown] | None = None
   whole: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
+  served: float = 0.0
 
 
 def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
@@ -158,19 +162,22 @@ def make_loss(
 ):
   """Returns (params, frozen, batch, step) -> (loss, metrics).
 
-  What is shown of windows or texts is a function of seed and step. Windows
-  are scored in so many `parts` of the batch, one after the other, and then
-  weighed together; see `parts.by_parts`.
+  What is shown of windows or texts, and which windows count beside those that
+  serving visits, is drawn by seed, step and record. Windows are scored in so
+  many `parts` of the batch, one after the other, and then weighed together; see
+  `parts.by_parts`.
   """
 
   def objective(params, frozen, batch, step):
     key = jax.random.fold_in(jax.random.key(seed), step)
+    # Not by a row's place in the batch, which other processes would change.
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch['record'])
     if loss.whole:
-      return loss.whole(params, frozen, batch, key, step, block)
+      return loss.whole(params, frozen, batch, keys_B, step, block)
     _, valid = windows.targets(batch, gamma)
     shown = mask = None
     if loss.show:
-      shown = loss.show(key, valid.shape[:2], gamma)
+      shown = jax.vmap(lambda k: loss.show(k, valid.shape[1:2], gamma))(keys_B)
       mask = shown.mask
 
     def predicted(batch, mask):
@@ -181,6 +188,11 @@ def make_loss(
       return slots(found, frozen, batch, valid, loss, block)
 
     known = parts_lib.by_parts(judged, parts)(batch, valid, mask)
+    if loss.served:
+      valid = served.counted(
+          keys_B, loss.served, batch['anchors'], known.match, valid
+      )
+      known = known.replace(valid=valid)
     value, metrics = loss.value(known.replace(shown=shown), step)
     predictions = jax.eval_shape(predicted, batch, mask)
     return value, metrics | _use(predictions, batch, valid, mask)

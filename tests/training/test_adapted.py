@@ -44,6 +44,7 @@ def parts():
       'prompt_length': np.array([3, 4], np.int32),
       'anchors': np.array([[3, 9], [5, 7]], np.int32),
       'anchor_valid': np.ones((2, 2), bool),
+      'record': np.arange(2),
   }
   return verifier, sizes, params, frozen, batch
 
@@ -96,7 +97,8 @@ def test_before_it_opens_it_is_the_verifiers_own_loss(parts):
   def elbo(steps):
     value = adaptation.whole_elbo(sizes, always, steps)
     run = jax.jit(lambda batch: value(
-        params, frozen, batch, jax.random.key(1), 0, 0))  # fmt: skip
+        params, frozen, batch, jax.random.split(jax.random.key(1)), 0, 0
+    ))  # fmt: skip
     return run(batch)[1]
 
   metrics = elbo(10**9)

@@ -53,6 +53,7 @@ def batch():
       'length': np.array([12, 9], np.int32),
       'anchors': np.array([[3, 8], [2, 6]], np.int32),
       'anchor_valid': np.ones((2, W), bool),
+      'record': np.arange(2),
       'record': np.array([0, 1], np.int32),
   }
 

@@ -28,6 +28,7 @@ def batch():
       'prompt_length': np.array([4, 4], np.int32),
       'anchors': np.array([[4, 9], [5, 8]], np.int32),
       'anchor_valid': np.array([[True, True], [True, False]]),
+      'record': np.arange(2),
       'record': np.array([0, 1], np.int32),
   }
 

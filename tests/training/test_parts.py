@@ -92,6 +92,7 @@ def batch():
       'prompt_length': np.full(ROWS, 4, np.int32),
       'anchors': rng.integers(4, 6, (ROWS, 2)).astype(np.int32),
       'anchor_valid': np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool),
+      'record': np.arange(4),
       'record': np.arange(ROWS, dtype=np.int32),
   }
 
