@@ -8,12 +8,14 @@ which makes the trajectories. Its layers start as the verifier's 0, 1 and 29: of
 four choices that had the lowest loss after 30 steps of 4 trajectories (4.55;
 layers 0, 28, 29 4.88; 0, 1, 2 5.31; 27, 28, 29 5.70).
 
-Cost: 2.7 CPU-seconds a step, which would be 26 minutes on 2 free cores for all
-1160 steps; there are no features to compute.
+Cost: 62 minutes for all 1160 steps on 2 CPU cores beside other work, of which
+the first 160 took 3, with the machine to themselves. There are no features to
+compute. A step has 1.93e11 FLOPs, one of configs/distill_smollm2.py 1.97e11.
 
-Expected: simulated tau 1.63 on 24 held-out trajectories after 100 steps, 1.89
-after 300, gamma 4. The file in specdiff_jax/zoo was made in 310 steps: see its
-card. The whole run has not been made.
+Expected: simulated tau 1.63 on 24 held-out trajectories after 100 steps, 1.91
+after 300, 2.12 after 600 and at the end, gamma 4. That it stays there while the
+loss goes on falling says that it has learned these texts by heart: more
+trajectories are the first thing to add.
 
 COMMAND (runs/trajectories: see configs/distill_smollm2.py):
   python -m specdiff_jax distill --config=configs/distill_sps_smollm2.py \
