@@ -1,6 +1,7 @@
 """From a config to trajectories."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import time
 from typing import Any
 
@@ -23,12 +24,14 @@ from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import hosts
+from specdiff_jax.training import checkpoint as checkpoint_lib
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features
 from specdiff_jax.training import objective
 from specdiff_jax.training import seal
 
 Config = systems.Config
+_DAYS_MS = 20 * 24 * 3600 * 1000  # in which every process is to do its share
 _LAW = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
 
 
@@ -52,10 +55,14 @@ def requests(
     checkpoint: weights.Checkpoint,
     texts: Sequence[prompts_lib.Prompt],
 ) -> list[collect_lib.Request]:
-  """Returns what asks for config.completions completions of each prompt."""
+  """Returns what asks for config.completions completions of each prompt.
+
+  Raises InputError if a prompt is longer than the largest of prompt_buckets.
+  """
   return collect_lib.requests_of(
       prompts_lib.repeated(texts, config.completions),
       lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
+      max(config.prompt_buckets),
   )
 
 
@@ -105,8 +112,13 @@ def collect(
     header |= {'store_top_k': law.k, 'law_temperature': law.temperature}
     extend = {'extend': law, 'at_once': law.rows}
   index, count = hosts.process_index(), hosts.process_count()
-  with trajectories.Journal(workdir, header, index) as journal:
-    hosts.on_first(lambda: None)  # all journals are open: none is cut any more
+  with _all_or_none(), contextlib.ExitStack() as stack:
+    # All journals are open then: none is cut any more.
+    journal = hosts.together(
+        lambda: stack.enter_context(
+            trajectories.Journal(workdir, header, index)
+        )
+    )
     before = trajectories.lengths(workdir)
     collect_lib.collect(
         wanted[index::count],
@@ -114,7 +126,6 @@ def collect(
         journal,
         progress,
         elsewhere=before.keys(),
-        max_prompt=max(config.prompt_buckets),
         **extend,
     )
   after = _all_there(workdir, {request.id for request in wanted})
@@ -128,11 +139,30 @@ def collect(
   }
 
 
+@contextlib.contextmanager
+def _all_or_none() -> Iterator[None]:
+  """Waits at its end for all processes; an error of one is raised in all."""
+  meeting = checkpoint_lib.meeting()
+  try:
+    yield
+  except errors.InputError:
+    with contextlib.suppress(Exception):
+      meeting(key='failed', timeout_ms=_DAYS_MS)
+    raise
+  try:
+    meeting(key='done', timeout_ms=_DAYS_MS)
+  except Exception as error:
+    raise errors.InputError(
+        'Another process could not do its share, and says why. Nothing written '
+        'is lost: start the same command again.'
+    ) from error
+
+
 def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
   """Returns `trajectories.lengths` once all ids are in it.
 
-  The other processes may take hours longer, which no collective operation
-  would wait for; one that dies takes the others with it.
+  All processes are done, but on a disk that they share it may take a moment
+  until one sees what another wrote.
   """
   while True:
     start = time.monotonic()

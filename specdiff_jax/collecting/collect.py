@@ -3,10 +3,11 @@
 from collections.abc import Callable, Collection, Sequence
 import dataclasses
 
+import numpy as np
+
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
-import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,13 +25,20 @@ Records = list[trajectories.Trajectory]
 
 
 def requests_of(
-    prompts: Sequence[prompts_lib.Prompt], encode: Callable[[str], list[int]]
+    prompts: Sequence[prompts_lib.Prompt],
+    encode: Callable[[str], list[int]],
+    max_prompt: int | None = None,
 ) -> list[Request]:
-  """Returns the requests that ask for whole completions of prompts."""
-  return [
+  """Returns the requests that ask for whole completions of prompts.
+
+  Raises InputError if a prompt has more than `max_prompt` tokens or none.
+  """
+  found = [
       Request(p.id, prompts_lib.text_hash(p.text), list(encode(p.text)))
       for p in prompts
   ]
+  _check_lengths(found, max_prompt)
+  return found
 
 
 def collect(
@@ -40,7 +48,6 @@ def collect(
     progress: Callable[[int, int, int], None] = lambda *_: None,
     *,
     elsewhere: Collection[str] = (),
-    max_prompt: int | None = None,
     extend: Callable[[Records], Records] = lambda records: records,
     at_once: int = 1,
 ) -> int:
@@ -60,20 +67,17 @@ def collect(
     journal: where completions go, and where some may be already.
     progress: see above.
     elsewhere: ids of requests that other processes completed.
-    max_prompt: the longest prompt, in tokens.
     extend: adds to trajectories, before they are written, what takes another
       pass of the verifier.
     at_once: trajectories that `extend` is given together and that a kill may
       lose; the last ones may be fewer.
 
-  Returns the number of new completion tokens. Raises InputError if a prompt
-  has more than `max_prompt` tokens or none, before anything is generated.
+  Returns the number of new completion tokens.
 
     collect(requests_of(prompts, tokenizer.encode), generate, journal)
   """
   known = journal.ids().union(elsewhere)
   left = {one.id: one for one in requests if one.id not in known}
-  _check_lengths(list(left.values()), max_prompt)
   waiting: Records = []
   tokens = 0
 

@@ -1,6 +1,7 @@
 """Processes: starting them, and making global batches of local ones."""
 
 from collections.abc import Callable
+import itertools
 import os
 import socket
 import threading
@@ -15,6 +16,8 @@ from specdiff_jax.core import errors
 from specdiff_jax.parallel import rules
 
 _LONGEST = 4096  # bytes of a message that goes to all processes
+_HERE_BY_NOW = 10  # seconds after which one of a meeting has another key
+_numbers = itertools.count()  # of meetings, the same in all processes
 
 
 def initialize(distributed: bool, timeout: int = 300) -> None:
@@ -66,18 +69,17 @@ def on_first(action: Callable[[], None]) -> None:
   together(action if is_first() else lambda: None)
 
 
-def together(action: Callable[[], None]) -> None:
+def together(action: Callable[[], Any]) -> Any:
   """Runs an action in each process; an InputError of one is raised in all.
 
   All processes must call it: those that went on alone would wait for the
-  others without end.
+  others without end. Returns what the action returns in this process.
   """
   if process_count() == 1:
-    action()
-    return
-  text = np.zeros(_LONGEST, np.uint8)
+    return action()
+  text, found = np.zeros(_LONGEST, np.uint8), None
   try:
-    action()
+    found = action()
   except errors.InputError as error:
     said = np.frombuffer(str(error).encode()[:_LONGEST], np.uint8)
     text[: len(said)] = said
@@ -86,6 +88,45 @@ def together(action: Callable[[], None]) -> None:
   said = list(dict.fromkeys(filter(None, texts)))
   if said:
     raise errors.InputError('; in another process: '.join(said[:3]))
+  return found
+
+
+class Meeting:
+  """Has processes wait for each other, but not for one that has given up.
+
+  A barrier, called with a key before each part of common work. A process that
+  fails goes on to another part, and so comes with another key: then all of them
+  get an error, in seconds, at this meeting and at every later one. All
+  processes must make and call their meetings in the same order.
+
+  Args:
+    barrier: `(key=..., timeout_ms=...)`: returns once all processes have come
+      to that key, and raises an error after that time.
+
+  Example:
+    meeting = Meeting(barrier)
+    write_own_part()
+    meeting(key='written', timeout_ms=60000)
+  """
+
+  def __init__(self, barrier: Callable[..., None]):
+    self._barrier = barrier
+    self._name = f'meeting_{next(_numbers)}'
+    self._count = 0
+    self._broken = False
+
+  def __call__(self, *, key: str, timeout_ms: int) -> None:
+    if self._broken:
+      raise TimeoutError('another process gave up before')
+    self._count += 1
+    place = f'{self._name}_{self._count}'
+    soon = min(timeout_ms, 1000 * _HERE_BY_NOW)
+    try:
+      self._barrier(key=place, timeout_ms=timeout_ms)
+      self._barrier(key=f'{place}_{key}', timeout_ms=soon)
+    except Exception:
+      self._broken = True
+      raise
 
 
 def whole(array: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`collect`: the verifier's own completions, to train a drafter on."""
 
+import signal
 import time
 
 from absl import flags
@@ -108,6 +109,9 @@ def _body(call: command.Call) -> int:
   workdir = command.needed(options, 'workdir')
   build_collecting.check(config)
   build_training.start(config)
+  if hosts.process_count() > 1:
+    # jax keeps it for the next step, and here is none; nothing written is lost.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
   if options.refresh:
     folder = command.needed(options, 'from')
     if options.prompts:

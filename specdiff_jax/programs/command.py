@@ -318,6 +318,7 @@ def needed(options: flags.FlagValues, name: str) -> str:
   value = options[name].value
   if not value:
     raise errors.InputError(
-        f'There is no --{name}, which is needed: {options[name].help}.'
+        f'There is no --{name}, which is needed: '
+        f'{options[name].help.removesuffix(". Needed")}.'
     )
   return value

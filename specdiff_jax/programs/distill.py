@@ -89,6 +89,8 @@ def train(
   Collects the trajectories first if there are only prompts. An interrupted run
   leaves no drafter. `memory`: see `build_training.run`.
   """
+  import jax
+
   from specdiff_jax.build import decoding
   from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
@@ -99,6 +101,8 @@ def train(
     # There is no drafter yet; lookup drafts for it, to the same tokens.
     collect.into(config, checkpoint, prompts, data, 'lookup')
   run = build_training.run(config, checkpoint, data, workdir, memory)
+  if idle := jax.device_count() - run.mesh.size:
+    console.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if hosts.is_first() else ():
     console.say(f'Held whole by every device: {line}')
   with console.progress(what, run.schedule.steps) as show:

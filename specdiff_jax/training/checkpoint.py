@@ -27,9 +27,8 @@ class Checkpointer:
   array store itself does not notice a flipped bit.
 
   Values go to the host before `save` returns, and to the disk while training
-  goes on. All processes must make the same calls, and an error of one is raised
-  in all; those that wait for its part of a checkpoint give up after `patience`
-  seconds.
+  goes on. All processes must make the same calls. An error of one is raised in
+  all, within seconds; a process that never gets done is waited for 20 minutes.
 
   Example:
     checkpointer = Checkpointer('runs/mine/checkpoints')
@@ -38,20 +37,24 @@ class Checkpointer:
       checkpointer.save(state, iterator)
   """
 
-  def __init__(self, directory: str, keep: int = 3, patience: int = 1200):
-    remote = '://' in directory
-    self.directory = directory if remote else os.path.abspath(directory)
+  def __init__(self, directory: str, keep: int = 3):
+    self._remote = '://' in directory
+    self.directory = directory if self._remote else os.path.abspath(directory)
     self._keep = keep
-    self._patience = patience
     self._writing: int | None = None  # the step whose save is not settled
     memory.stop_leaks()
     try:
+      if not self._remote:
+        hosts.on_first(lambda: disk.tell(self._make))
       self._manager = self._open()
-    except OSError as error:
+    except (OSError, errors.InputError) as error:
       raise errors.InputError(
           f'checkpoints: the directory {self.directory} cannot be used '
           f'({error}). Make it writable, or choose another work directory.'
       ) from error
+
+  def _make(self) -> None:
+    os.makedirs(self.directory, exist_ok=True)
 
   def _open(self) -> ocp.CheckpointManager:
     """Opens the directory; what a killed run left half written is removed."""
@@ -63,7 +66,7 @@ class Checkpointer:
         ),
         best_fn=_tau,
         enable_async_checkpointing=True,
-        async_options=ocp.AsyncOptions(timeout_secs=self._patience),
+        async_options=ocp.AsyncOptions(barrier_sync_fn=meeting()),
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(
@@ -120,6 +123,7 @@ class Checkpointer:
     )
     # At least 1 where it is known; orbax wants a number each time.
     metrics = {'tau': tau if tau and tau > 0 else 0.0}
+    self._try(step, self._probe)
     self._try(
         step,
         lambda: self._manager.save(
@@ -140,6 +144,11 @@ class Checkpointer:
       self._try(step, self._manager.wait_until_finished)
       memory.give_back()
 
+  def _probe(self) -> None:
+    """Asks the disk first: the others would wait for what the first makes."""
+    if hosts.is_first() and not self._remote:
+      disk.probe(self.directory)
+
   def _try(self, step: int, action: Callable[[], Any]) -> None:
     """Raises an InputError in all processes if one's disk is in trouble."""
     try:
@@ -147,6 +156,8 @@ class Checkpointer:
     except errors.InputError as error:
       with contextlib.suppress(Exception):  # the same one once more
         self._manager.close()
+      if not self._remote:
+        hosts.on_first(lambda: disk.clear(self.directory))
       self._manager = self._open()
       raise errors.InputError(
           f'checkpoints: step {step} could not be written to '
@@ -261,6 +272,11 @@ class Checkpointer:
           target.rmtree()
         source.rename(target)
     self._manager.reload()
+
+
+def meeting() -> hosts.Meeting:
+  """Returns a meeting of all processes, which may come hours apart."""
+  return hosts.Meeting(ocp.multihost.get_barrier_sync_fn())
 
 
 def _tau(metrics: dict[str, float]) -> float:

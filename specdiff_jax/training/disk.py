@@ -1,11 +1,17 @@
 """Trouble with a disk, told apart from other errors and told in few words."""
 
 from collections.abc import Callable
+import glob
+import os
 import re
+import shutil
+import tempfile
+import time
 from typing import Any
 
 from specdiff_jax.core import errors
 
+_UNFINISHED = '.orbax-checkpoint-tmp'  # how orbax ends names of what it writes
 _LATE = 'DEADLINE_EXCEEDED'  # what jax says where a process does not come
 
 
@@ -24,6 +30,31 @@ def tell(action: Callable[[], Any]) -> None:
     if _LATE in said:
       said = 'another process did not write its part'
     raise errors.InputError(said) from error
+
+
+def probe(folder: str) -> None:
+  """Writes a file in a new folder there, and removes both; raises OSError.
+
+  What a kill leaves of them orbax removes, by the name, with its own.
+  """
+  with tempfile.TemporaryDirectory(
+      dir=folder, prefix='probe', suffix=_UNFINISHED
+  ) as inner:
+    with open(os.path.join(inner, 'probe'), 'wb') as file:
+      file.write(b'0')
+
+
+def clear(folder: str) -> None:
+  """Removes unfinished checkpoints; those who write them may not be done yet.
+
+  Gives up after seconds: orbax tries it once more, and says why it cannot.
+  """
+  for path in glob.glob(os.path.join(glob.escape(folder), f'*{_UNFINISHED}')):
+    for _ in range(50):
+      shutil.rmtree(path, ignore_errors=True)
+      if not os.path.exists(path):
+        break
+      time.sleep(0.1)
 
 
 def _is_disk_trouble(error: BaseException) -> bool:

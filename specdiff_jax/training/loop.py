@@ -106,7 +106,7 @@ def train(
   state = state if restored is None else restored
   del restored
   first = int(state.step)
-  writer.truncate(first)
+  hosts.together(lambda: writer.truncate(first))
   values, flops, pace = {}, None, metrics_lib.Pace()
   watch, failed = _Watch(records, schedule.skip_limit), []
   with _stop_signals() as stopped, checkpointer:

@@ -120,14 +120,12 @@ def test_a_full_disk_stops_and_the_next_run_goes_on(tmp_path, monkeypatch):
   assert len(collected(tmp_path)) == 21
 
 
-def test_lengths_are_checked_before_anything_is_generated(tmp_path):
-  generate = Echo()
+def test_lengths_are_checked_before_anything_is_generated():
   with pytest.raises(errors.InputError, match="'p3' has 11 tokens.*hold 10"):
-    run(tmp_path, generate, max_prompt=10)
+    collect.requests_of(PROMPTS, encode, 10)
   with pytest.raises(errors.InputError, match="'none' has no tokens"):
-    run(tmp_path, generate, [*PROMPTS, prompts.Prompt('none', '')])
-  assert not generate.made
-  run(tmp_path, generate, max_prompt=11)
+    collect.requests_of([*PROMPTS, prompts.Prompt('none', '')], encode)
+  assert len(collect.requests_of(PROMPTS, encode, 11)) == len(PROMPTS)
 
 
 def test_a_completion_too_few_is_a_bug(tmp_path):

@@ -1,16 +1,18 @@
-"""One of two processes that save together, whose second one's disk is full.
+"""One of two processes that save together, whose disks are full at times.
 
   python tests/parallel/full_disk_process_program.py DIRECTORY
 
-Saves step 0; then step 1 where files may not grow in the second process; then
-step 2. The last line is a JSON object: what the second save said, and the
-steps that then could be restored.
+Saves step 0; then step 1 where files may not grow in the second process; step 2
+where the first can write none; and step 3. The last line is a JSON object: what
+the saves that failed said, and after how many seconds; and the steps that then
+could be restored.
 """
 
 import json
 import pathlib
 import resource
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'training'))
 
@@ -35,19 +37,23 @@ def main(directory):
       values.shape, rules.by_row(mesh), lambda index: values[index]
   )
   state = state.replace(params={'head': half})
-  saved = checkpoint.Checkpointer(directory, patience=2)
-  said, soft = '', resource.getrlimit(resource.RLIMIT_FSIZE)
-  for step in range(3):
-    full = step == 1 and not hosts.is_first()
-    limit = (1000, soft[1]) if full else soft
-    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+  saved = checkpoint.Checkpointer(directory)
+  said, seconds, soft = [], [], resource.getrlimit(resource.RLIMIT_FSIZE)
+  full = {(1, False): 1000, (2, True): 0}
+  for step in range(4):
+    limit = full.get((step, hosts.is_first()), soft[0])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, soft[1]))
     state = state.replace(step=state.step * 0 + step)
+    start = time.monotonic()
     try:
       saved.save(state, tiny_training.batches())
       saved.wait()
     except errors.InputError as error:
-      said += str(error)
-  print(json.dumps({'said': said, 'steps': saved.steps()}))
+      said.append(str(error))
+      seconds.append(time.monotonic() - start)
+  resource.setrlimit(resource.RLIMIT_FSIZE, soft)
+  found = {'said': said, 'seconds': seconds, 'steps': saved.steps()}
+  print(json.dumps(found))
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ import pytest
 import tiny_training
 
 from specdiff_jax.core import errors
+from specdiff_jax.parallel import hosts
 from specdiff_jax.training import checkpoint
 from specdiff_jax.training import metrics
 from specdiff_jax.training import seal
@@ -355,6 +356,26 @@ def test_metrics_disk_trouble_is_an_error(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.InputError, match='metrics: .*file'):
     metrics.MetricsWriter(str(tmp_path / 'file' / 'm.jsonl'))
+
+
+def test_trouble_of_the_first_process_at_the_start_is_that_of_all(
+    tmp_path, monkeypatch
+):
+  """Another one's file of metrics cannot be cut: no process makes a step."""
+  cut = []
+
+  def together(action):
+    found = action()
+    if cut:
+      raise errors.InputError('of another process')
+    return found
+
+  monkeypatch.setattr(
+      metrics.MetricsWriter, 'truncate', lambda *_: cut.append(True)
+  )
+  monkeypatch.setattr(hosts, 'together', together)
+  with pytest.raises(errors.InputError, match='of another process'):
+    tiny_training.train(tmp_path, 6, step_fn=lambda *_: pytest.fail('a step'))
 
 
 class Poisoned:
