@@ -6,8 +6,9 @@ its last layers and reads five others; its window of 32 tokens is drafted in one
 pass, and 8 drafts are verified together.
 
 Cost: shapes only so far; nothing was trained. Compiled, a step of 64 rows on
-v5p:4x4x4 takes 44.1 of a chip's 95.7 GiB and 3.86e14 FLOPs (16 rows on 16
-chips and 256 on 256 as many), a decode cycle of 16 rows on v5p:2x2x4 27.1 GiB.
+v5p:4x4x4 takes 44.1 of a chip's 95.7 GiB and 3.86e14 FLOPs, and moves 130 GiB;
+with fsdp=True 22.9 GiB and 149 (16 rows on 16 chips 32.6 GiB, 256 rows on 256
+20.5, as many FLOPs). A decode cycle of 16 rows on v5p:2x2x4 takes 27.1 GiB.
 With weights, give `verifier` their directory, and `data` what `collect` wrote.
 
 Expected: `aot` ends with fits=true for both.

@@ -146,7 +146,9 @@ def sweep(rows: Sequence[sweep_lib.Row]) -> rich.table.Table:
   for field in rows[0].values:
     result.add_column(field)
   result.add_column('')
-  names = ('steps', 'loss', 'tau', 'agree 1', 'agree late', 'surv late')
+  names = (
+      'steps', 'last loss', 'tau', 'agree 1', 'agree late', 'surv late',
+  )  # fmt: skip
   for name in names:
     result.add_column(name, justify='right')
   for row in rows:
