@@ -233,18 +233,25 @@ class Checkpointer:
   def _read(self, step: int, template: Any, iterator: Iterator) -> Any:
     self._check_shapes(step, template)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-    restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract),
-            data=ocp.args.JsonRestore(),
-            seal=ocp.args.JsonRestore(),
-        ),
-    )
+    # What one process cannot read none takes: the seal is asked for by all.
+    restored = hosts.together(lambda: self._stored(step, abstract))
     iterator.set_state(restored.data)
     if restored.seal != seal.of(restored.state, iterator):
       raise ValueError('its values are not those that were saved')
     return restored.state
+
+  def _stored(self, step: int, abstract: Any) -> ocp.args.Composite:
+    try:
+      return self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardRestore(abstract),
+              data=ocp.args.JsonRestore(),
+              seal=ocp.args.JsonRestore(),
+          ),
+      )
+    except Exception as error:  # Orbax raises bare Exceptions too.
+      raise errors.InputError(disk.brief(error)) from error
 
   def _check_shapes(self, step: int, template: Any) -> None:
     """Raises ValueError where leaves are missing or of another kind."""

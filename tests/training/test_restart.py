@@ -191,6 +191,25 @@ def test_corrupt_newest_falls_back(tmp_path, whole, damage):
   assert result.params_sha256 == whole[0].params_sha256
 
 
+def test_what_another_process_cannot_read_none_takes(tmp_path, monkeypatch):
+  tiny_training.train(tmp_path, 4, save_every=2)
+  state, _ = tiny_training.start()
+  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  failing = ['of another process']
+
+  def together(action):
+    found = action()
+    if failing:
+      raise errors.InputError(failing.pop())
+    return found
+
+  monkeypatch.setattr(hosts, 'together', together)
+  with saved:
+    restored = saved.restore(state, tiny_training.batches())
+  assert int(restored.step) == 2 and not failing
+  assert (tmp_path / 'checkpoints' / '4.corrupt').is_dir()
+
+
 def test_all_corrupt_is_an_error_and_nothing_is_removed(tmp_path):
   tiny_training.train(tmp_path, 4, save_every=2)
   for name in ('2', '4'):
