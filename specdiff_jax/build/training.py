@@ -187,7 +187,9 @@ def run(
 
   Runs that are given one `memory` compute the verifier's features once.
   """
-  train, held_out = _trajectories(config, checkpoint, folder)
+  train, held_out = hosts.together(
+      lambda: _trajectories(config, checkpoint, folder)
+  )
   tuning = build_tuning.make(config, checkpoint, optimizer(config))
   return distill.Run(
       network=tuning.network,
