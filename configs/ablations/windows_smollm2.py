@@ -5,8 +5,9 @@ more windows give more targets for little more work; but those of one text are
 not independent. One window a row is what drafters with a bidirectional prefix
 have to do.
 
-Cost: 3 minutes for 1 window, 5 for 4 and 8 for 16 on 2 CPU cores beside other
-work, and 3 for the features. The run of 48 was not finished.
+Cost: 8, 4 and 6 minutes for 1, 4 and 16 windows on 2 CPU cores beside other
+work; the first of them computes the verifier's features for all. The run of 48
+was not finished.
 
 Expected: held-out tau 1.52, 1.69 and 1.83 with 1, 4 and 16 windows after 240
 steps (24 trajectories).
