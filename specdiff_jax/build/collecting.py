@@ -20,6 +20,7 @@ from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
+from specdiff_jax.decoding import rows
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.formats import weights
 from specdiff_jax.models import networks
@@ -97,8 +98,8 @@ def collect(
   one = decoding.system(config, checkpoint, name)
 
   def run(some, on_done):
-    rows = [system_lib.request(r.id, r.prompt) for r in some]
-    one(rows, on_done=lambda row, made: on_done(row.id, made.tokens))
+    asked = [system_lib.request(r.id, r.prompt) for r in some]
+    one(asked, on_done=lambda row, made: on_done(row.id, made.tokens))
 
   header = {name: config[name] for name in _LAW} | {
       'verifier': checkpoint.fingerprint,
@@ -106,7 +107,7 @@ def collect(
       + systems.dtype(checkpoint),
       'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
   } | (facts or {})
-  extend = {}
+  extend = {'at_once': rows.group_of(config.batch)}
   if config.store_top_k:
     law = _stored_law(config, checkpoint)
     header |= {'store_top_k': law.k, 'law_temperature': law.temperature}

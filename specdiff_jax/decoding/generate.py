@@ -182,9 +182,10 @@ def generate(
 ) -> list[Completion]:
   """Decodes requests; returns completions in their order.
 
-  Requests of one prompt bucket share the rows of a batch: a row that is done
-  is refilled while the others go on. Each request is prefilled alone, so its
-  output depends neither on its row nor on its neighbours.
+  Requests of one prompt bucket share the rows of a batch: rows that are done
+  are refilled while the others go on, `rows.group` at a time. All prefills have
+  one shape, so a request's output depends neither on its row nor on its
+  neighbours.
 
   Args:
     engine: the system.
@@ -194,8 +195,8 @@ def generate(
     settings: sampling and limits.
     batch: rows decoded together; rows without a request are done.
     buckets: sizes that prompts are padded to, each compiled once.
-    cycles_per_call: after so many cycles the host looks, and whenever a row is
-      done: one fetch for each call.
+    cycles_per_call: after so many cycles the host looks, and whenever
+      `rows.group` rows are done: one fetch for each call.
     on_tokens: called after each call with a request's number and all its
       tokens so far, for rows that grew; returning True stops that row.
     on_done: called with each request and its completion as soon as it is done:
@@ -208,9 +209,7 @@ def generate(
   clock = clock or Clock()
   completions: list[Any] = [None] * len(requests)
 
-  def begin(index):
-    one = (requests[index],)
-    return start(engine, params, drafter_params, one, settings, 1, buckets)
+  parts = (engine, params, drafter_params)
 
   def end(index, completion):
     completions[index] = completion
@@ -218,14 +217,21 @@ def generate(
       on_done(requests[index], completion)
 
   for queue in by_bucket(requests, buckets):
-    rows = rows_lib.Rows(engine, params, drafter_params, batch)
+    rows = rows_lib.Rows(*parts, batch)
     work = {}  # the request in each row that has one
     while queue or work:
       with clock.adding('prefill'):
-        for row in range(batch):
-          if row not in work and queue:
-            work[row] = _Work(queue[0], requests[queue[0]])
-            rows.fill(row, begin(queue.popleft()))
+        free = [row for row in range(batch) if row not in work]
+        while queue and free:
+          some = {}
+          while queue and free and len(some) < rows.group:
+            index = queue.popleft()
+            some[free.pop(0)] = _Work(index, requests[index])
+          asked = [item.request for item in some.values()]
+          state = start(*parts, asked, settings, rows.group, buckets)
+          spare = [batch] * (rows.group - len(some))
+          rows.fill([*some, *spare], state)
+          work |= some
         rows.wait()
       with clock.adding('decode'):
         look = rows.run(cycles_per_call, len(work))
@@ -301,5 +307,6 @@ def warm_up(
     some = [requests[index] for index in queue][: batch + 1]
     parts = (engine, params, drafter_params)
     generate(*parts, some, settings, batch, buckets)
-    one = start(*parts, some[:1], settings, 1, buckets)
-    rows_lib.Rows(*parts, batch).warm_up(one)
+    rows = rows_lib.Rows(*parts, batch)
+    first = start(*parts, some[:1], settings, rows.group, buckets)
+    rows.warm_up(first)

@@ -1,8 +1,8 @@
 """A batch on the device whose rows are filled, run and read one by one.
 
-A row that is done makes room for another request while its neighbours go on,
+Rows that are done make room for other requests while their neighbours go on,
 and caches grow with the longest live row. All of it is a few compiled programs
-of static shapes: the index of a row is an argument.
+of static shapes: the indices of rows are an argument.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,24 @@ class Look:
   stats: types.Stats
 
 
+def group_of(batch: int) -> int:
+  """Returns how many rows of a batch are waited for, and filled together.
+
+  Filling takes a prefill and a fetch, and a caller's write to disk: row by row
+  a large batch would do that after every cycle. The rows that wait for others
+  are some 3 % of it.
+  """
+  return max(1, batch // 16)
+
+
 class Rows:
   """A running batch.
 
+  Attributes:
+    group: rows that are filled together.
+
     rows = Rows(engine, params, drafter_params, batch=4)
-    rows.fill(0, one)  # row 0 first; a row never filled is done
+    rows.fill([0], one)  # a row never filled is done
     look = rows.run(cycles=16, live=1)
   """
 
@@ -44,29 +57,29 @@ class Rows:
       drafter_params: types.Params,
       batch: int,
   ):
-    self._engine, self._batch = engine, batch
+    self._engine, self._batch, self.group = engine, batch, group_of(batch)
     self._params, self._drafter_params = params, drafter_params
     self._state: types.DecodeState | None = None
     self._longest = 0  # tokens of the longest live row that was seen last
 
-  def fill(self, row: int, one: types.DecodeState) -> None:
-    """Puts a prefilled request, a state of one row, into a row."""
+  def fill(self, rows: Sequence[int], some: types.DecodeState) -> None:
+    """Puts `group` prefilled requests into rows; row `batch` drops one."""
     if self._batch == 1:
-      self._state, self._longest = one, 0
-    elif self._state is None:
-      self._state = spread(one, self._batch)
-    else:
-      self._state = insert(self._state, one, np.int32(row))
+      self._state, self._longest = some, 0
+      return
+    if self._state is None:
+      self._state = spread(some, self._batch)
+    self._state = insert(self._state, some, np.asarray(rows, np.int32))
 
   def wait(self) -> None:
     """Returns once the rows are filled: for clocks."""
     jax.block_until_ready(self._state)
 
   def run(self, cycles: int, live: int) -> Look:
-    """Runs until one more row is done, or so many cycles.
+    """Runs until `group` more rows, or all, are done, or so many cycles.
 
-    `live` is how many rows are at work, as far as the host knows: a row that
-    was done when it was filled ends the call at once.
+    `live` is how many rows are at work, as far as the host knows: rows that
+    were done when they were filled count.
     """
     self._fit()
     self._state = self._engine.decode(
@@ -74,7 +87,7 @@ class Rows:
         self._drafter_params,
         self._engine.pinned(self._state),  # another sharding is a recompile
         np.int32(cycles),
-        np.int32(self._batch - live + 1),
+        np.int32(self._batch - max(live - self.group, 0)),
     )
     s = self._state
     look = Look(*jax.device_get((s.tokens, s.length, s.done, s.stats)))
@@ -85,13 +98,14 @@ class Rows:
     """Marks as done the rows that `done` [B] says are."""
     self._state = self._state.replace(done=jnp.asarray(done))
 
-  def warm_up(self, one: types.DecodeState) -> None:
+  def warm_up(self, some: types.DecodeState) -> None:
     """Compiles what these rows may need, with caches of every size."""
-    self.fill(0, one)
+    rows = range(self.group)
+    self.fill(rows, some)
     seen = 0
     while seen < (seen := transformer.cache_slots(self._state.cache)):
       if self._batch > 1:
-        self.fill(1, one)
+        self.fill(rows, some)
       self.run(0, self._batch)
       # A row whose next tree lacks one slot.
       self._longest = seen - self._engine.drafter.buckets[-1] + 2
@@ -108,36 +122,35 @@ class Rows:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def spread(one: types.DecodeState, batch: int) -> types.DecodeState:
-  """Returns a batch with the row of `one` first; the other rows are done."""
+def spread(some: types.DecodeState, batch: int) -> types.DecodeState:
+  """Returns a batch of rows that are done, each a copy of the first of some."""
 
   def put(axis, leaf):
     shape = list(leaf.shape)
     shape[axis] = batch
-    return jnp.broadcast_to(leaf, shape)
+    return jnp.broadcast_to(lax.slice_in_dim(leaf, 0, 1, axis=axis), shape)
 
-  state = _by_row(put, one)
-  return state.replace(done=state.done | (jnp.arange(batch) > 0))
+  state = _by_row(put, some)
+  return state.replace(done=jnp.ones_like(state.done))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def insert(
-    state: types.DecodeState, one: types.DecodeState, row: jax.Array
+    state: types.DecodeState, some: types.DecodeState, rows: jax.Array
 ) -> types.DecodeState:
-  """Replaces a row by that of `one`; `state` is donated.
+  """Replaces rows [K] by those of `some`; `state` is donated.
 
-  Nothing of the old row is left, and no other row changes. The caches of `one`
-  may be the smaller ones.
+  Nothing of an old row is left, and no other row changes. A row past the batch
+  is dropped. The caches of `some` may be the smaller ones.
   """
 
   def put(axis, old, new):
     shape = list(old.shape)
-    shape[axis] = 1
-    start = [0] * old.ndim
-    start[axis] = row
-    return lax.dynamic_update_slice(old, _pad(new, shape), start)
+    shape[axis] = rows.size
+    at = (slice(None),) * axis + (rows,)
+    return old.at[at].set(_pad(new, shape), mode='drop')
 
-  return _by_row(put, state, one)
+  return _by_row(put, state, some)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

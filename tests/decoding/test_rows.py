@@ -53,12 +53,12 @@ def prefilled(row, requests, batch):
 
 @pytest.fixture
 def refills(monkeypatch):
-  """Returns the rows that were filled while others were at work."""
+  """Returns the rows that were filled, one after the other."""
   filled, real = [], rows_lib.insert
 
-  def insert(state, one, row):
-    filled.append(int(row))
-    return real(state, one, row)
+  def insert(state, some, rows):
+    filled.extend(int(row) for row in rows)
+    return real(state, some, rows)
 
   monkeypatch.setattr(rows_lib, 'insert', insert)
   return filled
@@ -72,22 +72,41 @@ def test_a_refilled_row_decodes_as_if_alone(kind, refills):
   assert not refills
   assert len({len(tokens) for tokens in alone}) > 3
   assert systems.tokens(run(row, settings)) == alone
-  assert len(refills) == 5 and refills[:2] == [1, 2]
+  assert len(refills) == 6 and refills[:3] == [0, 1, 2]
   backwards = run(row, settings, systems.REQUESTS[::-1])
   assert systems.tokens(backwards) == alone[::-1]
+
+
+@pytest.mark.parametrize('kind', ['ar', 'shared_noise'])
+@pytest.mark.parametrize('group', [2, 3])
+def test_rows_that_are_filled_together_decode_as_if_alone(
+    kind, group, refills, monkeypatch
+):
+  """The last group is not full, and texts end here and there."""
+  row, settings = Row(kind), uneven()
+  wanted = systems.tokens(run(row, settings))
+  refills.clear()
+  monkeypatch.setattr(rows_lib, 'group_of', lambda batch: group)
+  many = systems.REQUESTS[:5]
+  assert systems.tokens(run(row, settings, many)) == wanted[:5]
+  assert len(refills) % group == 0 and refills.count(3) == len(refills) - 5
+
+
+def test_large_batches_are_filled_in_groups():
+  assert [rows_lib.group_of(n) for n in (1, 8, 31, 32, 128)] == [1, 1, 1, 2, 8]
 
 
 def test_a_refill_that_keeps_the_old_cache_is_noticed(monkeypatch):
   """Negative control: the new tokens beside the old keys and values."""
   row, settings, real = Row('ar'), uneven(), rows_lib.insert
 
-  def insert(state, one, row):
-    at = jnp.arange(3) == row
+  def insert(state, one, rows):
+    at = jnp.arange(3) == rows
     cache = jax.tree.map(
         lambda old: jnp.sum(old * at[:, None, None, None], 0, keepdims=True),
         state.cache,
     )
-    return real(state, one.replace(cache=cache), row)
+    return real(state, one.replace(cache=cache), rows)
 
   wanted = systems.tokens(run(row, settings))
   monkeypatch.setattr(rows_lib, 'insert', insert)
@@ -97,18 +116,18 @@ def test_a_refill_that_keeps_the_old_cache_is_noticed(monkeypatch):
 @pytest.mark.parametrize(
     'row', [Row('shared_noise'), Row('tree', scan_layers=True)]
 )
-def test_inserting_changes_one_row_and_all_of_it(row):
-  """Leaf by leaf, in bf16 too: as if that row had been prefilled there."""
-  first, other = systems.REQUESTS[1:4], systems.REQUESTS[5:]
-  wanted = prefilled(row, first[:1] + other + first[2:], 3)
+def test_inserting_changes_its_rows_and_all_of_them(row):
+  """Leaf by leaf, in bf16 too: as if these had been prefilled there."""
+  first, others = systems.REQUESTS[1:4], systems.REQUESTS[4:]
+  wanted = prefilled(row, others[1:] + first[1:2] + others[:1], 3)
   before = prefilled(row, first, 3)
-  one = prefilled(row, other, 1)
+  some = prefilled(row, others, 3)  # and a spare one, which is dropped
   half = lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
   for cast in (lambda x: x, half):
     got = rows_lib.insert(
         jax.tree.map(jnp.copy, jax.tree.map(cast, before)),
-        jax.tree.map(cast, one),
-        np.int32(1),
+        jax.tree.map(cast, some),
+        np.array([2, 0, 3], np.int32),
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(got):
       name = jax.tree_util.keystr(path)
@@ -126,8 +145,8 @@ def test_inserting_changes_one_row_and_all_of_it(row):
 
 
 def test_rows_without_a_request_are_done():
-  state = rows_lib.spread(prefilled(Row('tree'), systems.REQUESTS[2:3], 1), 4)
-  np.testing.assert_array_equal(state.done, [False, True, True, True])
+  state = rows_lib.spread(prefilled(Row('tree'), systems.REQUESTS[2:4], 2), 4)
+  np.testing.assert_array_equal(state.done, [True] * 4)
   assert jax.tree.leaves(state.cache)[0].shape[0] == 4
 
 
@@ -170,7 +189,7 @@ def test_a_row_that_the_caller_stops_is_refilled(refills):
       Row('ar'), SAMPLED, cycles_per_call=2,
       on_tokens=lambda number, tokens: number in (0, 4) and len(tokens) >= 5,
   )  # fmt: skip
-  assert len(refills) == 5
+  assert len(refills) == 6
   for completion, wanted in zip(got, plain):
     size = len(completion.tokens)
     assert size in ((5, 6) if completion.number in (0, 4) else (systems.NEW,))
