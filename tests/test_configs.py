@@ -52,8 +52,14 @@ def test_there_are_the_promised_recipes():
   assert {'quickstart', 'distill_smollm2', 'tiny'} <= set(RECIPES)
 
 
-@pytest.mark.parametrize('variant', ['', ':smoke'])
-@pytest.mark.parametrize('name', RECIPES)
+LARGE = ('distill_smollm2', 'distill_sps_smollm2', 'ablations/losses_smollm2')
+
+
+@pytest.mark.parametrize(
+    ('name', 'variant'),
+    [(name, variant) for name in RECIPES for variant in ('', ':smoke')]
+    + [(name, ':gpu') for name in LARGE],
+)
 def test_recipe_is_valid(name, variant):
   config = command.load(f'{ROOT}/configs/{name}.py{variant}')
   decoding.check(config)

@@ -62,7 +62,7 @@ def save_sweep(
   for panel in panels.flat:
     panel.xaxis.get_major_locator().set_params(integer=True)
   if rows:
-    canvas.legend(loc='outside lower center', ncols=3)
+    canvas.legend(loc='outside lower center', ncols=min(len(rows), 4))
   canvas.suptitle(title)
   _write(canvas, path)
 

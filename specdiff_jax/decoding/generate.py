@@ -207,9 +207,8 @@ def generate(
   over what is done.
   """
   clock = clock or Clock()
-  completions: list[Any] = [None] * len(requests)
-
   parts = (engine, params, drafter_params)
+  completions: list[Any] = [None] * len(requests)
 
   def end(index, completion):
     completions[index] = completion
@@ -223,15 +222,12 @@ def generate(
       with clock.adding('prefill'):
         free = [row for row in range(batch) if row not in work]
         while queue and free:
-          some = {}
-          while queue and free and len(some) < rows.group:
-            index = queue.popleft()
-            some[free.pop(0)] = _Work(index, requests[index])
-          asked = [item.request for item in some.values()]
+          taken = [queue.popleft() for _ in free[: rows.group] if queue]
+          asked = [requests[index] for index in taken]
+          places, free = free[: len(taken)], free[len(taken) :]
           state = start(*parts, asked, settings, rows.group, buckets)
-          spare = [batch] * (rows.group - len(some))
-          rows.fill([*some, *spare], state)
-          work |= some
+          rows.fill(places, state)
+          work |= zip(places, map(_Work, taken, asked))
         rows.wait()
       with clock.adding('decode'):
         look = rows.run(cycles_per_call, len(work))

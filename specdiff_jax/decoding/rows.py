@@ -40,10 +40,7 @@ def group_of(batch: int) -> int:
 
 
 class Rows:
-  """A running batch.
-
-  Attributes:
-    group: rows that are filled together.
+  """A running batch, whose rows are filled `group` at a time.
 
     rows = Rows(engine, params, drafter_params, batch=4)
     rows.fill([0], one)  # a row never filled is done
@@ -63,13 +60,15 @@ class Rows:
     self._longest = 0  # tokens of the longest live row that was seen last
 
   def fill(self, rows: Sequence[int], some: types.DecodeState) -> None:
-    """Puts `group` prefilled requests into rows; row `batch` drops one."""
+    """Puts prefilled requests into rows; spare ones of `group` are dropped."""
     if self._batch == 1:
       self._state, self._longest = some, 0
       return
     if self._state is None:
       self._state = spread(some, self._batch)
-    self._state = insert(self._state, some, np.asarray(rows, np.int32))
+    places = np.full(self.group, self._batch, np.int32)
+    places[: len(rows)] = rows
+    self._state = insert(self._state, some, places)
 
   def wait(self) -> None:
     """Returns once the rows are filled: for clocks."""
