@@ -6,10 +6,11 @@ prompts, keep the rest. The variant `gpu` is how the shipped one was made; the
 plain recipe is for two CPU cores, with a sixth of the prompts.
 
 Cost: `gpu`, on one H100 that did other work too: 2.7 million tokens in 3.6
-minutes (18,300 a second once compiled), 3000 steps in 6.7 minutes with
-compilation (22 steps a second and 128 TFLOP/s while it was alone). Plain, on 2
-CPU cores beside other work: 145k tokens in 27 minutes and 1160 steps in 57, 18
-of these the first epoch, which runs the verifier for its features.
+minutes with compilation, both collections at once; 3000 steps in 6.7 minutes
+with compilation (22 steps a second and 128 TFLOP/s while it was alone). Plain,
+on 2 CPU cores beside other work: 145k tokens in 27 minutes, and in 57 the 1160
+of 1800 steps after which it was stopped; 18 of these the first epoch, which
+runs the verifier for its features.
 
 Expected: `gpu`: tau 3.28 on 96 held-out trajectories of both temperatures (2.56
 after 300 steps, 3.12 after 1500, flat from 2400 on). Plain: tau 2.61 on 24
@@ -46,7 +47,7 @@ ON_GPU = {
     'system': 'ar',
     'dtype': 'bfloat16',
     'train_dtype': 'bfloat16',
-    'prompt_buckets': (256,),  # one program
+    'prompt_buckets': (256,),  # holds GSM8K's prompts; one program
     'batch': 64,
     'feature_cache': 0,
     'steps': 3000,
@@ -59,7 +60,7 @@ ON_GPU = {
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the recipe; 'smoke' runs it on the random tiny verifier."""
+  """Returns the recipe; 'gpu' is for one large GPU, 'smoke' is tiny."""
   if variant not in ('', 'gpu', 'smoke'):
     raise ValueError(f'the variants are "", "gpu" and "smoke", not {variant!r}')
   smoke = variant == 'smoke'

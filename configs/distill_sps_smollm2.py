@@ -35,7 +35,7 @@ _HERE = pathlib.Path(__file__).resolve().parent
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the recipe; 'smoke' runs it on the random tiny verifier."""
+  """Returns the recipe; 'gpu' is for one large GPU, 'smoke' is tiny."""
   if variant not in ('', 'gpu', 'smoke'):
     raise ValueError(f'the variants are "", "gpu" and "smoke", not {variant!r}')
   smoke = variant == 'smoke'

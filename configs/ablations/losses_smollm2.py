@@ -4,26 +4,29 @@ Why: SpecDiff-2 (Fig. 2) reports that streak-distillation agrees with the
 verifier 2.3 to 2.8 times as often as AR-distillation at slots j >= 13. This
 asks the same of a small drafter: windows of 16 slots, the same start, data,
 batches and steps, only the loss differs. The variant `gpu` has 46 times the
-trajectories, 67 times the windows and twice the layers.
+trajectories, 67 times the windows, twice the layers, a larger draft vocabulary
+and longer rows, and computes in bfloat16.
 
-Cost: `gpu`: 7 minutes for all four at once on one H100 (5 steps a second each).
+Cost: `gpu`: one H100 did the four losses in 7 minutes as four processes at once
+(each a sweep of one loss, 5 steps a second); a sweep does one after the other.
 Plain, on 2 CPU cores shared with other work: 10 minutes a run, and 5 more for
 each of the two passes of the verifier over 160 trajectories (its features, and
 its law for kl).
 
 Expected, `gpu` (11,396 held-out windows of 96 texts): tau 3.08 (streak), 2.78
 (ce), 2.80 (kl, AR-distillation), 2.96 (decayed_ce). A window survives to slots
-13 to 16, on average, in 0.96 %, 0.20 %, 0.17 % and 0.13 % of cases: 5.6 times as
-often with the streak as with AR-distillation. Agreement there, whatever came
+13 to 16, on average, in 0.96 %, 0.20 %, 0.17 % and 0.13 % of cases: 5.6 times
+as often with the streak as with AR-distillation. Agreement there, whatever came
 before it in the window, is lower: 0.089, 0.127, 0.133 and 0.118. The streak
 gives up slots whose window is lost already.
 
-Plain: tau 1.84, 1.58, 1.59 and 1.83 after 240 steps; agreement at slots 13 to 16
-0.048, 0.070, 0.073 and 0.060, and not one of 2631 held-out windows survives to
-slot 13.
+Plain: tau 1.84, 1.58, 1.59 and 1.83 after 240 steps; agreement at slots 13 to
+16 0.048, 0.070, 0.073 and 0.060, and not one of 2631 held-out windows survives
+to slot 13.
 
 COMMAND (after the first `collect` of configs/distill_smollm2.py):
-  python -m specdiff_jax sweep --config=configs/ablations/losses_smollm2.py:gpu \
+  python -m specdiff_jax sweep \
+      --config=configs/ablations/losses_smollm2.py:gpu \
       --config.data=runs/greedy --grid=loss=streak,ce,kl,decayed_ce \
       --workdir=runs/losses
 """
@@ -37,7 +40,7 @@ _BASE = pathlib.Path(__file__).resolve().parent.parent / 'distill_smollm2.py'
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the recipe; 'smoke' runs it on the random tiny verifier."""
+  """Returns the recipe; 'gpu' is for one large GPU, 'smoke' is tiny."""
   config = runpy.run_path(str(_BASE))['get_config'](variant)
   if variant == 'smoke':
     return config

@@ -12,7 +12,7 @@ was not finished.
 Expected: held-out tau 1.52, 1.69 and 1.83 with 1, 4 and 16 windows after 240
 steps (24 trajectories).
 
-COMMAND (after the `collect` of configs/distill_smollm2.py):
+COMMAND (after the `collect` for a CPU of configs/distill_smollm2.py):
   python -m specdiff_jax sweep --config=configs/ablations/windows_smollm2.py \
       --config.data=runs/trajectories --grid=windows=1,4,16,48 \
       --workdir=runs/windows

@@ -69,8 +69,8 @@ def collect(
     elsewhere: ids of requests that other processes completed.
     extend: adds to trajectories, before they are written, what takes another
       pass of the verifier.
-    at_once: trajectories that `extend` is given together and that a kill may
-      lose; the last ones may be fewer.
+    at_once: trajectories that are extended and written together, and that a
+      kill may lose; the last ones, or those before an error, may be fewer.
 
   Returns the number of new completion tokens.
 
@@ -85,19 +85,27 @@ def collect(
     done = len(requests) - len(left) - len(waiting)
     progress(done, len(requests), tokens)
 
+  def write():
+    some = list(waiting)
+    waiting.clear()  # first, so that a full disk is met once
+    journal.append(extend(some))
+    show()
+
   def on_done(name: str, completion: np.ndarray) -> None:
     nonlocal tokens
     request = left.pop(name)
     waiting.append(_trajectory(request, completion, journal.header))
     tokens += len(completion)
     if len(waiting) == at_once or not left:
-      journal.append(extend(waiting))
-      waiting.clear()
-      show()
+      write()
 
   show()
   if left:
-    generate(list(left.values()), on_done)
+    try:
+      generate(list(left.values()), on_done)
+    finally:
+      if waiting:  # an error came; what is done is kept
+        write()
   if left:
     raise ValueError(f'{len(left)} requests were not completed')
   return tokens

@@ -195,11 +195,11 @@ def generate(
     settings: sampling and limits.
     batch: rows decoded together; rows without a request are done.
     buckets: sizes that prompts are padded to, each compiled once.
-    cycles_per_call: after so many cycles the host looks, and whenever
-      `rows.group` rows are done: one fetch for each call.
+    cycles_per_call: after so many cycles the host looks, and whenever a row is
+      done (in large batches `rows.group` of them): one fetch for each call.
     on_tokens: called after each call with a request's number and all its
       tokens so far, for rows that grew; returning True stops that row.
-    on_done: called with each request and its completion as soon as it is done:
+    on_done: called with each request and its completion once the host sees it:
       bucket by bucket, in no order that could be relied on.
     clock: adds up the seconds of prefill, refills included, and of decoding.
 
@@ -221,7 +221,7 @@ def generate(
     while queue or work:
       with clock.adding('prefill'):
         free = [row for row in range(batch) if row not in work]
-        while queue and free:
+        while queue and len(free) >= min(rows.group, len(queue)):
           taken = [queue.popleft() for _ in free[: rows.group] if queue]
           asked = [requests[index] for index in taken]
           places, free = free[: len(taken)], free[len(taken) :]

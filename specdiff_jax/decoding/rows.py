@@ -1,4 +1,4 @@
-"""A batch on the device whose rows are filled, run and read one by one.
+"""A batch on the device whose rows are filled and read while it runs.
 
 Rows that are done make room for other requests while their neighbours go on,
 and caches grow with the longest live row. All of it is a few compiled programs
@@ -75,7 +75,7 @@ class Rows:
     jax.block_until_ready(self._state)
 
   def run(self, cycles: int, live: int) -> Look:
-    """Runs until `group` more rows, or all, are done, or so many cycles.
+    """Runs until one more row and at least `group` are done, or so many cycles.
 
     `live` is how many rows are at work, as far as the host knows: rows that
     were done when they were filled count.
@@ -86,7 +86,7 @@ class Rows:
         self._drafter_params,
         self._engine.pinned(self._state),  # another sharding is a recompile
         np.int32(cycles),
-        np.int32(self._batch - max(live - self.group, 0)),
+        np.int32(max(self._batch - live + 1, self.group)),
     )
     s = self._state
     look = Look(*jax.device_get((s.tokens, s.length, s.done, s.stats)))

@@ -56,7 +56,7 @@ class System:
       on_done: Callable[[Any, generate.Completion], None] | None = None,
       clock: generate.Clock | None = None,
   ) -> list[generate.Completion]:
-    """Decodes requests; the host looks when a row is done, or if it has to."""
+    """Decodes requests; the host looks when rows are done, or if it has to."""
     looks = {'cycles_per_call': self.cycles_per_call} if on_tokens else {}
     return generate.generate(
         self.engine,

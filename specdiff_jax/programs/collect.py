@@ -56,7 +56,7 @@ COMMAND = command.Command(
     served. The drafted systems collect faster than plain decoding and get the
     same tokens.
 
-    WORKDIR/journal.jsonl grows prompt by prompt, and a run that was stopped
+    WORKDIR/journal.jsonl grows as prompts are done, and a run that was stopped
     goes on where it was, with more prompts or completions too; at the end
     WORKDIR/dataset is made of it (TFDS, array_record), without equal
     completions of one prompt. With config.distributed every process completes

@@ -77,8 +77,9 @@ DECODING = {
         'own fastest ones',
     ),
     'batch': (
-        1, 'rows decoded together, each refilled when its text is done '
-        '(distill: trajectories a step)',
+        1, 'rows decoded together, each refilled when its text is done, in '
+        'batches of 32 and more a sixteenth of them at a time (distill: '
+        'trajectories a step)',
     ),
     'temperature': (0.0, 'of the verifier; 0 is greedy'),
     'top_k': (0, 'sample among the k most likely tokens; 0 switches it off'),

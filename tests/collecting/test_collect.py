@@ -95,6 +95,12 @@ def test_a_stopped_run_goes_on(tmp_path, error):
   assert not third.made
 
 
+def test_what_is_done_before_an_error_is_kept(tmp_path):
+  with pytest.raises(errors.InputError, match='NaN'):
+    run(tmp_path, Echo(7, errors.InputError('NaN')), at_once=4)
+  assert len(collected(tmp_path)) == 7
+
+
 def test_prompts_elsewhere_in_the_journal_do_not_count(tmp_path):
   run(tmp_path, Echo(), PROMPTS[:5])
   assert run(tmp_path, Echo(), PROMPTS[4:7]) == [

@@ -16,12 +16,14 @@ PROGRAM = """
 
     from specdiff_jax.build import decoding
     from specdiff_jax.data import prompts
+    from specdiff_jax.decoding import rows
     from specdiff_jax.programs import command
 
     config = command.load(sys.argv[1])
-    config.update(batch=2, max_new_tokens=12)
+    rows.group_of = lambda batch: 2  # as in a batch of 32
+    config.update(batch=4, max_new_tokens=12)
     texts = [prompts.Prompt(str(i), 'Once upon a time' * (1 + i % 3))
-             for i in range(3)]
+             for i in range(7)]
 
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(

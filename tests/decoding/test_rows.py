@@ -243,6 +243,12 @@ def test_growing_caches_change_no_token(row, monkeypatch):
     sizes.clear()
 
 
+def test_caches_grow_beside_rows_that_are_filled_together(monkeypatch):
+  wanted = systems.tokens(run(Row('tree'), uneven()))
+  monkeypatch.setattr(rows_lib, 'group_of', lambda batch: 2)
+  assert systems.tokens(run(Row('tree'), uneven(), step=STEP)) == wanted
+
+
 def test_a_cache_that_grows_wrongly_is_noticed(monkeypatch):
   """Negative control: what was in it is lost."""
   real = rows_lib.grow
@@ -285,7 +291,9 @@ MIXED = tuple(
 )
 
 
-def test_nothing_recompiles_after_warming_up(compilations):
+@pytest.mark.parametrize('group', [1, 2])
+def test_nothing_recompiles_after_warming_up(group, compilations, monkeypatch):
+  monkeypatch.setattr(rows_lib, 'group_of', lambda batch: group)
   engine, params, drafter = parts(Row('tree'))
   engine = dataclasses.replace(engine, cache_step=STEP)
   generate.warm_up(engine, params, drafter, MIXED[:8], GREEDY, 3, BUCKETS)
