@@ -8,7 +8,7 @@ Cost: 2.4 minutes on 2 CPU cores once installed, 1.7 when run again: half of it
 is compilation, which launch/quickstart.sh keeps. Installation and a download of
 93 MB come before.
 
-Expected: specdiff 2.2 times as fast as plain decoding, tau 2.9; lookup 1.4
+Expected: specdiff 2.1 times as fast as plain decoding, tau 3.1; lookup 1.4
 times, tau 1.7; all exact (the README has a larger table).
 
 COMMAND:
