@@ -56,7 +56,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   if variant == 'gpu':
     config.update(
         batch=64, steps=1000, train_limit=0, eval_every=250, save_every=500,
-        tokens=288,
+        tokens=288, learning_rate=8e-4,
     )  # fmt: skip
     config.network.update(layers=4, vocab=6144)
   return config

@@ -221,6 +221,7 @@ def generate(
     while queue or work:
       with clock.adding('prefill'):
         free = [row for row in range(batch) if row not in work]
+        # A prefill of fewer costs as much, so only the last one may be short.
         while queue and len(free) >= min(rows.group, len(queue)):
           taken = [queue.popleft() for _ in free[: rows.group] if queue]
           asked = [requests[index] for index in taken]
