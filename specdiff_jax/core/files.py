@@ -1,25 +1,112 @@
-"""JSON files beside the weights, and locks of files."""
+"""Files that people hand over: opened and parsed with every doubt checked.
+
+What is read here may come from a stranger. So only regular files are opened
+(a FIFO would be waited for, a device never ends), sizes and depths are bounded
+before anything is built of them, and whatever is wrong is one InputError.
+"""
 
 import contextlib
 import fcntl
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from specdiff_jax.core import errors
 
+MOST_JSON = 32 << 20  # bytes; the index of the largest models has 10 MB
+_DEPTH = 64  # of JSON: arrays and objects in each other
+_HALF = re.compile(rb'\\u[dD][89abAB]|\\u[dD][c-fC-F]')
+_HALF_TEXT = re.compile('[\ud800-\udfff]')
 
-def read_json(path: str) -> dict[str, Any]:
-  """Reads a JSON object; InputError where there is none."""
-  try:
-    with open(path, encoding='utf-8') as file:
-      value = json.load(file)
-  except FileNotFoundError as e:
+
+def open_file(path: str) -> BinaryIO:
+  """Opens a regular file for reading.
+
+  Raises InputError if it is not there, cannot be read, or is a directory, a
+  FIFO, a socket or a device.
+  """
+  try:  # O_NONBLOCK: a FIFO without a writer would be waited for
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  except FileNotFoundError as error:
     raise errors.InputError(
         f'{path}: there is no such file; correct the path, or download it.'
-    ) from e
-  except (OSError, ValueError) as e:
+    ) from error
+  except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
+    raise errors.InputError(
+        f'{path}: cannot be opened ({error}); correct the path or its '
+        'permissions.'
+    ) from error
+  if not stat.S_ISREG(os.fstat(handle).st_mode):
+    os.close(handle)
+    raise errors.InputError(
+        f'{path}: not a regular file (a directory, a pipe or a device); give '
+        'the path of a file.'
+    )
+  return os.fdopen(handle, 'rb')
+
+
+def parse_json(data: bytes | str) -> Any:
+  """Returns the value of a JSON text; ValueError with a reason where it fails.
+
+  Refuses what later work could not bear: texts with half of a surrogate pair,
+  and arrays and objects more than 64 deep.
+  """
+  try:
+    value = json.loads(data)
+  except RecursionError:
+    raise ValueError('arrays or objects are nested too deep') from None
+  raw = data.encode('utf-8', 'surrogatepass') if isinstance(data, str) else data
+  if raw.count(b'[') + raw.count(b'{') > _DEPTH and _deeper(value, _DEPTH):
+    raise ValueError('arrays or objects are nested too deep')
+  if _HALF.search(raw) and _half_of_a_pair(value):
+    raise ValueError(
+        'a text holds half of a surrogate pair (\\ud800 to \\udfff), which is '
+        'no character'
+    )
+  return value
+
+
+def _deeper(value: Any, depth: int) -> bool:
+  """Returns whether arrays and objects lie deeper in each other than that."""
+  level = [value] if isinstance(value, (dict, list)) else []
+  for _ in range(depth):
+    level = [
+        inner
+        for outer in level
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+        if isinstance(inner, (dict, list))
+    ]
+  return bool(level)
+
+
+def _half_of_a_pair(value: Any) -> bool:
+  if isinstance(value, str):
+    return bool(_HALF_TEXT.search(value))
+  if isinstance(value, dict):
+    return any(map(_half_of_a_pair, value)) or any(
+        map(_half_of_a_pair, value.values())
+    )
+  return isinstance(value, list) and any(map(_half_of_a_pair, value))
+
+
+def read_json(path: str, most: int = MOST_JSON) -> dict[str, Any]:
+  """Reads a JSON object of at most `most` bytes; InputError if it is none."""
+  with open_file(path) as file:
+    try:
+      data = file.read(most + 1)
+    except OSError as e:
+      raise errors.InputError(f'{path}: cannot be read ({e}).') from e
+  if len(data) > most:
+    raise errors.InputError(
+        f'{path}: larger than {most} bytes, which no such file needs; download '
+        'it again.'
+    )
+  try:
+    value = parse_json(data)
+  except ValueError as e:
     raise errors.InputError(
         f'{path}: not readable as JSON ({e}); download the file again.'
     ) from e
@@ -31,14 +118,50 @@ def read_json(path: str) -> dict[str, Any]:
   return value
 
 
+@contextlib.contextmanager
+def whole(path: str) -> Iterator[BinaryIO]:
+  """Opens a file to write that appears at `path` whole, or not at all.
+
+  It is written as PATH.part beside it, synced, and renamed once the block ends
+  without an exception. What lies at PATH.part is removed first and never
+  followed: it may be a link to something that must not be written.
+
+    with files.whole('run.json') as file:
+      file.write(b'{}')
+  """
+  part = path + '.part'
+  with contextlib.suppress(FileNotFoundError):
+    os.unlink(part)
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+  try:
+    with os.fdopen(os.open(part, flags, 0o644), 'wb') as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.unlink(part)
+    raise
+  with contextlib.suppress(OSError):  # some systems cannot sync a folder
+    sync_folder(os.path.dirname(path) or '.')
+
+
+def sync_folder(path: str) -> None:
+  """Has the operating system write a folder's names to its disk."""
+  folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
+
+
 def write_json(path: str, value: dict[str, Any]) -> None:
   """Writes a JSON object, whole or not at all; InputError where it cannot."""
   try:
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    with open(path + '.new', 'w', encoding='utf-8') as file:
-      json.dump(value, file, indent=2)
-      file.write('\n')
-    os.replace(path + '.new', path)
+    with whole(path) as file:
+      file.write((json.dumps(value, indent=2) + '\n').encode())
   except OSError as e:
     raise errors.InputError(
         f'{path}: cannot be written ({e}); make room, or give another '
