@@ -43,6 +43,11 @@ def check(config: Config) -> None:
   least |= {'refresh_anchors': 1, 'refresh_accepted': 0}
   for name, bound in least.items():
     systems.least(name, config[name], bound)
+  if config.stop:
+    raise errors.InputError(
+        f'config.stop is {tuple(config.stop)!r}, but trajectories are whole: '
+        'they end at an end token or the limit. Leave it empty.'
+    )
   if config.completions > 1 and not config.temperature:
     raise errors.InputError(
         f'config.completions is {config.completions}, but at temperature 0 all '

@@ -157,6 +157,7 @@ def system(
   Example: system(config, verifier(config), 'lookup')
   """
   name = name or config.system
+  tokenizer = checkpoint.tokenizer
   mesh = systems.decode_mesh(config)
   parts = systems.parts(name, config, checkpoint, slots)
   systems.room(config, name, parts.drafter)
@@ -179,12 +180,15 @@ def system(
       engine=engine,
       params=checkpoint.params,
       drafter_params=_placed(drafter_params, _split(mesh)),
-      settings=settings(config, checkpoint.tokenizer.end_ids),
+      settings=settings(
+          config, (*tokenizer.end_ids, *tokenizer.stop_ids(config.stop))
+      ),
       batch=config.batch,
       buckets=tuple(sorted(config.prompt_buckets)),
       cycles_per_call=config.cycles_per_call,
       stop=tuple(config.stop),
-      decode_text=checkpoint.tokenizer.decode,
+      decode_text=tokenizer.decode,
+      settled_text=tokenizer.settled,
       size={
           'gamma': parts.drafter.max_depth,
           'drafts': parts.drafts,

@@ -46,6 +46,7 @@ class System:
   cycles_per_call: int
   stop: tuple[str, ...]
   decode_text: Callable[[Sequence[int]], str]
+  settled_text: Callable[[Sequence[int]], str]  # what no later token changes
   size: Mapping[str, int]  # gamma, drafts, verify_tokens
 
   def __call__(

@@ -212,7 +212,9 @@ def _show(rows, plan, fastest_dtype: str) -> None:
 
 def _example(system, request) -> None:
   """Shows one prompt's completion while it is decoded."""
-  stream = text_lib.Stream(system.decode_text, system.stop)
+  stream = text_lib.Stream(
+      system.decode_text, system.stop, system.settled_text
+  )
 
   def show(number: int, tokens) -> bool:
     del number

@@ -104,7 +104,9 @@ def _body(call: command.Call) -> int:
 
 def _stream(system, request, head: bool) -> None:
   """Writes a completion to stdout while it is made."""
-  stream = text_lib.Stream(system.decode_text, system.stop)
+  stream = text_lib.Stream(
+      system.decode_text, system.stop, system.settled_text
+  )
 
   def show(number: int, tokens) -> bool:
     del number
@@ -127,8 +129,7 @@ def _in_order(system, requests) -> None:
       _head(waiting[0])
       console.text(texts.pop(waiting.pop(0).id) + '\n')
 
-  watch = text_lib.watch(system.decode_text, system.stop)
-  system(requests, on_tokens=watch, on_done=on_done)
+  system(requests, on_tokens=_watch(system), on_done=on_done)
 
 
 def _to_file(system, requests, path, settings, overwrite: bool) -> None:
@@ -157,12 +158,17 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
         there += 1
         show(there, total)
 
-      watch = text_lib.watch(system.decode_text, system.stop)
-      system(left, on_tokens=watch, on_done=on_done)
+      system(left, on_tokens=_watch(system), on_done=on_done)
 
 
 def _cut(system, completion) -> tuple[str, list[int]]:
-  return text_lib.cut(system.decode_text, completion.tokens, system.stop)
+  return text_lib.cut(
+      system.decode_text, completion.tokens, system.stop, system.settled_text
+  )
+
+
+def _watch(system):
+  return text_lib.watch(system.decode_text, system.stop, system.settled_text)
 
 
 def _head(request) -> None:

@@ -140,7 +140,11 @@ DECODING = {
     ),
     'ngram': (3, 'longest match of prompt lookup, in tokens'),
     'chat': (True, "put the prompt into the model's chat template"),
-    'stop': ((), 'strings that end the text; it is cut before the first'),
+    'stop': (
+        (),
+        'strings that end the text; it is cut before the one that is completed '
+        'first. A special token, such as <|im_end|>, ends it as a token',
+    ),
     'cycles_per_call': (
         16, 'verifier calls between two looks of the host, where text is shown '
         'or may hit a stop string',

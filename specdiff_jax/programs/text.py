@@ -1,4 +1,11 @@
-"""From tokens to text: stop strings, and text that grows while it is made."""
+"""From tokens to text: stop strings, and text that grows while it is made.
+
+A text ends at the stop string that is completed first, and of several that are
+completed by one character at the one that begins first. Completed means: in
+text that no later token changes (`Tokenizer.settled`); and in all of it once
+no token follows. So a completion is a function of its tokens alone, whenever
+the host looks at them and whatever drafted them.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,75 +13,98 @@ Decode = Callable[[Sequence[int]], str]
 
 
 def cut(
-    decode: Decode, tokens: Sequence[int], stop: Sequence[str]
+    decode: Decode,
+    tokens: Sequence[int],
+    stop: Sequence[str],
+    settled: Decode | None = None,
 ) -> tuple[str, list[int]]:
   """Returns the text before the first stop string, and the tokens so far.
 
   The tokens run up to and with the one that completes the stop string; all of
   them if there is none.
 
-    cut(tokenizer.decode, tokens, ['\\n\\n'])
+  Args:
+    decode: from all tokens of a row to its text.
+    tokens: of a row that goes on no further, or was watched (`watch`).
+    stop: the stop strings.
+    settled: from tokens to the beginning of their text that no later token
+      changes; by default what comes before an unfinished character.
+
+    cut(tokenizer.decode, tokens, ['\\n\\n'], tokenizer.settled)
   """
+  settled = settled or _finished(decode)
   tokens = [int(token) for token in tokens]
   text = decode(tokens)
-  end = find(text, stop)
-  if end < 0:
+  found = find(text, stop)
+  if found is None:
     return text, tokens
-  low, high = 1, len(tokens)  # the shortest prefix that has a stop string
+  begin, end = found
+  low, high = 1, len(tokens)  # the fewest whose settled text has the stop
   while low < high:
     middle = (low + high) // 2
-    if find(decode(tokens[:middle]), stop) >= 0:
+    if len(settled(tokens[:middle])) >= end:
       high = middle
     else:
       low = middle + 1
-  return text[:end], tokens[:low]
+  return text[:begin], tokens[:low]
 
 
-def find(text: str, stop: Sequence[str]) -> int:
-  """Returns where the first stop string begins, or -1."""
-  places = [text.find(s) for s in stop if s]
-  return min((place for place in places if place >= 0), default=-1)
+def find(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
+  """Returns (begin, end) of the stop string that ends first, or None.
+
+  Of several that end there it is the one that begins first.
+  """
+  places = [(text.find(s), len(s)) for s in stop if s]
+  found = [(begin + size, begin) for begin, size in places if begin >= 0]
+  return min(found)[::-1] if found else None
 
 
 def watch(
-    decode: Decode, stop: Sequence[str]
+    decode: Decode, stop: Sequence[str], settled: Decode | None = None
 ) -> Callable[[int, Sequence[int]], bool] | None:
   """Returns an `on_tokens` that ends a row at a stop string; None without."""
   if not any(stop):
     return None
-  return lambda number, tokens: find(decode(tokens), stop) >= 0
+  settled = settled or _finished(decode)
+  return lambda number, tokens: find(settled(tokens), stop) is not None
 
 
 class Stream:
   """Text that grows: gives out each piece once it can no longer change.
 
-  A piece is held back while it ends inside a character or may be the
-  beginning of a stop string.
+  A piece is held back while a later token may change it, or while it may be
+  the beginning of a stop string. All pieces together are the text of `cut`.
   """
 
-  def __init__(self, decode: Decode, stop: Sequence[str] = ()):
+  def __init__(
+      self,
+      decode: Decode,
+      stop: Sequence[str] = (),
+      settled: Decode | None = None,
+  ):
     self._decode = decode
+    self._settled = settled or _finished(decode)
     self._stop = [s for s in stop if s]
-    self._text = ''
+    self._tokens: Sequence[int] = ()
     self._given = 0
     self.stopped = False  # a stop string came
 
   def show(self, tokens: Sequence[int]) -> str:
     """Takes all tokens so far; returns the next piece of settled text."""
-    self._text = self._decode(tokens)
-    text = self._text.rstrip('\ufffd')
+    self._tokens = tokens
+    text = self._settled(tokens)
     return self._give(text, self._held(text))
 
   def finish(self) -> str:
     """Returns what was held back; call it when no more tokens come."""
-    return self._give(self._text, 0)
+    return self._give(self._decode(self._tokens), 0)
 
   def _give(self, text: str, held: int) -> str:
     if self.stopped:
       return ''
-    end = find(text, self._stop)
-    self.stopped = end >= 0
-    end = end if self.stopped else len(text) - held
+    found = find(text, self._stop)
+    self.stopped = found is not None
+    end = found[0] if found else len(text) - held
     piece = text[self._given : end]
     self._given = max(self._given, end)
     return piece
@@ -88,3 +118,7 @@ class Stream:
         if text.endswith(s[:size])
     )
     return max(sizes, default=0)
+
+
+def _finished(decode: Decode) -> Decode:
+  return lambda tokens: decode(tokens).rstrip('\ufffd')

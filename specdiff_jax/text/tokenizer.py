@@ -1,5 +1,6 @@
 """Text to ids and back, with the chat template: from GGUF, directory, bytes."""
 
+import codecs
 import datetime
 import json
 import os
@@ -66,6 +67,8 @@ class Tokenizer:
     )
     self.special = special
     self._source = source
+    self._special = frozenset(names)
+    self._fallback = _fallback_bytes(backend)
 
   def encode(self, text: str) -> list[int]:
     """Returns ids; a bos token only where the model's own processor adds it."""
@@ -74,6 +77,55 @@ class Tokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text; special tokens are skipped."""
     return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+  def settled(self, ids: Sequence[int]) -> str:
+    """Returns the beginning of the text of `ids` that no later token changes.
+
+    Left out is a character whose bytes are not all there yet; where bytes are
+    tokens of their own (byte fallback), a whole run of them: a byte that does
+    not fit spoils those before it.
+    """
+    ids = [int(i) for i in ids]
+    if self._fallback is not None:
+      while ids and (ids[-1] in self._fallback or ids[-1] in self._special):
+        ids.pop()
+      return self.decode(ids)
+    text = self.decode(ids)
+    waits = text.endswith('\ufffd') and self._unfinished(ids)
+    return text[:-1] if waits else text
+
+  def _unfinished(self, ids: Sequence[int]) -> bool:
+    """Returns whether the last bytes of byte-level tokens await others."""
+    last = b''
+    for i in reversed(ids):
+      if len(last) >= 3:  # as many as may be waiting
+        break
+      if i not in self._special:
+        token = self.backend.id_to_token(i) or ''
+        known = all(letter in _BYTES for letter in token)
+        last = (
+            bytes(map(_BYTES.get, token)) if known else token.encode()
+        ) + last
+    waiting = codecs.getincrementaldecoder('utf-8')('replace')
+    waiting.decode(last)
+    return bool(waiting.getstate()[0])
+
+  def stop_ids(self, stop: Sequence[str]) -> list[int]:
+    """Returns the special tokens among stop strings: they end a text as tokens.
+
+    Special tokens are no part of the text. InputError if a stop string holds
+    one beside other letters, since it would never be found.
+    """
+    special = {self.backend.id_to_token(i): i for i in self._special}
+    for string in stop:
+      for text in special:
+        if text.strip() and text in string and text != string:
+          raise errors.InputError(
+              f'The stop string {string!r} holds the special token {text!r}, '
+              'which is no part of a text and would never be found. Give '
+              f'{text!r} alone: then that token ends the text.'
+          )
+    return [special[string] for string in stop if string in special]
 
   def render_chat(self, prompt: str) -> str:
     """Returns the chat text of one user message, up to the model's answer."""
@@ -149,11 +201,23 @@ class Tokenizer:
     return cls(backend, special, end_ids, template, path)
 
 
+def _fallback_bytes(backend: tokenizers.Tokenizer) -> frozenset[int] | None:
+  """Returns the tokens that are single bytes, if their runs make characters."""
+  decoder = backend.decoder
+  if decoder is None or b'"ByteFallback"' not in decoder.__getstate__():
+    return None
+  found = (backend.token_to_id(f'<0x{byte:02X}>') for byte in range(256))
+  return frozenset(i for i in found if i is not None)
+
+
 def byte_letters() -> list[str]:
   """Returns the printable stand-in of each byte, as in GPT-2's vocabulary."""
   plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
   others = iter(range(256, 512))
   return [chr(b if b in plain else next(others)) for b in range(256)]
+
+
+_BYTES = {letter: byte for byte, letter in enumerate(byte_letters())}
 
 
 def _compile(template: str) -> jinja2.Template:
