@@ -73,6 +73,7 @@ def read(path: str) -> Found:
   roles, more, added = _tokens(path, settings)
   backend, own, adds_bos = _backend(path, settings)
   roles = own | roles
+  roles = {k: roles[k] for k in (*_ROLES, *roles) if k in roles}  # their order
   if adds_bos:  # a tokenizer.model: they are found in the text as it is
     as_it_is = {'normalized': False}
     added = {

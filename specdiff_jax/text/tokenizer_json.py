@@ -73,11 +73,11 @@ def _tried(data: bytes) -> str:
         env=os.environ | one_thread,
         start_new_session=True,
     )
-    said = done.stdout.decode('utf-8', 'replace').splitlines()
+    said = done.stdout.decode('utf-8', 'replace')
   except subprocess.TimeoutExpired:
-    said = []
+    said = ''
   except OSError as e:
-    said = [f'the process that tries it out does not start: {e}']
-  if not said:
-    return 'the library fails on it, or takes too much time or memory'
-  return '' if said[-1] == 'ok' else said[-1]
+    said = f'the process that tries it out does not start: {e}'
+  if said == 'ok':
+    return ''
+  return said or 'the library fails on it, or takes too much time or memory'
