@@ -198,11 +198,45 @@ def test_many_tokens_with_scores_load_fast():
       'tokenizer.ggml.tokens': pieces,
       'tokenizer.ggml.scores': [float(-i) for i in range(len(pieces))],
       'tokenizer.ggml.token_type': [1] * len(pieces),
+      'tokenizer.ggml.add_bos_token': False,
   }
   start = time.monotonic()
   tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
   assert time.monotonic() - start < 15  # takes 1 on a machine that is not busy
   assert len(tokenizer.encode(''.join(letters[:8]))) == 5  # with the prefix
+
+
+def test_gguf_defaults_of_llama():
+  """Without a key, as llama.cpp: bos 1 is added, eos 2 ends, a space first."""
+  fields, _ = sentencepiece_fields(np.random.default_rng(3))
+  stated = tokenizer_lib.Tokenizer.from_gguf(dict(fields))
+  for role in ('bos', 'eos', 'unknown'):
+    del fields[f'tokenizer.ggml.{role}_token_id']
+  usual = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert usual.special == stated.special and usual.end_ids == (2,)
+  assert usual.encode('abc?') == stated.encode('abc?')
+  assert usual.encode('abc?')[0] == 1
+  fields['tokenizer.ggml.add_bos_token'] = False
+  fields['tokenizer.ggml.add_eos_token'] = True
+  other = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert other.encode('abc?') == stated.encode('abc?')[1:] + [2]
+
+
+def test_gguf_roles_for_templates():
+  fields = byte_level_fields(
+      cls_token_id=260, seperator_token_id=261, mask_token_id=259
+  )
+  fields['tokenizer.chat_template'] = '{{ cls_token ~ sep_token ~ mask_token }}'
+  tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert tokenizer.render_chat('') == '12ab<u>'
+
+
+def test_gguf_without_a_pre_tokenizer():
+  """GPT-2's split is one of several: 1234 is 12|34 or 123|4."""
+  fields = byte_level_fields()
+  del fields['tokenizer.ggml.pre']
+  with pytest.raises(errors.InputError, match='lack tokenizer.ggml.pre'):
+    tokenizer_lib.Tokenizer.from_gguf(fields)
 
 
 def test_gguf_tokens_listed_twice():
@@ -220,6 +254,33 @@ def test_gguf_tokens_listed_twice():
         ({'merges': [1]}, 'merges holds other things than str'),
         ({'bos_token_id': 'x'}, "id of the bos token is 'x'"),
         ({'unknown_token_id': -1}, 'id of the unknown token is -1'),
+        ({'eos_token_id': True}, 'id of the eos token is True'),
+        ({'pre': 'default'}, "pre is 'default', which is not known"),
+        ({'pre': ['gpt-2']}, 'which is not known'),
+        ({'token_type': [1] * 261 + [7]}, 'token_type holds 7'),
+        ({'token_type': [0] * 262}, 'token_type holds 0'),
+        ({'add_bos_token': 1}, 'add_bos_token is 1, neither'),
+        ({'bos_token_id': None, 'add_bos_token': True}, 'no .*bos_token_id'),
+        (
+            {'model': 'llama', 'scores': [0.0] * 262,
+             'remove_extra_whitespaces': True},
+            'remove_extra_whitespaces asks for a change',
+        ),
+        (
+            {'model': 'llama', 'scores': [0.0] * 262,
+             'precompiled_charsmap': [1, 2]},
+            'precompiled_charsmap asks for a change',
+        ),
+        (
+            {'model': 'llama', 'scores': [float('nan')] * 262},
+            'not finite',
+        ),
+        (
+            {'model': 'llama', 'scores': [0.0],
+             'tokens': ['a' * 20000], 'token_type': [1],
+             'bos_token_id': 0, 'eos_token_id': 0},
+            'longest has 20000 letters',
+        ),
     ],
 )
 def test_damaged_gguf_metadata(changes, message):
