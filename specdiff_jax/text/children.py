@@ -5,7 +5,7 @@ import os
 import sys
 
 
-def command(program: str, package: str) -> list[str]:
+def command(program: str, package: str, *more: str) -> list[str]:
   """Returns what starts a program of this folder, which needs one package.
 
   It runs apart from the environment and the working directory (-I), so it is
@@ -13,4 +13,4 @@ def command(program: str, package: str) -> list[str]:
   """
   file = os.path.join(os.path.dirname(os.path.abspath(__file__)), program)
   found = os.path.dirname(importlib.util.find_spec(package).origin)
-  return [sys.executable or '', '-I', file, os.path.dirname(found)]
+  return [sys.executable or '', '-I', file, os.path.dirname(found), *more]

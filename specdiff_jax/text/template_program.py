@@ -1,10 +1,11 @@
 """Renders chat templates for the process that starts it, within limits.
 
-  python -I template_program.py FOLDER
+  python -I template_program.py FOLDER SECONDS
 
-FOLDER is where jinja2 lies. A template is foreign code, so it runs here, in a
-process that may use little time and memory, open few files and write none; and
-in jinja2's sandbox. It imports nothing of this package: it starts fast.
+FOLDER is where jinja2 lies, SECONDS what a text may take of the processor. A
+template is foreign code, so it runs here, in a process that may use little time
+and memory, open few files and write none; and in jinja2's sandbox. It imports
+nothing of this package: it starts fast.
 
 On stdin come frames of JSON [template, variables]; to each a frame goes to
 stdout: '+' and the text, or '-' and what is wrong. A frame is its length in 8
@@ -26,7 +27,6 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
-SECONDS = 1.0  # of the processor for one text; a template takes milliseconds
 MEMORY = 512 << 20
 MOST = 16 << 20  # bytes of a text
 _LONGEST = 300  # of what an error says
@@ -157,7 +157,7 @@ def main():
   sink.flush()
   while head := source.read(8):
     template, variables = json.loads(source.read(*struct.unpack('<Q', head)))
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, float(sys.argv[2]))
     sign = b'+'
     if template != known:
       try:
