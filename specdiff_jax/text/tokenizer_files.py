@@ -55,6 +55,7 @@ _CLASSES = {
 _OF_MODELS = dict.fromkeys(('gpt2', 'gptj', 'gpt_neo'), 'GPT2Tokenizer')
 _OF_MODELS |= dict.fromkeys(('qwen2', 'qwen3'), 'Qwen2Tokenizer')
 _MOST_TEMPLATE = 1 << 20  # bytes; long ones have 20 thousand
+_MOST_JSON = 8 << 20  # bytes, of all but the vocabulary; Gemma 3's have one
 
 
 class Found(NamedTuple):
@@ -96,7 +97,7 @@ def read(path: str) -> Found:
 def optional(path: str, name: str) -> dict[str, Any]:
   """Reads a JSON file of the directory; {} where there is none."""
   file = os.path.join(path, name)
-  return files.read_json(file) if os.path.exists(file) else {}
+  return files.read_json(file, _MOST_JSON) if os.path.exists(file) else {}
 
 
 def added_tokens(path: str) -> dict[str, int]:
@@ -152,7 +153,8 @@ def _roles(at: str, settings: dict[str, Any]):
     ):
       roles[key] = _token(at, key, value, True)
   key = 'extra_special_tokens'
-  more = settings.get(key) or settings.get('additional_special_tokens') or []
+  key = key if settings.get(key) else 'additional_special_tokens'
+  more = settings.get(key) or []
   if isinstance(more, dict):
     named = {role: _token(at, key, text, True) for role, text in more.items()}
     return roles | named, []
@@ -181,7 +183,7 @@ def _id(at: str, value: Any) -> int:
     value = int(value)
   if type(value) is not int or not 0 <= value < tokenizer_bpe.MOST_IDS:
     raise errors.InputError(
-        f'{at}: the id {value!r} of an added token is no number of a token; '
+        f'{at}: the id {_shown(value)} of an added token is no number of one; '
         'the added tokens are not a table of tokens, download the file again.'
     )
   return value
@@ -194,11 +196,14 @@ def _table(at: str, key: str, value: Any) -> dict[str, Any]:
 
 
 def _wrong(at: str, key: str, value: Any, wanted: str) -> errors.InputError:
-  shown = repr(value)
-  shown = shown if len(shown) < 80 else shown[:80] + '...'
   return errors.InputError(
-      f'{at}: {key} is {shown}, not {wanted}; download the file again.'
+      f'{at}: {key} is {_shown(value)}, not {wanted}; download the file again.'
   )
+
+
+def _shown(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 80 else text[:80] + '...'
 
 
 def _add(path: str, backend, roles, more, added) -> None:
@@ -223,9 +228,9 @@ def _add(path: str, backend, roles, more, added) -> None:
     found = backend.token_to_id(token.content)
     if found != i:
       raise errors.InputError(
-          f'{path}: the added token {token.content!r} is to have the id {i}, '
-          f'but the next free one, or that of the vocabulary, is {found}; the '
-          'vocabulary and the files beside it belong to different models.'
+          f'{path}: the added token {_shown(token.content)} is to have the id '
+          f'{i}, but the next free one, or that of the vocabulary, is {found}; '
+          'the vocabulary and the files beside it belong to different models.'
       )
 
 
@@ -288,7 +293,7 @@ def _from_merges(
   if kind not in ('GPT2Tokenizer', 'Qwen2Tokenizer'):
     raise errors.InputError(
         f'{path}: there is no tokenizer.json, and vocab.json and merges.txt do '
-        f'not say how a {kind or "(not named)"} splits a text (known are '
+        f'not say how {_shown(kind)} splits a text (known are '
         'GPT2Tokenizer and Qwen2Tokenizer); make a tokenizer.json with '
         "transformers: AutoTokenizer.from_pretrained('.').save_pretrained('.') "
         'in this directory.'
@@ -297,8 +302,8 @@ def _from_merges(
   for text, i in vocabulary.items():
     if type(i) is not int or not 0 <= i < tokenizer_bpe.MOST_IDS:
       raise errors.InputError(
-          f'{file}: the token {text!r} has the id {i!r}, which is no number of '
-          'a token; download the file again.'
+          f'{file}: the token {_shown(text)} has the id {_shown(i)}, which is '
+          'no number of a token; download the file again.'
       )
   pairs = []
   try:
@@ -406,17 +411,18 @@ def _templates(path: str, settings: dict[str, Any]) -> dict[str, str]:
       os.path.join(path, _SETTINGS), 'chat_template', value,
       'a template, or a list of templates with names'
   )
+  if isinstance(value, str):
+    value = {'default': value}
+  pairs = list(value.items()) if isinstance(value, dict) else value
   if isinstance(value, list):
     if not all(isinstance(one, dict) for one in value):
       raise wrong
-    value = {one.get('name'): one.get('template') for one in value}
-  if isinstance(value, str):
-    value = {'default': value}
-  if not isinstance(value, dict) or not all(
-      isinstance(text, str) for pair in value.items() for text in pair
+    pairs = [(one.get('name'), one.get('template')) for one in value]
+  if not isinstance(pairs, list) or not all(
+      isinstance(text, str) for pair in pairs for text in pair
   ):
     raise wrong
-  return value
+  return dict(pairs)
 
 
 def _template(file: str) -> str:

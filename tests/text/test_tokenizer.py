@@ -385,6 +385,35 @@ def test_directory(directory):
   assert tokenizer.encode_prompt('a', chat=True) == [256, 97]
 
 
+def test_ids_behind_the_rows_of_the_weights(directory):
+  """Gemma 3's own shape: the last added token has no row."""
+  whole = tokenizer_lib.Tokenizer.from_directory(directory)
+  assert whole.within(261, 'm') is whole and not whole.barred
+  one = whole.within(260, 'm')
+  assert one.barred == {260: '<x>'}
+  assert one.vocab_size == 260 and one.spare_ids == ()
+  assert one.end_ids == (257, 258) and one.mask_id == 259
+  assert '<x>' not in one.tokens() and '<x>' in whole.tokens()
+  assert one.encode('a') == [256, 97] and one.decode([256, 97]) == 'a'
+  for chat in (False, True):
+    with pytest.raises(errors.InputError, match="is <x>.' holds '<x>'.*260"):
+      one.encode_prompt('is <x>?', chat)
+  most = whole.within(257, 'm')
+  assert most.end_ids == () and most.mask_id is None and len(most.barred) == 4
+  assert whole.spare_ids == (260,)  # is not changed
+
+
+def test_a_tokenizer_of_another_model_is_refused(directory):
+  whole = tokenizer_lib.Tokenizer.from_directory(directory)
+  with pytest.raises(
+      errors.InputError, match='m: .* up to 260, .* know 255 .* 1 of them of ord'
+  ):
+    whole.within(255, 'm')  # the last byte has no row
+  with pytest.raises(errors.InputError, match='65 ids .*, 0 of them of ord'):
+    tokenizer_lib.Tokenizer.bytes(325).within(260, 'm')
+  assert len(tokenizer_lib.Tokenizer.bytes(324).within(260, 'm').barred) == 64
+
+
 def test_truncation_and_padding_of_the_file_are_switched_off(directory):
   backend = tokenizers.Tokenizer.from_file(f'{directory}/tokenizer.json')
   backend.enable_truncation(3)
