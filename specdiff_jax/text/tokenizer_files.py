@@ -97,7 +97,7 @@ def read(path: str) -> Found:
 def optional(path: str, name: str) -> dict[str, Any]:
   """Reads a JSON file of the directory; {} where there is none."""
   file = os.path.join(path, name)
-  return files.read_json(file, _MOST_JSON) if os.path.exists(file) else {}
+  return files.read_json(file, _MOST_JSON) if os.path.lexists(file) else {}
 
 
 def added_tokens(path: str) -> dict[str, int]:
@@ -244,10 +244,13 @@ def _backend(path: str, settings: dict[str, Any]):
   """
   kind = _class(path, settings)
   file = os.path.join(path, 'tokenizer.json')
-  if os.path.exists(file):
+  if os.path.lexists(file):
     backend = tokenizer_json.load(file)
     if getattr(backend.model, 'dropout', None):
       backend.model.dropout = None  # of training: ids at random
+    words = backend.pre_tokenizer
+    if kind == 'GPT2Tokenizer' and isinstance(words, pre_tokenizers.ByteLevel):
+      words.add_prefix_space = _flag(path, settings, 'add_prefix_space')
     own = {
         role: text
         for role, text in _CLASSES.get(kind, {}).items()
@@ -256,11 +259,11 @@ def _backend(path: str, settings: dict[str, Any]):
     return backend, _as_tokens(own), None
   file = os.path.join(path, 'vocab.json')
   merges = os.path.join(path, 'merges.txt')
-  if os.path.exists(file) and os.path.exists(merges):
+  if os.path.lexists(file) and os.path.exists(merges):
     backend = _from_merges(path, file, merges, kind, settings)
     return backend, _as_tokens(_CLASSES[kind]), False
   file = os.path.join(path, 'tokenizer.model')
-  if not os.path.exists(file):
+  if not os.path.lexists(file):
     raise errors.InputError(
         f'{path}: there is no tokenizer.json, and no tokenizer.model; put one '
         'of this model there.'
@@ -395,7 +398,7 @@ def _templates(path: str, settings: dict[str, Any]) -> dict[str, str]:
   """Returns the chat templates by name; files go before the settings."""
   found = {}
   file = os.path.join(path, 'chat_template.jinja')
-  if os.path.exists(file):
+  if os.path.lexists(file):
     found['default'] = _template(file)
   folder = os.path.join(path, 'additional_chat_templates')
   if os.path.isdir(folder):

@@ -6,7 +6,6 @@ import hf_reference
 import pytest
 import tokenizers
 from tokenizers import models
-from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 from tokenizers import processors
 
@@ -298,6 +297,22 @@ def test_damaged_vocab_and_merges(tmp_path, name, content, message):
   write(tmp_path, files | {name: content})
   with pytest.raises(errors.InputError, match=message):
     tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
+
+
+@pytest.mark.parametrize('asked', [True, False, None])
+@pytest.mark.parametrize('stated', [True, False])
+def test_a_space_before_the_text(tmp_path, stated, asked):
+  """GPT-2's class goes by the settings, whatever tokenizer.json says."""
+  transformers = pytest.importorskip('transformers')
+  made = backend(added=('<|endoftext|>',))
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=stated)
+  made.save(str(tmp_path / 'tokenizer.json'))
+  settings = {'tokenizer_class': 'GPT2Tokenizer', 'chat_template': TEMPLATE}
+  settings |= {} if asked is None else {'add_prefix_space': asked}
+  write(tmp_path, {'tokenizer_config.json': settings})
+  reference = transformers.GPT2Tokenizer.from_pretrained(str(tmp_path))
+  ours = compare(tmp_path, reference)
+  assert (ours.encode('ab') == ours.encode(' ab')) == bool(asked)
 
 
 # What config.json says of the model, and which class reads its tokenizer.
