@@ -223,7 +223,10 @@ def requests(
   """Returns the prompts in tokens; raises InputError where one is too long."""
   result = []
   for prompt in texts:
-    ids = checkpoint.tokenizer.encode_prompt(prompt.text, config.chat)
+    try:
+      ids = checkpoint.tokenizer.encode_prompt(prompt.text, config.chat)
+    except errors.InputError as error:
+      raise errors.InputError(f'The prompt {prompt.id!r}: {error}') from error
     if not 0 < len(ids) <= max(config.prompt_buckets):
       raise errors.InputError(
           f'The prompt {prompt.id!r} has {len(ids)} tokens, but it needs 1 to '

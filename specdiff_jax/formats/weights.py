@@ -4,7 +4,6 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
-from specdiff_jax.core import errors
 from specdiff_jax.formats import fetch
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import safetensors_io
@@ -60,13 +59,8 @@ def load(
         rules.shardings, rules=rules.TRANSFORMER, mesh=mesh))
   """
   source = sources.open_model(path, adapter)
-  config, tokenizer = source.config, source.tokenizer()
-  if tokenizer.vocab_size > config.vocab_size:
-    raise errors.InputError(
-        f'{path}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, '
-        f'but the weights know {config.vocab_size} tokens; they belong to '
-        'different models.'
-    )
+  config = source.config
+  tokenizer = source.tokenizer().within(config.vocab_size, path)
   params, digest = params_lib.gather(
       config, source.tensors(), dtype, source.name, shardings, progress
   )

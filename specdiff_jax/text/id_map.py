@@ -13,10 +13,11 @@ import numpy as np
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.text import tokenizer as tokenizer_lib
+from specdiff_jax.text import tokenizer_bpe
+from specdiff_jax.text import tokenizer_files
 
 MASKED = -1  # the verifier has no such token: never drafted, no part of q
 _BYTE_NAME = re.compile('<0x([89A-F][0-9A-F])>')  # those that are not ASCII
-_MOST_IDS = 1 << 24  # a damaged file must not make us count on
 
 
 def match(
@@ -74,7 +75,7 @@ def spelled(tokens: Mapping[str, int]) -> list[str | None]:
   '<0xE2>'); both become ' the'. Names of ASCII bytes stay as they are: the
   character has a token of its own.
   """
-  letters = {x: i for i, x in enumerate(tokenizer_lib.byte_letters())}
+  letters = {x: i for i, x in enumerate(tokenizer_bpe.byte_letters())}
   by_letters = 'Ġ' in tokens
 
   def one(text):
@@ -96,8 +97,8 @@ def spelled(tokens: Mapping[str, int]) -> list[str | None]:
 def tokens_of(
     tokenizer: tokenizer_lib.Tokenizer,
 ) -> dict[str, int]:
-  """Returns the vocabulary of a tokenizer, special tokens included."""
-  return tokenizer.backend.get_vocab(with_added_tokens=True)
+  """Returns the tokens in use, special ones included."""
+  return tokenizer.tokens()
 
 
 def tokens_in(folder: str) -> dict[str, int]:
@@ -110,16 +111,9 @@ def tokens_in(folder: str) -> dict[str, int]:
   whole = os.path.join(folder, 'tokenizer.json')
   if os.path.exists(whole) or not os.path.exists(vocab):
     return tokens_of(tokenizer_lib.Tokenizer.from_directory(folder))
-  tokens = files.read_json(vocab)
-  added = os.path.join(folder, 'added_tokens.json')
-  if os.path.exists(added):
-    tokens |= files.read_json(added)
-  settings = os.path.join(folder, 'tokenizer_config.json')
-  if os.path.exists(settings):
-    table = files.read_json(settings).get('added_tokens_decoder') or {}
-    tokens |= {entry['content']: int(i) for i, entry in table.items()}
+  tokens = files.read_json(vocab) | tokenizer_files.added_tokens(folder)
   for text, index in tokens.items():
-    if type(index) is not int or not 0 <= index < _MOST_IDS:
+    if type(index) is not int or not 0 <= index < tokenizer_bpe.MOST_IDS:
       raise errors.InputError(
           f'{folder}: the token {text!r} has the id {index!r}, which is no '
           'number of a token; download vocab.json and its neighbours again.'

@@ -1,6 +1,7 @@
 """Byte-pair vocabularies as tokenizers: with merges, or with scores alone."""
 
 from collections.abc import Sequence
+import math
 
 import tokenizers
 from tokenizers import decoders
@@ -8,10 +9,18 @@ from tokenizers import models
 from tokenizers import normalizers
 
 from specdiff_jax.core import errors
+from specdiff_jax.text import tokenizer_json
 
 # Types of tokens in SentencePiece's files; GGUF has taken them over.
 NORMAL, CONTROL, USER, BYTE = 1, 3, 4, 6
 _SPACE = '\u2581'  # how SentencePiece writes a space
+MOST_IDS = 1 << 24  # a damaged file must not make us count on
+_MOST_WORK = 1 << 28  # letters copied to find the pairs of all tokens
+# How Llama 3 and Qwen 2 split a text before BPE, by their tokenizer.json.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+    r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
 
 
 def model(
@@ -21,16 +30,14 @@ def model(
     **options,
 ) -> models.BPE:
   """Returns the model of a vocabulary; InputError where it makes none."""
-  try:
+  with tokenizer_json.calls(
+      f'{source}: its tokens and merges do not make a vocabulary',
+      'the file is damaged, download it again',
+  ):
     vocabulary = {text: i for i, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
       raise ValueError('a token is listed twice')
     return models.BPE(vocab=vocabulary, merges=merges, **options)
-  except Exception as e:  # the library raises bare Exception
-    raise errors.InputError(
-        f'{source}: its tokens and merges do not make a vocabulary ({e}); the '
-        'file is damaged, download it again.'
-    ) from e
 
 
 def from_scores(
@@ -46,6 +53,17 @@ def from_scores(
   Tokens of the user (such as runs of newlines or spaces) are split off the text
   before, the longest first; what is in no token falls back to bytes.
   """
+  if sum(len(text) ** 2 for text in tokens) > _MOST_WORK:
+    raise errors.InputError(
+        f'{source}: its tokens are so long that merges cannot be found (the '
+        f'longest has {max(map(len, tokens))} letters); take the tokenizer.json '
+        'of this model instead.'
+    )
+  if not all(map(math.isfinite, scores)):
+    raise errors.InputError(
+        f'{source}: a score of its tokens is not finite, so no order of merges '
+        'follows; the file is damaged, download it again.'
+    )
   tokens = [
       text.replace(_SPACE, ' ') if kind == USER else text
       for text, kind in zip(tokens, types, strict=True)
@@ -70,6 +88,13 @@ def from_scores(
   backend.decoder = decoders.Sequence(after)
   add_tokens(backend, tokens, types)
   return backend
+
+
+def byte_letters() -> list[str]:
+  """Returns the printable stand-in of each byte, as in GPT-2's vocabulary."""
+  plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+  others = iter(range(256, 512))
+  return [chr(b if b in plain else next(others)) for b in range(256)]
 
 
 def add_tokens(

@@ -22,12 +22,12 @@ _ROLES = {
     'eos': 'eos_token',
     'unknown': 'unk_token',
     'padding': 'pad_token',
+    'seperator': 'sep_token',  # so it is spelled
+    'cls': 'cls_token',
+    'mask': 'mask_token',
 }
-# How Llama 3 and Qwen 2 split a text before BPE, by their tokenizer.json.
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
-    r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
-)
+_USUAL = {'bos': 1, 'eos': 2, 'unknown': 0}  # of 'llama', where no key says
+_TYPES = range(1, 7)  # see tokenizer_bpe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +42,18 @@ class _Pre:
 
 
 _LLAMA3 = _Pre(
-    split=_SPLIT.replace('DIGITS', '{1,3}'), whole_words=True, adds_bos=True
+    split=tokenizer_bpe.SPLIT.replace('DIGITS', '{1,3}'),
+    whole_words=True,
+    adds_bos=True,
 )
+_QWEN2 = _Pre(split=tokenizer_bpe.SPLIT.replace('DIGITS', ''), composed=True)
 _BYTE_LEVEL = {
     'gpt-2': _Pre(),
     'smollm': _Pre(digits=True),
     'llama-bpe': _LLAMA3,
     'llama-v3': _LLAMA3,
     'llama3': _LLAMA3,
-    'qwen2': _Pre(split=_SPLIT.replace('DIGITS', ''), composed=True),
+    'qwen2': _QWEN2,
 }
 
 
@@ -67,29 +70,79 @@ def read(
     )
   tokens = _list(fields, 'tokens', str, source)
   types = _list(fields, 'token_type', int, source, len(tokens))
+  strange = set(types).difference(_TYPES)
+  if strange:
+    raise errors.InputError(
+        f'{source}: tokenizer.ggml.token_type holds {min(strange)}, and what '
+        'such a token is, is not known here; take the Hugging Face directory '
+        'of this model instead, with its tokenizer.json.'
+    )
   ids = _special_ids(fields, len(tokens), source)
+  if kind == 'llama':
+    ids = {r: i for r, i in _USUAL.items() if i < len(tokens)} | ids
   if kind == 'gpt2':
     backend, adds_bos = _byte_level(fields, tokens, types, source)
   else:
+    _check_text_is_kept(fields, source)
     backend = tokenizer_bpe.from_scores(
         source,
         tokens,
         _list(fields, 'scores', float, source, len(tokens)),
         types,
         tokens[ids.get('unknown', 0)],
-        bool(fields.get('tokenizer.ggml.add_space_prefix', True)),
+        _flag(fields, 'add_space_prefix', True, source),
     )
     adds_bos = True
-  if 'bos' in ids and fields.get('tokenizer.ggml.add_bos_token', adds_bos):
-    bos = tokens[ids['bos']]
-    backend.post_processor = processors.TemplateProcessing(
-        single=[bos, '$A'], special_tokens=[(bos, ids['bos'])]
-    )
+  _add_ends(backend, fields, tokens, ids, adds_bos, source)
   special = {
       _ROLES[role]: tokens[i] for role, i in ids.items() if role in _ROLES
   }
   ends = [ids[role] for role in ('eos', 'eot', 'eom') if role in ids]
   return backend, special, ends
+
+
+def _flag(
+    fields: dict[str, Any], name: str, usual: bool, source: str
+) -> bool:
+  """Returns a switch of the metadata."""
+  value = fields.get(f'tokenizer.ggml.{name}', usual)
+  if not isinstance(value, bool):
+    raise errors.InputError(
+        f'{source}: tokenizer.ggml.{name} is {value!r}, neither true nor '
+        'false; the file is damaged, download it again.'
+    )
+  return value
+
+
+def _add_ends(backend, fields, tokens, ids, adds_bos: bool, source: str):
+  """Has bos and eos added to a text, where the metadata ask for it."""
+  ends = []
+  for role, usual in (('bos', adds_bos), ('eos', False)):
+    wanted = _flag(fields, f'add_{role}_token', usual, source)
+    if wanted and role not in ids:
+      raise errors.InputError(
+          f'{source}: a text is to begin or end with the {role} token, but '
+          f'there is no tokenizer.ggml.{role}_token_id; convert the model '
+          'again, or take its Hugging Face directory.'
+      )
+    ends.append([tokens[ids[role]]] if wanted else [])
+  if ends[0] or ends[1]:
+    texts = {*ends[0], *ends[1]}
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*ends[0], '$A', *ends[1]],
+        special_tokens=[(text, backend.token_to_id(text)) for text in texts],
+    )
+
+
+def _check_text_is_kept(fields: dict[str, Any], source: str) -> None:
+  """Raises InputError where a text is to be changed before it is split."""
+  for name in ('remove_extra_whitespaces', 'precompiled_charsmap'):
+    if fields.get(f'tokenizer.ggml.{name}'):
+      raise errors.InputError(
+          f'{source}: tokenizer.ggml.{name} asks for a change of the text, '
+          'which is not supported; take the Hugging Face directory of this '
+          'model instead, with its tokenizer.json.'
+      )
 
 
 def _special_ids(
@@ -101,7 +154,7 @@ def _special_ids(
     value = fields.get(f'tokenizer.ggml.{role}_token_id')
     if value is None:
       continue
-    if not isinstance(value, int) or not 0 <= value < size:
+    if type(value) is not int or not 0 <= value < size:
       raise errors.InputError(
           f'{source}: the id of the {role} token is {value!r}, outside the '
           f'vocabulary of {size}; the file is damaged, download it again.'
@@ -129,7 +182,7 @@ def _list(
         f'{source}: tokenizer.ggml.{name} has {len(value)} entries for '
         f'{length} tokens; the file is damaged, download it again.'
     )
-  if not all(isinstance(v, kind) for v in value):
+  if not all(type(v) is kind for v in value):
     raise errors.InputError(
         f'{source}: tokenizer.ggml.{name} holds other things than '
         f'{kind.__name__}; the file is damaged, download it again.'
@@ -141,8 +194,15 @@ def _byte_level(
     fields: dict[str, Any], tokens: list[str], types: list[int], source: str
 ) -> tuple[tokenizers.Tokenizer, bool]:
   """Returns byte-level BPE, and whether it adds a bos token by default."""
-  name = fields.get('tokenizer.ggml.pre', 'gpt-2')
-  if name not in _BYTE_LEVEL:
+  name = fields.get('tokenizer.ggml.pre')
+  if name is None:  # llama.cpp guesses, and warns of worse text
+    raise errors.InputError(
+        f'{source}: the metadata lack tokenizer.ggml.pre, so how a text is '
+        'split is not known (the file comes from an old converter); convert '
+        'the model again with a current llama.cpp, or take its Hugging Face '
+        'directory, with its tokenizer.json.'
+    )
+  if not isinstance(name, str) or name not in _BYTE_LEVEL:
     raise errors.InputError(
         f'{source}: tokenizer.ggml.pre is {name!r}, which is not known here '
         f'(known: {", ".join(_BYTE_LEVEL)}); take the Hugging Face directory '

@@ -11,10 +11,10 @@ import struct
 from typing import Any
 
 import tokenizers
-from tokenizers import processors
 
 from specdiff_jax.core import errors
 from specdiff_jax.text import tokenizer_bpe
+from specdiff_jax.text import tokenizer_json
 
 _BPE = 2
 _MODEL_TYPES = {1: 'unigram', _BPE: 'bpe', 3: 'word', 4: 'char'}
@@ -43,14 +43,8 @@ class Model:
   space_prefix: bool
 
 
-def backend(
-    path: str, added: Mapping[int, str], add_bos: bool
-) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-  """Returns the tokenizer of a file, and its special tokens by role.
-
-  `added` are special tokens that stand beside the file, by id; InputError where
-  they do not follow the file's own.
-  """
+def backend(path: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+  """Returns the tokenizer of a file, and its special tokens by role."""
   found = read(path)
   result = tokenizer_bpe.from_scores(
       path,
@@ -60,26 +54,12 @@ def backend(
       found.special['unk_token'],
       found.space_prefix,
   )
-  for number, text in sorted(added.items()):
-    result.add_special_tokens([text])
-    if result.token_to_id(text) != number:
-      raise errors.InputError(
-          f'{path}: the added token {text!r} is to have the id {number}, but '
-          f'the next free one is {result.token_to_id(text)}; tokenizer.model '
-          'and the files beside it belong to different models.'
-      )
-  bos = found.special.get('bos_token')
-  if bos and add_bos:
-    result.post_processor = processors.TemplateProcessing(
-        single=[bos, '$A'], special_tokens=[(bos, result.token_to_id(bos))]
-    )
   return result, found.special
 
 
 def read(path: str) -> Model:
   """Reads a tokenizer.model; InputError where it is damaged or not BPE."""
-  with open(path, 'rb') as file:
-    data = file.read()
+  data = tokenizer_json.read(path)
   pieces, trainer, normaliser = [], {}, {}
   try:
     for number, value in _fields(data):

@@ -1,6 +1,7 @@
 """Weights of every form load alike; whatever is wrong is named."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -15,8 +16,11 @@ import hf_reference
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers
 
+from specdiff_jax.build import decoding
 from specdiff_jax.core import errors
+from specdiff_jax.data import prompts
 from specdiff_jax.formats import fetch
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import safetensors_io
@@ -295,6 +299,30 @@ def test_missing_and_foreign_files(directory, tmp_path):
   told(directory, 'not readable as JSON')
   (tmp_path / 'model' / 'config.json').write_text('[]')
   told(directory, 'JSON list where an object')
+
+
+def test_a_tokenizer_with_a_token_behind_the_weights(tiny, directory):
+  """As that of Gemma 3: it loads, and only a prompt with it is refused."""
+  file = os.path.join(directory, 'tokenizer.json')
+  backend = tiny[2].backend
+  backend = tokenizers.Tokenizer.from_str(backend.to_str())
+  backend.add_special_tokens(['<image>'])
+  backend.save(file)
+  loaded = weights.load(directory, 'float32')
+  size = loaded.config.vocab_size
+  assert loaded.tokenizer.barred == {size: '<image>'}
+  config = types.SimpleNamespace(chat=False, prompt_buckets=(64,))
+  ask = functools.partial(decoding.requests, config, loaded)
+  good, bad = prompts.Prompt('one', 'Hi'), prompts.Prompt('two', 'a <image>')
+  assert len(ask([good])) == 1
+  with pytest.raises(
+      errors.InputError, match=rf"'two': .*'<image>' \(id {size}\).*no row"
+  ):
+    ask([good, bad])
+  backend.add_tokens([f'more {i}' for i in range(64)])
+  backend.save(file)
+  with pytest.raises(errors.InputError, match='belong to different models'):
+    weights.load(directory, 'float32')
 
 
 def test_unknown_dtype(directory):

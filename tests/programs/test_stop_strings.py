@@ -18,7 +18,10 @@ from specdiff_jax.text import tokenizer_bpe
 CASES = int(os.environ.get('CASES', 2000))
 RUNS = int(os.environ.get('RUNS', 6))
 LOOKS = (1, 3, 8, 64)
-LETTERS = ('a', 'b', 'ab', '\n', ' ', 'é', '→', '\U0001f600', '\ufffd')
+LETTERS = (
+    'a', 'b', 'ab', '\n', ' ', ' ', '.', "'", "'s", " n't", 'é', '→',
+    '\U0001f600', '\ufffd',
+)  # fmt: skip
 BYTES = (0x80, 0xBF, 0xC3, 0xE2, 0xF0, 0xFF, 0x61)  # most make no character
 
 
@@ -42,7 +45,16 @@ def with_fallback():
   return tokenizer, lambda byte: 3 + byte
 
 
-TOKENIZERS = {'byte_level': byte_level, 'with_fallback': with_fallback}
+def tidied():
+  """Decoding takes spaces before punctuation away."""
+  backend = byte_level()[0].backend
+  tokenizer = tokenizer_lib.Tokenizer(backend, {}, [256], tidies=True)
+  return tokenizer, lambda byte: byte
+
+
+TOKENIZERS = {
+    one.__name__: one for one in (byte_level, with_fallback, tidied)
+}
 
 
 def draw(rng, tokenizer, byte):

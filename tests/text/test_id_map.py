@@ -1,10 +1,12 @@
 """Ids of a drafter with a tokenizer of its own."""
 
+import hf_reference
 import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.text import id_map
+from specdiff_jax.text import tokenizer as tokenizer_lib
 
 TOKENS = [f't{i}' for i in range(200)]
 
@@ -74,3 +76,32 @@ def test_vocabularies_are_spelled_alike():
   assert id_map.spelled({'<0x41>': 0, 'A': 2}) == ['<0x41>', None, 'A']
   ids, _ = id_map.match(id_map.spelled(letters), id_map.spelled(pieces))
   assert ids.tolist() == list(range(6))
+
+
+def test_tokens_behind_the_weights_are_no_part_of_it():
+  whole = tokenizer_lib.Tokenizer.bytes(260)
+  assert max(id_map.tokens_of(whole).values()) == 259
+  barred = whole.within(258, 'the verifier')
+  assert max(id_map.tokens_of(barred).values()) == 257
+  ids, _ = id_map.match(
+      id_map.spelled(id_map.tokens_of(whole)),
+      id_map.spelled(id_map.tokens_of(barred)),
+  )
+  assert ids[-3:].tolist() == [257, id_map.MASKED, id_map.MASKED]
+
+
+def test_a_vocabulary_without_a_tokenizer_json(tmp_path):
+  """As Dream's and DiffuCoder's: vocab.json, and added tokens beside it."""
+  settings = {'added_tokens_decoder': {'2': {'content': '<|mask|>'}}}
+  write = hf_reference.write_json
+  write(tmp_path, 'vocab.json', {'a': 0, 'b': 1})
+  write(tmp_path, 'tokenizer_config.json', settings)
+  tokens = id_map.tokens_in(str(tmp_path))
+  assert tokens == {'a': 0, 'b': 1, '<|mask|>': 2}
+  assert id_map.mask_id(tokens) == 2
+  for wrong in ({'x': {'content': 'c'}}, {'3': 5}, [5]):
+    write(
+        tmp_path, 'tokenizer_config.json', {'added_tokens_decoder': wrong}
+    )
+    with pytest.raises(errors.InputError, match='tokenizer_config.json'):
+      id_map.tokens_in(str(tmp_path))

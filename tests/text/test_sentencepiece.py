@@ -100,11 +100,22 @@ def test_settings_and_tokens_beside_it(tmp_path):
   settings = {
       'add_bos_token': False,
       'eos_token': '<extra>',
-      'added_tokens_decoder': {'400': {'content': '<extra>'}},
+      'added_tokens_decoder': {
+          '400': {'content': '<extra>'}, '401': {'content': '<pad>'}
+      },
       'chat_template': '{{ bos_token }}{{ messages[0].content }}',
   }
   hf_reference.write_json(tmp_path, 'tokenizer_config.json', settings)
-  hf_reference.write_json(tmp_path, 'added_tokens.json', {'<pad>': 401})
+  # Where the settings list them, the older file is not read: transformers.
+  hf_reference.write_json(tmp_path, 'added_tokens.json', {'<other>': 402})
+  tokenizer = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
+  assert tokenizer.encode('a<extra><pad>')[1:] == [400, 401]
+  assert 402 not in tokenizer.encode('<other>')
+  del settings['added_tokens_decoder']
+  hf_reference.write_json(tmp_path, 'tokenizer_config.json', settings)
+  hf_reference.write_json(
+      tmp_path, 'added_tokens.json', {'<extra>': 400, '<pad>': 401}
+  )
   tokenizer = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
   assert tokenizer.encode('a<extra><pad>')[1:] == [400, 401]
   assert tokenizer.end_ids == (400,)

@@ -16,6 +16,7 @@ from tokenizers import processors
 from specdiff_jax.core import errors
 from specdiff_jax.formats import gguf_io
 from specdiff_jax.text import tokenizer as tokenizer_lib
+from specdiff_jax.text import tokenizer_bpe
 
 _TEXTS = (
     'Natalia sold 48 clips in April, and $1,250.75 in May: how many?',
@@ -76,7 +77,7 @@ def test_smollm2_against_plain_bpe(smollm2, smollm2_path, text):
   merges = fields['tokenizer.ggml.merges']
   ids = {t: i for i, t in enumerate(tokens)}
   ranks = {tuple(m.split(' ')): i for i, m in enumerate(merges)}
-  letters = tokenizer_lib.byte_letters()
+  letters = tokenizer_bpe.byte_letters()
   words = re.compile(
       r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+"
       r'|\s+(?!\S)|\s+'
@@ -109,7 +110,7 @@ def test_smollm2_chat(smollm2):
 
 def byte_level_fields(**changes):
   """Returns metadata of a byte-level GGUF with three special tokens."""
-  tokens = tokenizer_lib.byte_letters() + ['<s>', '</s>', '<|eot_id|>', '<u>']
+  tokens = tokenizer_bpe.byte_letters() + ['<s>', '</s>', '<|eot_id|>', '<u>']
   fields = {
       'model': 'gpt2',
       'pre': 'gpt-2',
@@ -144,7 +145,7 @@ def test_gguf_qwen2_against_transformers(text):
   """Its class of that name splits and composes text as Qwen's file says."""
   transformers = pytest.importorskip('transformers')
   merges = ['1 2', 'a b', '\u0120 a', '\u0120a b']
-  letters = tokenizer_lib.byte_letters()
+  letters = tokenizer_bpe.byte_letters()
   tokens = letters + ['<|endoftext|>'] + [m.replace(' ', '') for m in merges]
   reference = transformers.Qwen2Tokenizer(
       vocab={t: i for i, t in enumerate(tokens)},
@@ -198,11 +199,45 @@ def test_many_tokens_with_scores_load_fast():
       'tokenizer.ggml.tokens': pieces,
       'tokenizer.ggml.scores': [float(-i) for i in range(len(pieces))],
       'tokenizer.ggml.token_type': [1] * len(pieces),
+      'tokenizer.ggml.add_bos_token': False,
   }
   start = time.monotonic()
   tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
   assert time.monotonic() - start < 15  # takes 1 on a machine that is not busy
   assert len(tokenizer.encode(''.join(letters[:8]))) == 5  # with the prefix
+
+
+def test_gguf_defaults_of_llama():
+  """Without a key, as llama.cpp: bos 1 is added, eos 2 ends, a space first."""
+  fields, _ = sentencepiece_fields(np.random.default_rng(3))
+  stated = tokenizer_lib.Tokenizer.from_gguf(dict(fields))
+  for role in ('bos', 'eos', 'unknown'):
+    del fields[f'tokenizer.ggml.{role}_token_id']
+  usual = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert usual.special == stated.special and usual.end_ids == (2,)
+  assert usual.encode('abc?') == stated.encode('abc?')
+  assert usual.encode('abc?')[0] == 1
+  fields['tokenizer.ggml.add_bos_token'] = False
+  fields['tokenizer.ggml.add_eos_token'] = True
+  other = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert other.encode('abc?') == stated.encode('abc?')[1:] + [2]
+
+
+def test_gguf_roles_for_templates():
+  fields = byte_level_fields(
+      cls_token_id=260, seperator_token_id=261, mask_token_id=259
+  )
+  fields['tokenizer.chat_template'] = '{{ cls_token ~ sep_token ~ mask_token }}'
+  tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
+  assert tokenizer.render_chat('') == '12ab<u>'
+
+
+def test_gguf_without_a_pre_tokenizer():
+  """GPT-2's split is one of several: 1234 is 12|34 or 123|4."""
+  fields = byte_level_fields()
+  del fields['tokenizer.ggml.pre']
+  with pytest.raises(errors.InputError, match='lack tokenizer.ggml.pre'):
+    tokenizer_lib.Tokenizer.from_gguf(fields)
 
 
 def test_gguf_tokens_listed_twice():
@@ -220,6 +255,33 @@ def test_gguf_tokens_listed_twice():
         ({'merges': [1]}, 'merges holds other things than str'),
         ({'bos_token_id': 'x'}, "id of the bos token is 'x'"),
         ({'unknown_token_id': -1}, 'id of the unknown token is -1'),
+        ({'eos_token_id': True}, 'id of the eos token is True'),
+        ({'pre': 'default'}, "pre is 'default', which is not known"),
+        ({'pre': ['gpt-2']}, 'which is not known'),
+        ({'token_type': [1] * 261 + [7]}, 'token_type holds 7'),
+        ({'token_type': [0] * 262}, 'token_type holds 0'),
+        ({'add_bos_token': 1}, 'add_bos_token is 1, neither'),
+        ({'bos_token_id': None, 'add_bos_token': True}, 'no .*bos_token_id'),
+        (
+            {'model': 'llama', 'scores': [0.0] * 262,
+             'remove_extra_whitespaces': True},
+            'remove_extra_whitespaces asks for a change',
+        ),
+        (
+            {'model': 'llama', 'scores': [0.0] * 262,
+             'precompiled_charsmap': [1, 2]},
+            'precompiled_charsmap asks for a change',
+        ),
+        (
+            {'model': 'llama', 'scores': [float('nan')] * 262},
+            'not finite',
+        ),
+        (
+            {'model': 'llama', 'scores': [0.0],
+             'tokens': ['a' * 20000], 'token_type': [1],
+             'bos_token_id': 0, 'eos_token_id': 0},
+            'longest has 20000 letters',
+        ),
     ],
 )
 def test_damaged_gguf_metadata(changes, message):
@@ -297,7 +359,7 @@ def test_sentencepiece_falls_back_to_bytes():
 @pytest.fixture
 def directory(tmp_path):
   """Returns a directory with a tokenizer that adds a bos token."""
-  letters = tokenizer_lib.byte_letters()
+  letters = tokenizer_bpe.byte_letters()
   backend = tokenizers.Tokenizer(
       models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[])
   )
@@ -322,6 +384,35 @@ def test_directory(directory):
   assert tokenizer.encode('a') == [256, 97]
   # The template writes the bos token, so the processor must not add another.
   assert tokenizer.encode_prompt('a', chat=True) == [256, 97]
+
+
+def test_ids_behind_the_rows_of_the_weights(directory):
+  """Gemma 3's own shape: the last added token has no row."""
+  whole = tokenizer_lib.Tokenizer.from_directory(directory)
+  assert whole.within(261, 'm') is whole and not whole.barred
+  one = whole.within(260, 'm')
+  assert one.barred == {260: '<x>'}
+  assert one.vocab_size == 260 and one.spare_ids == ()
+  assert one.end_ids == (257, 258) and one.mask_id == 259
+  assert '<x>' not in one.tokens() and '<x>' in whole.tokens()
+  assert one.encode('a') == [256, 97] and one.decode([256, 97]) == 'a'
+  for chat in (False, True):
+    with pytest.raises(errors.InputError, match="is <x>.' holds '<x>'.*260"):
+      one.encode_prompt('is <x>?', chat)
+  most = whole.within(257, 'm')
+  assert most.end_ids == () and most.mask_id is None and len(most.barred) == 4
+  assert whole.spare_ids == (260,)  # is not changed
+
+
+def test_a_tokenizer_of_another_model_is_refused(directory):
+  whole = tokenizer_lib.Tokenizer.from_directory(directory)
+  with pytest.raises(
+      errors.InputError, match='m: .* up to 260, .* know 255 .* 1 of them of ord'
+  ):
+    whole.within(255, 'm')  # the last byte has no row
+  with pytest.raises(errors.InputError, match='65 ids .*, 0 of them of ord'):
+    tokenizer_lib.Tokenizer.bytes(325).within(260, 'm')
+  assert len(tokenizer_lib.Tokenizer.bytes(324).within(260, 'm').barred) == 64
 
 
 def test_truncation_and_padding_of_the_file_are_switched_off(directory):

@@ -1,0 +1,120 @@
+"""Chat templates: foreign code, rendered by a limited process of its own.
+
+There is one such process for all templates of this one. It starts with the
+first text, is started anew after one that it did not survive, and ends with
+this process, however that ends: its stdin closes then.
+"""
+
+import atexit
+import json
+import os
+import select
+import struct
+import subprocess
+import threading
+import time
+from typing import Any
+
+from specdiff_jax.text import children
+
+_START = 60.0  # seconds for Python to start, on a machine that is very busy
+_SECONDS = 0.75  # of the processor, for a text; templates take milliseconds
+_WAIT = 20.0  # for a text, by the clock
+_MOST = 64 << 20  # bytes of an answer: its MOST characters, and an error
+
+
+class Error(Exception):
+  """What is wrong with a template, or what it raises."""
+
+
+class _Process:
+  """The process, and the frames that go to it and come back."""
+
+  def __init__(self):
+    self.owner = os.getpid()
+    try:
+      self._process = subprocess.Popen(
+          children.command('template_program.py', 'jinja2', str(_SECONDS)),
+          stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.DEVNULL,
+          cwd='/',
+          start_new_session=True,  # an interrupt is ours to handle
+      )
+    except OSError as error:
+      raise Error(f'the process that renders it does not start: {error}')
+    if self._read(1, _START) != b'.':
+      self.stop()
+      raise Error('the process that renders it does not start')
+
+  def ask(self, data: bytes) -> str:
+    """Returns the text, or raises Error with what is wrong."""
+    try:
+      self._process.stdin.write(struct.pack('<Q', len(data)) + data)
+      self._process.stdin.flush()
+    except OSError:
+      self._ended()
+    size = struct.unpack('<Q', self._read(8, _WAIT) or self._ended())[0]
+    if not 0 < size <= _MOST:
+      self._ended()
+    answer = self._read(size, _WAIT) or self._ended()
+    text = answer[1:].decode('utf-8', 'surrogatepass')
+    if answer[:1] != b'+':
+      raise Error(text)
+    return text
+
+  def _read(self, size: int, seconds: float) -> bytes:
+    """Returns that many bytes of its stdout, or none if they do not come."""
+    source, data = self._process.stdout.fileno(), b''
+    deadline = time.monotonic() + seconds
+    while len(data) < size:
+      left = max(deadline - time.monotonic(), 0)
+      if not select.select([source], [], [], left)[0]:
+        return b''
+      part = os.read(source, size - len(data))
+      if not part:
+        return b''
+      data += part
+    return data
+
+  def _ended(self):
+    self.stop()
+    raise Error('it takes too much time or memory')
+
+  def stop(self) -> None:
+    """Ends it, if it has not."""
+    self._process.kill()
+    self._process.wait()
+    self._process.stdout.close()
+    try:
+      self._process.stdin.close()
+    except OSError:
+      pass
+
+  @property
+  def runs(self) -> bool:
+    return self.owner == os.getpid() and self._process.poll() is None
+
+
+_lock = threading.Lock()
+_process: _Process | None = None
+
+
+def render(template: str, variables: dict[str, Any]) -> str:
+  """Returns the text of a template.
+
+  Raises Error with what is wrong: with the template, with what it needs, or
+  what it raises itself.
+  """
+  global _process
+  data = json.dumps([template, variables]).encode()
+  with _lock:
+    if _process is None or not _process.runs:
+      _process = _Process()
+    return _process.ask(data)
+
+
+@atexit.register
+def _stop() -> None:
+  if _process is not None and _process.owner == os.getpid():
+    _process.stop()
