@@ -82,13 +82,15 @@ class Command:
       raise fields.unknown(
           f'{self.name} was given the flag', f'{error.flagname}', own
       ) from None
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, TypeError, ValueError, LookupError) as error:
       raise errors.InputError(
           f'The command line cannot be read: {_one_line(error)}. '
           f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
     self._check_positional(rest)
     config = options['config'].value if self.recipe else None
+    if config is not None:
+      config = fields.complete(config, f'{spec}, with the command line,')
     return Call(config, options, spec, rest[0] if rest else '')
 
   def _check_positional(self, rest: Sequence[str]) -> None:
