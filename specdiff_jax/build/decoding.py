@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from specdiff_jax.bench import plan as plan_lib
 from specdiff_jax.build import systems as systems
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.formats import fetch
+from specdiff_jax.formats import hub
 from specdiff_jax.formats import placing
 from specdiff_jax.formats import presets
 from specdiff_jax.formats import weights
@@ -51,6 +53,22 @@ _BETWEEN = {
     'network.vocab': (1, 1 << 24),
     'network.ngram': (0, ngram_lib.MOST),
 }
+
+# What transformers' `generate` does to laws and texts that nothing here does,
+# with the values that switch it off.
+_GENERATION = {
+    'repetition_penalty': 1, 'encoder_repetition_penalty': 1,
+    'no_repeat_ngram_size': 0, 'encoder_no_repeat_ngram_size': 0,
+    'bad_words_ids': None, 'suppress_tokens': None,
+    'begin_suppress_tokens': None, 'forced_bos_token_id': None,
+    'forced_eos_token_id': None, 'forced_decoder_ids': None,
+    'sequence_bias': None, 'min_length': 0, 'min_new_tokens': 0,
+    'exponential_decay_length_penalty': None, 'min_p': 0, 'top_h': None,
+    'typical_p': 1, 'epsilon_cutoff': 0, 'eta_cutoff': 0, 'num_beams': 1,
+    'num_beam_groups': 1, 'diversity_penalty': 0, 'penalty_alpha': 0,
+    'guidance_scale': 1, 'watermarking_config': None, 'stop_strings': None,
+    'dola_layers': None,
+}  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -149,6 +167,26 @@ def verifier(
   if _is_int8(config, 'verifier'):
     params = int8.quantise(params)
   return dataclasses.replace(checkpoint, params=params)
+
+
+def not_applied(config: Config) -> dict[str, Any]:
+  """Returns what the verifier's generation_config.json asks for in vain.
+
+  Its end tokens are read with the tokenizer; temperature, top-k and top-p are
+  the config's.
+  """
+  folder = config.verifier
+  if hub.is_name(folder) and not os.path.exists(folder):
+    folder = hub.cached(folder)
+  path = os.path.join(folder, 'generation_config.json')
+  if not folder or not os.path.isfile(path):
+    return {}
+  found = files.read_json(path)
+  return {
+      name: found[name]
+      for name, off in _GENERATION.items()
+      if found.get(name) not in (None, [], {}, off)
+  }
 
 
 def _split(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
