@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
+from specdiff_jax.programs import failures
 
 SUBCOMMANDS = {
     'decode': 'complete prompts with a verifier, drafted or plainly',
@@ -37,36 +39,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   0: done. 1: an output was not what plain decoding gives (`bench`, `verify`).
   2: bad input, with a message that says what to do. 3: it does not fit
-  (`aot`). 75: preempted, saved (`distill`, `sweep`). 130:
-  interrupted.
+  (`aot`). 75: preempted, saved (`distill`, `sweep`). 130: interrupted. 141: the
+  reader of the output has left.
 
   Example: main(['bench', '--config=configs/tiny.py'])
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   name = argv[0] if argv else ''
-  if name in ('', '-h', '--help', '--helpfull', 'help'):
-    print(usage(), end='')
-    return 0 if name else 2
+  failures.streams()
   try:
+    code, message = _run(name, argv[1:])
+    if message:
+      line = printing.one_line(f'specdiff {name}: {message}')
+      print(line, file=sys.stderr, flush=True)
+  except BrokenPipeError:
+    failures.silence()
+    return failures.READER_LEFT
+  return failures.flushed(code)
+
+
+def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
+  """Returns the exit code of a subcommand, and what to tell where it failed."""
+  try:
+    if name in ('', '-h', '--help', '--helpfull', 'help'):
+      print(usage(), end='')
+      return (0 if name else 2), ''
     if name not in SUBCOMMANDS:
       from specdiff_jax.programs import fields
 
       raise fields.unknown('There is no subcommand', name, SUBCOMMANDS)
     program = importlib.import_module(f'specdiff_jax.programs.{name}')
-    return program.main(argv[1:])
+    return program.main(argv), ''
   except errors.InputError as error:
-    print(f'specdiff {name}: {error}', file=sys.stderr)
-    return 2
+    return 2, str(error)
   except KeyboardInterrupt:
-    print(
-        f'specdiff {name}: interrupted. What was written stays; `collect`, '
-        '`distill` and `sweep` go on from it when started again.',
-        file=sys.stderr,
+    return 130, (
+        'interrupted. What was written stays; `collect`, `distill` and `sweep` '
+        'go on from it when started again.'
     )
-    return 130
-  except BrokenPipeError:  # the reader of stdout, such as `head`, has left
-    sys.stderr.close()
-    return 0
+  except BrokenPipeError:
+    raise
+  except Exception as error:
+    message = failures.reason(error)
+    if message is None:
+      raise
+    return 2, message
 
 
 def usage() -> str:

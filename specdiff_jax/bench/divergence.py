@@ -215,7 +215,7 @@ class Judge:
     position = len(request.prompt) + place
     noise = sampling_lib.gumbel(
         sampling_lib.request_noise(
-            settings.seed, jnp.asarray([request.number])
+            settings.seed, *sampling_lib.halves([request.number])
         ),
         jnp.asarray([[position]]),
         logits.size,

@@ -32,7 +32,7 @@ def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
   curve.xaxis.get_major_locator().set_params(integer=True)
   if curve.lines:
     curve.legend()
-  canvas.suptitle(title)
+  canvas.suptitle(title, parse_math=False)  # a path may hold $
   _write(canvas, path)
 
 
@@ -63,7 +63,7 @@ def save_sweep(
     panel.xaxis.get_major_locator().set_params(integer=True)
   if rows:
     canvas.legend(loc='outside lower center', ncols=min(len(rows), 4))
-  canvas.suptitle(title)
+  canvas.suptitle(title, parse_math=False)  # a path may hold $
   _write(canvas, path)
 
 

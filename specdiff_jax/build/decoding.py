@@ -13,11 +13,14 @@ import jax.numpy as jnp
 from specdiff_jax.bench import plan as plan_lib
 from specdiff_jax.build import systems as systems
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.formats import fetch
+from specdiff_jax.formats import hub
 from specdiff_jax.formats import placing
 from specdiff_jax.formats import presets
 from specdiff_jax.formats import weights
@@ -31,6 +34,41 @@ Config = systems.Config
 _SPEED = frozenset(
     ('batch', 'prompt_buckets', 'cycles_per_call', 'cache_step', 'cache_dir')
 )
+# The least and the most of a field. Programs are compiled for so many slots,
+# and the cache has to hold them; counters are int32.
+_BETWEEN = {
+    'batch': (1, 1 << 16),
+    'gamma': (1, systems.MOST_DRAFTED),
+    'drafts': (1, systems.MOST_DRAFTED),
+    'budget': (2, systems.MOST_DRAFTED),
+    'ngram': (1, ngram_lib.MOST),
+    'denoising_steps': (1, systems.MOST_DRAFTED),
+    'cycles_per_call': (1, 1 << 30),
+    'cache_step': (0, generate.MOST_TOKENS),
+    'context_window': (0, generate.MOST_TOKENS),
+    'draft_top_k': (0, 2**31 - 1),
+    # Of a new drafter, or a random one.
+    'network.layers': (1, 1024),
+    'network.trunk': (1, 1 << 20),
+    'network.vocab': (1, 1 << 24),
+    'network.ngram': (0, ngram_lib.MOST),
+}
+
+# What transformers' `generate` does to laws and texts that nothing here does,
+# with the values that switch it off.
+_GENERATION = {
+    'repetition_penalty': 1, 'encoder_repetition_penalty': 1,
+    'no_repeat_ngram_size': 0, 'encoder_no_repeat_ngram_size': 0,
+    'bad_words_ids': None, 'suppress_tokens': None,
+    'begin_suppress_tokens': None, 'forced_bos_token_id': None,
+    'forced_eos_token_id': None, 'forced_decoder_ids': None,
+    'sequence_bias': None, 'min_length': 0, 'min_new_tokens': 0,
+    'exponential_decay_length_penalty': None, 'min_p': 0, 'top_h': None,
+    'typical_p': 1, 'epsilon_cutoff': 0, 'eta_cutoff': 0, 'num_beams': 1,
+    'num_beam_groups': 1, 'diversity_penalty': 0, 'penalty_alpha': 0,
+    'guidance_scale': 1, 'watermarking_config': None, 'stop_strings': None,
+    'dola_layers': None,
+}  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -43,20 +81,32 @@ def check(config: Config) -> None:
   orders = ('confidence', 'entropy')
   systems.one_of('denoising_order', config.denoising_order, orders)
   settings(config, ())
-  least_one = ('batch', 'gamma', 'drafts', 'ngram', 'cycles_per_call', 'rounds')
-  least_one += ('denoising_steps',)
-  for name in least_one:
-    systems.least(name, config[name], 1)
-  least_zero = ('limit', 'seed', 'cache_step', 'context_window')
-  for name in least_zero + ('draft_temperature', 'draft_top_k'):
+  for name, (low, high) in _BETWEEN.items():
+    first, _, inner = name.partition('.')
+    value = config[first][inner] if inner else config[first]
+    systems.between(name, value, low, high)
+  for name in ('limit', 'exit_layer'):
     systems.least(name, config[name], 0)
-  systems.least('budget', config.budget, 2)
+  systems.least('rounds', config.rounds, 1)
+  tempered = config.draft_temperature
+  if tempered and not (
+      generate.LEAST_TEMPERATURE <= tempered <= generate.MOST_TEMPERATURE
+  ):
+    raise errors.InputError(
+        f'config.draft_temperature is {tempered}, but it has to be 0 or '
+        f'{generate.LEAST_TEMPERATURE:g} to {generate.MOST_TEMPERATURE:g}.'
+    )
   for dtype, slots in config.ar_slots.items():
-    systems.least(f'ar_slots.{dtype}', slots, 0)
+    systems.between(f'ar_slots.{dtype}', slots, 0, systems.MOST_DRAFTED)
   if not config.prompt_buckets:
     raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
-  for bucket in config.prompt_buckets:
-    systems.least('prompt_buckets', bucket, 1)
+  for name, low, high in (
+      ('prompt_buckets', 1, generate.MOST_TOKENS),
+      ('gammas', 1, systems.MOST_DRAFTED),
+      ('budgets', 2, systems.MOST_DRAFTED),
+  ):
+    for element in config[name]:
+      systems.between(name, element, low, high)
 
 
 def settings(config: Config, end_ids: Sequence[int]) -> generate.Settings:
@@ -117,6 +167,26 @@ def verifier(
   if _is_int8(config, 'verifier'):
     params = int8.quantise(params)
   return dataclasses.replace(checkpoint, params=params)
+
+
+def not_applied(config: Config) -> dict[str, Any]:
+  """Returns what the verifier's generation_config.json asks for in vain.
+
+  Its end tokens are read with the tokenizer; temperature, top-k and top-p are
+  the config's.
+  """
+  folder = config.verifier
+  if hub.is_name(folder) and not os.path.exists(folder):
+    folder = hub.cached(folder)
+  path = os.path.join(folder, 'generation_config.json')
+  if not folder or not os.path.isfile(path):
+    return {}
+  found = files.read_json(path)
+  return {
+      name: found[name]
+      for name, off in _GENERATION.items()
+      if found.get(name) not in (None, [], {}, off)
+  }
 
 
 def _split(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:

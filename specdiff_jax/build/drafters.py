@@ -15,6 +15,7 @@ import numpy as np
 
 from specdiff_jax.build import published as build_published
 from specdiff_jax.core import errors
+from specdiff_jax.core import jax_settings
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import diffusion
@@ -188,7 +189,7 @@ def load(
   family = FAMILIES[kind]
   if config.drafter == 'random':
     network = family.sizes(config, checkpoint)
-    params = family.initial(network, jax.random.key(config.seed))
+    params = family.initial(network, jax_settings.key(config.seed))
     vocab = jnp.arange(network.vocab)
   else:
     network, params, vocab = drafter_file.load(

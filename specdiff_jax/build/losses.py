@@ -164,7 +164,7 @@ LOSSES: Mapping[str, Choice] = {
     'elbo': Choice(_elbo, ('noise_schedule', 'anneal_fraction'), shows=True),
 }
 
-# Fields that a loss reads: where they have to lie, in words and as a check.
+# Fields that losses read: where they have to lie, in words and as a check.
 _BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     'dpace_smoothing': ('from 0 to below 1', lambda x: 0 <= x < 1),
     'lk_eta': ('at least 0', lambda x: x >= 0),
@@ -172,6 +172,7 @@ _BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     'law_temperature': ('above 0', lambda x: x > 0),
     'anneal_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
     'served': ('from 0 to 1', lambda x: 0 <= x <= 1),
+    'ce_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
 }
 
 

@@ -30,6 +30,7 @@ from specdiff_jax.parallel import mesh as mesh_lib
 
 Config = ml_collections.ConfigDict
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+MOST_DRAFTED = 4096  # slots of a tree: programs are compiled for each number
 # Values of config.int8: whose weights are int8.
 INT8 = {
     '': (), 'verifier': ('verifier',), 'drafter': ('drafter',),
@@ -166,6 +167,13 @@ def _adaptive(config, checkpoint, slots):
   # One arm of each size; those no larger than plain decoding draft nothing.
   by_size = {arm.buckets[-1]: arm for arm in arms}
   sizes = sorted(size for size in by_size if size > plain.slots)
+  if not sizes:
+    raise errors.InputError(
+        f'config.gammas is {tuple(config.gammas)} and config.budgets '
+        f'{tuple(config.budgets)}, which leave the system adaptive no draft '
+        f'that is larger than the {plain.slots} tokens of a plain cycle. Give '
+        'longer ones.'
+    )
   drafter = controller.Adaptive(tuple(by_size[n] for n in sizes), plain)
   params = controller.uncalibrated(drafter, whole.params)
   return Parts(drafter, params, whole.rule)
@@ -278,6 +286,15 @@ def one_of(field: str, name: str, known) -> None:
     raise errors.InputError(
         f'config.{field} is {name!r}, but it has to be one of '
         f'{", ".join(known)}.'
+    )
+
+
+def between(field: str, value: int, low: int, high: int) -> None:
+  """Raises InputError unless `value` is at least `low` and at most `high`."""
+  least(field, value, low)
+  if value > high:
+    raise errors.InputError(
+        f'config.{field} is {value}, but it has to be at most {high}.'
     )
 
 

@@ -20,6 +20,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import windows
+from specdiff_jax.decoding import generate
 from specdiff_jax.formats import weights
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
@@ -49,7 +50,6 @@ DECIDING = (
     'lora_rank', 'train_dtype',
 )  # fmt: skip
 
-
 def check(config: Config) -> None:
   """Raises InputError on values that no run could work with."""
   decoding.check(config)
@@ -62,11 +62,12 @@ def check(config: Config) -> None:
   systems.one_of('network.kind', config.network.kind, build_drafters.FAMILIES)
   build_losses.check(config)
   build_tuning.check(config)
-  for name in ('steps', 'tokens', 'windows', 'eval_limit'):
+  for name in ('steps', 'windows', 'eval_limit'):
     systems.least(name, config[name], 1)
-  systems.least('train_limit', config.train_limit, 0)
-  for name, bound in (('layers', 1), ('trunk', 1), ('vocab', 1), ('ngram', 0)):
-    systems.least(f'network.{name}', config.network[name], bound)
+  systems.between('tokens', config.tokens, 1, generate.MOST_TOKENS)
+  least_zero = ('train_limit', 'eval_every', 'save_every', 'feature_cache')
+  for name in least_zero + ('warmup', 'weight_decay'):
+    systems.least(name, config[name], 0)
   if config.accumulate > 1 and config.network.kind == 'masked_lm':
     raise errors.InputError(
         f'config.accumulate is {config.accumulate}, but a masked language '

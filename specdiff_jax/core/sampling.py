@@ -6,19 +6,40 @@ position and the verifier alone. So the output of seeded sampling is the same
 whatever the drafter, the tree or the batch.
 """
 
-import functools
+from collections.abc import Sequence
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
+from specdiff_jax.core import jax_settings
 from specdiff_jax.core import types
 
 
-def request_noise(seed: int, request_ids: jax.Array) -> types.Noise:
-  """Returns the noise of requests [B]; the row of the batch plays no part."""
-  one = functools.partial(jax.random.fold_in, jax.random.key(seed))
-  return types.Noise(jax.vmap(one)(request_ids))
+def request_noise(
+    seed: int, low: jax.Array, high: jax.Array | int = 0
+) -> types.Noise:
+  """Returns the noise of requests [B]; the row of the batch plays no part.
+
+  Args:
+    seed: 0 to 2**32 - 1.
+    low: [B] the low 32 bits of the numbers of the requests.
+    high: [B] the high ones; see `halves`.
+  """
+  root = jax_settings.key(seed)
+
+  def one(low, high):
+    return jax.random.fold_in(jax.random.fold_in(root, high), low)
+
+  return types.Noise(jax.vmap(one)(low, jnp.broadcast_to(high, low.shape)))
+
+
+def halves(numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the low and the high 32 bits of numbers below 2**64."""
+  whole = np.array(numbers, np.uint64)
+  low = whole & np.uint64(0xFFFFFFFF)
+  return low.astype(np.uint32), (whole >> np.uint64(32)).astype(np.uint32)
 
 
 def gumbel(

@@ -4,9 +4,13 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
+
+_LONGEST_LINE = 32 << 20  # bytes
+_LONGEST_ID = 1000  # characters; messages and results repeat it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,38 +20,42 @@ class Prompt:
   id: str
   text: str
 
+  def __post_init__(self):
+    for name, value in (('id', self.id), ('prompt', self.text)):
+      try:
+        value.encode()
+      except UnicodeEncodeError as error:
+        raise errors.InputError(
+            f'The {name} {value[:40]!r} holds {value[error.start]!r} (character '
+            f'{error.start + 1}), which is no character: half of a surrogate '
+            'pair, or a byte that is not UTF-8. Write it in UTF-8.'
+        ) from error
+
 
 def read(path: str, limit: int | None = None) -> list[Prompt]:
   """Reads a JSONL file of prompts, at most `limit` of them.
 
-  Fields other than `id` and `prompt` are ignored, blank lines are skipped.
+  Fields other than `id` and `prompt` are ignored, blank lines are skipped. An
+  id may be an integer.
   Raises InputError, with the line's number, where a line cannot be used.
 
     >>> read('gsm8k_test.jsonl', limit=1)
     [Prompt(id='gsm8k-test-0', text='Janet ...')]
   """
   found: dict[str, tuple[int, Prompt]] = {}
-  try:
-    with open(path, 'rb') as file:
-      for number, line in enumerate(file, start=1):
-        if limit is not None and len(found) >= limit:
-          break
-        if not line.strip():
-          continue
-        prompt = _parse(line, f'{path}, line {number}')
-        if prompt.id in found:
-          raise errors.InputError(
-              f'{path}, line {number}: the id {prompt.id!r} stands already '
-              f'on line {found[prompt.id][0]}; ids must be unique, because '
-              'results are stored and resumed under them. Rename one.'
-          )
-        found[prompt.id] = number, prompt
-  except OSError as error:
-    raise errors.InputError(
-        f'Cannot read the prompt file {path}: {error.strerror or error}. '
-        'Give the path of a JSONL file, one object a line with the fields '
-        '"id" and "prompt".'
-    ) from error
+  for number, line in _lines(path):
+    if limit is not None and len(found) >= limit:
+      break
+    if not line.strip():
+      continue
+    prompt = _parse(line, f'{path}, line {number}')
+    if prompt.id in found:
+      raise errors.InputError(
+          f'{path}, line {number}: the id {prompt.id!r} stands already '
+          f'on line {found[prompt.id][0]}; ids must be unique, because '
+          'results are stored and resumed under them. Rename one.'
+      )
+    found[prompt.id] = number, prompt
   if not found and (limit is None or limit > 0):
     raise errors.InputError(
         f'The prompt file {path} is empty. It needs at least one line like '
@@ -56,10 +64,32 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
   return [prompt for _, prompt in found.values()]
 
 
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+  """Yields the lines of a file with their numbers, from 1."""
+  with files.open_file(path) as file:
+    number = 0
+    while True:
+      number += 1
+      try:
+        line = file.readline(_LONGEST_LINE + 1)
+      except OSError as error:
+        raise errors.InputError(
+            f'{path}, line {number}: cannot be read ({error}).'
+        ) from error
+      if len(line) > _LONGEST_LINE:
+        raise errors.InputError(
+            f'{path}, line {number}: longer than {_LONGEST_LINE} bytes, which '
+            'no prompt is. Each line must be one JSON object.'
+        )
+      if not line:
+        return
+      yield number, line
+
+
 def _parse(line: bytes, where: str) -> Prompt:
   """Returns the prompt of one line, or raises an error that says `where`."""
   try:
-    fields = json.loads(line)
+    fields = files.parse_json(line)
   except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
     raise errors.InputError(
         f'{where}: not JSON ({error}). Each line must be one object with the '
@@ -79,8 +109,19 @@ def _parse(line: bytes, where: str) -> Prompt:
           'must be a string that is not empty')
       raise errors.InputError(
           f'{where}: the field "{name}" {problem}. Each line needs "id" and '
-          f'"prompt"; this one has {sorted(fields)}.'
+          f'"prompt"; this one has {sorted(fields)[:9]}.'
       )
+  names = [name for name, _ in json.loads(line, object_pairs_hook=list)]
+  for name in ('id', 'prompt'):
+    if names.count(name) > 1:
+      raise errors.InputError(
+          f'{where}: the field "{name}" stands there twice; leave one.'
+      )
+  if len(str(fields['id'])) > _LONGEST_ID:
+    raise errors.InputError(
+        f'{where}: the field "id" has {len(str(fields["id"]))} characters, but '
+        f'it may have {_LONGEST_ID}. Shorten it.'
+    )
   return Prompt(str(fields['id']), fields['prompt'])
 
 

@@ -19,7 +19,7 @@ class BlockVerification:
   With w_0 = 1 and w_i = min(1, w_{i-1} p(x_i) / q(x_i)),
     A_i = sum_v max(w_i p(v | x_{<=i}) - q_{i+1}(v), 0),
     h_i = A_i / (A_i + 1 - w_i), and h_G = w_G,
-  it accepts up to the largest i with U_i <= h_i, and draws the next token from
+  it accepts up to the largest i with U_i < h_i, and draws the next token from
   max(w_i p - q_{i+1}, 0), or from p if all of the chain was accepted.
   """
 

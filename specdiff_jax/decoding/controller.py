@@ -96,7 +96,8 @@ class Adaptive:
 
   @property
   def proposal(self) -> str:
-    kinds = {arm.proposal for arm in self.arms}
+    # Plain cycles are among what the rule is given: they have no law q.
+    kinds = {arm.proposal for arm in (self.plain, *self.arms)}
     return kinds.pop() if len(kinds) == 1 else 'unknown'
 
   @property

@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import numbers
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import jax_settings
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
@@ -32,6 +34,48 @@ class Request:
   number: int
   prompt: Sequence[int]
 
+  def __post_init__(self):
+    if not 0 <= self.number < 2**64:
+      raise errors.InputError(
+          f'The number of a request is {self.number}, but it has to be at least '
+          '0 and below 2**64.'
+      )
+
+
+# What becomes no other value on the device: float32 there, int32, and seeds of
+# 32 bits.
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-20, 1e20  # logits over it are finite
+_LEAST_TOP_P = float(np.finfo(np.float32).tiny)  # less counts as 0
+MOST_TOKENS = 1 << 24  # in a row: float32 tells so many positions apart
+_LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+    'temperature': (
+        numbers.Real,
+        lambda x: x == 0 or LEAST_TEMPERATURE <= x <= MOST_TEMPERATURE,
+        f'0 (greedy) or {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}',
+    ),
+    'top_k': (
+        numbers.Integral,
+        lambda x: 0 <= x < 2**31,
+        f'an integer: 0 (off), or 1 to {2**31 - 1}',
+    ),
+    'top_p': (
+        numbers.Real,
+        lambda x: x == 1 or _LEAST_TOP_P <= x and np.float32(x) < 1,
+        f'1 (off), or {_LEAST_TOP_P:.3g} to 0.9999999: others are 0 or 1 in '
+        'float32',
+    ),
+    'seed': (
+        numbers.Integral,
+        lambda x: 0 <= x < 2**32,
+        f'an integer of 32 bits, 0 to {2**32 - 1}',
+    ),
+    'max_new_tokens': (
+        numbers.Integral,
+        lambda x: 1 <= x <= MOST_TOKENS,
+        f'an integer, 1 to {MOST_TOKENS}',
+    ),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -45,22 +89,14 @@ class Settings:
   end_ids: tuple[int, ...] = ()
 
   def __post_init__(self):
-    checks = {
-        'temperature': 0 <= self.temperature < float('inf'),
-        'top_k': self.top_k >= 0,
-        'top_p': 0 < self.top_p <= 1,
-        'max_new_tokens': self.max_new_tokens >= 1,
-    }
-    wanted = {
-        'temperature': '0 (greedy) or a positive number',
-        'top_k': '0 (off) or a positive integer',
-        'top_p': 'above 0 and at most 1 (off)',
-        'max_new_tokens': 'at least 1',
-    }
-    for name, good in checks.items():
-      if not good:
+    for name, (kind, good, wanted) in _LIMITS.items():
+      value = getattr(self, name)
+      # A truth value is a number to Python.
+      if isinstance(value, bool) or not isinstance(value, kind) or (
+          not good(value)
+      ):
         raise errors.InputError(
-            f'{name}={getattr(self, name)!r}, but it has to be {wanted[name]}.'
+            f'{name}={value!r}, but it has to be {wanted}.'
         )
 
 
@@ -127,6 +163,7 @@ def start(
     buckets: Sequence[int],
 ) -> types.DecodeState:
   """Prefills up to `batch` requests of uneven length; spare rows are done."""
+  jax_settings.check()
   longest = max(len(request.prompt) for request in requests)
   bucket = bucket_for(longest, buckets)
   engine.check_bucket(bucket)
@@ -137,13 +174,13 @@ def start(
     )
   tokens = np.zeros((batch, bucket), np.int32)
   length = np.zeros(batch, np.int32)
-  numbers = np.zeros(batch, np.int32)
+  keys = np.zeros(batch, np.uint64)
   for row, request in enumerate(requests):
     if not len(request.prompt):
       raise errors.InputError(f'request {request.number}: the prompt is empty.')
     tokens[row, : len(request.prompt)] = request.prompt
     length[row] = len(request.prompt)
-    numbers[row] = request.number
+    keys[row] = request.number
   room = -(-max(len(settings.end_ids), 1) // 8) * 8  # few sizes, few programs
   end_ids = np.full(room, -1, np.int32)
   end_ids[: len(settings.end_ids)] = settings.end_ids
@@ -163,7 +200,7 @@ def start(
           top_k=full(settings.top_k, jnp.int32),
           top_p=full(settings.top_p, jnp.float32),
       ),
-      sampling_lib.request_noise(settings.seed, jnp.asarray(numbers)),
+      sampling_lib.request_noise(settings.seed, *sampling_lib.halves(keys)),
   )
 
 

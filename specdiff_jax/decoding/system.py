@@ -1,13 +1,15 @@
 """A ready system: an engine with its weights and settings."""
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import hashlib
 from typing import Any
-import zlib
 
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.decoding import controller
 from specdiff_jax.decoding import engine as engine_lib
@@ -26,10 +28,11 @@ def request(name: str, prompt: Sequence[int]) -> Request:
 
   So its draws do not change with the other prompts of a file. (The number of
   rows decoded together may change the last bits of what they are drawn from,
-  which in bf16 can turn a near-tie.)
+  which in bf16 can turn a near-tie.) The number is 64 bits of the id's SHA-256,
+  which no two ids share by chance.
   """
-  number = zlib.crc32(name.encode()) & 0x7FFFFFFF
-  return Request(number, prompt, name)
+  digest = hashlib.sha256(name.encode('utf-8', 'surrogatepass')).digest()
+  return Request(int.from_bytes(digest[:8], 'big'), prompt, name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +60,19 @@ class System:
       on_done: Callable[[Any, generate.Completion], None] | None = None,
       clock: generate.Clock | None = None,
   ) -> list[generate.Completion]:
-    """Decodes requests; the host looks when rows are done, or if it has to."""
+    """Decodes requests; the host looks when rows are done, or if it has to.
+
+    Raises InputError where two have one id or number: their noise would be the
+    same. Further completions of a prompt need ids of their own.
+    """
+    numbers = collections.Counter(request.number for request in requests)
+    for request in requests:
+      if numbers[request.number] > 1:
+        name = getattr(request, 'id', '') or request.number
+        raise errors.InputError(
+            f'{numbers[request.number]} requests have the id {name!r}, which '
+            'keys their draws: they would be the same. Give each its own.'
+        )
     looks = {'cycles_per_call': self.cycles_per_call} if on_tokens else {}
     return generate.generate(
         self.engine,

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import errors
 from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.core import tree
 
@@ -20,6 +21,13 @@ class PromptLookup:
   proposal: ClassVar[str] = 'deterministic'
   chain: ClassVar[bool] = True
   features: ClassVar[tuple[int, ...]] = ()
+
+  def __post_init__(self):
+    if not 1 <= self.ngram <= ngram_lib.MOST:
+      raise errors.InputError(
+          f'ngram={self.ngram}, but prompt lookup looks for matches of 1 to '
+          f'{ngram_lib.MOST} tokens.'
+      )
 
   @property
   def buckets(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import jax_settings
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
@@ -51,7 +52,7 @@ class CausalConfig:
 
   def shapes(self):
     """Returns the tree of trained parameters as shapes."""
-    return jax.eval_shape(lambda: initial(self, jax.random.key(0)))
+    return jax.eval_shape(lambda: initial(self, jax_settings.key(0)))
 
 
 def initial(config: CausalConfig, key: jax.Array) -> dict[str, Any]:

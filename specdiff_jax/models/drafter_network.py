@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import jax_settings
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_layer
 from specdiff_jax.models import layers as layers_lib
@@ -64,7 +65,7 @@ class DrafterConfig:
 
   def shapes(self):
     """Returns the tree of trained parameters as shapes; `vocab` aside."""
-    return jax.eval_shape(lambda: initial(self, jax.random.key(0)))
+    return jax.eval_shape(lambda: initial(self, jax_settings.key(0)))
 
 
 class DrafterNetwork(nn.Module):

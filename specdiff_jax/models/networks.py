@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import jax_settings
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import ddit
 from specdiff_jax.models import dflash
@@ -48,7 +49,7 @@ def abstract(config: Config, dtype: Any) -> dict[str, Any]:
   one = jnp.zeros((1, 1), jnp.int32)
   params = jax.eval_shape(
       lambda: network(config).init(
-          jax.random.key(0), one, one, jnp.ones((1, 1, 1), bool)
+          jax_settings.key(0), one, one, jnp.ones((1, 1, 1), bool)
       )['params']
   )
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)

@@ -81,7 +81,8 @@ def together(action: Callable[[], Any]) -> Any:
   try:
     found = action()
   except errors.InputError as error:
-    said = np.frombuffer(str(error).encode()[:_LONGEST], np.uint8)
+    said = str(error).encode(errors='backslashreplace')[:_LONGEST]
+    said = np.frombuffer(said, np.uint8)
     text[: len(said)] = said
   rows = multihost_utils.process_allgather(text).astype(np.uint8)
   texts = [row.tobytes().rstrip(b'\0').decode(errors='replace') for row in rows]

@@ -126,7 +126,7 @@ def _show(program: Any, outcome: Any, advice: list[str]) -> None:
   whole = [f'Held whole by every chip: {line}' for line in program.whole]
   for line in (*whole, outcome.allocations, *advice):
     if line:
-      console.out().print(line, markup=False)
+      console.out().print(line)
 
 
 def _memory(program: Any, outcome: Any):
@@ -148,7 +148,7 @@ def _table(title: str, columns: list[str], rows) -> None:
     table.add_column(column, overflow='fold')
   for row in rows:
     table.add_row(*map(str, row))
-  console.out().print(table, markup=False)
+  console.out().print(table)
 
 
 def _end(label: str, size: int = 60) -> str:

@@ -59,7 +59,15 @@ class Command:
     if any(arg in ('-h', '--help', '--helpfull', '-help') for arg in argv):
       print(self.help(), end='')
       return 0
-    return body(self.parse(argv))
+    call = self.parse(argv)
+    from specdiff_jax.core import jax_settings  # --help waits for no jax
+
+    for other in jax_settings.settle():
+      console.say(
+          f'specdiff {self.name}: {other} is set for jax, which would change '
+          'results or stop the program; it goes on with jax\'s default.'
+      )
+    return body(call)
 
   def parse(self, argv: Sequence[str]) -> Call:
     """Returns what the command line says; raises InputError."""
@@ -82,13 +90,15 @@ class Command:
       raise fields.unknown(
           f'{self.name} was given the flag', f'{error.flagname}', own
       ) from None
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, TypeError, ValueError, LookupError) as error:
       raise errors.InputError(
           f'The command line cannot be read: {_one_line(error)}. '
           f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
     self._check_positional(rest)
     config = options['config'].value if self.recipe else None
+    if config is not None:
+      config = fields.complete(config, f'{spec}, with the command line,')
     return Call(config, options, spec, rest[0] if rest else '')
 
   def _check_positional(self, rest: Sequence[str]) -> None:
@@ -112,7 +122,10 @@ class Command:
     usage = f'usage: python -m specdiff_jax {self.name}'
     if self.recipe:
       usage += ' --config=FILE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
-      recipe = ('--config=FILE', 'the recipe; see configs/. Needed.')
+      recipe = (
+          '--config=FILE', 'the recipe, a Python program that is run: none from '
+          'a stranger. See configs/. Needed.',
+      )
       flag_lines.insert(0, recipe)
     else:
       usage += f' {self.takes} [FLAGS]' if self.takes else ' [FLAGS]'
@@ -306,11 +319,19 @@ def verifier(
   from specdiff_jax.build import decoding
 
   with console.patient('loading (million values)') as show:
-    return decoding.verifier(
+    loaded = decoding.verifier(
         config,
         progress=lambda done, all: show(done // 10**6, all // 10**6),
         split=split,
     )
+  if ignored := decoding.not_applied(config):
+    console.say(
+        f'{loaded.source}: generation_config.json asks for '
+        f'{", ".join(f"{k}={v!r:.40}" for k, v in ignored.items())}, which is '
+        "not applied: the text is that of the verifier's own law, under "
+        'config.temperature, top_k and top_p.'
+    )
+  return loaded
 
 
 def needed(options: flags.FlagValues, name: str) -> str:

@@ -9,6 +9,9 @@ from typing import Any
 
 import rich.console
 import rich.progress
+import rich.text
+
+from specdiff_jax.core import printing
 
 
 def out() -> rich.console.Console:
@@ -22,13 +25,17 @@ def notes() -> rich.console.Console:
 
 
 def say(text: str) -> None:
-  """Writes one remark, plainly, to stderr."""
-  print(text, file=sys.stderr, flush=True)
+  """Writes one remark, plainly and on one line, to stderr."""
+  print(printing.one_line(text), file=sys.stderr, flush=True)
 
 
 def text(piece: str) -> None:
-  """Writes generated text to stdout as it is, at once."""
-  sys.stdout.write(piece)
+  """Writes generated text to stdout, at once.
+
+  As it is, but where stdout is a terminal: there it could move the cursor and
+  forge what others wrote.
+  """
+  sys.stdout.write(printing.lines(piece) if sys.stdout.isatty() else piece)
   sys.stdout.flush()
 
 
@@ -43,18 +50,19 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
   """Shows a bar on stderr; yields `update(done, total, note)`."""
   columns = (
-      rich.progress.TextColumn('{task.description}'),
+      rich.progress.TextColumn('{task.description}', markup=False),
       rich.progress.BarColumn(),
       rich.progress.MofNCompleteColumn(),
       rich.progress.TimeRemainingColumn(),
-      rich.progress.TextColumn('{task.fields[note]}'),
+      rich.progress.TextColumn('{task.fields[note]}', markup=False),
   )
   with rich.progress.Progress(
       *columns, console=notes(), disable=not sys.stderr.isatty()
   ) as bar:
-    task = bar.add_task(what, total=total, note='')
+    task = bar.add_task(printing.one_line(what), total=total, note='')
 
     def update(done: int, total: int | None = None, note: str = '') -> None:
+      note = printing.one_line(note)
       bar.update(task, completed=done, total=total, note=note)
 
     yield update
@@ -86,6 +94,18 @@ def size(count: float) -> str:
   return f'{count:.4g} GiB'
 
 
+class _Console(rich.console.Console):
+  """Prints every text as it stands: cells, titles and lines of foreign names.
+
+  No markup, no emoji codes, and nothing that moves the cursor.
+  """
+
+  def render_str(self, text: str, **options: Any) -> rich.text.Text:
+    return super().render_str(printing.one_line(text), **options)
+
+
 def _console(stream) -> rich.console.Console:
   width = None if stream.isatty() else 100
-  return rich.console.Console(file=stream, width=width, highlight=False)
+  return _Console(
+      file=stream, width=width, highlight=False, markup=False, emoji=False
+  )

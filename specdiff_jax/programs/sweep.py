@@ -1,6 +1,7 @@
 """`sweep`: a `distill` run for every point of a grid, side by side."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import json
 import os
 from typing import Any
@@ -78,16 +79,29 @@ def main(argv) -> int:
 
 
 def _body(call: command.Call, argv: Sequence[str]) -> int:
-  from specdiff_jax.bench import sweep as sweep_lib
   from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
-  from specdiff_jax.training import metrics
 
   workdir = command.needed(call.options, 'workdir')
   points = grid.points(COMMAND, argv, call.options.grid)
   for point in points:
     build_training.check(point.config)
   build_training.start(call.config)
+  with contextlib.ExitStack() as stack:
+    # Two sweeps would write the same tables, and runs whose values they share.
+    lock = os.path.join(workdir, 'sweep.lock')
+    hosts.on_first(lambda: stack.enter_context(files.held(lock)))
+    return _sweep(call, workdir, points)
+
+
+def _sweep(
+    call: command.Call, workdir: str, points: Sequence[grid.Point]
+) -> int:
+  """Runs the points of a directory that is held; returns the exit code."""
+  from specdiff_jax.bench import sweep as sweep_lib
+  from specdiff_jax.parallel import hosts
+  from specdiff_jax.training import metrics
+
   trainer = _Trainer()
   rows = []
   for number, point in enumerate(points, 1):
@@ -126,7 +140,7 @@ class _Trainer:
     recipe = json.loads(json.dumps(config.to_dict()))
     if os.path.exists(path):
       before = files.read_json(path)
-      if before.get('config') == recipe:
+      if before.get('config') == recipe and 'result' in before:
         console.say(f'{what}: done before')
         return before['result'], 0
     console.say(f'{what} ...')

@@ -125,7 +125,7 @@ def _show(rows, summary, facts, names, decode) -> None:
   wide = max(map(len, facts))
   for name, value in facts.items():
     if value != {}:
-      out.print(f'{name:<{wide}}  {value}', markup=False)
+      out.print(f'{name:<{wide}}  {value}')
   out.print(table(rows))
   if summary['mismatches']:
     out.print(differences(rows, names, decode))

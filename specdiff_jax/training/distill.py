@@ -12,6 +12,7 @@ import optax
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import jax_settings
 from specdiff_jax.data import journal
 from specdiff_jax.data import windows
 from specdiff_jax.formats import drafter_file
@@ -143,7 +144,7 @@ class Run:
     )
     state, shardings = step_lib.init_state(
         lambda key, params: self.initial(self.network, key, params),
-        [jax.random.key(self.sizes.seed), self.verifier.params],
+        [jax_settings.key(self.sizes.seed), self.verifier.params],
         self.optimizer,
         self.split,
         self.mesh,

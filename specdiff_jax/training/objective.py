@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import jax_settings
 from specdiff_jax.data import windows
 from specdiff_jax.models import layers
 from specdiff_jax.training import head as head_lib
@@ -169,7 +170,7 @@ def make_loss(
   """
 
   def objective(params, frozen, batch, step):
-    key = jax.random.fold_in(jax.random.key(seed), step)
+    key = jax.random.fold_in(jax_settings.key(seed), step)
     # Not by a row's place in the batch, which other processes would change.
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, batch['record'])
     if loss.whole:

@@ -1,5 +1,6 @@
 """Prompt files: what they hold, and what each bad line is told."""
 
+import os
 import pathlib
 
 import pytest
@@ -48,6 +49,15 @@ def test_a_limit_stops_before_a_later_bad_line(tmp_path):
     ('{"id": true, "prompt": "x"}\n', 'line 1: the field "id" must be'),
     ('{"id": 1, "prompt": "x"}\n{"id": "1", "prompt": "y"}\n',
      "line 2: the id '1' stands already on line 1"),
+    ('{"id": "\\ud800", "prompt": "x"}\n', 'line 1: not JSON'),
+    ('{"id": "a", "prompt": "x \\udfff"}\n', 'half of a surrogate pair'),
+    ('{"id": "a", "prompt": "x", "y": %s}\n' % ('[' * 10**5), 'line 1: not'),
+    ('{"id": "a", "prompt": "x", "y": %s1%s}\n' % ('[' * 99, ']' * 99),
+     'nested too deep'),
+    ('{"id": 1%s, "prompt": "x"}\n' % ('0' * 9999), 'line 1: not JSON'),
+    ('{"id": 1%s, "prompt": "x"}\n' % ('0' * 2000), 'has 2001 characters'),
+    ('{"id": "a", "id": "b", "prompt": "x"}\n', '"id" stands there twice'),
+    ('{"id": "a", "prompt": "x", "prompt": "y"}\n', '"prompt" stands there'),
 ])
 def test_a_bad_file_is_named_with_its_line(tmp_path, text, said):
   path = write(tmp_path, text)
@@ -57,9 +67,36 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, said):
 
 
 def test_a_missing_file_is_named(tmp_path):
-  for path in (tmp_path / 'none.jsonl', tmp_path):
-    with pytest.raises(errors.InputError, match='Cannot read the prompt file'):
+  os.mkfifo(tmp_path / 'fifo')  # nobody writes to it: it would be waited for
+  for path, said in (
+      (tmp_path / 'none.jsonl', 'there is no such file'),
+      (tmp_path, 'not a regular file'),
+      (tmp_path / 'fifo', 'not a regular file'),
+      ('/dev/zero', 'not a regular file'),
+  ):
+    with pytest.raises(errors.InputError, match=f'{path}: {said}'):
       prompts.read(str(path))
+
+
+def test_a_line_without_end_is_bounded(tmp_path, monkeypatch):
+  monkeypatch.setattr(prompts, '_LONGEST_LINE', 99)
+  good = '{"id": "a", "prompt": "x"}\n'
+  assert len(prompts.read(write(tmp_path, good + ' ' * 99))) == 1
+  with pytest.raises(errors.InputError, match='line 2: longer than 99 bytes'):
+    prompts.read(write(tmp_path, good + ' ' * 100))
+
+
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path):
+  text = '\ufeff{"id": "a", "prompt": "x"}\n{"id": "b", "prompt": "\U0001f600"}'
+  read = prompts.read(write(tmp_path, text))
+  assert [(p.id, p.text) for p in read] == [('a', 'x'), ('b', '\U0001f600')]
+
+
+def test_what_is_no_character_is_refused_wherever_it_comes_from():
+  for one in ('\ud800', 'caf\udce9'):  # as Python reads bytes of an argument
+    for fields in (('a', one), (one, 'x')):
+      with pytest.raises(errors.InputError, match='which is no character'):
+        prompts.Prompt(*fields)
 
 
 def test_hashes_see_words_and_not_white_space():

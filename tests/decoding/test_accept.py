@@ -184,3 +184,38 @@ def test_a_tree_never_accepts_less_than_its_best_path():
         for v in (whole, alone)
     )
     assert one[: len(other)] == other
+
+
+RULES_WITH_COINS = (
+    rejection.GreedyAcceptance(),
+    accept.SelfSelection(rejection.GreedyAcceptance()),
+    rejection.Rejection(),
+    rejection.RejectionWithoutReplacement(),
+    block_verification.BlockVerification(),
+)
+
+
+@pytest.mark.parametrize('rule', RULES_WITH_COINS, ids=repr)
+@pytest.mark.parametrize('drafted', [1, 2])
+def test_a_coin_of_zero_accepts_nothing_that_the_verifier_cannot_draw(
+    rule, drafted, monkeypatch
+):
+  """jax.random.uniform draws 0.0 once in 2**23 coins."""
+  monkeypatch.setattr(
+      rejection,
+      'uniform',
+      lambda noise, length, slots: jnp.zeros((length.size, slots)),
+  )
+  # Rows draft 1 and 1, then 2 and 1, after which the verifier gives 2.
+  tree = tree_lib.chain(
+      jnp.array([[0, 1, 1], [0, 2, 1]]),
+      jnp.arange(3)[None] <= drafted * jnp.ones((2, 1)),
+      jnp.log(jnp.broadcast_to(jnp.array([0.2, 0.4, 0.4]), (2, 3, 3))),
+  )
+  logits = jnp.broadcast_to(jnp.array([-jnp.inf, -jnp.inf, 0.0]), (2, 3, 3))
+  verdict = rule(
+      tree, logits, jnp.array([7, 7]), laws.setting(2),
+      sampling_lib.request_noise(0, jnp.arange(2)), 2,
+  )
+  assert verdict.count.tolist() == [0, 1]  # what has a chance is accepted
+  assert verdict.bonus.tolist() == [2, 2]

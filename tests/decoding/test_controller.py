@@ -10,9 +10,11 @@ import pytest
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.decoding import accept
+from specdiff_jax.decoding import block_verification
 from specdiff_jax.decoding import controller
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
@@ -76,6 +78,35 @@ def wanted(cond, cost, **changes):
   params = PARAMS.replace(cost=jnp.asarray(cost))
   one = state(cond).replace(**changes)
   return int(DRAFTER.wanted(params, one)[0][0])
+
+
+def test_the_proposal_is_that_of_all_arms_and_of_plain_cycles():
+  """A rule that reads q is lossless only if every cycle has such a q."""
+  c, _ = systems.diffusion_params()
+
+  def adaptive(*strategies_):
+    made = tuple(
+        diffusion.MaskedDiffusion(c, g, s)
+        for g, s in zip((2, 4, 6), strategies_)
+    )
+    return controller.Adaptive(made, none.NoDraft(1))
+
+  shared = strategies.Chain(mode='shared_noise')
+  drawn = strategies.Chain(mode='sample', keep_q=True)
+  tree = strategies.BestFirst(12)
+  assert (shared.proposal, drawn.proposal) == ('deterministic', 'iid')
+  assert adaptive(shared, shared).proposal == 'deterministic'
+  for mixed in (
+      adaptive(drawn, tree), adaptive(shared, drawn), adaptive(drawn, drawn)
+  ):
+    assert mixed.proposal == 'unknown'
+    accept.check(mixed, accept.SampleAndMatch())
+    accept.check(mixed, rejection.GreedyAcceptance())
+    for rule in (
+        rejection.Rejection(), block_verification.BlockVerification()
+    ):
+      with pytest.raises(errors.InputError, match="'unknown'"):
+        accept.check(mixed, rule)
 
 
 COST = [1.0, 1.4, 1.6, 1.8]
