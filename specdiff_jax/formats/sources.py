@@ -101,8 +101,8 @@ def open_drafter(path: str) -> Source | None:
   if not os.path.isfile(file) or native.is_native(folder):
     return None
   raw = files.read_json(file)
-  known = raw.get('architectures') or [raw.get('model_type')]
-  if not set(map(str, known)) & set(hf_drafters.KNOWN):
+  known = hf_drafters.architectures(raw)
+  if not set(known) & set(hf_drafters.KNOWN):
     return None
   published = hf_drafters.read(folder)
   return Source(
