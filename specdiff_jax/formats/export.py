@@ -302,16 +302,16 @@ def new_folder(target: str) -> Iterator[str]:
   disk does not take it; then nothing is left behind.
   """
   target = os.path.abspath(target)
-  there = os.path.lexists(target)
-  if there and os.path.isdir(target) and not os.path.islink(target):
-    there = bool(os.listdir(target))
-  if there:
-    raise errors.InputError(
-        f'{target}: is there already; give a directory that is not there or '
-        'empty, or delete it yourself.'
-    )
   parent = os.path.dirname(target)
   try:
+    there = os.path.lexists(target)
+    if there and os.path.isdir(target) and not os.path.islink(target):
+      there = bool(os.listdir(target))
+    if there:
+      raise errors.InputError(
+          f'{target}: is there already; give a directory that is not there or '
+          'empty, or delete it yourself.'
+      )
     with files.workspace(parent, '.convert-') as outer:
       folder = os.path.join(outer, 'model')
       os.mkdir(folder)

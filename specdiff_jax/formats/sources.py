@@ -71,11 +71,11 @@ def open_model(path: str, adapter: str = '') -> Source:
   source = _open(path)
   if not adapter:
     return source
-  updates = lora.read(adapter, hf_families.names(source.config))
+  changes = lora.read(adapter, source.config)
   return dataclasses.replace(
       source,
       name=f'{path} with {adapter}',
-      tensors=lambda: lora.merged(source.tensors(), updates, adapter),
+      tensors=lambda: lora.merged(source.tensors(), changes),
   )
 
 
