@@ -10,13 +10,16 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from specdiff_jax.core import errors
 
 MOST_JSON = 32 << 20  # bytes; the index of the largest models has 10 MB
+_HELD = '.specdiff-held'  # in a workspace; see there
 _DEPTH = 64  # of JSON: arrays and objects in each other
 _HALF = re.compile(rb'\\u[dD][89abAB]|\\u[dD][c-fC-F]')
 _HALF_TEXT = re.compile('[\ud800-\udfff]')
@@ -177,15 +180,11 @@ def lock(descriptor: int, path: str) -> None:
 
   Raises InputError if another process has it.
   """
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
+  if _try_lock(descriptor) is False:
     raise errors.InputError(
         f'Another process is writing {path}. Wait for it, stop it, or write '
         'elsewhere.'
-    ) from error
-  except OSError:
-    pass
+    )
 
 
 @contextlib.contextmanager
@@ -207,3 +206,54 @@ def held(path: str) -> Iterator[None]:
     yield
   finally:
     os.close(descriptor)
+
+
+@contextlib.contextmanager
+def workspace(parent: str, prefix: str) -> Iterator[str]:
+  """Yields a folder in `parent` for what is not finished; removed in the end.
+
+  A process that is killed leaves its folder behind; the next one removes it.
+  Whose folder it is and whether that process lives, the lock of a file in it
+  tells: folders without such a file are never touched. OSError where the disk
+  does not take it.
+  """
+  os.makedirs(parent, exist_ok=True)
+  _clear(parent, prefix)
+  while True:
+    folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    held = os.open(os.path.join(folder, _HELD), os.O_RDWR | os.O_CREAT, 0o600)
+    if _try_lock(held) is not False and os.path.exists(folder):
+      break
+    os.close(held)  # another one has just cleared it away
+  try:
+    yield folder
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(held)
+
+
+def _clear(parent: str, prefix: str) -> None:
+  """Removes what killed processes left in a folder, as far as that works."""
+  for name in os.listdir(parent):
+    folder = os.path.join(parent, name)
+    if not name.startswith(prefix) or os.path.islink(folder):
+      continue
+    with contextlib.suppress(OSError):
+      flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+      held = os.open(os.path.join(folder, _HELD), flags)
+      try:
+        if _try_lock(held):
+          shutil.rmtree(folder, ignore_errors=True)
+      finally:
+        os.close(held)
+
+
+def _try_lock(descriptor: int) -> bool | None:
+  """Returns whether the lock was free; None on file systems without locks."""
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError:
+    return None
+  return True

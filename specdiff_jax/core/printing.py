@@ -1,12 +1,18 @@
 """Foreign text made fit for a terminal."""
 
+from collections.abc import Iterable
+import itertools
 import re
+import reprlib
 
 # C0 and C1 controls, line and paragraph separators, and what turns the
 # direction of text: with these a name could forge a line of ours.
 _UNSAFE = re.compile(
     '[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
 )
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
 _KEPT = '\n\t'  # of running text
 
 
@@ -17,6 +23,17 @@ def one_line(text: object) -> str:
     'a\\x1b[2Jb\\nc'
   """
   return _UNSAFE.sub(_escape, str(text))
+
+
+def short(value: object) -> str:
+  """Returns the repr of a value, cut: a file may hold megabytes of one."""
+  return _SHORT.repr(value)
+
+
+def names(values: Iterable[object]) -> str:
+  """Returns foreign names in a row, each and all of them cut."""
+  shown = [str(value)[:80] for value in itertools.islice(values, 9)]
+  return ', '.join(shown[:8]) + (', ...' if len(shown) > 8 else '')
 
 
 def lines(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import math
 import os
 from typing import Any
@@ -141,13 +140,7 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
         f'{path}: a file of tensors alone does not say what model it is; give '
         'its directory, with config.json.'
     )
-  try:
-    config = json.loads(facts.get('config', ''))
-  except ValueError as e:
-    raise errors.InputError(
-        f'{path}: the sizes in its metadata cannot be read ({e}); download or '
-        'train the drafter again.'
-    ) from e
+  config = drafter_file.fields(path, facts.get('config', ''))
   count = sum(
       math.prod(tensor.shape)
       for name, tensor in tensors.items() if name != 'vocab'

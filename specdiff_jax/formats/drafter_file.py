@@ -10,6 +10,8 @@ import ml_dtypes
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import safetensors_io
 from specdiff_jax.formats import weights
@@ -61,6 +63,10 @@ def kind(path: str) -> str:
   return _kind(safetensors_io.metadata(path))
 
 
+def _told(metadata: Mapping[str, str], key: str) -> str:
+  return str(metadata.get(key))[:40]
+
+
 def _kind(metadata: Mapping[str, str]) -> str:
   return metadata.get('kind', 'diffusion')  # before there were others
 
@@ -78,14 +84,14 @@ def load(
   if metadata.get('format') != FORMAT:
     raise errors.InputError(
         f'{path}: not a drafter of this project (its format is '
-        f'{metadata.get("format")!r}, not {FORMAT!r}). Give a file that '
-        '`specdiff distill` wrote.'
+        f'{printing.short(metadata.get("format"))}, not {FORMAT!r}). Give a '
+        'file that `specdiff distill` wrote.'
     )
   found = _kind(metadata)
   if found != family.kind:
     raise errors.InputError(
-        f'{path}: this is a drafter of the kind {found!r}, but the system '
-        f'needs one of the kind {family.kind!r}. Give another file '
+        f'{path}: this is a drafter of the kind {printing.short(found)}, but '
+        f'the system needs one of the kind {family.kind!r}. Give another file '
         '(config.drafters has one for each system), choose the system that '
         'this drafter was made for, or train one with `specdiff distill` and '
         f'config.network.kind={family.kind}.'
@@ -94,14 +100,14 @@ def load(
   if metadata.get('vocab_size') != str(size):
     raise errors.InputError(
         f'{path}: this drafter is for a vocabulary of '
-        f'{metadata.get("vocab_size")} tokens, but the verifier '
+        f'{_told(metadata, "vocab_size")} tokens, but the verifier '
         f'{verifier.source} has {size}. Use the drafter of this verifier, or '
         'train one with `specdiff distill`.'
     )
   if metadata.get('verifier') != verifier.fingerprint:
     raise errors.InputError(
         f'{path}: this drafter was trained for the verifier with the '
-        f'fingerprint {metadata.get("verifier")}, but {verifier.source} has '
+        f'fingerprint {_told(metadata, "verifier")}, but {verifier.source} has '
         f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
         'one with `specdiff distill`.'
     )
@@ -112,14 +118,40 @@ def load(
   return config, tensors['network'], tensors['vocab']
 
 
-def _config(path: str, text: str, family: type[Config]) -> Config:
+def fields(path: str, text: str) -> dict[str, Any]:
+  """Returns the sizes in a drafter's metadata, bounded, as JSON has them.
+
+  Raises InputError where they are no numbers, or ask for more work than any
+  drafter does.
+  """
   try:
-    fields = json.loads(text)
-    for name, value in fields.items():
-      fields[name] = tuple(value) if isinstance(value, list) else value
-    fields['verifier'] = config_lib.TransformerConfig(**fields['verifier'])
-    return family(**fields)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    found = files.parse_json(text)
+    if not isinstance(found, dict):
+      raise TypeError('they are no object')
+    for name, value in found.items():
+      if name != 'verifier':
+        for number in value if isinstance(value, list) else [value]:
+          config_lib.check_type('config', name, int, number, may_be_zero=True)
+      if isinstance(value, list) and len(value) > config_lib.MOST_LAYERS:
+        raise TypeError(f'{name} has {len(value)} items')
+    config_lib.TransformerConfig(**found['verifier'])
+  except (KeyError, TypeError, ValueError, errors.InputError) as error:
+    raise errors.InputError(
+        f'{path}: the sizes in its metadata cannot be read ({error}). It was '
+        'written by another version or is damaged; download it or train it '
+        'again, or take that version.'
+    ) from error
+  return found
+
+
+def _config(path: str, text: str, family: type[Config]) -> Config:
+  sizes = fields(path, text)
+  for name, value in sizes.items():
+    sizes[name] = tuple(value) if isinstance(value, list) else value
+  sizes['verifier'] = config_lib.TransformerConfig(**sizes['verifier'])
+  try:
+    return family(**sizes)
+  except (TypeError, errors.InputError) as error:  # of another version
     raise errors.InputError(
         f'{path}: the sizes in its metadata cannot be read ({error}). It was '
         'written by another version; train it again, or take that version.'
@@ -127,6 +159,15 @@ def _config(path: str, text: str, family: type[Config]) -> Config:
 
 
 def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
+  layers = getattr(config, 'layers', None)
+  if not isinstance(layers, int):
+    layers = len(getattr(config, 'start', ())) or config.verifier.layers
+  if layers > len(list(params_lib.flatten(tensors))):  # before it is built
+    raise errors.InputError(
+        f'{path}: its config asks for {layers} layers, of which it does not '
+        'have the tensors. The file is damaged or was put together wrongly; '
+        'download or train it again.'
+    )
   network = config.shapes()
   expected = {
       name: tuple(leaf.shape)
@@ -136,7 +177,7 @@ def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
   for name in sorted(expected | found):
     if expected.get(name) != found.get(name):
       raise errors.InputError(
-          f'{path}: tensor {name!r} has shape {found.get(name, "(missing)")}, '
+          f'{path}: tensor {printing.short(name)} has shape {found.get(name, "(missing)")}, '
           f'but its config asks for {expected.get(name, "(none)")}. The file '
           'is damaged or was put together wrongly; download or train it again.'
       )
@@ -147,14 +188,15 @@ def _check_values(path: str, tensors: dict[str, Any]) -> None:
   for name, leaf in params_lib.flatten(tensors):
     if not np.isfinite(leaf).all():
       raise errors.InputError(
-          f'{path}: tensor {name!r} of the drafter holds a NaN or an infinity. '
+          f'{path}: tensor {printing.short(name)} of the drafter holds a NaN or an infinity. '
           'The file is damaged, or its training diverged; download or train it '
           'again.'
       )
 
 
 def _check_vocab(path: str, vocab: np.ndarray, size: int) -> None:
-  if vocab.dtype.kind != 'i' or vocab.min() < 0 or vocab.max() >= size:
+  good = vocab.dtype.kind == 'i' and vocab.size
+  if not good or vocab.min() < 0 or vocab.max() >= size:
     raise errors.InputError(
         f'{path}: tensor \'vocab\' holds ids outside 0 to {size - 1}. The file '
         'is damaged; download or train it again.'

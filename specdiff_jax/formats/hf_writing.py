@@ -23,6 +23,8 @@ def config_json(config: networks.Config) -> dict[str, Any]:
   if isinstance(config, gpt2.GPT2Config):
     return raw | _gpt2(config)
   raw |= _llama(config)
+  if config.post_norms:
+    del raw['hidden_act']
   raw |= _gemma3(config) if config.post_norms else _rope(config)
   return raw | _windows(config, name) if config.window else raw
 

@@ -5,13 +5,14 @@ import re
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 
-_NAME = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
+_NAME = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w.-]*)?')
 _WANTED = ('*.json', '*.safetensors', '*.jinja', 'tokenizer.model')
 
 
 def is_name(path: str) -> bool:
-  """True for 'org/name'."""
+  """True for 'org/name', and 'org/name@REVISION' with a commit or branch."""
   return bool(_NAME.fullmatch(path))
 
 
@@ -35,33 +36,83 @@ def cache_dir() -> str:
 
 
 def cached(name: str) -> str:
-  """Returns the snapshot of `main` in the cache, or '' if it is not whole.
+  """Returns the snapshot of a model in the cache, or '' if it is not whole.
 
   The cache keeps a commit's files in models--org--name/snapshots/COMMIT, and
-  in refs/main which commit is the current one.
+  in refs/BRANCH which commit is the current one. Where no revision is asked
+  for and there is no refs/main, since it was filled by commit, the one whole
+  snapshot is taken.
+
+  Raises InputError where there are several of them, or one has links that
+  lead out of the cache.
   """
+  name, _, revision = name.partition('@')
   root = os.path.join(cache_dir(), 'models--' + name.replace('/', '--'))
-  try:
-    with open(os.path.join(root, 'refs', 'main'), encoding='utf-8') as file:
-      commit = file.read().strip()
-  except OSError:
+  commit = _commit(root, revision or 'main') or revision
+  if commit:
+    names = [commit]
+  elif os.path.lexists(os.path.join(root, 'refs', 'main')):
+    names = []
+  else:
+    names = _names(os.path.join(root, 'snapshots'))
+  found = [commit for commit in names if _is_whole(root, commit)]
+  if len(found) > 1:
+    raise errors.InputError(
+        f'{name}: the hub\'s cache has {len(found)} snapshots of it and no '
+        f'refs/main that says which is current; give one of them, as in '
+        f'{name}@{found[0]}: {printing.names(found)}.'
+    )
+  if not found:
     return ''
-  snapshot = os.path.join(root, 'snapshots', commit)
-  whole = commit and os.path.basename(commit) == commit and _is_whole(snapshot)
-  return snapshot if whole else ''
+  snapshot = os.path.join(root, 'snapshots', found[0])
+  _check_links(root, snapshot)
+  return snapshot
 
 
-def _is_whole(snapshot: str) -> bool:
+def _names(folder: str) -> list[str]:
+  try:
+    return sorted(os.listdir(folder))
+  except OSError:
+    return []
+
+
+def _commit(root: str, ref: str) -> str:
+  """Returns the commit that a branch is at; '' if the cache does not say."""
+  path = os.path.join(root, 'refs', ref)
+  if not os.path.isfile(path):
+    return ''
+  with files.open_file(path) as file:
+    return file.read(200).decode('ascii', 'replace').strip()
+
+
+def _check_links(root: str, snapshot: str) -> None:
+  home = os.path.realpath(root)
+  for folder, _, names in os.walk(snapshot):
+    for name in (*names, ''):
+      path = os.path.join(folder, name)
+      real = os.path.realpath(path)
+      if os.path.commonpath((real, home)) != home:
+        raise errors.InputError(
+            f'{path}: this file of the hub\'s cache is a link to {real}, '
+            f'outside of {home}; delete that folder and download the model '
+            'again.'
+        )
+
+
+def _is_whole(root: str, commit: str) -> bool:
   """True if config and all the weights are there; a download may have died."""
+  if os.path.basename(commit) != commit or commit in ('', '.', '..'):
+    return False
+  snapshot = os.path.join(root, 'snapshots', commit)
   there = lambda name: os.path.exists(os.path.join(snapshot, name))
   if not there('config.json'):
     return False
   index = os.path.join(snapshot, 'model.safetensors.index.json')
-  if not os.path.exists(index):
+  if there('model.safetensors') or not os.path.exists(index):
     return there('model.safetensors')
   shards = files.read_json(index).get('weight_map')
   return isinstance(shards, dict) and all(
-      isinstance(shard, str) and there(shard) for shard in shards.values()
+      there(shard) for shard in set(map(str, shards.values()))
   )
 
 
@@ -76,7 +127,11 @@ def _download(name: str) -> str:
         'the path, or `pip install huggingface_hub`.'
     ) from e
   try:
-    return huggingface_hub.snapshot_download(name, allow_patterns=list(_WANTED))
+    name, _, revision = name.partition('@')
+    more = {'revision': revision} if revision else {}
+    return huggingface_hub.snapshot_download(
+        name, allow_patterns=list(_WANTED), **more
+    )
   except Exception as e:  # it raises dozens of kinds, from several packages
     first = (str(e).strip() or type(e).__name__).splitlines()[0]
     raise errors.InputError(

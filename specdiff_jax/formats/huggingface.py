@@ -6,6 +6,7 @@ import os
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.formats import hf_names
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import safetensors_io
@@ -18,13 +19,33 @@ _FLOATS = ('F32', 'F16', 'BF16', 'F64')
 
 
 def tensor_files(path: str, stem: str = STEM) -> dict[str, str]:
-  """Returns tensor name -> file, for one file or several with an index."""
-  index = os.path.join(path, f'{stem}.safetensors.index.json')
-  if not os.path.exists(index):
-    file = os.path.join(path, f'{stem}.safetensors')
-    if not os.path.exists(file):
-      _refuse_pickles(path)
-    return dict.fromkeys(safetensors_io.tensors(file), file)
+  """Returns tensor name -> file; only headers are read."""
+  return {name: x.path for name, x in tensors(path, stem).items()}
+
+
+def has_tensors(path: str, stem: str = STEM) -> bool:
+  """True for a directory with a file of tensors or an index of several."""
+  return any(map(os.path.exists, _whole_and_index(path, stem)))
+
+
+def _whole_and_index(path: str, stem: str) -> tuple[str, str]:
+  whole = os.path.join(path, f'{stem}.safetensors')
+  return whole, f'{whole}.index.json'
+
+
+def _index(path: str, stem: str) -> dict[str, str]:
+  """Returns tensor name -> file as an index has it; {} where none counts.
+
+  As in `transformers` one whole file is the model, whatever lies beside it.
+  """
+  whole, index = _whole_and_index(path, stem)
+  if os.path.exists(whole) or not os.path.exists(index):
+    if stem != STEM and os.path.exists(index):  # never written by us
+      raise errors.InputError(
+          f'{path}: both {os.path.basename(whole)} and an index of other files '
+          'are there, which may be two models; remove one of the two.'
+      )
+    return {}
   names = files.read_json(index).get('weight_map')
   if not isinstance(names, dict) or not names:
     raise errors.InputError(
@@ -33,8 +54,9 @@ def tensor_files(path: str, stem: str = STEM) -> dict[str, str]:
   for name, shard in names.items():
     if not isinstance(shard, str) or os.path.basename(shard) != shard:
       raise errors.InputError(
-          f'{index}: tensor {name!r} is said to lie in {shard!r}, which is not '
-          'the name of a file in this directory; download the index again.'
+          f'{index}: tensor {printing.short(name)} is said to lie in '
+          f'{printing.short(shard)}, which is not the name of a file in this '
+          'directory; download the index again.'
       )
   return {name: os.path.join(path, shard) for name, shard in names.items()}
 
@@ -52,21 +74,34 @@ def _refuse_pickles(path: str) -> None:
 def tensors(path: str, stem: str = STEM) -> dict[str, stored.InFile]:
   """Returns every tensor by its name, file after file; only headers are read.
 
-  Raises InputError where an index names a file or tensor that is not there.
+  All that lies in the files of an index counts, listed or not, as it does for
+  `transformers`.
+
+  Raises InputError where an index names a file or tensor that is not there, or
+  two of its files have a tensor of one name.
   """
-  by_file = {}
-  for name, file in tensor_files(path, stem).items():
-    by_file.setdefault(file, []).append(name)
-  found = {}
-  for file, names in by_file.items():
-    present = safetensors_io.tensors(file)
-    for name in names:
-      if name not in present:
+  index = _index(path, stem)
+  if not index:
+    whole, _ = _whole_and_index(path, stem)
+    if not os.path.exists(whole):
+      _refuse_pickles(path)
+    return safetensors_io.tensors(whole)
+  found: dict[str, stored.InFile] = {}
+  for file in dict.fromkeys(index.values()):
+    for name, tensor in safetensors_io.tensors(file).items():
+      if name in found:
         raise errors.InputError(
-            f'{file}: the index says that tensor {name!r} is in this file, '
-            'but it is missing; download index and file again.'
+            f'{file}: tensor {printing.short(name)} is also in '
+            f'{found[name].path}; one of the two is left over from another '
+            'model. Download the files again.'
         )
-      found[name] = present[name]
+      found[name] = tensor
+  for name, file in index.items():
+    if name not in found or found[name].path != file:
+      raise errors.InputError(
+          f'{file}: the index says that tensor {printing.short(name)} is in '
+          'this file, but it is missing; download index and file again.'
+      )
   return found
 
 

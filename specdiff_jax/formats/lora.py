@@ -7,6 +7,7 @@ The merged model is another model, with a fingerprint of its own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import math
 import os
@@ -17,25 +18,50 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
+from specdiff_jax.formats import hf_names
 from specdiff_jax.formats import safetensors_io
 from specdiff_jax.formats import stored
+from specdiff_jax.models import networks
 
-_KEY = re.compile(r'base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight')
+_KEY = re.compile(
+    r'(?s)(?:base_model\.model\.)?(.*?)'
+    r'(?:\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|base_layer))?'
+    r'(?:\.default)?(?:\.weight)?'
+)
+_WRAPPED = re.compile(r'(?:model\.|language_model\.)+')
+_PICTURES = ('vision_tower.', 'multi_modal_projector.')
 _TENSORS = 'adapter_model.safetensors'
 _PICKLE = 'adapter_model.bin'
-# What would change more than these products, and the only values it may have.
-_REFUSED: Mapping[str, tuple[Any, ...]] = {
-    'use_dora': (None, False),
-    'bias': (None, 'none'),
-    'modules_to_save': (None, []),
-    'lora_bias': (None, False),
-    'trainable_token_indices': (None, [], {}),
-    'layer_replication': (None, []),
-    'megatron_config': (None,),
-    'alora_invocation_tokens': (None, []),
-    # Other starts (PiSSA, OLoRA, ...) also change the base's own weights.
-    'init_lora_weights': (None, True, False, 'gaussian', 'eva', 'orthogonal'),
-}
+_ADVICE = (
+    'Merge the adapter into its model with peft (merge_and_unload), and give '
+    'the merged directory.'
+)
+# Starts that leave the base's own weights; others (PiSSA, OLoRA) change them.
+_STARTS = (None, True, False, 'gaussian', 'eva', 'orthogonal')
+# What is read here, or only tells how an adapter was trained. Other keys with a
+# value may change more than these products, and are refused by name.
+_PLAIN = frozenset({
+    'peft_type', 'peft_version', 'r', 'lora_alpha', 'rank_pattern',
+    'alpha_pattern', 'use_rslora', 'init_lora_weights', 'auto_mapping',
+    'base_model_name_or_path', 'revision', 'task_type', 'inference_mode',
+    'target_modules', 'exclude_modules', 'layers_to_transform',
+    'layers_pattern', 'lora_dropout', 'fan_in_fan_out', 'megatron_core',
+    'loftq_config', 'eva_config', 'corda_config', 'lora_ga_config',
+    'qalora_group_size', 'runtime_config', 'ensure_weight_tying', 'bias',
+})  # fmt: skip
+_MOST_PATTERNS = 8  # that are more than names
+_MOST_NUMBER = 1e9
+_NAME = re.compile(r'[\w.]+')
+# Of regular expressions those are read that cannot take long: letters, dots and
+# digits, classes of them, alternatives, groups of names that are not repeated.
+_LETTER = r'(?:[\w-]|\\[.dw])'
+_ONCE = '(?![*+?{])'
+_GROUP = rf'\((?:\?:)?{_LETTER}*(?:\|{_LETTER}*)*\){_ONCE}'
+_SAFE = re.compile(
+    rf'(?:{_LETTER}|\.|\[[\w-]+\]|\||\^|\$|{_GROUP}|[*+?]{_ONCE})*'
+)
+_MOST_LOOPS, _MOST_GROUPS, _MOST_LETTERS = 2, 3, 500
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,12 +77,25 @@ class Update:
     return rows + self.scale * (self.up[row : row + len(rows)] @ self.down)
 
 
-def read(path: str, names: Mapping[str, str]) -> dict[str, Update]:
-  """Reads an adapter's directory; returns our name -> its update.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapter:
+  """What changes a model: by our names, updates and copies of its weights.
+
+  peft stores a copy of an embedding or head that it adapts, which has to be
+  that of the model at hand.
+  """
+
+  path: str
+  updates: Mapping[str, Update]
+  copies: Mapping[str, stored.InFile]
+
+
+def read(path: str, config: networks.Config) -> Adapter:
+  """Reads an adapter's directory.
 
   Args:
     path: with adapter_config.json and adapter_model.safetensors.
-    names: our name -> Hugging Face's, of every weight of the base model.
+    config: of the base model.
 
   Raises:
     InputError: for another kind of adapter, or one of another model.
@@ -64,48 +103,104 @@ def read(path: str, names: Mapping[str, str]) -> dict[str, Update]:
   file = os.path.join(path, 'adapter_config.json')
   settings = files.read_json(file)
   _check_supported(file, settings)
-  tensors = safetensors_io.tensors(_weights(path))
+  names = hf_names.names(config)
   ours = {theirs: name for name, theirs in names.items()}
   pairs: dict[str, dict[str, stored.InFile]] = {}
-  for name, tensor in tensors.items():
-    found = _KEY.fullmatch(name)
-    weight = ours.get(f'{found[1]}.weight') if found else None
-    if weight is None or tensor.dtype is None or len(tensor.shape) != 2:
+  modules, copies = {}, {}
+  for name, tensor in safetensors_io.tensors(_weights(path)).items():
+    module, part = _KEY.fullmatch(name).groups()
+    usual = _WRAPPED.sub('', module, count=1) if _WRAPPED.match(module) else (
+        module
+    )
+    if usual.startswith(_PICTURES):
+      continue  # text never goes through it
+    weight = _weight(ours, usual)
+    if weight is None and usual == 'lm_head' and config.tied_head:
+      weight = 'embed'  # of the head there is no other
+      if part in (None, 'base_layer'):
+        copies[weight] = tensor
+        continue
+    _check_part(path, config, name, tensor, weight, part)
+    if part in (None, 'base_layer'):
+      copies[weight] = tensor
+      continue
+    pair, side = pairs.setdefault(weight, {}), part[-1]
+    if side in pair:
       raise errors.InputError(
-          f'{path}: tensor {name!r} of shape {tensor.shape} ({tensor.kind}) '
-          'adapts no matrix of this model; the adapter belongs to another '
-          'model, or is not a plain LoRA.'
+          f'{path}: there are two tensors of lora_{side} for {names[weight]!r} '
+          f'({printing.short(name)} is one); save the adapter again.'
       )
-    pairs.setdefault(weight, {})[found[2]] = tensor
+    pair[side], modules[weight] = tensor, module
   if not pairs:
     raise errors.InputError(
-        f'{path}: there are no tensors in {_TENSORS}; save the adapter again.'
+        f'{path}: there are no tensors of a LoRA in {_TENSORS}; save the '
+        'adapter again.'
     )
-  return {
-      name: _update(path, file, settings, names[name], pair)
+  updates = {
+      name: _update(
+          path, file, settings, names[name], modules[name], pair,
+          turned=name == 'embed',
+      )
       for name, pair in pairs.items()
-  }
+  }  # fmt: skip
+  return Adapter(path, updates, copies)
+
+
+def _weight(ours: Mapping[str, str], module: str) -> str | None:
+  """Returns our name of a module's weight, whatever it is wrapped in."""
+  for prefix in ('', 'model.', 'transformer.'):
+    if f'{prefix}{module}.weight' in ours:
+      return ours[f'{prefix}{module}.weight']
+  return None
+
+
+def _check_part(path, config, name, tensor, weight, part) -> None:
+  """Raises InputError unless a tensor is one of a plain LoRA of this model."""
+  told = f'tensor {printing.short(name)} of shape {tensor.shape}'
+  if weight is None:
+    raise errors.InputError(
+        f'{path}: {told} ({tensor.kind}) adapts no matrix of this model; the '
+        'adapter belongs to another model, or is not a plain LoRA.'
+    )
+  embedding = part is not None and part.startswith('lora_embedding')
+  copied = part in (None, 'base_layer')
+  if not copied and config.tied_head and weight in ('embed', 'head'):
+    raise errors.InputError(
+        f'{path}: {told} adapts the embedding or the head alone, but in this '
+        f'model both are one. {_ADVICE}'
+    )
+  good = tensor.dtype is not None and len(tensor.shape) == 2
+  if not good or not copied and embedding != (weight == 'embed'):
+    raise errors.InputError(
+        f'{path}: {told} ({tensor.kind}) adapts no matrix in the way of plain '
+        f'LoRA. {_ADVICE}'
+    )
 
 
 def merged(
-    tensors: Iterable[tuple[str, str, stored.Tensor]],
-    updates: Mapping[str, Update],
-    path: str,
+    tensors: Iterable[tuple[str, str, stored.Tensor]], adapter: Adapter
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, their name, tensor) with the updates added.
 
-  Raises InputError where an update is of another shape than its weight.
+  Raises InputError where an update is of another shape than its weight, or a
+  copy has other values.
   """
   for ours, theirs, tensor in tensors:
-    update = updates.get(ours)
+    copy, update = adapter.copies.get(ours), adapter.updates.get(ours)
+    if copy is not None and not stored.equal(copy, stored.of(tensor)):
+      raise errors.InputError(
+          f'{adapter.path}: the adapter has a {theirs!r} of its own, which is '
+          f'not that of this model (shapes {copy.shape} and '
+          f'{tuple(tensor.shape)}). {_ADVICE}'
+      )
     if update is not None:
       tensor = stored.of(tensor)
       shape = (len(update.up), update.down.shape[1])
       if shape != tuple(tensor.shape):
         raise errors.InputError(
-            f'{path}: the adapter changes {theirs!r} as a matrix of shape '
-            f'{shape}, but this model has {tuple(tensor.shape)}; it belongs '
-            'to another model.'
+            f'{adapter.path}: the adapter changes {theirs!r} as a matrix of '
+            f'shape {shape}, but this model has {tuple(tensor.shape)}; it '
+            'belongs to another model.'
         )
       tensor = stored.Derived(tensor, update.added)
     yield ours, theirs, tensor
@@ -115,15 +210,20 @@ def _check_supported(file: str, settings: dict[str, Any]) -> None:
   kind = settings.get('peft_type')
   if kind != 'LORA':
     raise errors.InputError(
-        f'{file}: peft_type is {kind!r}; only LORA is known here. Merge the '
-        'adapter into its model with peft, and give the merged directory.'
+        f'{file}: peft_type is {printing.short(kind)}; only LORA is known '
+        f'here. {_ADVICE}'
     )
-  for key, good in _REFUSED.items():
-    if settings.get(key) not in good:
+  for key, value in settings.items():
+    if key == 'init_lora_weights':
+      good = value in _STARTS
+    elif key == 'bias':
+      good = value in (None, 'none')
+    else:
+      good = key in _PLAIN or value in (None, False, 0, [], {}, '')
+    if not good:
       raise errors.InputError(
-          f'{file}: {key} is {settings[key]!r}, which is more than plain LoRA '
-          'and is not supported. Merge the adapter into its model with peft '
-          '(merge_and_unload), and give the merged directory.'
+          f'{file}: {printing.short(key)[1:-1]} is {printing.short(value)}, '
+          f'which is more than plain LoRA and is not supported. {_ADVICE}'
       )
 
 
@@ -137,8 +237,12 @@ def _weights(path: str) -> str:
   return file
 
 
-def _update(path, file, settings, weight: str, pair) -> Update:
-  """Returns B, A and the scale of one weight, checked."""
+def _update(path, file, settings, weight, module, pair, turned) -> Update:
+  """Returns B, A and the scale of one weight, checked.
+
+  `turned`: of an embedding, whose weight is [tokens, width] where that of a
+  matrix would be [width, tokens].
+  """
   if set(pair) != {'A', 'B'}:
     (there,) = pair
     raise errors.InputError(
@@ -146,7 +250,6 @@ def _update(path, file, settings, weight: str, pair) -> Update:
         'adapter is incomplete, save it again.'
     )
   up, down = (stored.read(pair[part], np.float32) for part in 'BA')
-  module = weight.removesuffix('.weight')
   rank = _setting(file, settings, 'r', 'rank_pattern', module)
   alpha = _setting(file, settings, 'lora_alpha', 'alpha_pattern', module)
   if not up.shape[1] == down.shape[0] == rank or rank < 1:
@@ -155,27 +258,56 @@ def _update(path, file, settings, weight: str, pair) -> Update:
         f'{down.shape}, which is not of the rank {rank} that its config '
         'states; the files belong to different adapters.'
     )
-  stable = settings.get('use_rslora')
-  return Update(up, down, alpha / (math.sqrt(rank) if stable else rank))
+  scale = alpha / (math.sqrt(rank) if settings.get('use_rslora') else rank)
+  return Update(down.T, up.T, scale) if turned else Update(up, down, scale)
 
 
 def _setting(file, settings, key: str, pattern_key: str, module: str):
   """Returns a number that may be given otherwise for some modules."""
   value = settings.get(key)
-  for pattern, other in (settings.get(pattern_key) or {}).items():
-    try:
-      if re.fullmatch(rf'(.*\.)?({pattern})', module):
-        value = other
-        break
-    except re.error as e:
-      raise errors.InputError(
-          f'{file}: {pattern_key} has {pattern!r}, which is not a regular '
-          f'expression ({e}); correct it.'
-      ) from e
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  if not number or not math.isfinite(value):
+  patterns = settings.get(pattern_key) or {}
+  if not isinstance(patterns, dict):
     raise errors.InputError(
-        f'{file}: {key} is {value!r}, where a number is expected; save the '
-        'adapter again.'
+        f'{file}: {pattern_key} is {printing.short(patterns)}, where an object '
+        'is expected; save the adapter again.'
+    )
+  more = sum(not _NAME.fullmatch(pattern) for pattern in patterns)
+  if more > _MOST_PATTERNS:
+    raise errors.InputError(
+        f'{file}: {pattern_key} has {more} patterns that are more than names '
+        f'of modules, and {_MOST_PATTERNS} are read at most. {_ADVICE}'
+    )
+  for pattern, other in patterns.items():
+    if _matches(file, pattern_key, pattern, module):
+      value = other
+      break
+  good = isinstance(value, (int, float)) and not isinstance(value, bool)
+  if not good or not -_MOST_NUMBER < value < _MOST_NUMBER:
+    raise errors.InputError(
+        f'{file}: {key} is {printing.short(value)}, where a number is '
+        'expected; save the adapter again.'
     )
   return value
+
+
+def _matches(file: str, key: str, pattern: str, module: str) -> bool:
+  """Returns whether a pattern means a module, as peft tells it."""
+  if _NAME.fullmatch(pattern):  # a dot in it stands for any character
+    size = len(module) - len(pattern)
+    return (size == 0 or size > 0 and module[size - 1] == '.') and all(
+        one in ('.', other) for one, other in zip(pattern, module[size:])
+    )
+  loops = len(re.findall(r'[*+]|(?<!\()\?', pattern))
+  short = len(pattern) <= _MOST_LETTERS and loops <= _MOST_LOOPS
+  read = None
+  if short and pattern.count('(') <= _MOST_GROUPS and _SAFE.fullmatch(pattern):
+    with contextlib.suppress(re.error):
+      read = re.compile(f'(?:{pattern})')
+  if read is None:
+    raise errors.InputError(
+        f'{file}: {key} has {printing.short(pattern)}, which is no name and '
+        'not a regular expression that is read here: names, dots, digits, '
+        f'alternatives, two repetitions at most. {_ADVICE}'
+    )
+  starts = [0, *(i + 1 for i, letter in enumerate(module) if letter == '.')]
+  return any(read.fullmatch(module, start) for start in starts)

@@ -16,6 +16,7 @@ from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.formats import huggingface
 from specdiff_jax.formats import stored
 from specdiff_jax.models import config as config_lib
@@ -48,7 +49,8 @@ def describe(config: Any, names: dict[str, str]) -> dict[str, Any]:
 def family(folder: str) -> str:
   """Returns the architecture that the config.json beside it states."""
   raw = files.read_json(os.path.join(folder, 'config.json'))
-  return ', '.join(map(str, raw.get('architectures') or ['unknown']))
+  found = raw.get('architectures') or ['unknown']
+  return printing.names(found if isinstance(found, list) else [found])
 
 
 def read(folder: str) -> tuple[Any, dict[str, str]]:
@@ -58,10 +60,10 @@ def read(folder: str) -> tuple[Any, dict[str, str]]:
   kind = _CONFIGS.get(str(raw.get('network')))
   if raw.get('format') != FORMAT or kind is None:
     raise errors.InputError(
-        f'{file}: a model of the format {raw.get("format")!r} with the network '
-        f'{raw.get("network")!r}; known are {FORMAT!r} with '
-        f'{", ".join(_CONFIGS)}. Another version wrote it: convert the model '
-        'again.'
+        f'{file}: a model of the format {printing.short(raw.get("format"))} '
+        f'with the network {printing.short(raw.get("network"))}; known are '
+        f'{FORMAT!r} with {", ".join(_CONFIGS)}. Another version wrote it: '
+        'convert the model again.'
     )
   names = raw.get('names')
   try:

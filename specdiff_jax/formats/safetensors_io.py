@@ -5,7 +5,6 @@ import contextlib
 import json
 import math
 import os
-import tempfile
 from typing import Any, Iterator
 
 import ml_dtypes
@@ -14,6 +13,8 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import stored
 
@@ -24,7 +25,11 @@ DTYPES = {
     'U64': np.uint64, 'U32': np.uint32, 'U16': np.uint16, 'U8': np.uint8,
     'BOOL': np.bool_,
 }  # fmt: skip
-_KINDS = {np.dtype(dtype): kind for kind, dtype in DTYPES.items()}
+_NUMPY = {kind: np.dtype(dtype) for kind, dtype in DTYPES.items()}
+_KINDS = {dtype: kind for kind, dtype in _NUMPY.items()}
+# What one file's header may hold: the largest models have thousands of tensors
+# in each.
+_MOST_HEADER, _MOST_TENSORS = 1 << 24, 1 << 16
 
 
 def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
@@ -39,8 +44,7 @@ def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
   }
   folder = os.path.dirname(os.path.abspath(path))
   try:
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.save-', dir=folder) as temporary:
+    with files.workspace(folder, '.save-') as temporary:
       draft = os.path.join(temporary, 'tensors')
       safetensors_numpy.save_file(flat, draft, metadata=metadata)
       os.chmod(draft, 0o644)  # the library makes it private
@@ -65,7 +69,7 @@ def tensors(path: str) -> dict[str, stored.InFile]:
   """Returns the tensors of a file by name; only its header is read."""
   with opened(path):  # which checks the header, and every offset in it
     pass
-  with open(path, 'rb') as file:
+  with files.open_file(path) as file:
     size = int.from_bytes(file.read(8), 'little')
     table = json.loads(file.read(size))
   found = {}
@@ -73,12 +77,12 @@ def tensors(path: str) -> dict[str, stored.InFile]:
     if name == '__metadata__':
       continue
     first, last = entry['data_offsets']
+    kind = entry['dtype']
     found[name] = stored.InFile(
         path=path,
         name=name,
-        kind=entry['dtype'],
-        dtype=np.dtype(DTYPES[entry['dtype']])
-        if entry['dtype'] in DTYPES else None,
+        kind=kind,
+        dtype=_NUMPY.get(kind),
         shape=tuple(entry['shape']),
         offset=8 + size + first,
         nbytes=last - first,
@@ -132,20 +136,37 @@ def write(
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Any]:
   """Opens a file, whose header is checked against the file's size."""
-  if not os.path.isfile(path):
+  if not os.path.lexists(path):
     raise errors.InputError(
         f'{path}: there is no such safetensors file; correct the path, or '
         'download the file again.'
     )
+  _check_size(path)
   try:
     file = safetensors.safe_open(path, framework='np')
   except (OSError, safetensors.SafetensorError) as e:
-    raise errors.InputError(
-        f'{path}: not a complete safetensors file ({e}). It is truncated or '
-        'damaged; download it or write it again.'
-    ) from e
+    raise _damaged(path, str(e)) from e
   with file:
     yield file
+
+
+def _check_size(path: str) -> None:
+  """Raises InputError for a header that no model has, before it is parsed."""
+  with files.open_file(path) as file:
+    size = int.from_bytes(file.read(8), 'little')
+    if size > _MOST_HEADER:
+      raise _damaged(path, f'its header would have {size} bytes')
+    # Each tensor has one such key; texts of the metadata hardly do.
+    count = file.read(size).count(b'"data_offsets"')
+  if count > _MOST_TENSORS:
+    raise _damaged(path, f'its header lists {count} tensors')
+
+
+def _damaged(path: str, why: str) -> errors.InputError:
+  return errors.InputError(
+      f'{path}: not a complete safetensors file ({why[:200]}). It is truncated '
+      'or damaged; download it or write it again.'
+  )
 
 
 def read(file: Any, path: str, name: str) -> np.ndarray:
@@ -155,7 +176,7 @@ def read(file: Any, path: str, name: str) -> np.ndarray:
   except (KeyError, TypeError, safetensors.SafetensorError) as e:
     kind = file.get_slice(name).get_dtype() if name in file.keys() else 'absent'
     raise errors.InputError(
-        f'{path}: tensor {name!r} (stored as {kind}) cannot be read ({e}); '
+        f'{path}: tensor {printing.short(name)} (stored as {kind}) cannot be read ({e}); '
         'take the weights in F32, BF16 or F16.'
     ) from e
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.formats import gguf_io
 from specdiff_jax.formats import gguf_models
 from specdiff_jax.formats import hf_drafters
@@ -70,13 +71,25 @@ def open_model(path: str, adapter: str = '') -> Source:
   """
   source = _open(path)
   if not adapter:
+    _refuse_adapter(source)
     return source
-  updates = lora.read(adapter, hf_families.names(source.config))
+  changes = lora.read(adapter, source.config)
   return dataclasses.replace(
       source,
       name=f'{path} with {adapter}',
-      tensors=lambda: lora.merged(source.tensors(), updates, adapter),
+      tensors=lambda: lora.merged(source.tensors(), changes),
   )
+
+
+def _refuse_adapter(source: Source) -> None:
+  """Raises InputError where a model's folder says that it is to be adapted."""
+  file = os.path.join(source.folder, 'adapter_config.json')
+  if source.folder and os.path.exists(file):
+    raise errors.InputError(
+        f'{file}: beside the model there is a LoRA adapter, which may or may '
+        f'not be merged into it. Give {source.folder} as the adapter too (where '
+        'it is not), or remove this file (where it is).'
+    )
 
 
 def _open(path: str) -> Source:
@@ -86,6 +99,11 @@ def _open(path: str) -> Source:
     return _file(path)
   if hub.is_name(path) and not path.endswith('.gguf'):
     return _directory(hub.folder(path), path)
+  if os.path.exists(path):
+    raise errors.InputError(
+        f'{path}: not a regular file (a pipe, a socket or a device); give a '
+        '.gguf file or a directory.'
+    )
   raise errors.InputError(
       f'{path}: there is no such file or directory; give a .gguf file, a '
       "Hugging Face directory, or a name on its hub ('org/name')."
@@ -101,14 +119,14 @@ def open_drafter(path: str) -> Source | None:
   if not os.path.isfile(file) or native.is_native(folder):
     return None
   raw = files.read_json(file)
-  known = raw.get('architectures') or [raw.get('model_type')]
-  if not set(map(str, known)) & set(hf_drafters.KNOWN):
+  known = hf_drafters.architectures(raw)
+  if not set(known) & set(hf_drafters.KNOWN):
     return None
   published = hf_drafters.read(folder)
   return Source(
       name=path,
       form='hf',
-      family=', '.join(map(str, known)),
+      family=printing.names(known),
       folder=folder,
       config=published.sizes,
       tensors=lambda: hf_drafters.tensors(folder, published),
@@ -155,6 +173,12 @@ def _file(path: str) -> Source:
 
 def _directory(folder: str, name: str) -> Source:
   if native.is_native(folder):
+    if huggingface.has_tensors(folder):
+      raise errors.InputError(
+          f'{folder}: there are two models in this directory, one of '
+          f'{native.FILE} and one of {huggingface.STEM}.safetensors; remove '
+          'one of the two.'
+      )
     form, stem = 'native', native.STEM
     config, names = native.read(folder)
     family = native.family(folder)
@@ -180,9 +204,13 @@ def _directory(folder: str, name: str) -> Source:
 
 def _check_is_model(folder: str) -> None:
   if not os.path.exists(os.path.join(folder, 'config.json')):
-    found = [n for n in sorted(os.listdir(folder)) if n.endswith('.gguf')]
+    names = sorted(os.listdir(folder))
+    found = [n for n in names if n.endswith('.gguf')]
+    hint = 'the directory of a model in the form of Hugging Face.'
+    if found:
+      hint = f'the file {found[0]} in it.'
+    elif 'adapter_config.json' in names:
+      hint = 'the model, and this LoRA adapter beside it as the adapter.'
     raise errors.InputError(
-        f'{folder}: there is no config.json in this directory; give '
-        + (f'the file {found[0]} in it.' if found else
-           'the directory of a model in the form of Hugging Face.')
+        f'{folder}: there is no config.json in this directory; give {hint}'
     )

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 
 BLOCK = 1 << 24  # bytes that are read at once
 
@@ -50,7 +51,7 @@ class InFile:
     rows, width = self._layout()
     last = rows if last is None else last
     step = max(1, BLOCK // max(1, width))
-    with open(self.path, 'rb') as file:
+    with files.open_file(self.path) as file:
       for row in range(first, last, step):
         count = min(step, last - row)
         raw = self._read(file, row * width, count * width)
@@ -62,7 +63,7 @@ class InFile:
       return read(self).reshape(-1)[::stride]
     size = self.dtype.itemsize
     starts = range(0, self.nbytes, stride * size)
-    with open(self.path, 'rb') as file:
+    with files.open_file(self.path) as file:
       raw = b''.join(self._read(file, start, size) for start in starts)
     return np.frombuffer(raw, self.dtype)
 
@@ -199,6 +200,22 @@ def transposed(tensor: Tensor) -> Deferred:
 def held(tensor: Tensor) -> Tensor:
   """Returns what can be read in blocks as it is, and anything else as array."""
   return InMemory(tensor.load()) if isinstance(tensor, Deferred) else tensor
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+  """Returns whether two tensors hold the same numbers, block by block."""
+  if one.shape != other.shape or one.dtype is None or other.dtype is None:
+    return False
+  step = max(1, BLOCK // (4 * max(1, math.prod(one.shape[1:]))))
+  for first in range(0, one.shape[0], step):
+    last = min(first + step, one.shape[0])
+    rows = (
+        [block.astype(np.float64) for _, block in tensor.blocks(first, last)]
+        for tensor in (one, other)
+    )
+    if not np.array_equal(*map(np.concatenate, rows), equal_nan=True):
+      return False
+  return True
 
 
 def read(tensor: Tensor, dtype: Any = None) -> np.ndarray:

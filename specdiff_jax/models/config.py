@@ -3,10 +3,14 @@
 import dataclasses
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 ROPE_SCALINGS = ('linear', 'llama3')
-_MOST_LAYERS = 1024
+# The most that files may ask for of each size: work is done for each layer, and
+# products of the others have to stay within what arrays can have.
+MOST_LAYERS, MOST_SIZE, MOST_POSITIONS = 1024, 1 << 24, (1 << 31) - 1
+_POSITIONS = ('position', 'length', 'window', 'original')  # in their names
 # Fields of TransformerConfig in which 0 means that there is no such thing.
 _ZERO = (
     'norm_offset', 'query_scale', 'window', 'global_every', 'local_rope_base',
@@ -31,8 +35,8 @@ class RopeScaling:
   def __post_init__(self):
     if self.kind not in ROPE_SCALINGS:
       raise errors.InputError(
-          f'RopeScaling: kind={self.kind!r} is not known; it is one of '
-          f'{", ".join(ROPE_SCALINGS)}.'
+          f'RopeScaling: kind={printing.short(self.kind)} is not known; it is '
+          f'one of {", ".join(ROPE_SCALINGS)}.'
       )
     for field in dataclasses.fields(self)[1:]:
       value = getattr(self, field.name)
@@ -98,18 +102,24 @@ class TransformerConfig:
 
   def __post_init__(self):
     if isinstance(self.rope_scaling, dict):  # as JSON gives it back
-      scaling = RopeScaling(**self.rope_scaling)
+      try:
+        scaling = RopeScaling(**self.rope_scaling)
+      except TypeError as e:  # a name that it has not
+        raise errors.InputError(
+            f'TransformerConfig: rope_scaling cannot be read ({e}).'
+        ) from e
       object.__setattr__(self, 'rope_scaling', scaling)
     check_sizes(self, _ZERO)
     if not isinstance(self.rope_scaling, RopeScaling | None):
       raise errors.InputError(
-          f'TransformerConfig: rope_scaling={self.rope_scaling!r} is neither a '
-          'RopeScaling nor None; correct it where the model is configured.'
+          'TransformerConfig: rope_scaling='
+          f'{printing.short(self.rope_scaling)} is neither a RopeScaling nor '
+          'None; correct it where the model is configured.'
       )
     if self.activation not in ACTIVATIONS:
       raise errors.InputError(
-          f'TransformerConfig: activation={self.activation!r} is not known; it '
-          f'is one of {", ".join(ACTIVATIONS)}.'
+          f'TransformerConfig: activation={printing.short(self.activation)} is '
+          f'not known; it is one of {", ".join(ACTIVATIONS)}.'
       )
     if self.heads % self.kv_heads:
       raise errors.InputError(
@@ -165,10 +175,22 @@ def check_sizes(config, may_be_zero: tuple[str, ...] = ()) -> None:
           kind, field.name, field.type, getattr(config, field.name),
           field.name in may_be_zero,
       )  # fmt: skip
-  if config.layers > _MOST_LAYERS:  # a damaged file must not make us count on
+
+
+def check_bound(owner: str, name: str, value: int) -> None:
+  """Raises InputError where a size asks for more work than any model does.
+
+  `name`, ours or that of a file's key, says what it is the size of.
+  """
+  most = MOST_SIZE
+  if name.endswith(('layers', 'n_layer', 'n_blocks', 'block_count')):
+    most = MOST_LAYERS
+  elif any(word in name for word in _POSITIONS):
+    most = MOST_POSITIONS
+  if value > most:
     raise errors.InputError(
-        f'{kind}: layers={config.layers} is more than {_MOST_LAYERS}; the '
-        'number is wrong, or the file that it was read from is damaged.'
+        f'{owner}: {name}={value} is more than {most}; the number is wrong, or '
+        'the file that it was read from is damaged.'
     )
 
 
@@ -186,6 +208,8 @@ def check_type(
     wanted += ', or 0' if may_be_zero else ''
   if not good:
     raise errors.InputError(
-        f'{owner}: {name}={value!r}, but it has to be {wanted}; '
+        f'{owner}: {name}={printing.short(value)}, but it has to be {wanted}; '
         'correct it where the model is configured.'
     )
+  if kind is int:
+    check_bound(owner, name, value)

@@ -21,6 +21,8 @@ from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer_layer as layer_lib
 from specdiff_jax.models import views
 
+_MOST_BLOCK = 1024  # a file must not ask for more work than any drafter
+
 
 @dataclasses.dataclass(frozen=True)
 class DFlashConfig:
@@ -40,11 +42,12 @@ class DFlashConfig:
 
   def __post_init__(self):
     config_lib.check_type('DFlashConfig', 'block', int, self.block)
-    if self.block < 2 or not self.features:
+    if not 2 <= self.block <= _MOST_BLOCK or not self.features:
       raise errors.InputError(
           f'a DFlash drafter has a block of {self.block} slots and reads the '
-          f'layers {self.features} of the verifier, but it needs at least 2 '
-          'and 1; correct block_size or dflash_config in its config.json.'
+          f'layers {self.features} of the verifier, but it needs 2 to '
+          f'{_MOST_BLOCK} and at least 1; correct block_size or dflash_config '
+          'in its config.json.'
       )
     known = range(self.network.vocab_size)
     if self.mask_id not in known:

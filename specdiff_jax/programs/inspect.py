@@ -6,6 +6,7 @@ from typing import Any
 from absl import flags
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
 
@@ -110,12 +111,17 @@ def _fit(path: str, mesh, chip_gib: float, dtype: str) -> dict[str, Any]:
 def _show(told: dict[str, Any]) -> None:
   """Prints the table."""
   import rich.table
+  import rich.text
 
-  table = rich.table.Table(show_header=False, title=told['path'])
+  def plain(text: str) -> rich.text.Text:  # names in it are no markup
+    return rich.text.Text(printing.lines(text))
+
+  title = plain(printing.one_line(told['path']))
+  table = rich.table.Table(show_header=False, title=title)
   table.add_column(style='bold')
   table.add_column(overflow='fold')
   for name, value in _rows(told):
-    table.add_row(name, str(value))
+    table.add_row(name, plain(str(value)))
   console.out().print(table)
 
 

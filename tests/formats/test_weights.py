@@ -69,11 +69,19 @@ def test_directories(tiny, tmp_path, current, shards):
   assert loaded.source == path
 
 
-def test_a_tied_head_needs_no_tensor_and_ignores_one(tiny, directory):
+def test_a_tied_head_needs_no_tensor_and_ignores_a_copy(tiny, directory):
   config, params, _ = tiny
   edit_config(directory, tie_word_embeddings=True)
-  loaded = weights.load(directory, 'float32')  # lm_head.weight is still there
+  loaded = weights.load(directory, 'float32')  # lm_head.weight is another
+  assert loaded.config == config
+  assert_same(loaded.params, params)
+  edit_tensors(directory, lambda flat: flat.update(
+      {'lm_head.weight': flat['model.embed_tokens.weight']}))
+  loaded = weights.load(directory, 'float32')
   assert loaded.config.tied_head and 'head' not in loaded.params
+  edit_tensors(
+      directory, lambda flat: flat.update({'lm_head.weight': params['head']})
+  )
   edit_config(directory, tie_word_embeddings=None)
   assert not weights.load(directory, 'float32').config.tied_head
   edit_tensors(directory, lambda flat: flat.pop('lm_head.weight'))
@@ -263,11 +271,12 @@ def test_truncated_or_lying_safetensors(directory):
         ({}, 'no weight_map'),
         ({'weight_map': {'a': '../model.safetensors'}}, 'not the name of'),
         ({'weight_map': {'a': 'gone.safetensors'}}, 'gone.safetensors: there'),
-        ({'weight_map': {'model.norm.weight': 'model.safetensors',
-                         'a': 'model.safetensors'}}, "'a' is in this file"),
+        ({'weight_map': {'model.norm.weight': 'one.safetensors',
+                         'a': 'one.safetensors'}}, "'a' is in this file"),
     ],
 )  # fmt: skip
 def test_wrong_indices(directory, index, message):
+  os.rename(f'{directory}/model.safetensors', f'{directory}/one.safetensors')
   hf_reference.write_json(directory, 'model.safetensors.index.json', index)
   with pytest.raises(errors.InputError, match=message):
     weights.load(directory, 'float32')
