@@ -18,6 +18,8 @@ from specdiff_jax.core import errors
 
 MOST_JSON = 32 << 20  # bytes; the index of the largest models has 10 MB
 _DEPTH = 64  # of JSON: arrays and objects in each other
+_PLAIN = re.compile(r'[A-Za-z0-9_./+=@, -]*')
+_aliases: dict[tuple[int, int], int] = {}  # open folders, by device and inode
 _HALF = re.compile(rb'\\u[dD][89abAB]|\\u[dD][c-fC-F]')
 _HALF_TEXT = re.compile('[\ud800-\udfff]')
 
@@ -154,6 +156,36 @@ def sync_folder(path: str) -> None:
     os.fsync(folder)
   finally:
     os.close(folder)
+
+
+def alias(folder: str) -> str:
+  """Returns a path of a folder in which no character means anything.
+
+  For libraries that take paths as patterns or addresses: in them `run[1]`
+  would be the folder `run1`. The path is the folder's own, unless a character
+  of it might mean something; then it holds in this process alone, as long as
+  it lives.
+
+  Raises InputError where the system has no such other paths, and OSError where
+  the folder cannot be opened.
+  """
+  if _PLAIN.fullmatch(folder):
+    return folder
+  descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+  found = os.fstat(descriptor)
+  # Never closed: with the number of another folder, a library that remembers
+  # what it read by its path would take the one for the other.
+  first = _aliases.setdefault((found.st_dev, found.st_ino), descriptor)
+  if first != descriptor:
+    os.close(descriptor)
+  path = f'/proc/self/fd/{first}'
+  if not os.path.isdir(path):
+    raise errors.InputError(
+        f'{folder}: holds characters that mean something in patterns or '
+        'addresses, which this system cannot work around; choose a name of '
+        'ASCII letters, digits, and the characters _ . + = @ , -'
+    )
+  return path
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:

@@ -95,12 +95,12 @@ def train(
   from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
 
-  data, prompts_file = build_training.data(config, workdir)
+  folders, prompts_file = build_training.data(config, workdir)
   if prompts_file:
     prompts = decoding.prompts(config, prompts_file, 0)
     # There is no drafter yet; lookup drafts for it, to the same tokens.
-    collect.into(config, checkpoint, prompts, data, 'lookup')
-  run = build_training.run(config, checkpoint, data, workdir, memory)
+    collect.into(config, checkpoint, prompts, folders[0], 'lookup')
+  run = build_training.run(config, checkpoint, folders, workdir, memory)
   if idle := jax.device_count() - run.mesh.size:
     console.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if hosts.is_first() else ():

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import disk
@@ -38,14 +39,13 @@ class Checkpointer:
   """
 
   def __init__(self, directory: str, keep: int = 3):
-    self._remote = '://' in directory
-    self.directory = directory if self._remote else os.path.abspath(directory)
+    self.directory = os.path.abspath(directory)
     self._keep = keep
     self._writing: int | None = None  # the step whose save is not settled
     memory.stop_leaks()
     try:
-      if not self._remote:
-        hosts.on_first(lambda: disk.tell(self._make))
+      hosts.on_first(lambda: disk.tell(self._make))
+      self._alias = files.alias(self.directory)  # orbax globs
       self._manager = self._open()
     except (OSError, errors.InputError) as error:
       raise errors.InputError(
@@ -70,7 +70,7 @@ class Checkpointer:
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(
-        self.directory,
+        self._alias,
         options=options,
         item_handlers={
             'state': ocp.StandardCheckpointHandler(),
@@ -146,7 +146,7 @@ class Checkpointer:
 
   def _probe(self) -> None:
     """Asks the disk first: the others would wait for what the first makes."""
-    if hosts.is_first() and not self._remote:
+    if hosts.is_first():
       disk.probe(self.directory)
 
   def _try(self, step: int, action: Callable[[], Any]) -> None:
@@ -156,12 +156,11 @@ class Checkpointer:
     except errors.InputError as error:
       with contextlib.suppress(Exception):  # the same one once more
         self._manager.close()
-      if not self._remote:
-        hosts.on_first(lambda: disk.clear(self.directory))
+      hosts.on_first(lambda: disk.clear(self.directory))
       self._manager = self._open()
       raise errors.InputError(
           f'checkpoints: step {step} could not be written to '
-          f'{self.directory} ({error}). Earlier checkpoints '
+          f'{self.directory} ({self._brief(error)}). Earlier checkpoints '
           f'{self.steps()} are untouched. Free some space there (or make it '
           'writable) and start the same command again: it goes on from the '
           'last one.'
@@ -199,7 +198,7 @@ class Checkpointer:
     raise errors.InputError(
         f'checkpoints: none of the steps {sorted(failures)} in '
         f'{self.directory} can be restored; step {newest}: '
-        f'{disk.brief(failures[newest])}. If the configuration changed (sizes, '
+        f'{self._brief(failures[newest])}. If the configuration changed (sizes, '
         'optimizer, data), go back to the one that wrote them; else choose '
         'another work directory, or remove this one to start over.'
     )
@@ -215,9 +214,12 @@ class Checkpointer:
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
           f'checkpoints: step {step} in {self.directory} cannot be read '
-          f'({disk.brief(error)}). Start the same command with '
+          f'({self._brief(error)}). Start the same command with '
           '--config.export=last, which does without it.'
       ) from error
+
+  def _brief(self, error: BaseException) -> str:
+    return disk.brief(error).replace(self._alias, self.directory)
 
   def __enter__(self) -> 'Checkpointer':
     return self
