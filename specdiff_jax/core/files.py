@@ -50,6 +50,27 @@ def open_file(path: str) -> BinaryIO:
   return os.fdopen(handle, 'rb')
 
 
+def open_own(path: str, flags: int) -> int:
+  """Opens or creates a file to write; returns its descriptor.
+
+  Raises OSError, and InputError if it is a link, a directory, or a pipe, at
+  which a writer could wait. (Devices, such as /dev/null, are fine.)
+  """
+  flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+  if os.path.islink(path):
+    raise errors.InputError(
+        f'{path} is a link; give the file that it leads to, or remove it.'
+    )
+  file = os.open(path, flags, 0o644)
+  mode = os.fstat(file).st_mode
+  if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+    os.close(file)
+    raise errors.InputError(
+        f'{path} is not a regular file; remove it, or give another path.'
+    )
+  return file
+
+
 def parse_json(data: bytes | str) -> Any:
   """Returns the value of a JSON text; ValueError with a reason where it fails.
 
@@ -228,7 +249,7 @@ def held(path: str) -> Iterator[None]:
   """
   try:
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_own(path, os.O_RDWR)
   except OSError as error:
     raise errors.InputError(
         f'{path}: cannot be written ({error}); make room, make the directory '

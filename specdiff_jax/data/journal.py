@@ -41,7 +41,7 @@ class AppendFile:
     folder = os.path.dirname(path) or '.'
     with disk_errors(path):
       os.makedirs(folder, exist_ok=True)
-      self._file = open_own(path, os.O_RDWR)
+      self._file = files.open_own(path, os.O_RDWR)
       with contextlib.suppress(OSError):  # some systems cannot sync a folder
         files.sync_folder(folder)
     try:
@@ -105,27 +105,6 @@ class AppendFile:
     if self._file >= 0:
       os.close(self._file)
       self._file = -1
-
-
-def open_own(path: str, flags: int) -> int:
-  """Opens or creates a file to write; returns its descriptor.
-
-  Raises OSError, and InputError if it is a link, a directory, or a pipe, at
-  which a writer could wait. (Devices, such as /dev/null, are fine.)
-  """
-  flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-  if os.path.islink(path):
-    raise errors.InputError(
-        f'{path} is a link; give the file that it leads to, or remove it.'
-    )
-  file = os.open(path, flags, 0o644)
-  mode = os.fstat(file).st_mode
-  if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
-    os.close(file)
-    raise errors.InputError(
-        f'{path} is not a regular file; remove it, or give another path.'
-    )
-  return file
 
 
 def lines(path: str) -> Iterator[tuple[int, int, dict[str, Any]]]:

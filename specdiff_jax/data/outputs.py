@@ -53,7 +53,7 @@ class Outputs:
     self._path = path
     self._settings = json.loads(json.dumps(settings))
     with _open_errors(path):
-      os.close(journal_lib.open_own(path, os.O_WRONLY))
+      os.close(files.open_own(path, os.O_WRONLY))
     self._file = journal_lib.AppendFile(path)
     try:
       self._recover(prompts, overwrite)

@@ -107,7 +107,8 @@ def train(
     console.say(f'Held whole by every device: {line}')
   with console.progress(what, run.schedule.steps) as show:
     result = run.train(
-        lambda step, steps, values: show(step, steps, _note(values))
+        lambda step, steps, values: show(step, steps, _note(values)),
+        console.say,
     )
   path = os.path.join(workdir, 'drafter.safetensors')
   if not result.interrupted:

@@ -1,8 +1,10 @@
 """Checkpoints of a training state together with its data iterator."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import math
 import os
+import shutil
 from typing import Any
 
 import jax
@@ -38,9 +40,21 @@ class Checkpointer:
       checkpointer.save(state, iterator)
   """
 
-  def __init__(self, directory: str, keep: int = 3):
+  def __init__(
+      self,
+      directory: str,
+      keep: int = 3,
+      say: Callable[[str], None] = lambda text: None,
+  ):
+    """Opens or makes the directory.
+
+    Args:
+      directory: where the checkpoints are.
+      keep: see above.
+      say: is told of each damaged one that is set aside.
+    """
     self.directory = os.path.abspath(directory)
-    self._keep = keep
+    self._keep, self._say = keep, say
     self._writing: int | None = None  # the step whose save is not settled
     memory.stop_leaks()
     try:
@@ -54,7 +68,31 @@ class Checkpointer:
       ) from error
 
   def _make(self) -> None:
+    """Makes the directory; sets aside what would not let it be opened.
+
+    Opening reads the metrics of all checkpoints, to know which are kept.
+    """
     os.makedirs(self.directory, exist_ok=True)
+    steps = [name for name in os.listdir(self.directory) if name.isdecimal()]
+    faults = {int(step): self._fault(step) for step in steps}
+    if any(not fault for fault in faults.values()):  # else: see `restore`
+      for step, fault in faults.items():
+        if fault:
+          self._move_away(step, fault)
+
+  def _fault(self, step: str) -> str:
+    """Returns what is wrong with a checkpoint's metrics; '' if nothing."""
+    items = os.path.join(self.directory, step)
+    try:
+      found = files.read_json(os.path.join(items, 'metrics', 'metrics'))
+      sealed = files.read_json(os.path.join(items, 'seal', 'metadata'))
+    except errors.InputError as error:
+      return disk.brief(error)
+    tau = found.get('tau')
+    if type(tau) not in (int, float) or not math.isfinite(tau):
+      return 'its metrics are damaged'
+    # Those of older versions have no sealed tau.
+    return '' if sealed.get('tau', tau) == tau else 'its metrics were changed'
 
   def _open(self) -> ocp.CheckpointManager:
     """Opens the directory; what a killed run left half written is removed."""
@@ -116,13 +154,13 @@ class Checkpointer:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    # At least 1 where it is known; orbax wants a number each time.
+    metrics = {'tau': float(tau) if tau and tau > 0 else 0.0}
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         data=ocp.args.JsonSave(seal.position(iterator)),
-        seal=ocp.args.JsonSave(seal.of(state, iterator)),
+        seal=ocp.args.JsonSave(seal.of(state, iterator) | metrics),
     )
-    # At least 1 where it is known; orbax wants a number each time.
-    metrics = {'tau': tau if tau and tau > 0 else 0.0}
     self._try(step, self._probe)
     self._try(
         step,
@@ -190,7 +228,7 @@ class Checkpointer:
       except Exception as error:  # Orbax raises bare Exceptions too.
         failures[step] = error
         continue
-      self._set_aside(list(failures))
+      self._set_aside(failures)
       return state
     if not failures:
       return None
@@ -238,7 +276,8 @@ class Checkpointer:
     # What one process cannot read none takes: the seal is asked for by all.
     restored = hosts.together(lambda: self._stored(step, abstract))
     iterator.set_state(restored.data)
-    if restored.seal != seal.of(restored.state, iterator):
+    sealed = {n: restored.seal[n] for n in restored.seal if n != 'tau'}
+    if sealed != seal.of(restored.state, iterator):
       raise ValueError('its values are not those that were saved')
     return restored.state
 
@@ -270,17 +309,22 @@ class Checkpointer:
     if other:
       raise ValueError('; '.join(other))
 
-  def _set_aside(self, steps: list[int]) -> None:
-    if not steps:
+  def _set_aside(self, failures: Mapping[int, BaseException]) -> None:
+    if not failures:
       return
     if hosts.is_first():
-      for step in steps:
-        source = self._manager.directory / str(step)
-        target = self._manager.directory / f'{step}.corrupt'
-        if target.exists():
-          target.rmtree()
-        source.rename(target)
+      for step, error in failures.items():
+        self._move_away(step, self._brief(error))
     self._manager.reload()
+
+  def _move_away(self, step: int, fault: str) -> None:
+    source = os.path.join(self.directory, str(step))
+    shutil.rmtree(f'{source}.corrupt', ignore_errors=True)
+    os.rename(source, f'{source}.corrupt')
+    self._say(
+        f'checkpoints: step {step} is damaged and set aside, as '
+        f'{source}.corrupt ({fault}).'
+    )
 
 
 def meeting() -> hosts.Meeting:
