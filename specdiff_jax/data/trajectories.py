@@ -15,7 +15,6 @@ lines of older versions have none.
 import base64
 import dataclasses
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ import numpy as np
 
 FORMAT = 1  # of the journal and of the manifest, written in both
 MOST_ID = 2**31 - 1  # tokens are int32
-_NUMBERS = {'temperature': (0, math.inf), 'top_p': (0, 1)}
+_NUMBERS = {'temperature': (0, 1e30), 'top_p': (0, 1)}  # bounds
 _INTEGERS = {'top_k': 2**31, 'seed': 2**63}  # and what is too much
 _TOP = {'top_ids': np.dtype('<i4'), 'top_log_p': np.dtype('<f2')}
 

@@ -57,6 +57,7 @@ class Checkpointer:
     self._keep, self._say = keep, say
     self._writing: int | None = None  # the step whose save is not settled
     memory.stop_leaks()
+    disk.stop_noise()
     try:
       hosts.on_first(lambda: disk.tell(self._make))
       self._alias = files.alias(self.directory)  # orbax globs
@@ -86,8 +87,8 @@ class Checkpointer:
     try:
       found = files.read_json(os.path.join(items, 'metrics', 'metrics'))
       sealed = files.read_json(os.path.join(items, 'seal', 'metadata'))
-    except errors.InputError as error:
-      return disk.brief(error)
+    except errors.InputError:
+      return 'its metrics or its seal cannot be read'
     tau = found.get('tau')
     if type(tau) not in (int, float) or not math.isfinite(tau):
       return 'its metrics are damaged'
