@@ -67,6 +67,25 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # the reader of stdout, such as `head`, has left
     sys.stderr.close()
     return 0
+  except Exception as error:
+    if not _is_memory(error):
+      raise
+    print(
+        f'specdiff {name}: there is not enough memory (or a limit on it, such '
+        'as that of `ulimit -v`, is too low). What was written stays. Free or '
+        'allow more, or take a smaller model or config.batch, and run it '
+        'again.',
+        file=sys.stderr,
+    )
+    return 2
+
+
+def _is_memory(error: Exception) -> bool:
+  """Returns whether memory ran out: that of Python, or jax's on a device."""
+  return isinstance(error, MemoryError) or (
+      type(error).__name__ in ('JaxRuntimeError', 'XlaRuntimeError')
+      and 'RESOURCE_EXHAUSTED' in str(error)
+  )
 
 
 def usage() -> str:

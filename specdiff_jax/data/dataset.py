@@ -146,6 +146,8 @@ def read(workdir: str) -> tuple[dict[str, Any], Source]:
     if (len(source), last) != (manifest['records'], manifest['last']):
       raise ValueError(f'{len(source)} records, the last one {last!r}')
     header = dict(manifest['header'])
+  except MemoryError:
+    raise
   except Exception as error:  # TFDS and array_record raise many kinds
     raise errors.InputError(
         f'The trajectory dataset {folder} is damaged ({error}). Delete that '

@@ -226,6 +226,8 @@ class Checkpointer:
     for step in reversed(self.steps()):
       try:
         state = self._read(step, template, iterator)
+      except MemoryError:  # which is no damage
+        raise
       except Exception as error:  # Orbax raises bare Exceptions too.
         failures[step] = error
         continue
@@ -292,6 +294,8 @@ class Checkpointer:
               seal=ocp.args.JsonRestore(),
           ),
       )
+    except MemoryError:
+      raise
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(disk.brief(error)) from error
 
