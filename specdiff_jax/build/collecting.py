@@ -125,7 +125,7 @@ def collect(
             trajectories.Journal(workdir, header, index)
         )
     )
-    before = trajectories.lengths(workdir)
+    before = collect_lib.done(wanted, trajectories.every(workdir), workdir)
     collect_lib.collect(
         wanted[index::count],
         run,
@@ -175,6 +175,12 @@ def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
     found = trajectories.lengths(workdir)
     if ids <= found.keys():
       return found
+    if hosts.process_count() == 1:
+      raise errors.InputError(
+          f'{workdir}: {len(ids - found.keys())} of the {len(ids)} completions '
+          'are not in the journals any more; another process took them away. '
+          'Run the same command again, which makes them anew.'
+      )
     time.sleep(max(1.0, 10 * (time.monotonic() - start)))
 
 
@@ -222,6 +228,7 @@ def refreshed(
   manifest = dataset.build(folder)
   header, source = dataset.read(folder)
   build_training.check_verifier(header, checkpoint, folder)
+  dataset.check_ids(folder, source, checkpoint.config.vocab_size)
   train, _ = windows.split(source, config.eval_fraction)
   accepted, digest = _accepted(config, checkpoint, drafter, train)
   most = max(config.prompt_buckets)

@@ -124,7 +124,7 @@ def placement(config: Config) -> Callable[[Any], Any] | None:
   no process holds it whole. None, so that each does: where features are kept
   (config.feature_cache), or this verifier first completes prompts.
   """
-  if config.feature_cache or config.data.endswith('.jsonl'):
+  if config.feature_cache or _is_prompts(config.data):
     return None
   return functools.partial(
       rules.shardings, rules=split_frozen(config), mesh=mesh(config)
@@ -165,31 +165,55 @@ def split_frozen(config: Config) -> Sequence[rules.Rule]:
   return rules.FSDP_LAYERS if config.fsdp else rules.TRANSFORMER
 
 
-def data(config: Config, workdir: str) -> tuple[str, str]:
+def data(config: Config, workdir: str) -> tuple[list[str], str]:
   """Returns where the trajectories are, and the prompts to make them of."""
   if not config.data:
     raise errors.InputError(
         'config.data is empty: give the work directory of `specdiff collect`, '
         'or a JSONL file of prompts.'
     )
-  if config.data.endswith('.jsonl'):
-    return os.path.join(workdir, 'trajectories'), config.data
-  return config.data, ''
+  if _is_prompts(config.data):
+    return [os.path.join(workdir, 'trajectories')], config.data
+  return _folders(config.data), ''
+
+
+def _is_prompts(path: str) -> bool:
+  return path.endswith('.jsonl') and not os.path.isdir(path)
+
+
+def _folders(text: str) -> list[str]:
+  """Splits at the commas that are not in the name of a directory there.
+
+  The longest name that is there is taken, so `a,b` is one directory if there
+  is one of this name, else the two `a` and `b`.
+  """
+  parts, found = text.split(','), []
+  while parts:
+    names = (','.join(parts[:size]) for size in range(len(parts), 1, -1))
+    one = next(filter(os.path.isdir, names), parts[0])
+    if not one:
+      raise errors.InputError(
+          f'config.data is {text!r}, in which a directory has no name; take '
+          'out the comma that is too much.'
+      )
+    found.append(one)
+    del parts[: 1 + one.count(',')]
+  return found
 
 
 def run(
     config: Config,
     checkpoint: weights.Checkpoint,
-    folder: str,
+    folders: Sequence[str],
     workdir: str,
     memory: dict[Any, dict] | None = None,
 ) -> distill.Run:
-  """Returns the run over the trajectories in `folder`, ready to start.
+  """Returns the run over the trajectories in `folders`, ready to start.
 
   Runs that are given one `memory` compute the verifier's features once.
   """
   train, held_out = hosts.together(
-      lambda: _trajectories(config, checkpoint, folder)
+      lambda: _trajectories(config, checkpoint, folders)
   )
   tuning = build_tuning.make(config, checkpoint, optimizer(config))
   return distill.Run(
@@ -274,16 +298,17 @@ def _dataset(
   dataset.build(folder)
   header, source = dataset.read(folder)
   check_verifier(header, checkpoint, folder)
+  dataset.check_ids(folder, source, checkpoint.config.vocab_size)
   build_losses.check_data(config, header, folder)
   return source
 
 
 def _trajectories(
-    config: Config, checkpoint: weights.Checkpoint, folder: str
+    config: Config, checkpoint: weights.Checkpoint, folders: Sequence[str]
 ) -> tuple[windows.View, windows.View]:
   """Returns trajectories to train on and held-out ones, checked."""
   source = dataset.Joined([
-      _dataset(config, checkpoint, one) for one in folder.split(',')
+      _dataset(config, checkpoint, folder) for folder in folders
   ])
   if config.gamma >= config.tokens:
     raise errors.InputError(

@@ -1,6 +1,6 @@
 """Collecting: the engine over prompts, into the journal of trajectories."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 import dataclasses
 
 import numpy as np
@@ -39,6 +39,42 @@ def requests_of(
   ]
   _check_lengths(found, max_prompt)
   return found
+
+
+def done(
+    requests: Sequence[Request],
+    there: Iterable[trajectories.Trajectory],
+    where: str,
+) -> dict[str, int]:
+  """Returns the ids of the trajectories, and the tokens of each completion.
+
+  Raises InputError if one has the id of a request and answers another one:
+  another text stood under this id, or other tokens under this text.
+  """
+  asked = {request.id: request for request in requests}
+  found, other = {}, []
+  for record in there:
+    found[record.id] = len(record.completion)
+    if record.id in asked and not _answers(record, asked[record.id]):
+      other.append(record.id)
+  if other:
+    shown = ', '.join(map(repr, other[:5])) + (', ...' if other[5:] else '')
+    raise errors.InputError(
+        f'{where}: of the completions there, {len(other)} answer other prompts '
+        f'than now stand under their ids (or these make other tokens now): '
+        f'{shown}. Go on with the prompts of before, give the new ones ids of '
+        'their own, or give a new work directory.'
+    )
+  return found
+
+
+def _answers(record: trajectories.Trajectory, request: Request) -> bool:
+  prompt, given = _parted(request)
+  return (
+      record.prompt_hash == request.prompt_hash
+      and np.array_equal(record.prompt, prompt)
+      and np.array_equal(record.completion[: len(given)], given)
+  )
 
 
 def collect(
@@ -129,8 +165,7 @@ def _check_lengths(requests: Sequence[Request], limit: int | None) -> None:
 def _trajectory(
     request: Request, completion: np.ndarray, header: dict
 ) -> trajectories.Trajectory:
-  start = len(request.prompt) - request.given
-  prompt, given = np.split(np.asarray(request.prompt, np.int32), [start])
+  prompt, given = _parted(request)
   return trajectories.Trajectory(
       id=request.id,
       prompt_hash=request.prompt_hash,
@@ -141,3 +176,10 @@ def _trajectory(
       top_p=float(header['top_p']),
       seed=int(header['seed']),
   )
+
+
+def _parted(request: Request) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the prompt, and the completion's first tokens."""
+  start = len(request.prompt) - request.given
+  prompt, given = np.split(np.asarray(request.prompt, np.int32), [start])
+  return prompt, given

@@ -21,6 +21,8 @@ from specdiff_jax.core import errors
 MOST_JSON = 32 << 20  # bytes; the index of the largest models has 10 MB
 _HELD = '.specdiff-held'  # in a workspace; see there
 _DEPTH = 64  # of JSON: arrays and objects in each other
+_PLAIN = re.compile(r'[A-Za-z0-9_./+=@, -]*')
+_aliases: dict[tuple[int, int], int] = {}  # open folders, by device and inode
 _HALF = re.compile(rb'\\u[dD][89abAB]|\\u[dD][c-fC-F]')
 _HALF_TEXT = re.compile('[\ud800-\udfff]')
 
@@ -49,6 +51,27 @@ def open_file(path: str) -> BinaryIO:
         'the path of a file.'
     )
   return os.fdopen(handle, 'rb')
+
+
+def open_own(path: str, flags: int) -> int:
+  """Opens or creates a file to write; returns its descriptor.
+
+  Raises OSError, and InputError if it is a link, a directory, or a pipe, at
+  which a writer could wait. (Devices, such as /dev/null, are fine.)
+  """
+  flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+  if os.path.islink(path):
+    raise errors.InputError(
+        f'{path} is a link; give the file that it leads to, or remove it.'
+    )
+  file = os.open(path, flags, 0o644)
+  mode = os.fstat(file).st_mode
+  if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+    os.close(file)
+    raise errors.InputError(
+        f'{path} is not a regular file; remove it, or give another path.'
+    )
+  return file
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -159,6 +182,36 @@ def sync_folder(path: str) -> None:
     os.close(folder)
 
 
+def alias(folder: str) -> str:
+  """Returns a path of a folder in which no character means anything.
+
+  For libraries that take paths as patterns or addresses: in them `run[1]`
+  would be the folder `run1`. The path is the folder's own, unless a character
+  of it might mean something; then it holds in this process alone, as long as
+  it lives.
+
+  Raises InputError where the system has no such other paths, and OSError where
+  the folder cannot be opened.
+  """
+  if _PLAIN.fullmatch(folder):
+    return folder
+  descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+  found = os.fstat(descriptor)
+  # Never closed: with the number of another folder, a library that remembers
+  # what it read by its path would take the one for the other.
+  first = _aliases.setdefault((found.st_dev, found.st_ino), descriptor)
+  if first != descriptor:
+    os.close(descriptor)
+  path = f'/proc/self/fd/{first}'
+  if not os.path.isdir(path):
+    raise errors.InputError(
+        f'{folder}: holds characters that mean something in patterns or '
+        'addresses, which this system cannot work around; choose a name of '
+        'ASCII letters, digits, and the characters _ . + = @ , -'
+    )
+  return path
+
+
 def write_json(path: str, value: dict[str, Any]) -> None:
   """Writes a JSON object, whole or not at all; InputError where it cannot."""
   try:
@@ -195,7 +248,7 @@ def held(path: str) -> Iterator[None]:
   """
   try:
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_own(path, os.O_RDWR)
   except OSError as error:
     raise errors.InputError(
         f'{path}: cannot be written ({error}); make room, make the directory '

@@ -66,10 +66,10 @@ class Joined:
 def build(workdir: str) -> dict[str, Any]:
   """Makes the TFDS dataset of what was collected; returns its manifest.
 
-  Does nothing if the dataset there was made from the journals as they are now,
-  or if there is a dataset and no journal. A build that is killed leaves the
-  dataset before it, or none. Raises InputError if nothing was collected or
-  the disk is full.
+  Does nothing if the dataset there was made from the journals as they are now
+  and is not damaged, or if there is a dataset and no journal. A build that is
+  killed leaves the dataset before it, or none. Raises InputError if nothing was
+  collected or the disk is full.
   """
   from specdiff_jax.data import tfds_builder  # takes a second to import
 
@@ -88,12 +88,13 @@ def build(workdir: str) -> dict[str, Any]:
       'journal_sha256': journal_lib.digest(found.parts),
       'duplicates': len(found.records) - len(records),
       'stored_top_k': _stored(records),
+      'most_id': max(map(trajectories.most_id, records)),
       'prompt_hashes': sorted({record.prompt_hash for record in records}),
   }
   if manifest and all(manifest.get(n) == fresh[n] for n in _MADE_FROM):
-    return manifest
-  tfds_builder.write(folder, map(vars, records), fresh)
-  return fresh
+    if tfds_builder.is_whole(folder, manifest):
+      return manifest
+  return tfds_builder.write(folder, map(vars, records), fresh)
 
 
 def _distinct(
@@ -120,6 +121,9 @@ def _stored(records: Sequence[trajectories.Trajectory]) -> int:
 def read(workdir: str) -> tuple[dict[str, Any], Source]:
   """Returns the header and the trajectories of a dataset that was built.
 
+  Raises InputError if there is none, or its files are not those that were
+  written.
+
     header, source = read('runs/smollm2')
     print(header['verifier'], len(source), source[0].completion)
   """
@@ -134,17 +138,44 @@ def read(workdir: str) -> tuple[dict[str, Any], Source]:
         'one at its end.'
     )
   try:
+    if not tfds_builder.is_whole(folder, manifest):
+      raise ValueError('its files are not those that were written')
     stored = manifest.get('stored_top_k', 0)
     source = Source(tfds_builder.read(folder, stored))
     last = source[manifest['records'] - 1].id
     if (len(source), last) != (manifest['records'], manifest['last']):
       raise ValueError(f'{len(source)} records, the last one {last!r}')
+    header = dict(manifest['header'])
+  except MemoryError:
+    raise
   except Exception as error:  # TFDS and array_record raise many kinds
     raise errors.InputError(
         f'The trajectory dataset {folder} is damaged ({error}). Delete that '
         'folder: the next run makes it again from the journal beside it.'
     ) from error
-  return manifest['header'], source
+  return header, source
+
+
+def check_ids(workdir: str, source: Source, vocab_size: int) -> None:
+  """Raises InputError, naming a record, if one has a token of no such model.
+
+  Reads all records only where the manifest does not tell the largest token, as
+  those of older versions.
+  """
+  from specdiff_jax.data import tfds_builder  # takes a second to import
+
+  manifest = tfds_builder.read_manifest(_path(workdir)) or {}
+  if manifest.get('most_id', vocab_size) < vocab_size:
+    return
+  for index in range(len(source)):
+    most = trajectories.most_id(source[index])
+    if most >= vocab_size:
+      raise errors.InputError(
+          f'{trajectories.place(workdir, source[index].id)}: the trajectory '
+          f'{source[index].id!r} has the token {most}, but the verifier has '
+          f'{vocab_size}: it was damaged, or not collected with this verifier. '
+          'Delete its line and run the command again.'
+      )
 
 
 def _path(workdir: str) -> str:

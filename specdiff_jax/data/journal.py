@@ -8,15 +8,23 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 
+_LONGEST = files.MOST_JSON  # bytes of a line
+# What a line ends in. A last byte that is no newline was one.
+_TAIL = re.compile(rb',"sum":"([0-9a-f]{16})"}.\Z', re.DOTALL)
+
 
 class AppendFile:
   """An open file of JSON lines, held by this process alone.
+
+  Each line ends in the field `sum`, a checksum of the bytes before it.
 
     file = AppendFile('runs/a/journal.jsonl')
     file.cut(end)            # the offset after the last whole line
@@ -26,21 +34,24 @@ class AppendFile:
   def __init__(self, path: str):
     """Opens or creates the file and its folder, and locks the file.
 
-    Raises InputError if the path cannot be written or another process has it.
+    Raises InputError if the path cannot be written, is a link or no file, or
+    another process has it.
     """
     self.path = path
     folder = os.path.dirname(path) or '.'
     with disk_errors(path):
       os.makedirs(folder, exist_ok=True)
-      self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+      self._file = files.open_own(path, os.O_RDWR)
       with contextlib.suppress(OSError):  # some systems cannot sync a folder
-        _sync_folder(folder)
+        files.sync_folder(folder)
     try:
       files.lock(self._file, path)
     except errors.InputError:
       self.close()
       raise
-    self._end = os.fstat(self._file).st_size
+    found = os.fstat(self._file)
+    self._end = found.st_size
+    self._regular = stat.S_ISREG(found.st_mode)
 
   def cut(self, end: int) -> None:
     """Drops everything from the byte offset `end` on."""
@@ -52,10 +63,11 @@ class AppendFile:
   def append(self, records: list[dict[str, Any]]) -> None:
     """Writes the records in one piece; returns once they are on disk.
 
-    Raises InputError if the disk is full; the file is then as it was.
+    Raises InputError if the disk is full, and the file is then as it was; or
+    if another process deleted, replaced or changed the file.
     """
-    lines = [json.dumps(record, separators=(',', ':')) for record in records]
-    data = memoryview(''.join(line + '\n' for line in lines).encode())
+    data = memoryview(b''.join(map(_line, records)))
+    self.check()
     with disk_errors(self.path):
       try:
         os.lseek(self._file, self._end, os.SEEK_SET)
@@ -69,6 +81,25 @@ class AppendFile:
         raise
     self._end += len(data)
 
+  def check(self) -> None:
+    """Raises InputError unless the file is there as this process left it."""
+    if not self._regular:
+      return
+    own, there = os.fstat(self._file), None
+    with contextlib.suppress(OSError):
+      there = os.stat(self.path)
+    if there is None or not os.path.samestat(own, there):
+      done = 'deleted, moved or replaced'
+    elif own.st_size != self._end:
+      done = f'changed (it has {own.st_size} bytes instead of {self._end})'
+    else:
+      return
+    raise errors.InputError(
+        f'{self.path} was {done} by another process while this one was writing '
+        'it, so this one stops. Find out by whom; then run the same command '
+        'again, which makes what is missing there.'
+    )
+
   def close(self) -> None:
     """Gives the file free; a second call does nothing."""
     if self._file >= 0:
@@ -79,42 +110,95 @@ class AppendFile:
 def lines(path: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
   """Yields (offset of the line's end, its number, its object).
 
+  A checked line's object has its `sum`. Lines that older versions wrote have
+  none and are not checked; none follows a checked one.
+
   Stops before a last line that is torn: without a newline, or not an object
-  (a power cut may leave zeros). An earlier line like that is damage, and
-  raises InputError; so does a file that cannot be read. Another process may
-  append meanwhile.
+  (a power cut may leave zeros). Any other such line is damage, and raises
+  InputError; so does a file that cannot be read. Another process may append
+  meanwhile.
   """
-  try:
-    file = open(path, 'rb')
-  except OSError as error:
-    raise errors.InputError(
-        f'Cannot read {path}: {error.strerror or error}. Run `specdiff '
-        'collect` with this work directory first.'
-    ) from error
-  with file:
-    end = 0
-    for number, line in enumerate(file, start=1):
+  end, number, checked = 0, 0, False
+  with files.open_file(path) as file:
+    while line := file.readline(_LONGEST + 1):
+      number += 1
+      if len(line) > _LONGEST:
+        raise damaged(path, number, f'more than {_LONGEST} bytes long')
+      tail = _TAIL.search(line)
       record = _parse(line)
-      if record is None:
-        # Without a newline it was the last one, whatever was written since.
-        if line.endswith(b'\n') and file.readline():
-          raise errors.InputError(
-              f'{path}, line {number}: not a JSON object, and more lines '
-              'follow, so this is no trace of a killed run but damage. Delete '
-              'the line (only its record is lost) and run the command again.'
-          )
-        return
+      fault = ''
+      if tail and tail[1] != _sum(line[: tail.start()]):
+        fault = 'not what was written there: its checksum differs'
+      elif record is None:
+        # A line that has its end was written whole.
+        if not tail and not (line.endswith(b'\n') and file.readline(1)):
+          return
+        fault = 'not a JSON object'
+      elif checked and not tail:
+        fault = 'without a checksum, which the lines before it have'
+      if fault:
+        raise damaged(path, number, fault)
+      checked = checked or bool(tail)
       end += len(line)
       yield end, number, record
+
+
+def damaged(path: str, number: int, fault: str) -> errors.InputError:
+  """Returns the error for a line that no killed run could have left."""
+  cure = 'begin anew with another one'
+  if number > 1:  # it may be what the others need, the header
+    cure = 'delete the line (only its record is lost)'
+  return errors.InputError(
+      f'{path}, line {number}: {fault}. This is no trace of a killed run but '
+      f'damage: restore the file from a copy, or {cure}, and run the command '
+      'again.'
+  )
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
   """Returns the line's object, or None if it is not whole."""
   try:
-    record = json.loads(line) if line.endswith(b'\n') else None
+    record = files.parse_json(line) if line.endswith(b'\n') else None
   except ValueError:
     return None
   return record if isinstance(record, dict) else None
+
+
+def _line(record: dict[str, Any]) -> bytes:
+  """Returns an object as a line that ends in the checksum of what is before."""
+  body = json.dumps(record, separators=(',', ':')).encode()[:-1]
+  line = body + b',"sum":"' + _sum(body) + b'"}\n'
+  if len(line) > _LONGEST:
+    raise errors.InputError(
+        f'A line of {len(line)} bytes is more than the {_LONGEST} that a '
+        'record may have. Lower config.max_new_tokens, or config.store_top_k.'
+    )
+  return line
+
+
+def _sum(data: bytes) -> bytes:
+  return hashlib.sha256(data).hexdigest()[:16].encode()
+
+
+def with_sum(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns an object with a checksum of its values, for `without_sum`."""
+  return {**fields, 'sum': _sum(_canonical(fields)).decode()}
+
+
+def without_sum(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the object that `with_sum` took.
+
+  One without a checksum, of an older version, is returned as it is. Raises
+  ValueError if the checksum is another one.
+  """
+  rest = {name: value for name, value in fields.items() if name != 'sum'}
+  if 'sum' in fields and with_sum(rest) != fields:
+    raise ValueError('it is not what was written: its checksum differs')
+  return rest
+
+
+def _canonical(fields: Mapping[str, Any]) -> bytes:
+  return json.dumps(fields, sort_keys=True).encode()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -168,11 +252,3 @@ def disk_errors(path: str) -> Iterator[None]:
         'written before is lost: free some space or mend the cause, and run '
         'the same command again; it goes on where it stopped.'
     ) from error
-
-
-def _sync_folder(path: str) -> None:
-  folder = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)

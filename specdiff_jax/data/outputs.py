@@ -1,7 +1,8 @@
 """A file of completions: JSON lines that a killed run goes on with.
 
 Beside FILE stands FILE.settings.json: what decides the lines. A run with the
-same settings keeps the lines that are there; one with others is refused.
+same settings keeps the lines that are there; one with others is refused. Both
+have checksums, so that damage is noticed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,14 @@ import os
 from typing import Any
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.data import journal as journal_lib
+
+# The fields of lines from before these had a checksum.
+_OLD = {
+    'id': str, 'text': str, 'tokens': list, 'tau': (int, float),
+    'prompt_sha256': str,
+}  # fmt: skip
 
 
 class Outputs:
@@ -45,7 +53,7 @@ class Outputs:
     self._path = path
     self._settings = json.loads(json.dumps(settings))
     with _open_errors(path):
-      open(path, 'ab').close()
+      os.close(files.open_own(path, os.O_WRONLY))
     self._file = journal_lib.AppendFile(path)
     try:
       self._recover(prompts, overwrite)
@@ -70,19 +78,14 @@ class Outputs:
 
   def _note(self) -> None:
     """Writes the settings, whole or not at all, before the first line."""
-    part = _beside(self._path) + '.part'
-    with journal_lib.disk_errors(part):
-      with open(part, 'w', encoding='utf-8') as file:
-        json.dump(self._settings, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(part, _beside(self._path))
+    files.write_json(
+        _beside(self._path), journal_lib.with_sum(self._settings)
+    )
 
   def _check_settings(self) -> None:
     try:
-      with open(_beside(self._path), encoding='utf-8') as file:
-        old = dict(json.load(file))
-    except (OSError, ValueError, TypeError) as error:
+      old = journal_lib.without_sum(files.read_json(_beside(self._path)))
+    except (errors.InputError, ValueError) as error:
       raise errors.InputError(
           f'{self._path} is there, but without a readable '
           f'{_beside(self._path)} that tells which settings made it '
@@ -97,6 +100,8 @@ class Outputs:
 
   def _check_line(self, fields, number: int, prompts) -> None:
     name, key = fields.get('id'), fields.get('prompt_sha256')
+    if 'sum' not in fields and not _is_old(fields):
+      raise journal_lib.damaged(self._path, number, 'not a completion')
     strange = not isinstance(name, str) or name in self.done
     if strange or prompts.get(name, key) != key:
       raise errors.InputError(
@@ -108,7 +113,8 @@ class Outputs:
   def append(self, record: dict[str, Any]) -> None:
     """Writes a line and returns once it is on disk.
 
-    Raises InputError if the disk is full; the file is then as before.
+    Raises InputError if the disk is full, and the file is then as before; or
+    if another process deleted, replaced or changed the file.
     """
     self._file.append([record])
     self.done.add(record['id'])
@@ -120,14 +126,27 @@ class Outputs:
   def __enter__(self) -> 'Outputs':
     return self
 
-  def __exit__(self, *_) -> None:
-    self.close()
+  def __exit__(self, kind: Any, *_) -> None:
+    try:
+      if kind is None:
+        self._file.check()  # was what is written there until the end?
+    finally:
+      self.close()
 
 
 def prompt_key(ids: Sequence[int]) -> str:
   """Returns 16 hex digits of SHA-256 over a prompt's tokens."""
   text = ' '.join(str(int(token)) for token in ids)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_old(fields: Mapping[str, Any]) -> bool:
+  """Returns whether these are the fields of a line without a checksum."""
+  return (
+      fields.keys() == _OLD.keys()
+      and all(isinstance(fields[name], kind) for name, kind in _OLD.items())
+      and all(type(token) is int for token in fields['tokens'])
+  )
 
 
 def _beside(path: str) -> str:

@@ -5,16 +5,19 @@ Imported only where a dataset is built or read, since TFDS takes a second.
 
 import contextlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.data import journal
 import numpy as np
 import tensorflow_datasets as tfds
+
+MANIFEST = 'manifest.json'
+_LARGEST = 64 << 20  # bytes of a manifest, which has the hash of each prompt
 
 tfds.disable_progress_bar()  # the programs have their own
 
@@ -84,37 +87,66 @@ def write(
     folder: str,
     records: Iterable[Mapping[str, Any]],
     manifest: Mapping[str, Any],
-) -> None:
+) -> dict[str, Any]:
   """Puts a dataset and its `manifest.json` in the place of `folder`.
 
-  What stood there stays until the new dataset is whole. Raises InputError
-  where the disk is full.
+  What stood there stays until the new dataset is whole. Returns the manifest
+  with checksums of the files and of itself. Raises InputError where the disk
+  is full.
   """
   partial, old = folder + '.partial', folder + '.old'
   with journal.locked(os.path.dirname(folder) or '.'):
-    if read_manifest(folder) == manifest:
-      return  # another process made it while this one waited
+    there = read_manifest(folder)
+    if there and there.items() >= manifest.items() and is_whole(folder, there):
+      return there  # another process made it while this one waited
     for leftover in (partial, old):
-      shutil.rmtree(leftover, ignore_errors=True)
+      _remove(leftover)
     try:
       os.makedirs(partial)
       _build(partial, records, manifest.get('stored_top_k', 0))
-      with open(os.path.join(partial, 'manifest.json'), 'w') as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-      if os.path.exists(folder):
+      made = journal.with_sum({**manifest, 'files': _digests(partial)})
+      files.write_json(os.path.join(partial, MANIFEST), made)
+      if os.path.lexists(folder):
         os.rename(folder, old)
       os.rename(partial, folder)
-    except (OSError, RuntimeError) as error:  # array_record's is the second
-      raise errors.InputError(
+    except (OSError, RuntimeError, errors.InputError) as error:
+      raise errors.InputError(  # RuntimeError: array_record's
           f'Cannot write the trajectory dataset {folder}: {error}. The journal '
           'that it is made from is whole and nothing is lost: free some space, '
           'and run the same command again.'
       ) from error
     finally:
       for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _remove(leftover)
+  return made
+
+
+def _remove(path: str) -> None:
+  """Removes a folder, or whatever else is there; a link, not its target."""
+  if os.path.islink(path) or os.path.isfile(path):
+    os.unlink(path)
+  else:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _digests(folder: str) -> dict[str, str]:
+  """Returns the SHA-256 of every file of a dataset but the manifest."""
+  found = {}
+  for where, _, names in os.walk(folder):
+    for name in names:
+      path = os.path.join(where, name)
+      if path != os.path.join(folder, MANIFEST):
+        size = os.stat(path).st_size
+        found[os.path.relpath(path, folder)] = journal.digest([(path, size)])
+  return found
+
+
+def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
+  """Returns whether the files are those that the manifest was written for.
+
+  Nothing is known of the files of older versions: they are taken as whole.
+  """
+  return 'files' not in manifest or manifest['files'] == _digests(folder)
 
 
 def _build(
@@ -123,7 +155,8 @@ def _build(
   """Runs TFDS, without its words on stdout and its empty download folder."""
   downloads = os.path.join(folder, 'downloads')
   with contextlib.redirect_stdout(io.StringIO()):
-    builder = Trajectories(records, stored_top_k, data_dir=folder)
+    alias = files.alias(os.path.abspath(folder))
+    builder = Trajectories(records, stored_top_k, data_dir=alias)
     builder.download_and_prepare(
         download_dir=downloads, file_format='array_record'
     )
@@ -133,13 +166,15 @@ def _build(
 def read_manifest(folder: str) -> dict[str, Any] | None:
   """Returns the manifest that `write` left, None if there is none to use."""
   try:
-    with open(os.path.join(folder, 'manifest.json')) as file:
-      return json.load(file)
-  except (OSError, ValueError):
+    manifest = files.read_json(os.path.join(folder, MANIFEST), _LARGEST)
+    journal.without_sum(manifest)
+  except (errors.InputError, ValueError):
     return None
+  return manifest
 
 
 def read(folder: str, stored_top_k: int = 0) -> Any:
   """Returns a random-access source of dicts of numpy values."""
-  builder = Trajectories(stored_top_k=stored_top_k, data_dir=folder)
+  alias = files.alias(os.path.abspath(folder))
+  builder = Trajectories(stored_top_k=stored_top_k, data_dir=alias)
   return builder.as_data_source(split='train')

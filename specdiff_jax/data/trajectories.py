@@ -7,6 +7,9 @@ append-only journal of JSON lines, and `dataset.build` turns it into an
   journal.jsonl     the header on line 1, then one trajectory a line
   journal.1.jsonl   that of a second process, with the same header; and so on
   dataset/          the TFDS dataset, made from the journals, remade at will
+
+Each line has a checksum (see `journal`). What is read is checked all the same:
+lines of older versions have none.
 """
 
 import base64
@@ -14,7 +17,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from specdiff_jax.core import errors
@@ -22,6 +25,9 @@ from specdiff_jax.data import journal as journal_lib
 import numpy as np
 
 FORMAT = 1  # of the journal and of the manifest, written in both
+MOST_ID = 2**31 - 1  # tokens are int32
+_NUMBERS = {'temperature': (0, 1e30), 'top_p': (0, 1)}  # bounds
+_INTEGERS = {'top_k': 2**31, 'seed': 2**63}  # and what is too much
 _TOP = {'top_ids': np.dtype('<i4'), 'top_log_p': np.dtype('<f2')}
 
 
@@ -112,8 +118,12 @@ class Journal:
   def __enter__(self) -> 'Journal':
     return self
 
-  def __exit__(self, *_) -> None:
-    self.close()
+  def __exit__(self, kind: Any, *_) -> None:
+    try:
+      if kind is None:
+        self._file.check()  # was what is written there until the end?
+    finally:
+      self.close()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,17 +161,29 @@ def read_all(workdir: str) -> Collected:
   return Collected(header, list(records.values()), parts)
 
 
+def every(workdir: str) -> Iterator[Trajectory]:
+  """Yields what stands in all journals; less than `read_all` is checked."""
+  for path in paths(workdir):
+    for _, number, fields in journal_lib.lines(path):
+      if number > 1:
+        yield _from_fields(fields, path, number)
+
+
 def lengths(workdir: str) -> dict[str, int]:
   """Returns the ids in all journals, and the tokens of each completion.
 
-  Less than `read_all`: nothing is checked, nothing is needed.
+  Nothing has to be there, and headers are not compared.
   """
-  return {
-      fields['id']: len(fields['completion'])
-      for path in paths(workdir)
-      for _, number, fields in journal_lib.lines(path)
-      if number > 1
-  }
+  return {record.id: len(record.completion) for record in every(workdir)}
+
+
+def place(workdir: str, name: str) -> str:
+  """Returns where the trajectory of an id stands, such as 'FILE, line 7'."""
+  for path in paths(workdir):
+    for _, number, fields in journal_lib.lines(path):
+      if number > 1 and fields.get('id') == name:
+        return f'{path}, line {number}'
+  return os.path.join(workdir, 'dataset')
 
 
 def paths(workdir: str) -> list[str]:
@@ -183,10 +205,12 @@ def _path(workdir: str, process: int) -> str:
 
 def _header(fields: dict[str, Any], path: str) -> dict[str, Any]:
   """Returns the header that stands on a journal's first line."""
-  if fields.get('journal') != FORMAT or 'header' not in fields:
+  known = fields.keys() - {'sum'} == {'journal', 'header'}
+  known = known and isinstance(fields['header'], dict)
+  if not known or fields['journal'] != FORMAT:
     raise errors.InputError(
         f'{path}, line 1: not the header of a journal of format {FORMAT} '
-        f'(format: {fields.get("journal")!r}). Give a new work directory, or '
+        f'(format: {fields.get("journal")!r:.40}). Give a new work directory, or '
         'one that `specdiff collect` of this version made.'
     )
   return fields['header']
@@ -217,17 +241,63 @@ def _to_fields(trajectory: Trajectory) -> dict[str, Any]:
 
 def _from_fields(fields: dict[str, Any], path: str, number: int) -> Trajectory:
   try:
-    fields = dict(fields)
+    fields = {name: fields[name] for name in fields if name != 'sum'}
     for name in ('prompt', 'completion'):
-      fields[name] = np.asarray(fields[name], np.int32)
+      fields[name] = _ids(fields[name], name)
     for name, dtype in _TOP.items():
       if name in fields:
-        flat = np.frombuffer(base64.b64decode(fields[name]), dtype)
+        data = base64.b64decode(fields[name], validate=True)
+        flat = np.frombuffer(data, dtype)
         places = len(fields['completion'])
         fields[name] = flat.reshape(places, flat.size // max(places, 1))
+    _check(fields)
     return Trajectory(**fields)
   except (KeyError, TypeError, ValueError, OverflowError) as error:
-    raise errors.InputError(
-        f'{path}, line {number}: not a trajectory ({error!r}). Delete the '
-        'line (only its trajectory is lost) and run the command again.'
+    raise journal_lib.damaged(
+        path, number, f'not a trajectory ({str(error)[:200]})'
     ) from error
+
+
+def _ids(value: Any, name: str) -> np.ndarray:
+  """Returns a list of JSON as tokens; numpy would take 1.5 and true, too."""
+  if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+    raise ValueError(f'{name} is not a list of integers')
+  tokens = np.asarray(value, np.int64)
+  if tokens.size and not 0 <= tokens.min() <= tokens.max() <= MOST_ID:
+    raise ValueError(f'{name} holds a number that is no token')
+  return tokens.astype(np.int32)
+
+
+def _check(fields: Mapping[str, Any]) -> None:
+  """Raises ValueError where a field of a trajectory has no value for it."""
+  if not isinstance(fields['id'], str):
+    raise ValueError('id is not a string')
+  key = fields['prompt_hash']
+  if not isinstance(key, str) or not re.fullmatch('[0-9a-f]{16}', key):
+    raise ValueError('prompt_hash is not 16 hex digits')
+  for name, (least, most) in _NUMBERS.items():
+    value = fields[name]
+    if type(value) not in (int, float) or not least <= value <= most:
+      raise ValueError(f'{name} is {value!r:.40}')
+  for name, bound in _INTEGERS.items():
+    value = fields[name]
+    if type(value) is not int or not -bound <= value < bound:
+      raise ValueError(f'{name} is {value!r:.40}')
+  ids, log_p = (fields.get(name) for name in _TOP)
+  if (ids is None) != (log_p is None):
+    raise ValueError('one of top_ids and top_log_p is missing')
+  if ids is None or not ids.size:
+    return
+  if ids.shape != log_p.shape:
+    raise ValueError(f'top_ids is {ids.shape}, top_log_p {log_p.shape}')
+  if ids.min() < 0 or not (log_p <= 0.01).all():  # nan is not, either
+    raise ValueError('top_ids or top_log_p hold what is no token, or no law')
+
+
+def most_id(record: Trajectory) -> int:
+  """Returns the largest token of a trajectory; -1 if it has none."""
+  parts = (record.prompt, record.completion, record.top_ids)
+  return max(
+      (int(part.max()) for part in parts if part is not None and part.size),
+      default=-1,
+  )

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from specdiff_jax.core import errors
 from specdiff_jax.programs import console
 from specdiff_jax.programs import fields
+from specdiff_jax.programs import paths
 
 _CONFIG = re.compile(r'^--?config(=|$)')
 _FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
@@ -97,9 +98,12 @@ class Command:
       ) from None
     self._check_positional(rest)
     config = options['config'].value if self.recipe else None
+    paths.in_flags(options)
     if config is not None:
       config = fields.complete(config, f'{spec}, with the command line,')
-    return Call(config, options, spec, rest[0] if rest else '')
+      paths.in_config(config)
+    path = paths.expand(rest[0], f'the {self.takes}') if rest else ''
+    return Call(config, options, spec, path)
 
   def _check_positional(self, rest: Sequence[str]) -> None:
     if self.takes and len(rest) != 1:
@@ -163,6 +167,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
   Example: load('configs/quickstart.py:smoke')
   """
   path, colon, variant = spec.partition(':')
+  path = paths.expand(path, '--config')
   module = _load_module(path)
   function = getattr(module, 'get_config', None)
   if not callable(function):

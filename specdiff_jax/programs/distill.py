@@ -95,19 +95,20 @@ def train(
   from specdiff_jax.build import training as build_training
   from specdiff_jax.parallel import hosts
 
-  data, prompts_file = build_training.data(config, workdir)
+  folders, prompts_file = build_training.data(config, workdir)
   if prompts_file:
     prompts = decoding.prompts(config, prompts_file, 0)
     # There is no drafter yet; lookup drafts for it, to the same tokens.
-    collect.into(config, checkpoint, prompts, data, 'lookup')
-  run = build_training.run(config, checkpoint, data, workdir, memory)
+    collect.into(config, checkpoint, prompts, folders[0], 'lookup')
+  run = build_training.run(config, checkpoint, folders, workdir, memory)
   if idle := jax.device_count() - run.mesh.size:
     console.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if hosts.is_first() else ():
     console.say(f'Held whole by every device: {line}')
   with console.progress(what, run.schedule.steps) as show:
     result = run.train(
-        lambda step, steps, values: show(step, steps, _note(values))
+        lambda step, steps, values: show(step, steps, _note(values)),
+        console.say,
     )
   path = os.path.join(workdir, 'drafter.safetensors')
   if not result.interrupted:

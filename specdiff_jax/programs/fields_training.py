@@ -5,7 +5,8 @@ import ml_collections
 TRAINING = {
     'data': (
         '',
-        'work directory of `collect` (or several, with commas between), or a '
+        'work directory of `collect`, or several, with commas between (a '
+        'comma in the name of a directory that is there is part of it), or a '
         'JSONL file of prompts whose completions are then collected into '
         'WORKDIR/trajectories first',
     ),

@@ -1,8 +1,10 @@
 """Checkpoints of a training state together with its data iterator."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import math
 import os
+import shutil
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import disk
@@ -37,15 +40,27 @@ class Checkpointer:
       checkpointer.save(state, iterator)
   """
 
-  def __init__(self, directory: str, keep: int = 3):
-    self._remote = '://' in directory
-    self.directory = directory if self._remote else os.path.abspath(directory)
-    self._keep = keep
+  def __init__(
+      self,
+      directory: str,
+      keep: int = 3,
+      say: Callable[[str], None] = lambda text: None,
+  ):
+    """Opens or makes the directory.
+
+    Args:
+      directory: where the checkpoints are.
+      keep: see above.
+      say: is told of each damaged one that is set aside.
+    """
+    self.directory = os.path.abspath(directory)
+    self._keep, self._say = keep, say
     self._writing: int | None = None  # the step whose save is not settled
     memory.stop_leaks()
+    disk.stop_noise()
     try:
-      if not self._remote:
-        hosts.on_first(lambda: disk.tell(self._make))
+      hosts.on_first(lambda: disk.tell(self._make))
+      self._alias = files.alias(self.directory)  # orbax globs
       self._manager = self._open()
     except (OSError, errors.InputError) as error:
       raise errors.InputError(
@@ -54,7 +69,31 @@ class Checkpointer:
       ) from error
 
   def _make(self) -> None:
+    """Makes the directory; sets aside what would not let it be opened.
+
+    Opening reads the metrics of all checkpoints, to know which are kept.
+    """
     os.makedirs(self.directory, exist_ok=True)
+    steps = [name for name in os.listdir(self.directory) if name.isdecimal()]
+    faults = {int(step): self._fault(step) for step in steps}
+    if any(not fault for fault in faults.values()):  # else: see `restore`
+      for step, fault in faults.items():
+        if fault:
+          self._move_away(step, fault)
+
+  def _fault(self, step: str) -> str:
+    """Returns what is wrong with a checkpoint's metrics; '' if nothing."""
+    items = os.path.join(self.directory, step)
+    try:
+      found = files.read_json(os.path.join(items, 'metrics', 'metrics'))
+      sealed = files.read_json(os.path.join(items, 'seal', 'metadata'))
+    except errors.InputError:
+      return 'its metrics or its seal cannot be read'
+    tau = found.get('tau')
+    if type(tau) not in (int, float) or not math.isfinite(tau):
+      return 'its metrics are damaged'
+    # Those of older versions have no sealed tau.
+    return '' if sealed.get('tau', tau) == tau else 'its metrics were changed'
 
   def _open(self) -> ocp.CheckpointManager:
     """Opens the directory; what a killed run left half written is removed."""
@@ -70,7 +109,7 @@ class Checkpointer:
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(
-        self.directory,
+        self._alias,
         options=options,
         item_handlers={
             'state': ocp.StandardCheckpointHandler(),
@@ -116,13 +155,13 @@ class Checkpointer:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    # At least 1 where it is known; orbax wants a number each time.
+    metrics = {'tau': float(tau) if tau and tau > 0 else 0.0}
     args = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         data=ocp.args.JsonSave(seal.position(iterator)),
-        seal=ocp.args.JsonSave(seal.of(state, iterator)),
+        seal=ocp.args.JsonSave(seal.of(state, iterator) | metrics),
     )
-    # At least 1 where it is known; orbax wants a number each time.
-    metrics = {'tau': tau if tau and tau > 0 else 0.0}
     self._try(step, self._probe)
     self._try(
         step,
@@ -146,7 +185,7 @@ class Checkpointer:
 
   def _probe(self) -> None:
     """Asks the disk first: the others would wait for what the first makes."""
-    if hosts.is_first() and not self._remote:
+    if hosts.is_first():
       disk.probe(self.directory)
 
   def _try(self, step: int, action: Callable[[], Any]) -> None:
@@ -156,12 +195,11 @@ class Checkpointer:
     except errors.InputError as error:
       with contextlib.suppress(Exception):  # the same one once more
         self._manager.close()
-      if not self._remote:
-        hosts.on_first(lambda: disk.clear(self.directory))
+      hosts.on_first(lambda: disk.clear(self.directory))
       self._manager = self._open()
       raise errors.InputError(
           f'checkpoints: step {step} could not be written to '
-          f'{self.directory} ({error}). Earlier checkpoints '
+          f'{self.directory} ({self._brief(error)}). Earlier checkpoints '
           f'{self.steps()} are untouched. Free some space there (or make it '
           'writable) and start the same command again: it goes on from the '
           'last one.'
@@ -188,10 +226,12 @@ class Checkpointer:
     for step in reversed(self.steps()):
       try:
         state = self._read(step, template, iterator)
+      except MemoryError:  # which is no damage
+        raise
       except Exception as error:  # Orbax raises bare Exceptions too.
         failures[step] = error
         continue
-      self._set_aside(list(failures))
+      self._set_aside(failures)
       return state
     if not failures:
       return None
@@ -199,7 +239,7 @@ class Checkpointer:
     raise errors.InputError(
         f'checkpoints: none of the steps {sorted(failures)} in '
         f'{self.directory} can be restored; step {newest}: '
-        f'{disk.brief(failures[newest])}. If the configuration changed (sizes, '
+        f'{self._brief(failures[newest])}. If the configuration changed (sizes, '
         'optimizer, data), go back to the one that wrote them; else choose '
         'another work directory, or remove this one to start over.'
     )
@@ -215,9 +255,12 @@ class Checkpointer:
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
           f'checkpoints: step {step} in {self.directory} cannot be read '
-          f'({disk.brief(error)}). Start the same command with '
+          f'({self._brief(error)}). Start the same command with '
           '--config.export=last, which does without it.'
       ) from error
+
+  def _brief(self, error: BaseException) -> str:
+    return disk.brief(error).replace(self._alias, self.directory)
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -236,7 +279,8 @@ class Checkpointer:
     # What one process cannot read none takes: the seal is asked for by all.
     restored = hosts.together(lambda: self._stored(step, abstract))
     iterator.set_state(restored.data)
-    if restored.seal != seal.of(restored.state, iterator):
+    sealed = {n: restored.seal[n] for n in restored.seal if n != 'tau'}
+    if sealed != seal.of(restored.state, iterator):
       raise ValueError('its values are not those that were saved')
     return restored.state
 
@@ -250,6 +294,8 @@ class Checkpointer:
               seal=ocp.args.JsonRestore(),
           ),
       )
+    except MemoryError:
+      raise
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(disk.brief(error)) from error
 
@@ -268,17 +314,22 @@ class Checkpointer:
     if other:
       raise ValueError('; '.join(other))
 
-  def _set_aside(self, steps: list[int]) -> None:
-    if not steps:
+  def _set_aside(self, failures: Mapping[int, BaseException]) -> None:
+    if not failures:
       return
     if hosts.is_first():
-      for step in steps:
-        source = self._manager.directory / str(step)
-        target = self._manager.directory / f'{step}.corrupt'
-        if target.exists():
-          target.rmtree()
-        source.rename(target)
+      for step, error in failures.items():
+        self._move_away(step, self._brief(error))
     self._manager.reload()
+
+  def _move_away(self, step: int, fault: str) -> None:
+    source = os.path.join(self.directory, str(step))
+    shutil.rmtree(f'{source}.corrupt', ignore_errors=True)
+    os.rename(source, f'{source}.corrupt')
+    self._say(
+        f'checkpoints: step {step} is damaged and set aside, as '
+        f'{source}.corrupt ({fault}).'
+    )
 
 
 def meeting() -> hosts.Meeting:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 import glob
+import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from typing import Any
+import warnings
 
 from specdiff_jax.core import errors
 
@@ -70,4 +73,32 @@ def _is_disk_trouble(error: BaseException) -> bool:
 def brief(error: BaseException) -> str:
   """Returns what it says in a line of at most 400 characters."""
   text = ' '.join(str(error).split())
+  text = re.sub('RESOURCE_EXHAUSTED: .*?(?=Failed to write)', '', text)
+  text = re.split(r' \[(?:tensorstore_spec|source locations)=', text)[0]
+  if ' ' not in text:  # the key of a KeyError alone
+    text = f'{type(error).__name__}: {text}'
   return text if len(text) <= 400 else f'{text[:200]} ... {text[-200:]}'
+
+
+def stop_noise() -> None:
+  """Silences what failed saves and restores say beside the error they raise.
+
+  Orbax logs its error in each of its threads, with a traceback. Reads that come
+  to an end after it find asyncio's loop closed, each with a traceback too, and
+  some were never begun. Does nothing the second time.
+  """
+  before = sys.unraisablehook
+  if hasattr(before, 'silent'):
+    return
+
+  def hook(found):
+    if 'Event loop is closed' not in str(found.exc_value):
+      before(found)
+
+  hook.silent = True
+  sys.unraisablehook = hook
+  warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
+  logging.getLogger('absl').addFilter(
+      lambda record: record.levelno < logging.ERROR
+      or 'orbax' not in record.pathname
+  )

@@ -78,8 +78,14 @@ class Run:
     size = self.verifier.config.vocab_size
     return frequent_tokens(self.data, self.network.vocab, size)
 
-  def train(self, progress: loop.Progress) -> loop.Result:
+  def train(
+      self,
+      progress: loop.Progress,
+      say: Callable[[str], None] = lambda text: None,
+  ) -> loop.Result:
     """Trains, from the newest checkpoint in the work directory if any.
+
+    `say` is told of damaged files that the run does without.
 
     Raises InputError if another run holds the directory, or it belongs to one
     with other facts.
@@ -89,15 +95,17 @@ class Run:
       hosts.on_first(lambda: stack.enter_context(lock))
       path = os.path.join(self.workdir, 'run.json')
       hosts.on_first(lambda: _check_same_run(path, self.facts))
-      return self._train(progress)
+      return self._train(progress, say)
 
-  def _train(self, progress: loop.Progress) -> loop.Result:
+  def _train(
+      self, progress: loop.Progress, say: Callable[[str], None]
+  ) -> loop.Result:
     state, frozen, step = self.start()
     path = os.path.join(self.workdir, 'metrics.jsonl')
     events = os.path.join(self.workdir, 'events') if self.tensorboard else None
     writer = hosts.together(
         lambda: metrics.MetricsWriter(
-            path if hosts.is_first() else None, events
+            path if hosts.is_first() else None, events, say
         )
     )
     share = hosts.row_share(self.mesh)
@@ -109,7 +117,7 @@ class Run:
         step,
         iter(windows.batches(self.data, self.sizes, *share)),
         checkpoint.Checkpointer(
-            os.path.join(self.workdir, 'checkpoints'), self.keep
+            os.path.join(self.workdir, 'checkpoints'), self.keep, say
         ),
         writer,
         self.schedule,
@@ -263,10 +271,18 @@ class Run:
 
 def _check_same_run(path: str, facts: Mapping[str, Any]) -> None:
   """Writes what decides a run; raises InputError if it was another run's."""
-  if not os.path.exists(path):
-    files.write_json(path, dict(facts))
+  if not os.path.lexists(path):
+    files.write_json(path, journal.with_sum(facts))
     return
-  other = journal.differences(_flat(files.read_json(path)), _flat(facts))
+  try:
+    before = journal.without_sum(files.read_json(path))
+  except (errors.InputError, ValueError) as error:
+    raise errors.InputError(
+        f'{path}, which tells what decides this run, cannot be used ({error}). '
+        'If this run was begun with these very settings, delete that file and '
+        'start the same command again; else give another --workdir.'
+    ) from error
+  other = journal.differences(_flat(before), _flat(facts))
   if other:
     raise errors.InputError(
         f'{path}: this work directory belongs to another run: {other}. Go on '

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
+import math
 import signal
 import threading
 from typing import Any
@@ -150,9 +151,15 @@ def train(
   return dataclasses.replace(
       result,
       state=state,
-      evaluation=writer.last('eval', result.best) or {},
+      evaluation=_evaluation(writer, result.best),
       params_sha256=seal.digest(state.params),
   )
+
+
+def _evaluation(writer, until: float = math.inf) -> dict[str, Any]:
+  """Returns the last evaluation up to a step, or {}."""
+  found = writer.last('eval', until)
+  return found if isinstance(found, dict) else {}
 
 
 def _write(writer, step: int, values: dict[str, Any]) -> None:
@@ -221,7 +228,7 @@ def _result(
       steps=steps,
       skipped=int(state.skipped),
       loss=writer.last('loss'),
-      evaluation=writer.last('eval') or {},
+      evaluation=_evaluation(writer),
       best=checkpointer.best(),
       params_sha256=seal.digest(state.params),
       interrupted=steps < schedule.steps,

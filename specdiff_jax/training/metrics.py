@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 
 
 class Pace:
@@ -74,11 +75,17 @@ class MetricsWriter:
 
   Only one process may write a file: the others pass `path=None`, and then
   nothing is written. With `events`, a folder, the same numbers go there for
-  TensorBoard; InputError where tensorboardX is not installed.
+  TensorBoard; InputError where tensorboardX is not installed. `say` is told of
+  damaged lines.
   """
 
-  def __init__(self, path: str | None, events: str | None = None):
-    self._path = path
+  def __init__(
+      self,
+      path: str | None,
+      events: str | None = None,
+      say: Callable[[str], None] = lambda text: None,
+  ):
+    self._path, self._say = path, say
     self._events = _Events(events) if path and events else None
     if path:
       self._guard(os.makedirs, os.path.dirname(path) or '.', exist_ok=True)
@@ -93,22 +100,41 @@ class MetricsWriter:
       self._guard(self._events.add, record)
 
   def read(self) -> list[dict[str, Any]]:
-    """Returns the lines written so far, a torn last one left out."""
-    records = []
-    if self._path and os.path.exists(self._path):
-      with open(self._path, encoding='utf-8') as file:
-        for line in file:
-          try:
-            records.append(json.loads(line))
-          except json.JSONDecodeError:
-            break
-    return records
+    """Returns the lines written so far, without torn and damaged ones."""
+    return self._lines()[0]
+
+  def _lines(self) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Returns the objects of the good lines, and the others."""
+    records, bad = [], []
+    if self._path and os.path.lexists(self._path):
+      with files.open_file(self._path) as file:
+        while line := file.readline(files.MOST_JSON):
+          record = _parse(line)
+          if record is not None:
+            records.append(record)
+          else:
+            bad.append(line)
+    return records, bad
 
   def truncate(self, step: int) -> None:
-    """Drops what lies past `step`: a resumed run will write it again."""
-    if self._path and os.path.exists(self._path):
-      kept = [record for record in self.read() if record['step'] <= step]
-      self._guard(self._replace, ''.join(json.dumps(r) + '\n' for r in kept))
+    """Drops what lies past `step`: a resumed run will write it again.
+
+    Damaged lines go to a file beside it; a torn last one is dropped.
+    """
+    records, bad = self._lines()
+    if bad and not bad[-1].endswith(b'\n'):
+      del bad[-1]
+    if bad:
+      aside = f'{self._path}.damaged'
+      self._guard(self._replace, aside, b''.join(bad))
+      self._say(
+          f'metrics: {len(bad)} damaged lines of {self._path} are set aside, '
+          f'in {aside}; the run goes on.'
+      )
+    if self._path and os.path.lexists(self._path):
+      kept = [record for record in records if record['step'] <= step]
+      data = ''.join(json.dumps(r) + '\n' for r in kept).encode()
+      self._guard(self._replace, self._path, data)
     if self._events:
       self._guard(self._events.restart, self.read())
 
@@ -122,7 +148,7 @@ class MetricsWriter:
   def _append(self, text: str) -> None:
     """Writes it whole, or not at all where the disk is full."""
     data = text.encode()
-    file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    file = files.open_own(self._path, os.O_WRONLY | os.O_APPEND)
     try:
       before = os.fstat(file).st_size
       if os.write(file, data) < len(data):
@@ -131,12 +157,9 @@ class MetricsWriter:
     finally:
       os.close(file)
 
-  def _replace(self, text: str) -> None:
-    with open(self._path + '.tmp', 'w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(self._path + '.tmp', self._path)
+  def _replace(self, path: str, data: bytes) -> None:
+    with files.whole(path) as file:
+      file.write(data)
 
   def _guard(self, function, *args, **kwargs) -> None:
     try:
@@ -171,7 +194,8 @@ class _Events:
     """Begins with these records and no others."""
     if self._writer:
       self._writer.close()
-    for old in glob.glob(os.path.join(self._folder, 'events.out.tfevents.*')):
+    own = os.path.join(glob.escape(self._folder), 'events.out.tfevents.*')
+    for old in glob.glob(own):
       os.remove(old)
     os.makedirs(self._folder, exist_ok=True)
     self._writer = self._open(os.path.join(self._folder, 'events'))
@@ -180,7 +204,8 @@ class _Events:
 
   def add(self, record: dict[str, Any]) -> None:
     """Writes the numbers of one line, those of `eval` under that name."""
-    inner = record.get('eval', {})
+    inner = record.get('eval')
+    inner = inner if isinstance(inner, dict) else {}
     values = record | {f'eval/{name}': inner[name] for name in inner}
     event = self._event(step=record['step'], wall_time=time.time())
     for name, value in values.items():
@@ -188,6 +213,28 @@ class _Events:
         event.summary.value.add(tag=name, simple_value=value)
     self._writer.write_event(event)
     self._writer.flush()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+  """Returns the object of a line, or None where `write` writes no such line."""
+  try:
+    record = files.parse_json(line) if line.endswith(b'\n') else None
+  except ValueError:
+    return None
+  if not isinstance(record, dict) or type(record.get('step')) is not int:
+    return None
+  if type(record.get('loss')) not in (int, float, type(None)):
+    return None
+  return record if _finite(record) else None
+
+
+def _finite(value: Any) -> bool:
+  """Returns whether no number in it is nan or infinite; JSON has no such."""
+  if isinstance(value, dict):
+    return all(map(_finite, value.values()))
+  if isinstance(value, list):
+    return all(map(_finite, value))
+  return not isinstance(value, float) or math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

@@ -83,12 +83,15 @@ def test_damage_in_the_middle_is_named(tmp_path):
   with trajectories.Journal(str(tmp_path), HEADER) as journal:
     journal.append([made('x'), made('y')])
   lines = path_of(tmp_path).read_bytes().splitlines(keepends=True)
-  for bad, said in ((b'{"id"\n', 'line 2: not a JSON object'),
-                    (b'{"id":"x"}\n', 'line 2: not a trajectory')):
-    path_of(tmp_path).write_bytes(lines[0] + bad + lines[2])
+  old = b'{"journal":1,"header":%s}\n' % json.dumps(HEADER).encode()
+  for first, bad, said in (
+      (lines[0], b'{"id"\n', 'line 2: not a JSON object'),
+      (lines[0], b'{"id":"x"}\n', 'line 2: without a checksum'),
+      (old, b'{"id":"x"}\n', 'line 2: not a trajectory')):
+    path_of(tmp_path).write_bytes(first + bad + lines[2])
     with pytest.raises(errors.InputError, match=said):
       trajectories.Journal(str(tmp_path), HEADER)
-    assert path_of(tmp_path).read_bytes() == lines[0] + bad + lines[2]
+    assert path_of(tmp_path).read_bytes() == first + bad + lines[2]
 
 
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path):

@@ -84,7 +84,9 @@ class Case:
     if split:
       params = jax.device_put(checkpoint.params, split(checkpoint.params))
       checkpoint = dataclasses.replace(checkpoint, params=params)
-    run = build_training.run(config, checkpoint, f'{workdir}/data', workdir)
+    run = build_training.run(
+        config, checkpoint, [f'{workdir}/data'], workdir
+    )
     self.run = dataclasses.replace(run, optimizer=optax.sgd(RATE))
     self.state, self.frozen, self.step = self.run.start()
     self.prepare = self.run.prepare(self.run.data)

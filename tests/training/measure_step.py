@@ -53,7 +53,7 @@ def main(recipe: str, folder: str, rounds: int) -> None:
   from specdiff_jax.training import flops as flops_lib
 
   config = command.load(recipe)
-  run = build_training.run(config, decoding.verifier(config), folder, '')
+  run = build_training.run(config, decoding.verifier(config), [folder], '')
   state, frozen, step = run.start()
   rows = next(iter(windows.batches(run.data, run.sizes)))
   batch = run.prepare(run.data)(rows)

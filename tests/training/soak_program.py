@@ -85,7 +85,7 @@ def main(seconds: float, workdir: str, leak: bool) -> None:
   folder = os.path.join(workdir, 'trajectories')
   prompts = decoding.prompts(config, config.prompts, 0)
   collect.into(config, checkpoint, prompts, folder, 'lookup')
-  run = build_training.run(config, checkpoint, folder, workdir)
+  run = build_training.run(config, checkpoint, [folder], workdir)
   watch = Watch(seconds, timing.compilations, leak)
   result = run.train(watch)
   print(json.dumps({'steps': result.steps} | watch.figures()))
