@@ -1,4 +1,4 @@
-"""vocab.json and merges.txt: repositories that are older than tokenizer.json."""
+"""vocab.json and merges.txt, of repositories older than tokenizer.json."""
 
 import os
 from typing import Any

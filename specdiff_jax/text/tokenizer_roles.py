@@ -24,6 +24,7 @@ ROLES = (
     'cls_token',
     'mask_token',
 )
+_MOST_ADDED = 1 << 17  # models of speech have 65,536
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 
 
@@ -57,7 +58,8 @@ def read(path: str, settings: dict[str, Any]):
   special = {t.content for t in (*roles.values(), *more) if t is not None}
   at = os.path.join(path, _OLD_ADDED)
   added = {}
-  for text, i in tokenizer_settings.optional(path, _OLD_ADDED).items():
+  old = tokenizer_settings.optional(path, _OLD_ADDED)
+  for text, i in _few(at, 'the file', old).items():
     known = text in special
     added[_id(at, i)] = tokenizers.AddedToken(
         text, special=known, normalized=not known
@@ -86,7 +88,7 @@ def _roles(at: str, settings: dict[str, Any]):
     return roles | named, []
   if not isinstance(more, list):
     raise tokenizer_settings.wrong(at, key, more, 'a list of tokens')
-  return roles, [_token(at, key, token, True) for token in more]
+  return roles, [_token(at, key, token, True) for token in _few(at, key, more)]
 
 
 def _token(at: str, key: str, value: Any, special: bool = False):
@@ -94,7 +96,8 @@ def _token(at: str, key: str, value: Any, special: bool = False):
   if isinstance(value, str):
     return tokenizers.AddedToken(value, special=True)
   if not isinstance(value, dict) or not isinstance(value.get('content'), str):
-    raise tokenizer_settings.wrong(at, key, value, 'a token (a text, or an object with content)')
+    wanted = 'a token (a text, or an object with content)'
+    raise tokenizer_settings.wrong(at, key, value, wanted)
   flags = {k: value[k] for k in _FLAGS if k in value}
   for name, flag in flags.items():
     if not isinstance(flag, bool):
@@ -113,6 +116,15 @@ def _id(at: str, value: Any) -> int:
 def _table(at: str, key: str, value: Any) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise tokenizer_settings.wrong(at, key, value, 'a table of tokens')
+  return _few(at, key, value)
+
+
+def _few(at: str, key: str, value: Any) -> Any:
+  if len(value) > _MOST_ADDED:
+    raise errors.InputError(
+        f'{at}: {key} adds {len(value)} tokens, where at most {_MOST_ADDED} '
+        'may be; download the file again.'
+    )
   return value
 
 
@@ -137,8 +149,9 @@ def add(path: str, backend, roles, more, added) -> None:
   for i, token in added.items():
     found = backend.token_to_id(token.content)
     if found != i:
+      text = tokenizer_settings.shown(token.content)
       raise errors.InputError(
-          f'{path}: the added token {tokenizer_settings.shown(token.content)} is to have the id '
-          f'{i}, but the next free one, or that of the vocabulary, is {found}; '
-          'the vocabulary and the files beside it belong to different models.'
+          f'{path}: the added token {text} is to have the id {i}, but the next '
+          f'free one, or that of the vocabulary, is {found}; the vocabulary '
+          'and the files beside it belong to different models.'
       )
