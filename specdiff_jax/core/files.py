@@ -23,6 +23,7 @@ _HELD = '.specdiff-held'  # in a workspace; see there
 _DEPTH = 64  # of JSON: arrays and objects in each other
 _PLAIN = re.compile(r'[A-Za-z0-9_./+=@, -]*')
 _aliases: dict[tuple[int, int], int] = {}  # open folders, by device and inode
+_MOST_INNER = 1 << 19  # arrays and objects, each of which takes time and memory
 _HALF = re.compile(rb'\\u[dD][89abAB]|\\u[dD][c-fC-F]')
 _HALF_TEXT = re.compile('[\ud800-\udfff]')
 
@@ -78,14 +79,18 @@ def parse_json(data: bytes | str) -> Any:
   """Returns the value of a JSON text; ValueError with a reason where it fails.
 
   Refuses what later work could not bear: texts with half of a surrogate pair,
-  and arrays and objects more than 64 deep.
+  and arrays and objects that are more than half a million, or more than 64
+  deep.
   """
+  raw = data.encode('utf-8', 'surrogatepass') if isinstance(data, str) else data
+  inner = raw.count(b'[') + raw.count(b'{')
+  if inner > _MOST_INNER:
+    raise ValueError('there are too many arrays or objects')
   try:
     value = json.loads(data)
   except RecursionError:
     raise ValueError('arrays or objects are nested too deep') from None
-  raw = data.encode('utf-8', 'surrogatepass') if isinstance(data, str) else data
-  if raw.count(b'[') + raw.count(b'{') > _DEPTH and _deeper(value, _DEPTH):
+  if inner > _DEPTH and _deeper(value, _DEPTH):
     raise ValueError('arrays or objects are nested too deep')
   if _HALF.search(raw) and _half_of_a_pair(value):
     raise ValueError(

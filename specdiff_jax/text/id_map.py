@@ -13,8 +13,8 @@ import numpy as np
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.text import tokenizer as tokenizer_lib
-from specdiff_jax.text import tokenizer_bpe
-from specdiff_jax.text import tokenizer_files
+from specdiff_jax.text import tokenizer_roles
+from specdiff_jax.text import tokenizer_settings
 
 MASKED = -1  # the verifier has no such token: never drafted, no part of q
 _BYTE_NAME = re.compile('<0x([89A-F][0-9A-F])>')  # those that are not ASCII
@@ -111,13 +111,10 @@ def tokens_in(folder: str) -> dict[str, int]:
   whole = os.path.join(folder, 'tokenizer.json')
   if os.path.exists(whole) or not os.path.exists(vocab):
     return tokens_of(tokenizer_lib.Tokenizer.from_directory(folder))
-  tokens = files.read_json(vocab) | tokenizer_files.added_tokens(folder)
+  tokens = files.read_json(vocab) | tokenizer_roles.added_tokens(folder)
   for text, index in tokens.items():
-    if type(index) is not int or not 0 <= index < tokenizer_bpe.MOST_IDS:
-      raise errors.InputError(
-          f'{folder}: the token {text!r} has the id {index!r}, which is no '
-          'number of a token; download vocab.json and its neighbours again.'
-      )
+    what = f'the token {tokenizer_settings.shown(text)}'
+    tokenizer_settings.number(folder, what, index)
   return tokens
 
 

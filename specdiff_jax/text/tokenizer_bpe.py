@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import decoders
 from tokenizers import models
 from tokenizers import normalizers
+from tokenizers import processors
 
 from specdiff_jax.core import errors
 from specdiff_jax.text import tokenizer_json
@@ -56,8 +57,8 @@ def from_scores(
   if sum(len(text) ** 2 for text in tokens) > _MOST_WORK:
     raise errors.InputError(
         f'{source}: its tokens are so long that merges cannot be found (the '
-        f'longest has {max(map(len, tokens))} letters); take the tokenizer.json '
-        'of this model instead.'
+        f'longest has {max(map(len, tokens))} letters); take the '
+        'tokenizer.json of this model instead.'
     )
   if not all(map(math.isfinite, scores)):
     raise errors.InputError(
@@ -111,6 +112,19 @@ def add_tokens(
 
   backend.add_special_tokens(of_type(CONTROL, True))
   backend.add_tokens(of_type(USER, False))
+
+
+def add_ends(
+    backend: tokenizers.Tokenizer, first: str | None, last: str | None
+) -> None:
+  """Has a token added before a text, and one behind it, where one is given."""
+  ends = [text for text in (first, last) if text]
+  single = [text for text in (first, '$A', last) if text]
+  if ends:
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        special_tokens=[(text, backend.token_to_id(text)) for text in {*ends}],
+    )
 
 
 def _merges(tokens, scores, types) -> list[tuple[str, str]]:

@@ -12,7 +12,6 @@ import tokenizers
 from tokenizers import decoders
 from tokenizers import normalizers
 from tokenizers import pre_tokenizers
-from tokenizers import processors
 
 from specdiff_jax.core import errors
 from specdiff_jax.text import tokenizer_bpe
@@ -125,13 +124,8 @@ def _add_ends(backend, fields, tokens, ids, adds_bos: bool, source: str):
           f'there is no tokenizer.ggml.{role}_token_id; convert the model '
           'again, or take its Hugging Face directory.'
       )
-    ends.append([tokens[ids[role]]] if wanted else [])
-  if ends[0] or ends[1]:
-    texts = {*ends[0], *ends[1]}
-    backend.post_processor = processors.TemplateProcessing(
-        single=[*ends[0], '$A', *ends[1]],
-        special_tokens=[(text, backend.token_to_id(text)) for text in texts],
-    )
+    ends.append(tokens[ids[role]] if wanted else None)
+  tokenizer_bpe.add_ends(backend, *ends)
 
 
 def _check_text_is_kept(fields: dict[str, Any], source: str) -> None:

@@ -22,8 +22,9 @@ _BYTES = 4 << 20  # of the file, four times what 262,144 tokens take
 _MEMORY = 1 << 30
 _TEXTS = (
     '',
-    'The 3 quick\n\n  brown foxes, "jumped" over 42,000 lazy dogs\u2019 backs;\t'
-    "it's <|x|> [MASK] d\u00e9j\u00e0 \u65e5\u672c \U0001f642e\u0301 \x00\x7f#!",
+    'The 3 quick\n\n  brown foxes, "jumped" over 42,000 lazy dogs\u2019 backs;'
+    "\tit's <|x|> [MASK] d\u00e9j\u00e0 \u65e5\u672c \U0001f642e\u0301 "
+    '\x00\x7f#!',
     ' ' * 40 + 'a' * 40 + 'A' * 40 + '1' * 40 + '!' * 40 + '\n' * 40 + '-',
     'a a ' * 20 + 'a1' * 20 + 'aA' * 20 + '!',
 )

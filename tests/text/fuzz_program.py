@@ -72,7 +72,8 @@ def valid(name):
     }
   if name == 'chat_template.jinja':
     files[name] = (
-        '{% for m in messages %}{{ m.role ~ ": " ~ m.content|trim }}{% endfor %}'
+        '{% for m in messages %}{{ m.role ~ ": " ~ m.content|trim }}'
+        '{% endfor %}'
         '{% if add_generation_prompt %}{{ eos_token }}{% endif %}'
     )
   if name == 'tokenizer.json':

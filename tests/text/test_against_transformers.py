@@ -1,4 +1,4 @@
-"""Directories of tokenizers: ids, prompts and texts as transformers has them."""
+"""Directories of tokenizers: ids, prompts and texts as in transformers."""
 
 import json
 

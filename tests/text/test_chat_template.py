@@ -24,7 +24,8 @@ _PROMPT = '  What is "2 + 2"?\n<b>é</b> 🙂 '
 # name -> template
 CONSTRUCTS = {
     'a loop over turns': (
-        '{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}'
+        '{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}'
+        '{{ eos_token }}'
         '\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}'
     ),
     'keys with brackets': (
@@ -72,12 +73,15 @@ CONSTRUCTS = {
     ),
     'whitespace control': (
         '  {%- for m in messages -%}\n   <{{- m.role -}}>  \n {%- endfor %}  \n'
-        ' {% if true %}\n a \n {% endif %}\n  {# a comment #}\n b \n{{- " c" }}\n'
+        ' {% if true %}\n a \n {% endif %}\n  {# a comment #}\n b \n'
+        '{{- " c" }}\n'
     ),
     'tools are none': (
-        '{% if tools is not none %}TOOLS{% endif %}{% if not tools %}no{% endif %}'
+        '{% if tools is not none %}TOOLS{% endif %}'
+        '{% if not tools %}no{% endif %}'
         '{% if tools is defined and tools %}T{% endif %}{{ tools is iterable }}'
-        '{{ documents is none }}{{ documents is defined }}{{ tools|default("x") }}'
+        '{{ documents is none }}{{ documents is defined }}'
+        '{{ tools|default("x") }}'
         '{{ tools|default("x", true) }}'
     ),
     'names that nobody gives': (
@@ -105,10 +109,13 @@ CONSTRUCTS = {
     ),
     'reasoning of earlier turns': (
         '{% for m in messages %}{% set text = m.content %}{% set why = "" %}'
-        '{% if m.reasoning_content is string %}{% set why = m.reasoning_content %}'
+        '{% if m.reasoning_content is string %}'
+        '{% set why = m.reasoning_content %}'
         '{% elif "</think>" in text %}'
-        '{% set why = text.split("</think>")[0].rstrip("\\n").split("<think>")[-1]'
-        '.lstrip("\\n") %}{% set text = text.split("</think>")[-1] %}{% endif %}'
+        '{% set why = text.split("</think>")[0].rstrip("\\n")'
+        '.split("<think>")[-1]'
+        '.lstrip("\\n") %}{% set text = text.split("</think>")[-1] %}'
+        '{% endif %}'
         '({{ why }})({{ text }}){% endfor %}'
     ),
     'calls of tools': (
@@ -130,22 +137,26 @@ CONSTRUCTS = {
         "{{ t.replace('2', 'two') }}|{{ t.startswith('  W') }}|{{ t.split() }}|"
         "{{ t.title() }}|{{ t.find('2') }}|{{ '-'.join(['a', 'b']) }}|"
         "{{ t.strip().endswith('>') }}|{{ '{}: {}'.format(1, 'x') }}|"
-        "{{ '%s %d' % ('a', 3) }}|{{ t[2:6] }}|{{ t[-3:] }}|{{ t.splitlines() }}"
+        "{{ '%s %d' % ('a', 3) }}|{{ t[2:6] }}|{{ t[-3:] }}|"
+        "{{ t.splitlines() }}"
         "|{{ t.count('2') }}|{{ t.lstrip() }}|{{ 'a,b'.partition(',') }}"
     ),
     'filters': (
         '{{ messages|length }}{{ messages|map(attribute="role")|join(", ") }}'
         '{{ messages|selectattr("role", "equalto", "user")|list|count }}'
         '{{ messages|rejectattr("role", "equalto", "user")|list }}'
-        '{{ [3, 1, 2]|sort|first }}{{ [3, 1]|last }}{{ "aBc"|lower|capitalize }}'
+        '{{ [3, 1, 2]|sort|first }}{{ [3, 1]|last }}'
+        '{{ "aBc"|lower|capitalize }}'
         '{{ "a b"|replace(" ", "_") }}{{ [1, 2, 3]|sum }}{{ "x"|upper|safe }}'
         '{{ "<a>"|escape }}{{ "a\nb"|indent(4) }}{{ "a\nb"|indent(2, true) }}'
         '{{ 3.7|int }}{{ "5"|int + 1 }}{{ 2|string ~ "x" }}{{ [[1, 2]]|first }}'
         '{{ 5|default(3) }}{{ nobody|default("d") }}{{ [1, 2]|reverse|list }}'
-        '{{ "abc"|list }}{{ [1, 1]|unique|list }}{{ -3|abs }}{{ 2.55|round(1) }}'
+        '{{ "abc"|list }}{{ [1, 1]|unique|list }}{{ -3|abs }}'
+        '{{ 2.55|round(1) }}'
         '{{ "hello world"|wordcount }}{{ "abcdef"|truncate(4, true, "..") }}'
         '{{ [1, 2, 3]|select("odd")|list }}{{ ["a", "b"]|map("upper")|list }}'
-        '{{ [1, 2, 3]|batch(2)|list }}{{ [1, 2]|max }}{{ [{"a": 1}]|groupby("a") }}'
+        '{{ [1, 2, 3]|batch(2)|list }}{{ [1, 2]|max }}'
+        '{{ [{"a": 1}]|groupby("a") }}'
         '{{ "a"|center(5) }}{{ {"a": 1}|items|list }}{{ "%03d"|format(7) }}'
     ),
     'break and continue': (
@@ -153,26 +164,33 @@ CONSTRUCTS = {
         '{% if i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}'
     ),
     'else of a loop': (
-        '{% for m in messages if m.role == "tool" %}{{ m.role }}{% else %}no tool'
+        '{% for m in messages if m.role == "tool" %}{{ m.role }}'
+        '{% else %}no tool'
         '{% endfor %}'
     ),
     'a loop that calls itself': (
         '{% for m in [[1, [2, [3]]]] recursive %}{% if m is iterable %}'
-        '({{ loop(m) }}){% else %}{{ m }}@{{ loop.depth }}{% endif %}{% endfor %}'
+        '({{ loop(m) }}){% else %}{{ m }}@{{ loop.depth }}{% endif %}'
+        '{% endfor %}'
     ),
     'generation': (
         '{% for m in messages %}{% if m.role == "assistant" %}A{% endif %}'
         '{% generation %}{{ m.content }}{% set x = 1 %}\n  {% endgeneration %}'
-        '{{ x is defined }}{% endfor %}{%- generation -%}  {%- endgeneration -%}'
+        '{{ x is defined }}{% endfor %}'
+        '{%- generation -%}  {%- endgeneration -%}'
         '{% generation %}{% endgeneration %}'
     ),
     'a block of set': (
-        '{% set head %}<{{ messages[0].role }}>\n{% endset %}{{ head }}{{ head|trim }}'
-        '{% set a, b = 1, "two" %}{{ a }}{{ b }}{% set c | upper %}x{% endset %}{{ c }}'
+        '{% set head %}<{{ messages[0].role }}>\n{% endset %}{{ head }}'
+        '{{ head|trim }}'
+        '{% set a, b = 1, "two" %}{{ a }}{{ b }}'
+        '{% set c | upper %}x{% endset %}{{ c }}'
     ),
     'expressions': (
-        '{{ 1 if messages else 2 }}{{ 7 // 2 }}{{ 7 % 4 }}{{ 2 ** 5 }}{{ 7 / 2 }}'
-        '{{ not false and (true or false) }}{{ 1 < 2 <= 2 }}{{ "a" ~ 1 ~ none }}'
+        '{{ 1 if messages else 2 }}{{ 7 // 2 }}{{ 7 % 4 }}{{ 2 ** 5 }}'
+        '{{ 7 / 2 }}'
+        '{{ not false and (true or false) }}{{ 1 < 2 <= 2 }}'
+        '{{ "a" ~ 1 ~ none }}'
         '{{ [1, 2] + [3] }}{{ (1, 2) }}{{ {"a": [1]}["a"][0] }}{{ "a" * 3 }}'
         '{{ 1.0 }}{{ none }}{{ true }}{{ "a" not in "b" }}{{ -1 }}{{ 1e3 }}'
     ),
@@ -183,21 +201,27 @@ CONSTRUCTS = {
     'raw text': '{% raw %}{{ not this }}{% endraw %}{{ "{{" }}{# {{ nor }} #}',
     'functions': (
         '{{ range(3)|list }}{{ range(1, 8, 3)|list }}{{ dict(a=1, b=2) }}'
-        '{{ dict.fromkeys(["a"], 3) }}{% set j = joiner(", ") %}{{ j() }}a{{ j() }}'
-        '{% set c = cycler("x", "y") %}{{ c.next() }}{{ c.next() }}{{ c.current }}'
+        '{{ dict.fromkeys(["a"], 3) }}{% set j = joiner(", ") %}'
+        '{{ j() }}a{{ j() }}'
+        '{% set c = cycler("x", "y") %}{{ c.next() }}{{ c.next() }}'
+        '{{ c.current }}'
         '{{ namespace({"a": 1}, b=2).a }}'
     ),
     'the time': (
         '{{ strftime_now("%Y")|length }}{{ strftime_now("%d %b %Y") }}'
         '{% set now = strftime_now("%B") %}{{ now == now|capitalize }}'
     ),
-    'what an object shows': '{{ messages }}{{ messages[0] }}{{ [none, true, 1.0] }}',
+    'what an object shows': '{{ messages }}{{ messages[0] }}'
+    '{{ [none, true, 1.0] }}',
     'attributes that are not there': (
         '{{ messages[0].nothing }}{{ messages[0]["nothing"] is defined }}'
         '{{ messages[5] is defined }}{{ nobody }}{{ (nobody or "x") }}'
         '{{ messages[0].content[0] }}'
     ),
-    'lines': 'a\r\nb\n{{ messages[0].role }}\n\n{% if true %}\n\nc\n{% endif %}\n\n',
+    'lines': (
+        'a\r\nb\n{{ messages[0].role }}\n\n{% if true %}\n\nc\n'
+        '{% endif %}\n\n'
+    ),
 }
 # What some of them make of the prompt "Hi".
 STORED = {
@@ -301,7 +325,8 @@ _WAYS_OUT = (
     "{{ '{0.__class__}'.format(1) }}",
     "{{ '{0.__class__.__mro__}'.format_map({'0': 1}) }}",
     "{{ ('{0.__class__}'|attr('format'))(1) }}",
-    "{% set f = '{0.__class__.__init__.__globals__}'.format %}{{ f(messages) }}",
+    "{% set f = '{0.__class__.__init__.__globals__}'.format %}"
+    "{{ f(messages) }}",
     "{{ ['{0.__class__}'.format][0](1) }}",
     "{{ ['{0.__class__}']|map('format', 1)|list }}",
     "{{ [messages]|map(attribute='__class__')|list }}",
@@ -343,7 +368,8 @@ def test_no_way_out(template):
 
 
 _GREEDY = {
-    'loops': '{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}'
+    'loops': '{% for i in range(99999) %}{% for j in range(99999) %}'
+    '{% endfor %}'
              '{% endfor %}',
     'a long range': '{% for i in range(10 ** 9) %}{% endfor %}',
     'a power': '{{ 2 ** (10 ** 9) }}',
@@ -362,8 +388,10 @@ _GREEDY = {
     'replaced': "{{ ('a' * 10 ** 6).replace('a', 'a' * 10 ** 6) }}",
     'lipsum': '{{ lipsum(n=10 ** 9) }}',
     'cycler': '{% set c = cycler(1, 2) %}{% for i in range(99999) %}'
-              '{% for j in range(99999) %}{{ c.next() }}{% endfor %}{% endfor %}',
-    'a macro that calls itself': '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}',
+              '{% for j in range(99999) %}{{ c.next() }}{% endfor %}'
+              '{% endfor %}',
+    'a macro that calls itself': '{% macro f() %}{{ f() }}{% endmacro %}'
+    '{{ f() }}',
     'macros that call each other twice':
         '{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}'
         '{% endmacro %}{{ f(90) }}',

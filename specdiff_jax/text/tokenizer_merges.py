@@ -1,0 +1,73 @@
+"""vocab.json and merges.txt, of repositories older than tokenizer.json."""
+
+import os
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import normalizers
+from tokenizers import pre_tokenizers
+
+from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.text import tokenizer_bpe
+from specdiff_jax.text import tokenizer_json
+from specdiff_jax.text import tokenizer_settings
+
+
+def backend(
+    path: str, kind: str, settings: dict[str, Any]
+) -> tokenizers.Tokenizer:
+  """Returns byte-level BPE, with the words of the class `kind`."""
+  if kind not in ('GPT2Tokenizer', 'Qwen2Tokenizer'):
+    raise errors.InputError(
+        f'{path}: there is no tokenizer.json, and vocab.json and merges.txt do '
+        f'not say how {tokenizer_settings.shown(kind)} splits a text (known '
+        'are GPT2Tokenizer and Qwen2Tokenizer); make a tokenizer.json with '
+        "transformers: AutoTokenizer.from_pretrained('.').save_pretrained('.') "
+        'in this directory.'
+    )
+  file, merges = (
+      os.path.join(path, name) for name in ('vocab.json', 'merges.txt')
+  )
+  vocabulary = files.read_json(file)
+  for text, i in vocabulary.items():
+    what = f'the token {tokenizer_settings.shown(text)}'
+    tokenizer_settings.number(file, what, i)
+  pairs = []
+  try:
+    lines = tokenizer_json.read(merges).decode('utf-8').split('\n')
+  except UnicodeDecodeError as e:
+    raise errors.InputError(
+        f'{merges}: not UTF-8 ({e}); download the file again.'
+    ) from e
+  lines = lines[:-1] if lines[-1] == '' else lines
+  for number, line in enumerate(lines, 1):
+    line = line.removesuffix('\r')
+    if line.startswith('#version'):
+      continue
+    pair = tuple(line.split(' '))
+    if len(pair) != 2:
+      raise errors.InputError(
+          f'{merges}: line {number} is not two tokens with a space between '
+          'them; download the file again.'
+      )
+    pairs.append(pair)
+  prefix = tokenizer_settings.flag(path, settings, 'add_prefix_space')
+  with tokenizer_json.calls(
+      f'{path}: vocab.json and merges.txt do not make a vocabulary',
+      'download both again',
+  ):
+    result = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+  if kind == 'GPT2Tokenizer':
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+  else:
+    result.normalizer = normalizers.NFC()
+    split = tokenizers.Regex(tokenizer_bpe.SPLIT.replace('DIGITS', ''))
+    result.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(split, behavior='isolated'),
+        pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
+    ])
+  result.decoder = decoders.ByteLevel()
+  return result
