@@ -18,6 +18,8 @@ from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
 
 FORMAT = 'specdiff_jax drafter 1'
+_LISTS = ('features', 'start')  # sizes that are several numbers
+_ZERO = (*_LISTS, 'ngram', 'mask_id')  # and those that may be 0
 
 
 class Config(Protocol):
@@ -128,13 +130,18 @@ def fields(path: str, text: str) -> dict[str, Any]:
     found = files.parse_json(text)
     if not isinstance(found, dict):
       raise TypeError('they are no object')
+    verifier = config_lib.TransformerConfig(**found['verifier'])
     for name, value in found.items():
-      if name != 'verifier':
-        for number in value if isinstance(value, list) else [value]:
-          config_lib.check_type('config', name, int, number, may_be_zero=True)
+      if name == 'verifier':
+        continue
+      if isinstance(value, list) != (name in _LISTS):
+        raise TypeError(f'{name} is {printing.short(value)}')
+      for number in value if isinstance(value, list) else [value]:
+        config_lib.check_type('config', name, int, number, name in _ZERO)
       if isinstance(value, list) and len(value) > config_lib.MOST_LAYERS:
         raise TypeError(f'{name} has {len(value)} items')
-    config_lib.TransformerConfig(**found['verifier'])
+    if found.get('layers', 1) > verifier.layers:
+      raise TypeError('it has more layers than its verifier')
   except (KeyError, TypeError, ValueError, errors.InputError) as error:
     raise errors.InputError(
         f'{path}: the sizes in its metadata cannot be read ({error}). It was '

@@ -1,9 +1,9 @@
 """Reads damaged JSON in little time and memory; prints what came of it.
 
-  python fuzz_json_program.py KIND FOLDER CASES
+  python fuzz_json_program.py KINDS FOLDER CASES
 
-KIND is one of MAKERS, or 'trusting': a reader that believes what it reads, to
-show that this program would notice. FOLDER is made by it. Each case changes the
+KINDS are some of MAKERS, as a,b; 'trusting' is a reader that believes what it
+reads, to show that this program would notice. FOLDER is an empty one. Each case changes the
 JSON with seed 0, 1, ...: other types, depths, sizes and names, or other bytes;
 the reader has to succeed or raise InputError of few words, within 2 seconds of
 the processor and 1 GiB.
@@ -224,11 +224,13 @@ MAKERS = {
 del MAKERS['diffullama'], MAKERS['diffugpt']
 
 
-def main(kind, folder, cases):
-  file, read = MAKERS[kind](os.path.join(folder, kind), kind)
-  read()  # whole; and everything is imported
-  with open(file, encoding='utf-8') as text:
-    whole = text.read()
+def main(kinds, folder, cases):
+  made = {
+      kind: MAKERS[kind](os.path.join(folder, kind), kind)
+      for kind in kinds.split(',')
+  }
+  for _, read in made.values():
+    read()  # whole; and everything is imported
   with open('/proc/self/statm', encoding='utf-8') as text:
     used = int(text.read().split()[0]) * resource.getpagesize()
   resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
@@ -237,8 +239,16 @@ def main(kind, folder, cases):
     raise TimeoutError
 
   signal.signal(signal.SIGPROF, late)
+  told = {kind: cases_of(*made[kind], int(cases)) for kind in made}
+  print(json.dumps(told))
+
+
+def cases_of(file, read, cases):
+  """Returns how many were read or refused, and what went wrong."""
+  with open(file, encoding='utf-8') as text:
+    whole = text.read()
   outcomes = {'read': 0, 'refused': 0, 'wrong': []}
-  for seed in range(int(cases)):
+  for seed in range(cases):
     with open(file, 'wb') as out:
       out.write(changed(whole, seed))
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -253,7 +263,9 @@ def main(kind, folder, cases):
       outcomes['wrong'].append(f'{seed}: {type(e).__name__}: {e}'[:200])
     finally:
       signal.setitimer(signal.ITIMER_PROF, 0)
-  print(json.dumps(outcomes))
+  with open(file, 'w', encoding='utf-8') as out:
+    out.write(whole)
+  return outcomes
 
 
 assert hf_families.FAMILIES.keys() - FAMILIES.keys() == {
