@@ -130,7 +130,7 @@ def fields(path: str, text: str) -> dict[str, Any]:
     found = files.parse_json(text)
     if not isinstance(found, dict):
       raise TypeError('they are no object')
-    verifier = config_lib.TransformerConfig(**found['verifier'])
+    verifier = _verifier(found['verifier'])
     for name, value in found.items():
       if name == 'verifier':
         continue
@@ -149,6 +149,13 @@ def fields(path: str, text: str) -> dict[str, Any]:
         'again, or take that version.'
     ) from error
   return found
+
+
+def _verifier(sizes: Any) -> config_lib.TransformerConfig:
+  try:
+    return config_lib.TransformerConfig(**sizes)
+  except (TypeError, errors.InputError) as error:
+    raise TypeError(f'verifier: {str(error).rstrip(".")}') from error
 
 
 def _config(path: str, text: str, family: type[Config]) -> Config:
