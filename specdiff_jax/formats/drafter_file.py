@@ -191,9 +191,10 @@ def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
   for name in sorted(expected | found):
     if expected.get(name) != found.get(name):
       raise errors.InputError(
-          f'{path}: tensor {printing.short(name)} has shape {found.get(name, "(missing)")}, '
-          f'but its config asks for {expected.get(name, "(none)")}. The file '
-          'is damaged or was put together wrongly; download or train it again.'
+          f'{path}: tensor {printing.short(name)} has shape '
+          f'{found.get(name, "(missing)")}, but its config asks for '
+          f'{expected.get(name, "(none)")}. The file is damaged or was put '
+          'together wrongly; download or train it again.'
       )
 
 
@@ -202,9 +203,9 @@ def _check_values(path: str, tensors: dict[str, Any]) -> None:
   for name, leaf in params_lib.flatten(tensors):
     if not np.isfinite(leaf).all():
       raise errors.InputError(
-          f'{path}: tensor {printing.short(name)} of the drafter holds a NaN or an infinity. '
-          'The file is damaged, or its training diverged; download or train it '
-          'again.'
+          f'{path}: tensor {printing.short(name)} of the drafter holds a NaN '
+          'or an infinity. The file is damaged, or its training diverged; '
+          'download or train it again.'
       )
 
 

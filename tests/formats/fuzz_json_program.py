@@ -3,10 +3,10 @@
   python fuzz_json_program.py KINDS FOLDER CASES
 
 KINDS are some of MAKERS, as a,b; 'trusting' is a reader that believes what it
-reads, to show that this program would notice. FOLDER is an empty one. Each case changes the
-JSON with seed 0, 1, ...: other types, depths, sizes and names, or other bytes;
-the reader has to succeed or raise InputError of few words, within 2 seconds of
-the processor and 1 GiB.
+reads, to show that this program would notice. FOLDER is an empty one. Each case
+changes the JSON with seed 0, 1, ...: other types, depths, sizes and names, or
+other bytes; the reader has to succeed or raise InputError of few words, within
+2 seconds of the processor and 1 GiB.
 """
 
 import json
@@ -95,7 +95,8 @@ def changed(text, seed):
     data = bytearray(text.encode())
     for _ in range(chance.choice((1, 2, 8))):
       data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    return bytes(data[: chance.choice((len(data), chance.randrange(len(data))))])
+    cut = chance.choice((len(data), chance.randrange(len(data))))
+    return bytes(data[:cut])
   if seed % 8 == 1:  # depth
     deep = chance.choice((100, 10**5))
     inner = chance.choice(('[' * deep + ']' * deep, '{"a":' * deep))

@@ -401,7 +401,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(directory, tmp_path):
   }
 
 
-def test_a_full_disk_while_the_tokenizer_is_written(tiny, tmp_path, monkeypatch):
+def test_a_full_disk_before_the_weights(tiny, tmp_path, monkeypatch):
   path = gguf_writing.write(
       tmp_path / 'a.gguf', gguf_writing.metadata(tiny[0], tiny[2]),
       gguf_writing.tensors(tiny[0], tiny[1]),

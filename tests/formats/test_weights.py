@@ -188,6 +188,7 @@ def test_smollm2_copied_to_a_directory(smollm2, tmp_path):
     [
         ({'architectures': ['OPTForCausalLM']}, 'OPT.*LlamaForCausalLM'),
         ({'architectures': None, 'model_type': 'gpt2'}, "'gpt2' is not known"),
+        ({'model_type': 'mistral'}, "model_type is 'mistral', not 'llama'"),
         ({'hidden_act': 'gelu'}, "hidden_act is 'gelu'"),
         ({'attention_bias': True}, 'attention_bias'),
         ({'quantization_config': {'bits': 4}}, 'unquantised'),
