@@ -18,6 +18,8 @@ from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
 
 FORMAT = 'specdiff_jax drafter 1'
+_LISTS = ('features', 'start')  # sizes that are several numbers
+_ZERO = (*_LISTS, 'ngram', 'mask_id')  # and those that may be 0
 
 
 class Config(Protocol):
@@ -128,13 +130,18 @@ def fields(path: str, text: str) -> dict[str, Any]:
     found = files.parse_json(text)
     if not isinstance(found, dict):
       raise TypeError('they are no object')
+    verifier = _verifier(found['verifier'])
     for name, value in found.items():
-      if name != 'verifier':
-        for number in value if isinstance(value, list) else [value]:
-          config_lib.check_type('config', name, int, number, may_be_zero=True)
+      if name == 'verifier':
+        continue
+      if isinstance(value, list) != (name in _LISTS):
+        raise TypeError(f'{name} is {printing.short(value)}')
+      for number in value if isinstance(value, list) else [value]:
+        config_lib.check_type('config', name, int, number, name in _ZERO)
       if isinstance(value, list) and len(value) > config_lib.MOST_LAYERS:
         raise TypeError(f'{name} has {len(value)} items')
-    config_lib.TransformerConfig(**found['verifier'])
+    if found.get('layers', 1) > verifier.layers:
+      raise TypeError('it has more layers than its verifier')
   except (KeyError, TypeError, ValueError, errors.InputError) as error:
     raise errors.InputError(
         f'{path}: the sizes in its metadata cannot be read ({error}). It was '
@@ -142,6 +149,13 @@ def fields(path: str, text: str) -> dict[str, Any]:
         'again, or take that version.'
     ) from error
   return found
+
+
+def _verifier(sizes: Any) -> config_lib.TransformerConfig:
+  try:
+    return config_lib.TransformerConfig(**sizes)
+  except (TypeError, errors.InputError) as error:
+    raise TypeError(f'verifier: {str(error).rstrip(".")}') from error
 
 
 def _config(path: str, text: str, family: type[Config]) -> Config:
@@ -177,9 +191,10 @@ def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
   for name in sorted(expected | found):
     if expected.get(name) != found.get(name):
       raise errors.InputError(
-          f'{path}: tensor {printing.short(name)} has shape {found.get(name, "(missing)")}, '
-          f'but its config asks for {expected.get(name, "(none)")}. The file '
-          'is damaged or was put together wrongly; download or train it again.'
+          f'{path}: tensor {printing.short(name)} has shape '
+          f'{found.get(name, "(missing)")}, but its config asks for '
+          f'{expected.get(name, "(none)")}. The file is damaged or was put '
+          'together wrongly; download or train it again.'
       )
 
 
@@ -188,9 +203,9 @@ def _check_values(path: str, tensors: dict[str, Any]) -> None:
   for name, leaf in params_lib.flatten(tensors):
     if not np.isfinite(leaf).all():
       raise errors.InputError(
-          f'{path}: tensor {printing.short(name)} of the drafter holds a NaN or an infinity. '
-          'The file is damaged, or its training diverged; download or train it '
-          'again.'
+          f'{path}: tensor {printing.short(name)} of the drafter holds a NaN '
+          'or an infinity. The file is damaged, or its training diverged; '
+          'download or train it again.'
       )
 
 

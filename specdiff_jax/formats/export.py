@@ -218,9 +218,9 @@ def _write_beside(source: sources.Source, folder: str, dtype: Any) -> None:
   known = os.path.exists(file)
   raw = files.read_json(file) if known else hf_families.hf_config(source.config)
   kind = np.dtype(dtype or np.float32).name
-  key = 'torch_dtype' if 'torch_dtype' in raw else 'dtype'
+  keys = [key for key in ('dtype', 'torch_dtype') if key in raw] or ['dtype']
   ids = {} if known else _special_ids(source)
-  _write_json(file, {**raw, **ids, key: kind})
+  _write_json(file, {**raw, **ids, **dict.fromkeys(keys, kind)})
 
 
 def _beside(folder: str) -> list[str]:

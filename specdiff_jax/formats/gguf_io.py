@@ -206,18 +206,20 @@ def _place(cursor, name, shape, kind, offset) -> TensorInfo:
     block, size = gguf.GGML_QUANT_SIZES[kind]
   except (ValueError, KeyError) as e:
     raise errors.InputError(
-        f'{cursor.path}: tensor {printing.short(name)} is stored in format {kind}, which the '
-        'installed gguf package does not know; upgrade gguf, or convert the '
-        'model to another format.'
+        f'{cursor.path}: tensor {printing.short(name)} is stored in format '
+        f'{kind}, which the installed gguf package does not know; upgrade gguf, '
+        'or convert the model to another format.'
     ) from e
   count = math.prod(shape)
   if count % block or (shape and shape[-1] % block):
     raise cursor.fail(
-        f'tensor {printing.short(name)} of shape {shape} does not fill blocks of {block}'
+        f'tensor {printing.short(name)} of shape {shape} does not fill blocks '
+        f'of {block}'
     )
   nbytes = count // block * size
   if offset + nbytes > len(cursor.data):
     raise cursor.fail(
-        f'tensor {printing.short(name)} needs bytes {offset} to {offset + nbytes}'
+        f'tensor {printing.short(name)} needs bytes {offset} to '
+        f'{offset + nbytes}'
     )
   return TensorInfo(shape, kind, offset, nbytes)

@@ -99,17 +99,17 @@ def read_config(header: gguf_io.Header) -> config_lib.TransformerConfig:
       more['query_scale'] = (width / heads) ** -0.5
   try:
     return config_lib.TransformerConfig(
-        vocab_size=_get(header, 'vocab_size', count or None),
+        vocab_size=_size(header, 'vocab_size', count or None),
         width=width,
-        layers=_get(header, 'block_count'),
+        layers=_size(header, 'block_count'),
         heads=heads,
-        kv_heads=_get(header, 'attention.head_count_kv', heads),
+        kv_heads=_size(header, 'attention.head_count_kv', heads),
         head_dim=head_dim,
-        mlp_width=_get(header, 'feed_forward_length'),
+        mlp_width=_size(header, 'feed_forward_length'),
         rope_base=base,
         norm_eps=float(_get(header, 'attention.layer_norm_rms_epsilon')),
         tied_head='output.weight' not in header.tensors,
-        max_positions=_get(header, 'context_length'),
+        max_positions=_size(header, 'context_length'),
         rope_scaling=_rope_scaling(header, base, head_dim),
         **more,
     )

@@ -124,11 +124,24 @@ def architecture(file: str, raw: Raw) -> str:
   found = found if isinstance(found, list) else [found]
   for name in found:
     if isinstance(name, str) and name in FAMILIES:
+      _check_type(file, raw, name)
       return name
   raise errors.InputError(
       f'{file}: architecture {printing.names(found)} is not known here; known: '
       f'{", ".join(FAMILIES)}.'
   )
+
+
+def _check_type(file: str, raw: Raw, name: str) -> None:
+  """Raises InputError where model_type, which `transformers` takes, differs."""
+  kind, usual = raw.get('model_type'), hf_writing.MODEL_TYPES.get(name)
+  if name.startswith('Gemma3') and kind in ('gemma3', 'gemma3_text'):
+    return
+  if kind not in (None, usual):
+    raise errors.InputError(
+        f'{file}: the architecture is {name}, but model_type is '
+        f'{printing.short(kind)}, not {usual!r}; correct the wrong one.'
+    )
 
 
 def config_of(name: str, file: str, raw: Raw) -> networks.Config:

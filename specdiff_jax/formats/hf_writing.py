@@ -6,7 +6,7 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 
-_MODEL_TYPES = {
+MODEL_TYPES = {
     'LlamaForCausalLM': 'llama',
     'MistralForCausalLM': 'mistral',
     'Qwen2ForCausalLM': 'qwen2',
@@ -19,7 +19,7 @@ _MODEL_TYPES = {
 def config_json(config: networks.Config) -> dict[str, Any]:
   """Returns config.json of the family that is most like this."""
   name = _family(config)
-  raw = {'architectures': [name], 'model_type': _MODEL_TYPES[name]}
+  raw = {'architectures': [name], 'model_type': MODEL_TYPES[name]}
   if isinstance(config, gpt2.GPT2Config):
     return raw | _gpt2(config)
   raw |= _llama(config)

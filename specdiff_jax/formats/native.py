@@ -1,9 +1,9 @@
-"""Our own directory of a model: our config and names, everything else kept.
+"""Our own directory of a model: our config and names, all else kept.
 
     specdiff.json        form, network, config, and the names of the tensors in
                          the form of Hugging Face
     params*.safetensors  tensors under our names, in the dtype they had
-    config.json, ...     all that lay beside the weights, to the byte
+    config.json, ...     what else belongs to a model, to the byte
 
 So a model that came from Hugging Face goes back there without a loss, and what
 is read here needs to know no family.

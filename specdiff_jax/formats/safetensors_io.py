@@ -176,8 +176,8 @@ def read(file: Any, path: str, name: str) -> np.ndarray:
   except (KeyError, TypeError, safetensors.SafetensorError) as e:
     kind = file.get_slice(name).get_dtype() if name in file.keys() else 'absent'
     raise errors.InputError(
-        f'{path}: tensor {printing.short(name)} (stored as {kind}) cannot be read ({e}); '
-        'take the weights in F32, BF16 or F16.'
+        f'{path}: tensor {printing.short(name)} (stored as {kind}) cannot be '
+        f'read ({e}); take the weights in F32, BF16 or F16.'
     ) from e
 
 

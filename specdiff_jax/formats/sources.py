@@ -87,8 +87,8 @@ def _refuse_adapter(source: Source) -> None:
   if source.folder and os.path.exists(file):
     raise errors.InputError(
         f'{file}: beside the model there is a LoRA adapter, which may or may '
-        f'not be merged into it. Give {source.folder} as the adapter too (where '
-        'it is not), or remove this file (where it is).'
+        f'not be merged into it. Give {source.folder} as the adapter too '
+        '(where it is not), or remove this file (where it is).'
     )
 
 

@@ -203,7 +203,8 @@ def check_type(
   else:
     types = int if kind is int else (int, float)
     good = isinstance(value, types) and not isinstance(value, bool)
-    good = good and (0 < value < float('inf') or (may_be_zero and value == 0))
+    # Below what a float32 holds, which is all that arithmetic has.
+    good = good and (0 < value < 1e38 or (may_be_zero and value == 0))
     wanted = 'a positive integer' if kind is int else 'a positive finite number'
     wanted += ', or 0' if may_be_zero else ''
   if not good:

@@ -40,10 +40,15 @@ COMMAND = command.Command(
 
     --format=hf: what `transformers` and serving stacks load, from GGUF files
     too (dequantised); beyond 5 GB in several files. --format=native: our names
-    and config, and to the byte all that lay beside the weights, so that
+    and config, and to the byte what lay beside the weights, so that
     --format=hf gives back the bytes of every tensor. --format=dflash: a DFlash
     drafter with dflash_config, as vLLM and SGLang load it; other networks have
     no such form and are refused.
+
+    Beside the weights are copied: configs, files of the tokenizer, chat
+    templates, code (*.py), README, LICENSE and NOTICE. Other names are not, and
+    a link that leads out of the model and its hub cache is refused. What a
+    killed run left in the parent directory, the next one there removes.
 
     The last line of stdout is one JSON object: to, format, tensors, bytes,
     files.

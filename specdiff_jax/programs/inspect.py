@@ -34,13 +34,15 @@ COMMAND = command.Command(
     what="""
     Says what a model is, from the headers of its files alone: network and
     sizes, parameters, dtypes and bytes, tokenizer, and whether names and shapes
-    of the tensors are those that the config asks for. No weight is read, and
-    nothing is downloaded.
+    of the tensors are those that the config asks for. No weight is read (but a
+    head that is said to be the embedding, where the file has one, is compared
+    with it), and nothing is downloaded.
 
     PATH is a GGUF file, a directory of Hugging Face or our own, a name on the
-    hub (org/name) whose model is in its cache, the safetensors file of one of
-    our drafters (or its name in specdiff_jax/zoo), or preset:NAME, the shape of
-    a published model such as preset:qwen2.5_72b; an unknown NAME lists them.
+    hub (org/name, or org/name@REVISION) whose model is in its cache, the
+    safetensors file of one of our drafters (or its name in specdiff_jax/zoo),
+    or preset:NAME, the shape of a published model such as preset:qwen2.5_72b;
+    an unknown NAME lists them.
 
     With --mesh it says what each chip has to hold, and which tensors the mesh
     does not divide, which each chip holds whole: the dimension, and the axis of

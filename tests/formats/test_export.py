@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import os
+import pathlib
+import subprocess
+import sys
 
 import gguf
 import gguf_writing
@@ -77,6 +80,9 @@ def test_there_and_back_again_to_the_byte(
     tied(directory)
   if head == 'tied':
     rewrite(directory, lambda flat: flat.pop('lm_head.weight'))
+  elif head == 'tied with a copy':
+    rewrite(directory, lambda flat: flat.update(
+        {'lm_head.weight': flat['model.embed_tokens.weight']}))
   with open(f'{directory}/LICENSE', 'w', encoding='utf-8') as file:
     file.write('free')
   with open(f'{directory}/model.bin', 'wb') as file:
@@ -307,3 +313,119 @@ def test_a_wrong_native_directory(directory, tmp_path, edit, message):
   file.write_text(json.dumps(described))
   with pytest.raises(errors.InputError, match=message):
     weights.load(str(tmp_path / 'n'), 'float32')
+
+
+def test_only_what_belongs_to_a_model_is_copied(directory, tmp_path):
+  secret = tmp_path / 'secret'
+  secret.write_text('secret')
+  templates = os.path.join(directory, 'additional_chat_templates')
+  os.mkdir(templates)
+  kept = {
+      'chat_template.jinja': directory, 'modeling_x.py': directory,
+      'tool_use.jinja': templates,
+  }  # fmt: skip
+  for name, folder in kept.items():
+    with open(os.path.join(folder, name), 'w', encoding='utf-8') as file:
+      file.write(name)
+  for name in ('notes.txt', '.netrc', 'training_args.bin', 'data.json'):
+    os.symlink(secret, os.path.join(directory, name))
+  os.symlink('chat_template.jinja', os.path.join(directory, 'LICENSE'))
+  target = tmp_path / 'out'
+  convert(directory, target, 'native')
+  assert set(os.listdir(target)) == {
+      'additional_chat_templates', 'chat_template.jinja', 'config.json',
+      'modeling_x.py', 'params.safetensors', 'specdiff.json', 'tokenizer.json',
+      'tokenizer_config.json', 'LICENSE',
+  }  # fmt: skip
+  assert os.listdir(target / 'additional_chat_templates') == ['tool_use.jinja']
+  assert not (target / 'LICENSE').is_symlink()  # what it said, not where
+  assert (target / 'LICENSE').read_text() == 'chat_template.jinja'
+
+
+@pytest.mark.parametrize('name', ['README.md', 'x.py', 'NOTICE'])
+def test_a_link_out_of_the_model_is_not_followed(directory, tmp_path, name):
+  (tmp_path / 'secret').write_text('secret')
+  os.symlink(tmp_path / 'secret', os.path.join(directory, name))
+  with pytest.raises(errors.InputError, match=f'{name}: this is a link to'):
+    convert(directory, tmp_path / 'out', 'hf')
+  assert not (tmp_path / 'out').exists()
+  assert not [n for n in os.listdir(tmp_path) if n.startswith('.convert')]
+
+
+def test_links_within_a_hub_cache_are_followed(directory, tmp_path):
+  root = tmp_path / 'models--org--name'
+  snapshot, blobs = root / 'snapshots' / 'abc', root / 'blobs'
+  blobs.mkdir(parents=True)
+  snapshot.parent.mkdir()
+  os.rename(directory, snapshot)
+  for name in os.listdir(snapshot):
+    os.rename(snapshot / name, blobs / name)
+    os.symlink(f'../../blobs/{name}', snapshot / name)
+  convert(snapshot, tmp_path / 'out', 'hf')
+  assert raw(tmp_path / 'out') == raw(snapshot)
+  assert not (tmp_path / 'out' / 'config.json').is_symlink()
+
+
+def test_a_pipe_beside_the_model_is_not_waited_for(directory, tmp_path):
+  os.mkfifo(os.path.join(directory, 'README.md'))
+  with pytest.raises(errors.InputError, match='README.md: not a regular file'):
+    convert(directory, tmp_path / 'out', 'hf')
+
+
+KILLED = """
+import os, signal, sys
+from specdiff_jax.formats import export
+with export.new_folder(sys.argv[1]) as folder:
+  open(folder + '/half', 'w').write('x')
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(directory, tmp_path):
+  argv = [sys.executable, '-c', KILLED, str(tmp_path / 'out')]
+  root = pathlib.Path(export.__file__).parents[2]
+  environment = os.environ | {'PYTHONPATH': str(root)}
+  assert subprocess.run(argv, env=environment).returncode == -9
+  [left] = [n for n in os.listdir(tmp_path) if n.startswith('.convert-')]
+  mine = tmp_path / '.convert-mine'  # of somebody else
+  mine.mkdir()
+  (mine / 'kept').write_text('x')
+  os.symlink(tmp_path / left, tmp_path / '.convert-link')
+  with export.new_folder(str(tmp_path / 'running')) as other:
+    convert(directory, tmp_path / 'out', 'hf')
+    assert os.path.isdir(other)  # its owner lives
+  assert not (tmp_path / left).exists()
+  assert (mine / 'kept').exists() and (tmp_path / 'out').exists()
+  assert {n for n in os.listdir(tmp_path) if n.startswith('.')} == {
+      '.convert-mine', '.convert-link'
+  }
+
+
+def test_a_full_disk_before_the_weights(tiny, tmp_path, monkeypatch):
+  path = gguf_writing.write(
+      tmp_path / 'a.gguf', gguf_writing.metadata(tiny[0], tiny[2]),
+      gguf_writing.tensors(tiny[0], tiny[1]),
+  )  # fmt: skip
+  real = open
+
+  def full(name, *args, **options):
+    if str(name).endswith('tokenizer.json'):
+      return real('/dev/full', 'wb')
+    return real(name, *args, **options)
+
+  monkeypatch.setattr(export, 'open', full, raising=False)
+  with pytest.raises(errors.InputError, match='No space left.*make room'):
+    convert(path, tmp_path / 'out', 'hf')
+  assert sorted(os.listdir(tmp_path)) == ['a.gguf']
+
+
+def test_where_nothing_is_written(directory, tmp_path):
+  (tmp_path / 'file').write_text('x')
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'empty')
+  for name in ('file', 'link', 'model'):
+    with pytest.raises(errors.InputError, match='there already'):
+      convert(directory, tmp_path / name, 'hf')
+  with pytest.raises(errors.InputError, match='cannot be written'):
+    convert(directory, tmp_path / 'file' / 'x', 'hf')
+  convert(directory, tmp_path / 'empty', 'hf')

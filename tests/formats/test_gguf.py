@@ -234,6 +234,36 @@ def test_gemma3_defaults_and_the_27b(tiny):
   assert large.query_scale == pytest.approx(168**-0.5)  # not head_dim's
 
 
+LINEAR = config_lib.RopeScaling('linear', 4.0)
+
+
+@pytest.mark.parametrize(
+    ('keys', 'expected'),
+    [
+        ({}, None),
+        ({'scale_linear': 4.0}, LINEAR),  # as older converters wrote it
+        ({'scaling.factor': 4.0}, LINEAR),  # linear is llama.cpp's default
+        ({'scaling.type': 'linear', 'scaling.factor': 4.0}, LINEAR),
+        ({'scaling.type': 'linear', 'scale_linear': 4.0}, LINEAR),
+        ({'scaling.factor': 4.0, 'scale_linear': 4.0}, LINEAR),
+        ({'scaling.type': 'none', 'scaling.factor': 4.0}, None),
+        ({'scaling.type': 'none', 'scale_linear': 4.0}, None),
+        ({'scaling.factor': 0.0, 'scale_linear': 4.0}, LINEAR),
+        ({'scaling.factor': 0.0}, None),
+        ({'scale_linear': 1.0}, None),
+        ({'freq_base': None}, None),  # then it is 10000
+    ],
+)
+def test_spellings_of_rotary_scaling(parts, keys, expected):
+  """What llama.cpp makes of these keys."""
+  changes = {f'llama.rope.{key}': value for key, value in keys.items()}
+  fields = {'general.architecture': 'llama'} | parts[0] | changes
+  fields = {k: v for k, v in fields.items() if v is not None}
+  config = gguf_models.read_config(gguf_io.Header('a.gguf', fields, {}))
+  assert config.rope_scaling == expected
+  assert config.rope_base == (10000.0 if 'freq_base' in keys else 5000.0)
+
+
 def test_factors_of_llama3(tiny, tmp_path):
   """The converter's own formula for the tensor that it writes."""
   config = dataclasses.replace(
@@ -347,6 +377,58 @@ def test_lying_counts_allocate_nothing(tmp_path):
       gguf_io.read_header(str(path))
 
 
+def test_factors_and_a_factor_are_refused(parts, tmp_path):
+  fields = parts[0] | {'llama.rope.scaling.factor': 4.0}
+  arrays = parts[1] | {'rope_freqs.weight': np.ones(8, np.float32)}
+  path = gguf_writing.write(tmp_path / 'a.gguf', fields, arrays)
+  with pytest.raises(errors.InputError, match='scaled by 4.0 and by rope_freq'):
+    weights.load(path, 'float32')
+
+
+def test_metadata_that_nobody_needs_may_be_any_bytes(parts, tmp_path):
+  fields = parts[0] | {'general.author': 'NAME', 'quantize.file': ['NAME']}
+  path = tmp_path / 'a.gguf'
+  gguf_writing.write(path, fields, parts[1])
+  whole = path.read_bytes()
+  path.write_bytes(whole.replace(b'NAME', b'\xff\xfeAB'))
+  weights.load(str(path), 'float32')
+  token = parts[0]['tokenizer.ggml.tokens'][-1].encode()
+  path.write_bytes(whole.replace(token, b'\xff' * len(token)))
+  with pytest.raises(errors.InputError, match='not UTF-8'):
+    weights.load(str(path), 'float32')
+
+
+def header(fields, kind=4):
+  """Returns a header of keys that hold one number each."""
+  data = b'GGUF' + struct.pack('<IQQ', 3, 0, len(fields))
+  for key in fields:
+    data += struct.pack('<Q', len(key)) + key + struct.pack('<II', kind, 0)
+  return data
+
+
+def test_headers_beyond_any_model(tmp_path):
+  path = tmp_path / 'a.gguf'
+
+  def refused(data, message):
+    path.write_bytes(data + bytes(64))
+    with pytest.raises(errors.InputError, match=message):
+      gguf_io.read_header(str(path))
+
+  refused(header([b'k', b'k']), "'k' is there twice")
+  many = b'GGUF' + struct.pack('<IQQ', 3, 1 << 20, 0)
+  refused(many + bytes(24 << 20), 'promises 0 keys and 1048576 tensors')
+  one = b'GGUF' + struct.pack('<IQQ', 3, 0, 1) + struct.pack('<Q', 1) + b'k'
+  array = struct.pack('<IIQ', 9, 8, 3 << 20)
+  refused(one + array + bytes(24 << 20), 'an array of 3145728 items')
+  nested = struct.pack('<IIQ', 9, 9, 3 << 20)
+  refused(one + nested + bytes(24 << 20), 'an array of 3145728 items')
+  with open(path, 'wb') as file:  # a sparse file of a terabyte
+    file.write(one + struct.pack('<IQ', 8, 1 << 39))
+    file.truncate(1 << 40)
+  with pytest.raises(errors.InputError, match='more than 134217728 bytes'):
+    gguf_io.read_header(str(path))
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -358,6 +440,16 @@ def test_lying_counts_allocate_nothing(tmp_path):
         ({'llama.embedding_length': None}, 'embedding_length is None'),
         ({'llama.rope.scaling.type': 'yarn'}, 'scales its rotary .*yarn'),
         ({'llama.rope.dimension_count': 8}, 'rope.dimension_count=8'),
+        ({'llama.rope.scaling.factor': 4.0, 'llama.rope.scale_linear': 2.0},
+         'scaling.factor is 4.0, but .*scale_linear'),
+        ({'llama.attention.scale': 0.5}, 'attention.scale is 0.5'),
+        ({'llama.attention.causal': False}, 'attention.causal is False'),
+        ({'llama.rope.scaling.attn_factor': 2.0}, 'attn_factor is 2.0'),
+        ({'llama.logit_scale': 2.0}, "'llama.logit_scale' is 2.0"),
+        ({'llama.use_parallel_residual': True}, 'use_parallel_residual'),
+        ({'llama.attention.head_count_kv': [2, 1]}, r'count_kv is \[2, 1\]'),
+        ({'llama.block_count': 10**9}, 'block_count=1000000000 is more than'),
+        ({'llama.attention.head_count': 2.5}, 'head_count is 2.5'),
         ({'llama.expert_count': 8}, 'mixture of experts'),
         ({'split.count': 2}, 'one of 2 parts'),
         ({'llama.vocab_size': 280}, 'ids up to 287'),

@@ -202,6 +202,21 @@ def changed(family, **fields):
     (changed('dflash', layer_types=['sliding_attention'] * 2),
      ('layer_types',)),
     (changed('dflash', final_logit_softcapping=20.0), ('softcapping',)),
+    (changed('dflash', causal=True), ('causal is True',)),
+    (changed('dflash', use_swa=True), ('use_swa is True',)),
+    (changed('dflash', swa_window_size=9), ('swa_window_size is 9',)),
+    (changed('dflash', use_sliding_window=True, sliding_window=9),
+     ('use_sliding_window is True',)),
+    (changed('dflash', draft_vocab_size=100), ('draft_vocab_size is 100',)),
+    (changed('dflash', num_hidden_layers=10**9), ('num_hidden_layers',)),
+    (changed('dflash', block_size=10**6), ('block of 1000000',)),
+    (changed('dflash', block_size=7, dflash_config={
+        'target_layer_ids': [0], 'mask_token_id': 1, 'block_size': 5}),
+     ('block_size is 7', 'dflash_config.block_size is 5')),
+    (changed('dream', num_hidden_layers=10**9), ('num_hidden_layers',)),
+    (changed('mdlm', n_blocks=10**9), ('n_blocks',)),
+    (changed('llada', n_layers=10**9), ('num_hidden_layers',)),
+    (changed('llada', weight_tying='no'), ('weight_tying',)),
     (changed('dflash', dflash_config={
         'target_layer_ids': [0], 'mask_token_id': 999}), ('999', '263')),
 ])
@@ -212,6 +227,45 @@ def test_configs_that_are_refused(tmp_path, raw, words):
     hf_drafters.read(str(tmp_path))
   for word in words:
     assert word in str(error.value), word
+
+
+@pytest.mark.parametrize('keys, word', [
+    ({'use_swa': True, 'swa_window_size': 2048}, 'use_swa|swa_window_size'),
+    ({'use_swa': False, 'swa_window_size': 2048}, ''),
+    ({'swa_window_size': 2048}, 'swa_window_size is 2048'),
+    ({'sliding_window': 64}, 'sliding_window is 64'),
+    ({'causal': True}, 'causal is True'),
+    ({'causal': False, 'is_causal': False, 'num_anchors': 512}, ''),
+    ({'use_causal_mask': True}, 'use_causal_mask'),
+    ({'projector_type': 'dspark'}, "projector_type is 'dspark'"),
+    ({'projector_type': 'dflash'}, ''),
+    ({'markov_rank': 4}, 'dflash_config.markov_rank is 4'),
+    ({'linear_context': {'variant': 'gdn'}}, 'dflash_config.linear_context'),
+    ({'use_aux_hidden_state': False}, 'use_aux_hidden_state is False'),
+])
+def test_keys_of_dflash_config(tmp_path, keys, word):
+  """As others write them; what may change the network is refused by name."""
+  raw, _ = published_models.make('dflash')
+  plain = raw['dflash_config']
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps(raw | {'dflash_config': plain | keys}))
+  if word:
+    with pytest.raises(errors.InputError, match=word):
+      hf_drafters.read(str(tmp_path))
+    return
+  found = hf_drafters.read(str(tmp_path)).sizes
+  file.write_text(json.dumps(raw))
+  assert found == hf_drafters.read(str(tmp_path)).sizes
+
+
+def test_a_drafter_tied_in_name_alone_keeps_its_head(tmp_path):
+  raw, tensors = published_models.make('dream')
+  raw['tie_word_embeddings'] = True
+  published_models.write(tmp_path, raw, tensors)
+  assert not hf_drafters.read(str(tmp_path)).sizes.tied_head
+  tensors['lm_head.weight'] = tensors['model.embed_tokens.weight']
+  published_models.write(tmp_path, raw, tensors)
+  assert hf_drafters.read(str(tmp_path)).sizes.tied_head
 
 
 @pytest.mark.parametrize('family', ['llada', 'mdlm', 'dflash'])

@@ -59,6 +59,36 @@ def test_refs_point_nowhere_else(snapshot, tmp_path):
   assert hub.cached('org/name') == str(snapshot)
 
 
+def test_a_cache_that_was_filled_by_commit(snapshot, tiny):
+  root = snapshot.parent.parent
+  (root / 'refs' / 'main').unlink()
+  assert hub.cached('org/name') == str(snapshot)
+  (root / 'refs' / 'v1').write_text('abc123')
+  for name in ('org/name', 'org/name@v1', 'org/name@abc123'):
+    assert weights.load(name, 'float32').config == tiny[0]
+  assert hub.cached('org/name@v2') == ''
+  other = root / 'snapshots' / 'def456'
+  hf_reference.write_directory(str(other), *tiny)
+  assert hub.cached('org/name@def456') == str(other)
+  with pytest.raises(errors.InputError, match='2 snap.*@abc123: abc123, def4'):
+    weights.load('org/name', 'float32')
+  (other / 'config.json').unlink()  # torn
+  assert hub.cached('org/name') == str(snapshot)
+
+
+def test_links_out_of_the_cache_are_refused(snapshot, tmp_path):
+  blobs = snapshot.parent.parent / 'blobs'
+  blobs.mkdir()
+  (snapshot / 'tokenizer.json').rename(blobs / 'hash')
+  (snapshot / 'tokenizer.json').symlink_to('../../blobs/hash')
+  assert hub.cached('org/name') == str(snapshot)  # as the hub lays it out
+  (blobs / 'hash').rename(tmp_path / 'secret')
+  (snapshot / 'tokenizer.json').unlink()
+  (snapshot / 'tokenizer.json').symlink_to(tmp_path / 'secret')
+  with pytest.raises(errors.InputError, match='tokenizer.json.*is a link to'):
+    weights.load('org/name', 'float32')
+
+
 def test_where_the_cache_is(monkeypatch, tmp_path):
   for name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_HOME'):
     monkeypatch.delenv(name, raising=False)
@@ -66,5 +96,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
   assert hub.cache_dir() == '/x/huggingface/hub'
   monkeypatch.setenv('HF_HOME', '/y')
   assert hub.cache_dir() == '/y/hub'
+  monkeypatch.setenv('HUGGINGFACE_HUB_CACHE', '/old')
+  assert hub.cache_dir() == '/old'
   monkeypatch.setenv('HF_HUB_CACHE', '/z')
   assert hub.cache_dir() == '/z'

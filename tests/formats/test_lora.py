@@ -1,16 +1,24 @@
 """LoRA adapters, against a merge written here in numpy."""
 
+import dataclasses
 import json
+import time
 
 import gguf_writing
+import hf_reference
 import lora_writing
 import numpy as np
 import pytest
+import tiny_model
 
 from specdiff_jax.core import errors
 from specdiff_jax.formats import hf_families
+from specdiff_jax.formats import lora
 from specdiff_jax.formats import params as params_lib
+from specdiff_jax.formats import safetensors_io
 from specdiff_jax.formats import weights
+from specdiff_jax.models import gpt2
+from specdiff_jax.text import tokenizer as tokenizer_lib
 
 _OF = lora_writing.PREFIX  # followed by the layer
 
@@ -71,6 +79,148 @@ def test_merged_into_a_gguf_file(tiny, tmp_path):
   compare(loaded, merge(config, params, flat, lambda name: 2.0))
 
 
+def tuned(base, **settings):
+  """Returns peft's model of random updates."""
+  peft = pytest.importorskip('peft')
+  torch = pytest.importorskip('torch')
+  torch.manual_seed(0)
+  config = peft.LoraConfig(r=4, init_lora_weights=False, **settings)
+  return peft.get_peft_model(base, config)
+
+
+def same_as_merged(model, directory, adapter):
+  """Asserts that peft's own merge has our weights."""
+  model.save_pretrained(adapter)
+  state = model.merge_and_unload().state_dict()
+  loaded = weights.load(directory, 'float32', adapter=adapter)
+  turned = hf_families.transposed(loaded.config)
+  usual = {
+      name.replace('model.language_model.', 'model.'): value.numpy()
+      for name, value in state.items()
+  }
+  for ours, array in params_lib.flatten(loaded.params):
+    expected = usual[hf_families.names(loaded.config)[ours]]
+    expected = expected.T if ours in turned else expected
+    np.testing.assert_allclose(array, expected, atol=1e-5, err_msg=ours)
+  plain = weights.load(directory, 'float32')
+  assert plain.fingerprint != loaded.fingerprint
+
+
+def test_head_and_embedding_against_peft(directory, tmp_path):
+  """peft stores a copy of both beside what it adds to them."""
+  transformers = pytest.importorskip('transformers')
+  base = transformers.AutoModelForCausalLM.from_pretrained(directory)
+  names = ['q_proj', 'lm_head', 'embed_tokens']
+  model = tuned(base, target_modules=names, use_rslora=True)
+  adapter = str(tmp_path / 'adapter')
+  same_as_merged(model, directory, adapter)
+  file = f'{adapter}/adapter_model.safetensors'
+  flat = safetensors_io.tensors(file)
+  copy = 'base_model.model.lm_head.base_layer.weight'
+  assert copy in flat
+  flat = {name: np.asarray(tensor) for name, tensor in flat.items()}
+  flat[copy] = flat[copy] + 1
+  hf_reference.save(file, flat)
+  with pytest.raises(errors.InputError, match='of its own.*merge_and_unload'):
+    weights.load(directory, 'float32', adapter=adapter)
+
+
+def test_gpt2_against_peft(tmp_path):
+  transformers = pytest.importorskip('transformers')
+  config = gpt2.GPT2Config(
+      vocab_size=288, width=16, layers=2, heads=2, mlp_width=24,
+      max_positions=64,
+  )  # fmt: skip
+  directory = str(tmp_path / 'model')
+  hf_reference.write_directory(
+      directory, config, tiny_model.random_params(config),
+      tokenizer_lib.Tokenizer.bytes(288),
+  )  # fmt: skip
+  base = transformers.AutoModelForCausalLM.from_pretrained(directory)
+  model = tuned(base, target_modules=['c_attn', 'c_fc'], fan_in_fan_out=True)
+  same_as_merged(model, directory, str(tmp_path / 'adapter'))
+
+
+def wrapped(flat, start):
+  """Renames an adapter's tensors as of a model that sees pictures."""
+  for name in list(flat):
+    rest = name.removeprefix('base_model.model.model.')
+    flat[start + rest] = flat.pop(name)
+
+
+@pytest.mark.parametrize('start', [
+    'base_model.model.model.language_model.',  # transformers 5
+    'base_model.model.language_model.model.',  # 4
+    'base_model.model.language_model.',
+    'base_model.model.',  # of the model without a head
+    'model.',  # saved by transformers
+])
+def test_names_of_adapters(tiny, directory, tmp_path, start):
+  config, params, _ = tiny
+  adapter = str(tmp_path / 'adapter')
+  flat = lora_writing.write(adapter, config)
+  vision = 'base_model.model.vision_tower.vision_model.encoder.layers.0.x'
+
+  def edit(flat):
+    wrapped(flat, start)
+    flat |= {f'{vision}.lora_A.weight': np.ones((4, 9), 'f4'),
+             f'{vision}.lora_B.weight': np.ones((9, 4), 'f4')}
+
+  lora_writing.write(adapter, config, edit=edit)
+  loaded = weights.load(directory, 'float32', adapter=adapter)
+  compare(loaded, merge(config, params, flat, lambda name: 2.0))
+
+
+def test_a_tied_head_is_not_adapted_alone(tiny, tmp_path):
+  config = dataclasses.replace(tiny[0], tied_head=True)
+  directory, adapter = str(tmp_path / 'model'), str(tmp_path / 'adapter')
+  params = {k: v for k, v in tiny[1].items() if k != 'head'}
+  hf_reference.write_directory(directory, config, params, tiny[2])
+  for module, parts in (('lm_head', 'AB'), ('model.embed_tokens', 'AB')):
+    kind = 'lora_embedding_' if 'embed' in module else 'lora_'
+
+    def edit(flat):
+      for part in parts:
+        shape = (4, 32) if part == 'A' else (288, 4)
+        flat[f'base_model.model.{module}.{kind}{part}'] = np.ones(shape, 'f4')
+
+    lora_writing.write(adapter, config, edit=edit)
+    with pytest.raises(errors.InputError, match='both are one.*merge_and'):
+      weights.load(directory, 'float32', adapter=adapter)
+
+
+@pytest.mark.parametrize('pattern, is_down', [
+    ('down_proj', True), ('mlp.down_proj', True), ('own_proj', False),
+    ('(up|down)_proj', True), (r'.*\.layers\.(0|1)\..*', True),
+    (r'layers\.\d+\.mlp\..+', True), ('^model.*', True), ('^layers', False),
+    ('model.layers.0.mlp.down_proj', True), ('q_proj|down_proj', True),
+])
+def test_patterns_mean_what_they_do_in_peft(pattern, is_down):
+  other = pytest.importorskip('peft.utils.other')
+  module = 'model.layers.0.mlp.down_proj'
+  theirs = other.get_pattern_key([pattern], module) != module or (
+      pattern == module
+  )
+  assert lora._matches('a', 'rank_pattern', pattern, module) == is_down
+  assert theirs == is_down
+
+
+@pytest.mark.parametrize('pattern', [
+    '(a+)+$', '(.*.*)*x', '(.|.)(.|.)(.|.)x', '.?' * 90 + 'x', '.*.*.*.*x',
+    '[a-z]+' * 9, 'x{1,1000}', 'a(?=b)', r'(\w|\w\w)' * 9, 'a' * 501 + '|b',
+    '(' * 400, '*',
+])
+def test_patterns_that_could_take_long_are_not_tried(
+    tiny, directory, tmp_path, pattern
+):
+  adapter = str(tmp_path / 'adapter')
+  lora_writing.write(adapter, tiny[0], alpha_pattern={pattern: 2})
+  started = time.process_time()
+  with pytest.raises(errors.InputError, match='not a regular .*merge_and_un'):
+    weights.load(directory, 'float32', adapter=adapter)
+  assert time.process_time() - started < 2
+
+
 def test_against_peft(tiny, directory, tmp_path):
   peft = pytest.importorskip('peft')
   transformers = pytest.importorskip('transformers')
@@ -103,6 +253,18 @@ def rename(old, new):
         ({'bias': 'all'}, None, "bias is 'all'"),
         ({'modules_to_save': ['lm_head']}, None, 'modules_to_save'),
         ({'init_lora_weights': 'pissa'}, None, 'init_lora_weights'),
+        ({'trainable_token_indices': [1]}, None, 'trainable_token_indices'),
+        ({'target_parameters': ['x']}, None, 'target_parameters'),
+        ({'use_qalora': True}, None, 'use_qalora is True.*merge_and_unload'),
+        ({'not_yet_known': 3}, None, 'not_yet_known is 3.*merge_and_unload'),
+        ({'rank_pattern': [1]}, None, r'rank_pattern is \[1\]'),
+        ({'alpha_pattern': {f'a{i}|b': 1 for i in range(9)}}, None, '9 patt'),
+        ({}, lambda f: f.update(
+            {_OF + '0.mlp.up_proj.lora_magnitude_vector': np.ones(3, 'f4')}),
+         'lora_magnitude_vector.*adapts no matrix'),
+        ({}, lambda f: f.update(
+            {'base_model.model.lm_head.weight': np.ones((9, 32), 'f4')}),
+         r'lm_head.weight. of its own.*\(9, 32\).*merge_and_unload'),
         ({'lora_alpha': '8'}, None, "lora_alpha is '8'"),
         ({'r': 5}, lambda f: f.update(
             {n: x[:4] if '_A' in n else x[:, :4] for n, x in f.items()}),

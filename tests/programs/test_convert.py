@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import gguf_writing
 import hf_reference
@@ -253,6 +254,30 @@ def test_inspect_tells_faults(specdiff, made, tmp_path):
   assert run.code == 1
   assert 'missing: layer_3.attention_norm' in run.json['fault']
   assert 'no tokenizer.json' in run.json['tokenizer']['error']
+
+
+def test_inspect_shows_names_as_they_are(specdiff, made, tmp_path):
+  path = tmp_path / 'dir[' / 'x]\x1b[2J'
+  shutil.copytree(made / 'hf', path)
+  run = specdiff('inspect', path)
+  assert run.code == 0 and run.json['path'] == str(path)
+  table, _, _ = run.out.rpartition('{"path"')
+  assert 'dir[/x]' in table and '\x1b' not in run.out
+
+
+def test_inspect_a_drafter_that_asks_for_too_much(specdiff, root, tmp_path):
+  zoo = root / 'specdiff_jax' / 'zoo'
+  file = sorted(zoo.glob('*.safetensors'))[0]
+  tensors, facts = safetensors_io.load(str(file))
+  sizes = json.loads(facts['config'])
+  path = tmp_path / 'x.safetensors'
+  for changes in (
+      {'layers': 10**9}, {'features': [10**9]}, {'gamma': -1}, {'ngram': 'x'},
+      {'verifier': sizes['verifier'] | {'layers': 10**9}}, {'verifier': 3},
+  ):  # fmt: skip
+    facts['config'] = json.dumps(sizes | changes)
+    safetensors_io.save(str(path), tensors, facts)
+    refused(specdiff('inspect', path), 'x.safetensors', *changes)
 
 
 def test_inspect_refuses(specdiff, made, tmp_path):
