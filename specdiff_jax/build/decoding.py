@@ -38,11 +38,11 @@ _SPEED = frozenset(
 # and the cache has to hold them; counters are int32.
 _BETWEEN = {
     'batch': (1, 1 << 16),
-    'gamma': (1, systems.MOST_DRAFTED),
+    'gamma': (1, systems.MOST_DEEP),
     'drafts': (1, systems.MOST_DRAFTED),
     'budget': (2, systems.MOST_DRAFTED),
     'ngram': (1, ngram_lib.MOST),
-    'denoising_steps': (1, systems.MOST_DRAFTED),
+    'denoising_steps': (1, 64),
     'cycles_per_call': (1, 1 << 30),
     'cache_step': (0, generate.MOST_TOKENS),
     'context_window': (0, generate.MOST_TOKENS),
@@ -102,7 +102,7 @@ def check(config: Config) -> None:
     raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
   for name, low, high in (
       ('prompt_buckets', 1, generate.MOST_TOKENS),
-      ('gammas', 1, systems.MOST_DRAFTED),
+      ('gammas', 1, systems.MOST_DEEP),
       ('budgets', 2, systems.MOST_DRAFTED),
   ):
     for element in config[name]:

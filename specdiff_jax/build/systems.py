@@ -30,7 +30,8 @@ from specdiff_jax.parallel import mesh as mesh_lib
 
 Config = ml_collections.ConfigDict
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-MOST_DRAFTED = 4096  # slots of a tree: programs are compiled for each number
+# Far beyond what pays; the programs of more take minutes to compile.
+MOST_DEEP, MOST_DRAFTED = 512, 1024  # tokens of a window, and of a tree
 # Values of config.int8: whose weights are int8.
 INT8 = {
     '': (), 'verifier': ('verifier',), 'drafter': ('drafter',),

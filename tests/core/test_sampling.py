@@ -155,3 +155,17 @@ def test_noise_differs_by_position_request_and_seed():
       for position in range(3)
   }
   assert len(seen) == 27
+
+
+def test_both_halves_of_a_number_key_the_noise():
+  numbers = [5, 5 + 2**32, 5 + 2**63, 2**64 - 1, 2**32 - 1]
+  low, high = sampling_lib.halves(numbers)
+  assert [int(h) << 32 | int(l) for l, h in zip(low, high)] == numbers
+  noise = sampling_lib.request_noise(3, low, high)
+  drawn = gumbel(noise, jnp.zeros((5, 1), jnp.int32), 4)
+  assert len({tuple(row) for row in np.asarray(drawn)[:, 0].tolist()}) == 5
+  # Without high halves they are 0.
+  alone = sampling_lib.request_noise(3, jnp.array([5]))
+  np.testing.assert_array_equal(
+      jax.random.key_data(alone.key)[0], jax.random.key_data(noise.key)[0]
+  )

@@ -54,6 +54,7 @@ def test_prompts(bad, tmp_path):
   bad(['either'], 'decode')
   bad(['either'], 'decode', '--prompt=a', '--prompts=b')
   bad(['--prompt', 'empty'], 'decode', '--prompt= ')
+  bad(['prompt', 'UTF-8'], 'decode', '--prompt=caf\udce9')  # a byte E9
   bad(['nowhere.jsonl'], 'decode', '--prompts=nowhere.jsonl')
   bad(['no prompts'], 'bench', '--config.prompts=')
   bad(['--workdir'], 'collect', '--prompts=x')
@@ -128,6 +129,12 @@ def test_a_diffusion_drafter_is_none_for_sps(bad, tmp_path, root):
   path = write_drafter(tmp_path, root)
   words = ["'autoregressive'", "'diffusion'", 'drafter.safetensors', 'drafters']
   more = ('--config.system=sps', f'--config.drafters.sps={path}')
+  bad(words, 'decode', '--prompt=a', *more)
+
+
+def test_arms_that_draft_nothing(bad):
+  more = ('--config.system=adaptive', '--config.gammas=()')
+  words = ['config.gammas is ()', 'config.budgets ()', '1 tokens']
   bad(words, 'decode', '--prompt=a', *more)
 
 
@@ -212,6 +219,8 @@ def test_a_window_longer_than_the_drafters(bad, tmp_path, root):
         ('best_first', 'block', 'sample', ["'deterministic'", "'iid'"]),
         ('tree', 'block', 'sample', ['single chain', 'trees']),
         ('lookup', 'rejection', 'sample', ["'deterministic'", "'iid'"]),
+        ('adaptive', 'rejection', 'sample', ["'unknown'", "'iid'"]),
+        ('adaptive', 'block', 'sample', ["'unknown'", "'iid'"]),
     ],
 )
 def test_rules_that_the_drafts_cannot_serve(bad, system, rule, draft, words):

@@ -130,6 +130,21 @@ def broken(tmp_path, text):
             '  return ml_collections.ConfigDict({"gamma": "four"})\n',
             ['mine.py', 'gamma', 'int'],
         ),
+        (
+            'def get_config():\n'
+            '  return ml_collections.ConfigDict({"gamma": True})\n',
+            ['mine.py', "'gamma' to True", 'an integer'],
+        ),
+        (
+            'def get_config():\n'
+            '  return ml_collections.ConfigDict({"stop": "ab"})\n',
+            ['mine.py', "'stop' to 'ab'", 'a tuple', "('a', 'b')"],
+        ),
+        (
+            'def get_config():\n'
+            '  return ml_collections.ConfigDict({"network": 3})\n',
+            ['mine.py', "'network' to 3", 'layers'],
+        ),
     ],
 )
 def test_broken_recipes(specdiff, tmp_path, text, words):
@@ -220,6 +235,101 @@ def bad(run, words) -> None:
   assert len(run.err.strip().splitlines()) == 1, run.err
   for word in words:
     assert word in run.err, (word, run.err)
+
+
+@pytest.mark.parametrize(
+    'value, words',
+    [
+        ('stop=7', ["'stop' to (7,)", 'a text']),
+        ('stop=(1,)', ["'stop' to (1,)", 'a text']),
+        ('stop=("a",None)', ["'stop' to ('a', None)", 'a text']),
+        ('prompt_buckets=(64.5,)', ["'prompt_buckets' to (64.5,)", 'integer']),
+        ("prompt_buckets=('64',)", ["'prompt_buckets' to ('64',)", 'integer']),
+        ('prompt_buckets=(True,)', ["'prompt_buckets' to (True,)", 'integer']),
+        ('gammas=1.5', ["'gammas' to (1.5,)", 'integer']),
+        ('budgets=(1.0,)', ["'budgets' to (1.0,)", 'integer']),
+        ('systems=(1,)', ["'systems' to (1,)", 'a text']),
+        ('ar_dtypes=(1,)', ["'ar_dtypes' to (1,)", 'a text']),
+        ('eval_prompts=7', ["'eval_prompts' to (7,)", 'a text']),
+        ('decode_mesh=("1",1)', ["'decode_mesh' to ('1', 1)", 'integer']),
+        ('mesh=x', ["'mesh' to ('x',)", 'integer']),
+        ('network.features=(1.5,)', ["'network.features' to (1.5,)"]),
+        ('network.start=a', ["'network.start' to ('a',)", 'integer']),
+        ("network={'layers':'x'}", ["'network.layers' to 'x'", 'integer']),
+        ("network={'layer':3}", ["'network.layer'", 'layers']),
+        ("drafters={'tree':7}", ["'drafters.tree' to 7", 'a text']),
+        ('masked_lm.unknown=nan', ["'masked_lm.unknown' to nan", 'finite']),
+        ('stop[3]=a', ['cannot be read', 'index']),
+        ('gamma=99999999999999999999', ["'gamma'", '32 bits']),
+    ],
+)
+def test_values_of_another_kind_than_the_field(tiny, value, words):
+  with pytest.raises(errors.InputError) as caught:
+    bench.COMMAND.parse([tiny, f'--config.{value}'])
+  for word in words:
+    assert word in str(caught.value)
+
+
+def test_no_field_takes_a_number_that_is_none(tiny):
+  for name, (default, _) in fields.ALL.items():
+    for value in ('nan', 'inf', '-inf') if isinstance(default, float) else ():
+      with pytest.raises(errors.InputError, match=f'{name}.*finite'):
+        bench.COMMAND.parse([tiny, f'--config.{name}={value}'])
+
+
+def test_a_nested_field_set_as_a_whole_gets_its_defaults(tiny):
+  config = bench.COMMAND.parse([tiny, "--config.network={'layers': 3}"]).config
+  assert config.network.layers == 3 and config.network.features == ()
+
+
+def test_tuples_that_are_empty_say_what_they_hold():
+  empty = {
+      f'{name}.{inner}' if inner else name
+      for name, (default, _) in fields.ALL.items()
+      for inner, value in (
+          default.items() if hasattr(default, 'items') else [('', default)]
+      )
+      if value == ()
+  }
+  assert empty == set(fields.ELEMENTS)
+
+
+@pytest.mark.parametrize(
+    'value, words',
+    [
+        ('top_p=1e-44', ['1e-44', '1.18e-38']),
+        ('top_p=0.99999999', ['0.99999999', '0.9999999:', 'off']),
+        ('temperature=1e-46', ['1e-46', '0 (greedy)', '1e-20']),
+        ('temperature=1e39', ['1e+39', '1e+20']),
+        ('top_k=2147483648', ['2147483648', '2147483647']),
+        ('top_k=-1', ['top_k=-1']),
+        ('seed=-1', ['seed=-1', '4294967295']),
+        ('seed=4294967296', ['4294967296', '32 bits']),
+        ('max_new_tokens=16777217', ['16777217', '16777216']),
+        ('cycles_per_call=2147483647', ['cycles_per_call', '1073741824']),
+        ('ngram=1000', ['config.ngram is 1000', '64']),
+        ('network.ngram=1000', ['config.network.ngram is 1000', '64']),
+        ('network.layers=1000000000', ['config.network.layers', '1024']),
+        ('gamma=513', ['config.gamma is 513', '512']),
+        ('budget=1025', ['config.budget is 1025', '1024']),
+        ('drafts=1025', ['config.drafts is 1025', '1024']),
+        ('batch=65537', ['config.batch is 65537', '65536']),
+        ('prompt_buckets=(16777217,)', ['config.prompt_buckets', '16777216']),
+        ('gammas=(2,0)', ['config.gammas is 0', 'at least 1']),
+        ('budgets=(1,)', ['config.budgets is 1', 'at least 2']),
+        ('draft_temperature=1e-40', ['config.draft_temperature is 1e-40']),
+        ('denoising_steps=65', ['config.denoising_steps is 65', '64']),
+    ],
+)
+def test_values_that_would_become_others(tiny, value, words):
+  """On the device they are float32 and int32; programs have a size."""
+  from specdiff_jax.build import decoding
+
+  decoding.check(bench.COMMAND.parse([tiny]).config)
+  with pytest.raises(errors.InputError) as caught:
+    decoding.check(bench.COMMAND.parse([tiny, f'--config.{value}']).config)
+  for word in words:
+    assert word in str(caught.value)
 
 
 def test_every_field_is_explained():

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from specdiff_jax.core import files
 from specdiff_jax.programs import console
 from specdiff_jax.programs import distill
 from specdiff_jax.programs import grid
@@ -33,6 +34,13 @@ def trained(monkeypatch):
 
   monkeypatch.setattr(distill, 'train', train)
   return names
+
+
+def test_a_directory_is_swept_by_one(specdiff, argv, tmp_path, trained):
+  with files.held(str(tmp_path / 'sweep.lock')):
+    run = specdiff(*argv, f'--workdir={tmp_path}', '--grid=loss=streak,ce')
+  assert run.code == 2 and not trained
+  assert 'Another process' in run.err and 'sweep.lock' in run.err
 
 
 def test_runs_compares_and_grows(
