@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -168,6 +169,18 @@ def whole(path: str) -> Iterator[BinaryIO]:
     raise
   with contextlib.suppress(OSError):  # some systems cannot sync a folder
     sync_folder(os.path.dirname(path) or '.')
+
+
+def remove(path: str) -> None:
+  """Removes a folder with all in it, or whatever else is there, if it can.
+
+  Of a link it removes the link. (shutil.rmtree alone would wait for a FIFO.)
+  """
+  if os.path.isdir(path) and not os.path.islink(path):
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    with contextlib.suppress(OSError):
+      os.unlink(path)
 
 
 def sync_folder(path: str) -> None:
