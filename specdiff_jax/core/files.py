@@ -178,6 +178,18 @@ def whole(path: str) -> Iterator[BinaryIO]:
     sync_folder(os.path.dirname(path) or '.')
 
 
+def remove(path: str) -> None:
+  """Removes a folder with all in it, or whatever else is there, if it can.
+
+  Of a link it removes the link. (shutil.rmtree alone would wait for a FIFO.)
+  """
+  if os.path.isdir(path) and not os.path.islink(path):
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    with contextlib.suppress(OSError):
+      os.unlink(path)
+
+
 def sync_folder(path: str) -> None:
   """Has the operating system write a folder's names to its disk."""
   folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

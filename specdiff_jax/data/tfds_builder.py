@@ -100,7 +100,7 @@ def write(
     if there and there.items() >= manifest.items() and is_whole(folder, there):
       return there  # another process made it while this one waited
     for leftover in (partial, old):
-      _remove(leftover)
+      files.remove(leftover)
     try:
       os.makedirs(partial)
       _build(partial, records, manifest.get('stored_top_k', 0))
@@ -117,16 +117,8 @@ def write(
       ) from error
     finally:
       for leftover in (partial, old):
-        _remove(leftover)
+        files.remove(leftover)
   return made
-
-
-def _remove(path: str) -> None:
-  """Removes a folder, or whatever else is there; a link, not its target."""
-  if os.path.islink(path) or os.path.isfile(path):
-    os.unlink(path)
-  else:
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _digests(folder: str) -> dict[str, str]:

@@ -25,9 +25,10 @@ def _define(own: flags.FlagValues) -> None:
       'out',
       None,
       'write JSON lines here in place of text on stdout: id, text, tokens '
-      '(with the end token if it came), tau, and prompt_sha256 (of the '
-      "prompt's tokens). Each is on disk once it is done. Run again with the "
-      'same settings, it goes on where it was; FILE.settings.json tells them',
+      '(with the end token if it came), tau, prompt_sha256 (of the '
+      "prompt's tokens), and sum (of the line's bytes before it). Each is on "
+      'disk once it is done. Run again with the same settings, it goes on '
+      'where it was; FILE.settings.json tells them',
       flag_values=own,
   )
   flags.DEFINE_bool(

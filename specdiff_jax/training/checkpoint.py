@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import math
 import os
-import shutil
 from typing import Any
 
 import jax
@@ -62,10 +61,12 @@ class Checkpointer:
       hosts.on_first(lambda: disk.tell(self._make))
       self._alias = files.alias(self.directory)  # orbax globs
       self._manager = self._open()
-    except (OSError, errors.InputError) as error:
+    except MemoryError:
+      raise
+    except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
           f'checkpoints: the directory {self.directory} cannot be used '
-          f'({error}). Make it writable, or choose another work directory.'
+          f'({disk.brief(error)}). Make it writable, or choose another work directory.'
       ) from error
 
   def _make(self) -> None:
@@ -76,10 +77,15 @@ class Checkpointer:
     os.makedirs(self.directory, exist_ok=True)
     steps = [name for name in os.listdir(self.directory) if name.isdecimal()]
     faults = {int(step): self._fault(step) for step in steps}
-    if any(not fault for fault in faults.values()):  # else: see `restore`
-      for step, fault in faults.items():
-        if fault:
-          self._move_away(step, fault)
+    if faults and all(faults.values()):
+      newest = max(faults)
+      raise errors.InputError(
+          f'of the steps {sorted(faults)} none is whole; step {newest}: '
+          f'{faults[newest]}; remove them to start over'
+      )
+    for step, fault in faults.items():
+      if fault:
+        self._move_away(step, fault)
 
   def _fault(self, step: str) -> str:
     """Returns what is wrong with a checkpoint's metrics; '' if nothing."""
@@ -324,7 +330,7 @@ class Checkpointer:
 
   def _move_away(self, step: int, fault: str) -> None:
     source = os.path.join(self.directory, str(step))
-    shutil.rmtree(f'{source}.corrupt', ignore_errors=True)
+    files.remove(f'{source}.corrupt')
     os.rename(source, f'{source}.corrupt')
     self._say(
         f'checkpoints: step {step} is damaged and set aside, as '

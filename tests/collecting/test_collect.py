@@ -173,3 +173,35 @@ def test_trajectories_are_extended_some_at_once(tmp_path):
   assert [(done, disk) for done, _, _, disk in steps] == [
       (0, 0), (2, 2), (4, 4), (5, 5)]
   assert {r.prompt_hash for r in collected(tmp_path).values()} == {'b' * 16}
+
+
+def test_what_answers_other_prompts_is_refused(tmp_path):
+  run(tmp_path, Echo(), PROMPTS[:8])
+  wanted = collect.requests_of(PROMPTS[:8], encode)
+
+  def done(requests):
+    there = trajectories.every(str(tmp_path))
+    return collect.done(requests, there, 'the folder')
+
+  assert done(wanted) == done([]) == trajectories.lengths(str(tmp_path))
+  texts = [prompts.Prompt(f'p{i}', f'other {i}') for i in range(7)]
+  for some in (
+      collect.requests_of(texts, encode),
+      collect.requests_of(PROMPTS[:7], lambda text: [*encode(text), 7]),
+      [dataclasses.replace(one, prompt_hash='b' * 16) for one in wanted[:7]],
+      [dataclasses.replace(one, given=1) for one in wanted[:7]],
+  ):
+    names = ', '.join(f"'p{i}'" for i in (6, 5, 4, 3, 2)) + ', ...'
+    with pytest.raises(errors.InputError, match=f'folder: .* 7 .*: {names}'):
+      done(some)
+
+
+def test_requests_with_given_tokens_answer_themselves(tmp_path):
+  asked = [collect.Request('prefix', 'a' * 16, [1, 2, 3], given=1)]
+  with trajectories.Journal(str(tmp_path), HEADER) as journal:
+    collect.collect(asked, Echo(), journal)
+  there = list(trajectories.every(str(tmp_path)))
+  assert collect.done(asked, there, '') == {'prefix': 4}
+  other = [dataclasses.replace(asked[0], prompt=[1, 2, 4])]
+  with pytest.raises(errors.InputError, match="'prefix'"):
+    collect.done(other, there, '')

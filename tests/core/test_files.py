@@ -44,3 +44,39 @@ def test_a_lock_that_cannot_be_made_is_an_error(tmp_path):
   with pytest.raises(errors.InputError, match='file.*cannot be written'):
     with files.held(str(tmp_path / 'file' / '.lock')):
       pass
+
+
+def test_an_alias_has_no_character_that_means_something(tmp_path):
+  plain = tmp_path / 'a-b_c.d, e'
+  odd = tmp_path / 'run[1]{a,b}*'
+  for folder in (plain, odd):
+    folder.mkdir()
+    (folder / 'here').touch()
+  assert files.alias(str(plain)) == str(plain)
+  alias = files.alias(str(odd))
+  assert not set(alias) & set('[]{}*') and files.alias(str(odd)) == alias
+  assert os.listdir(alias) == ['here']
+  (odd / 'here').unlink()
+  odd.rmdir()
+  odd.mkdir()  # another folder of that name has another alias
+  assert files.alias(str(odd)) != alias
+
+
+def test_locks_are_files(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  (tmp_path / 'link').symlink_to(tmp_path / 'target')
+  for name in ('pipe', 'link'):
+    with pytest.raises(errors.InputError, match=name):
+      with files.held(str(tmp_path / name)):
+        pass
+  assert not (tmp_path / 'target').exists()
+
+
+def test_whatever_is_there_is_removed(tmp_path):
+  (tmp_path / 'folder' / 'inner').mkdir(parents=True)
+  (tmp_path / 'link').symlink_to(tmp_path / 'kept')
+  (tmp_path / 'kept').mkdir()
+  os.mkfifo(tmp_path / 'pipe')
+  for name in ('folder', 'link', 'pipe', 'nothing'):
+    files.remove(str(tmp_path / name))
+  assert os.listdir(tmp_path) == ['kept']

@@ -53,6 +53,34 @@ def test_another_law_needs_another_folder(specdiff, argv, tmp_path):
   assert run.code == 2 and 'temperature' in run.err
 
 
+def test_prompts_that_changed_are_refused(specdiff, argv, root, tmp_path):
+  """Under the same ids, in the file or by what they are made into."""
+  assert specdiff(*argv, '--limit=2', f'--workdir={tmp_path}/a').code == 0
+  before = (tmp_path / 'a' / 'journal.jsonl').read_bytes()
+  text = (root / 'configs' / 'prompts' / 'tiny.jsonl').read_text()
+  other = tmp_path / 'other.jsonl'
+  other.write_text(text.replace('waits', 'sleeps'))
+  run = specdiff(*argv, f'--prompts={other}', f'--workdir={tmp_path}/a')
+  assert run.code == 2 and "'tiny-1'" in run.err and 'tiny-0' not in run.err
+  assert run.out == '' and str(tmp_path / 'a') in run.err
+  assert (tmp_path / 'a' / 'journal.jsonl').read_bytes() == before
+
+
+def test_a_journal_taken_away_is_noticed(
+    specdiff, argv, tmp_path, monkeypatch
+):
+  real = trajectories.Journal.append
+
+  def append(self, some):
+    real(self, some)
+    os.remove(self.path)
+
+  monkeypatch.setattr(trajectories.Journal, 'append', append)
+  run = specdiff(*argv, f'--workdir={tmp_path}')
+  assert run.code == 2 and 'journal.jsonl was deleted' in run.err
+  assert run.out == '' and 'Traceback' not in run.err
+
+
 @pytest.mark.parametrize('how', ['killed', 'disk full'])
 def test_what_was_written_stays(specdiff, argv, tmp_path, monkeypatch, how):
   assert specdiff(*argv, f'--workdir={tmp_path}/a').code == 0

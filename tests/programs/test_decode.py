@@ -7,7 +7,7 @@ import pytest
 
 SMALL = ('--config.max_new_tokens=12', '--config.prompt_buckets=(16,48)')
 SYSTEMS = ('lookup', 'specdiff')
-FIELDS = {'id', 'text', 'tokens', 'tau', 'prompt_sha256'}
+FIELDS = {'id', 'text', 'tokens', 'tau', 'prompt_sha256', 'sum'}
 
 
 @pytest.fixture
@@ -133,6 +133,23 @@ def test_a_stopped_run_goes_on(decode, monkeypatch, how):
   before = out.stat()
   assert run().code == 0
   assert out.stat().st_mtime_ns == before.st_mtime_ns  # nothing was left to do
+
+
+def test_a_file_taken_away_is_noticed(decode, monkeypatch):
+  run, out = decode
+  real = os.fsync
+
+  def fsync(file):
+    real(file)
+    if out.exists() and out.stat().st_size:
+      out.unlink()
+
+  monkeypatch.setattr(os, 'fsync', fsync)
+  stopped = run()
+  monkeypatch.undo()
+  assert stopped.code == 2 and 'out.jsonl was deleted' in stopped.err
+  assert 'Traceback' not in stopped.err and not out.exists()
+  assert run().code == 0 and len(lines(out)) == 4
 
 
 def test_more_prompts_are_added(decode):

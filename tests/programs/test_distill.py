@@ -94,6 +94,24 @@ def test_a_killed_run_goes_on_exactly(
   assert other.json['params_sha256'] != sha  # the control
 
 
+def test_names_of_folders_may_hold_anything(
+    specdiff, argv, data, tmp_path
+):
+  """Also of those with the trajectories, which may be several."""
+  mine, workdir = tmp_path / 'br{a,b}', tmp_path / 'run[1]*{c,d} ü'
+  shutil.copytree(data, mine)
+  argv = *argv, f'--workdir={workdir}', f'--config.data={mine}'
+  assert specdiff(*argv, '--config.steps=2').code == 0
+  run = specdiff(*argv, '--config.steps=4')
+  assert run.code == 0 and run.json['steps'] == 4, run.err
+  assert sorted(os.listdir(workdir / 'checkpoints')) == ['2', '4']
+  shutil.rmtree(workdir / 'checkpoints' / '4')
+  (workdir / 'metrics.jsonl').write_bytes(b'garbage\n')
+  again = specdiff(*argv, '--config.steps=4')
+  assert again.code == 0 and '1 damaged lines' in again.err
+  assert again.json['params_sha256'] == run.json['params_sha256']
+
+
 def test_a_full_disk_loses_nothing(
     specdiff, argv, whole, tmp_path, monkeypatch
 ):

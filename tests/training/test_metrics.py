@@ -2,6 +2,7 @@
 
 import builtins
 import glob
+import os
 import struct
 
 import pytest
@@ -85,3 +86,37 @@ def test_without_tensorboard_it_is_said(tmp_path, monkeypatch):
   with pytest.raises(errors.InputError, match='tensorboard]'):
     metrics.MetricsWriter(f'{tmp_path}/metrics.jsonl', f'{tmp_path}/events')
   metrics.MetricsWriter(f'{tmp_path}/metrics.jsonl')  # needs none
+
+
+def test_damaged_lines_are_set_aside(tmp_path):
+  path, told = tmp_path / 'metrics.jsonl', []
+  writer = metrics.MetricsWriter(str(path), say=told.append)
+  for step in (1, 2, 3):
+    writer.write(step, {'loss': 10.0 + step, 'eval': {'tau': 1.0}})
+  good = path.read_bytes()
+  bad = [
+      b'\xff\xfe{}\n', b'{"step": 2, "lo\n', b'[1]\n', b'{"loss": 1.0}\n',
+      b'{"step": "2"}\n', b'{"step": 2, "loss": "low"}\n',
+      b'{"step": 2, "loss": NaN}\n', b'{"step": 2, "eval": [1e999]}\n',
+      b'[' * 2000 + b'\n',
+  ]  # fmt: skip
+  first, *rest = good.splitlines(keepends=True)
+  path.write_bytes(b''.join([first, *bad, *rest]) + b'{"step": 4, "l')
+  assert [line['step'] for line in writer.read()] == [1, 2, 3]
+  assert writer.last('loss') == 13.0
+  writer.truncate(2)
+  assert path.read_bytes() == b''.join([first, rest[0]])
+  assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == b''.join(bad)
+  assert len(told) == 1 and f'{len(bad)} damaged lines' in told[0]
+  writer.truncate(2)
+  assert len(told) == 1  # a torn last line alone, or none, is no damage
+
+
+def test_a_link_or_pipe_is_no_file_of_metrics(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  (tmp_path / 'link').symlink_to(tmp_path / 'target')
+  with pytest.raises(errors.InputError, match='pipe'):
+    metrics.MetricsWriter(f'{tmp_path}/pipe').truncate(0)
+  with pytest.raises(errors.InputError, match='link'):
+    metrics.MetricsWriter(f'{tmp_path}/link').write(1, {})
+  assert not (tmp_path / 'target').exists()

@@ -72,3 +72,17 @@ def test_settings_that_no_run_could_work_with(settings, words):
   config = fields.complete(ml_collections.ConfigDict(settings))
   with pytest.raises(errors.InputError, match=words):
     build_training.check(config)
+
+
+def test_a_damaged_run_json_is_said(tmp_path):
+  path = tmp_path / 'run.json'
+  distill._check_same_run(str(path), FACTS)
+  good = path.read_text()
+  distill._check_same_run(str(path), FACTS)
+  for text in ('{"a": ', '[]', '[' * 5000, good.replace('streak', 'streaj')):
+    path.write_text(text)
+    with pytest.raises(errors.InputError, match='run.json, which tells.*delete'):
+      distill._check_same_run(str(path), FACTS)
+  path.unlink()  # as it advises
+  distill._check_same_run(str(path), FACTS)
+  assert path.read_text() == good
