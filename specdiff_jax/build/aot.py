@@ -170,7 +170,7 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
   params, drafter_params = jax.eval_shape(make, checkpoint.params)
   engine = _with_cache_dtype(made[0].engine, systems.dtype(checkpoint))
   bucket = max(config.prompt_buckets)
-  engine.check_bucket(bucket)
+  engine.check_length(bucket)
   state = jax.eval_shape(
       engine.prefill, params, drafter_params, *_requests(config.batch, bucket)
   )

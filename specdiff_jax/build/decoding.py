@@ -303,6 +303,14 @@ def requests(
           f'{max(config.prompt_buckets)} to fit the buffers. Raise '
           'config.prompt_buckets, or leave this prompt out.'
       )
+    most = checkpoint.config.max_positions
+    if len(ids) + config.max_new_tokens > most:
+      raise errors.InputError(
+          f'The prompt {prompt.id!r} has {len(ids)} tokens, which with '
+          f'{config.max_new_tokens} new ones are more than the {most} positions '
+          'that the verifier was trained for. Lower config.max_new_tokens, or '
+          'leave this prompt out.'
+      )
     result.append(system_lib.request(prompt.id, ids))
   return result
 

@@ -47,14 +47,14 @@ class Engine:
   def __post_init__(self):
     accept.check(self.drafter, self.rule)
 
-  def check_bucket(self, bucket: int) -> None:
-    """Raises InputError if the verifier has no positions for the buffers."""
-    length, most = bucket + self.max_new_tokens, self.model.config.max_positions
+  def check_length(self, prompt: int) -> None:
+    """Raises InputError if the verifier has no positions for such a prompt."""
+    length, most = prompt + self.max_new_tokens, self.model.config.max_positions
     if length > most:
       raise errors.InputError(
           f'prompt and completion take up to {length} positions, but the '
-          f'verifier was trained for {most}; lower max_new_tokens or '
-          'prompt_buckets.'
+          f'verifier was trained for {most}; lower max_new_tokens, or leave '
+          f'prompts of {prompt} tokens out.'
       )
 
   def cache_slots(self, bucket: int, length: int) -> int:

@@ -166,7 +166,7 @@ def start(
   jax_settings.check()
   longest = max(len(request.prompt) for request in requests)
   bucket = bucket_for(longest, buckets)
-  engine.check_bucket(bucket)
+  engine.check_length(longest)
   if settings.max_new_tokens > engine.max_new_tokens:
     raise errors.InputError(
         f'max_new_tokens={settings.max_new_tokens}, but the buffers have room '
