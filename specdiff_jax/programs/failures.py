@@ -12,7 +12,8 @@ import sys
 READER_LEFT = 141  # as of a program that SIGPIPE ends: `head` has seen enough
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE)
 _NO_MEMORY = (  # in errors of jax, of the loader, and of threads
-    'RESOURCE_EXHAUSTED', 'Cannot allocate memory', "can't start new thread",
+    'RESOURCE_EXHAUSTED', 'Out of memory', 'Cannot allocate memory',
+    'std::bad_alloc', "can't start new thread",
 )  # fmt: skip
 _MEMORY = (
     'There is not enough memory ({}). Lower config.batch, config.prompt_buckets '

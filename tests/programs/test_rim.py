@@ -94,7 +94,8 @@ def test_progress_escapes_what_it_shows(monkeypatch):
 
 REASONS = (
     (MemoryError(), 'not enough memory'),
-    (RuntimeError('RESOURCE_EXHAUSTED: Out of memory'), 'Out of memory'),
+    (RuntimeError('RESOURCE_EXHAUSTED: too much'), 'not enough memory'),
+    (RuntimeError('INTERNAL: Out of memory allocating 9'), 'allocating 9'),
     (RuntimeError("can't start new thread"), 'not enough memory'),
     (ImportError('x.so: Cannot allocate memory'), 'not enough memory'),
     (OSError(errno.ENOSPC, 'No space left', 'a\nb'), r'a\nb: No space left'),
