@@ -210,8 +210,8 @@ def _header(fields: dict[str, Any], path: str) -> dict[str, Any]:
   if not known or fields['journal'] != FORMAT:
     raise errors.InputError(
         f'{path}, line 1: not the header of a journal of format {FORMAT} '
-        f'(format: {fields.get("journal")!r:.40}). Give a new work directory, or '
-        'one that `specdiff collect` of this version made.'
+        f'(format: {fields.get("journal")!r:.40}). Give a new work '
+        'directory, or one that `specdiff collect` of this version made.'
     )
   return fields['header']
 

@@ -15,7 +15,9 @@ import ml_collections
 from specdiff_jax.core import errors
 
 # Flags and config fields that are paths, or may be.
-FLAGS = ('workdir', 'out', 'prompts', 'from', 'to', 'refresh', 'adapter', 'plot')
+FLAGS = (
+    'workdir', 'out', 'prompts', 'from', 'to', 'refresh', 'adapter', 'plot',
+)  # fmt: skip
 FIELDS = (
     'verifier', 'adapter', 'drafter', 'drafters', 'masked_lm.tokenizer', 'data',
     'prompts', 'eval_prompts', 'start_from', 'cache_dir',

@@ -66,7 +66,8 @@ class Checkpointer:
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
           f'checkpoints: the directory {self.directory} cannot be used '
-          f'({disk.brief(error)}). Make it writable, or choose another work directory.'
+          f'({disk.brief(error)}). Make it writable, or choose another work '
+          'directory.'
       ) from error
 
   def _make(self) -> None:
@@ -245,8 +246,8 @@ class Checkpointer:
     raise errors.InputError(
         f'checkpoints: none of the steps {sorted(failures)} in '
         f'{self.directory} can be restored; step {newest}: '
-        f'{self._brief(failures[newest])}. If the configuration changed (sizes, '
-        'optimizer, data), go back to the one that wrote them; else choose '
+        f'{self._brief(failures[newest])}. If the configuration changed '
+        '(sizes, optimizer, data), go back to the one that wrote them; else choose '
         'another work directory, or remove this one to start over.'
     )
 

@@ -92,7 +92,11 @@ def stop_noise() -> None:
     return
 
   def hook(found):
-    if 'Event loop is closed' not in str(found.exc_value):
+    code = getattr(found.object, 'cr_code', None)  # of a coroutine
+    if not (
+        'Event loop is closed' in str(found.exc_value)
+        or (code and 'orbax' in code.co_filename)
+    ):
       before(found)
 
   hook.silent = True

@@ -31,7 +31,9 @@ def test_a_tilde_is_the_home(tiny):
   assert config.drafters.sps == '/home/me/d'
   assert config.masked_lm.tokenizer == '/home/me/t'
   assert config.verifier == 'random:tiny'  # as it was
-  call = decode.COMMAND.parse([tiny, '--prompt=~/x', '--out=~/x', '--prompts=a~'])
+  call = decode.COMMAND.parse(
+      [tiny, '--prompt=~/x', '--out=~/x', '--prompts=a~']
+  )
   assert call.options.prompt == '~/x'  # a text
   assert call.options.out == '/home/me/x' and call.options.prompts == 'a~'
   assert inspect.COMMAND.parse(['~/m']).argument == '/home/me/m'

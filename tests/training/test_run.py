@@ -81,7 +81,8 @@ def test_a_damaged_run_json_is_said(tmp_path):
   distill._check_same_run(str(path), FACTS)
   for text in ('{"a": ', '[]', '[' * 5000, good.replace('streak', 'streaj')):
     path.write_text(text)
-    with pytest.raises(errors.InputError, match='run.json, which tells.*delete'):
+    said = 'run.json, which tells.*delete'
+    with pytest.raises(errors.InputError, match=said):
       distill._check_same_run(str(path), FACTS)
   path.unlink()  # as it advises
   distill._check_same_run(str(path), FACTS)
