@@ -37,10 +37,10 @@ usage: python -m specdiff_jax SUBCOMMAND --config=FILE [--config.FIELD=VALUE]
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand; returns the exit code.
 
-  0: done. 1: an output was not what plain decoding gives (`bench`, `verify`).
-  2: bad input, with a message that says what to do. 3: it does not fit
-  (`aot`). 75: preempted, saved (`distill`, `sweep`). 130: interrupted. 141: the
-  reader of the output has left.
+  0: done, or the reader of stdout has left. 1: an output was not what plain
+  decoding gives (`bench`, `verify`). 2: bad input, with a message that says what
+  to do. 3: it does not fit (`aot`). 75: preempted, saved (`distill`, `sweep`).
+  130: interrupted.
 
   Example: main(['bench', '--config=configs/tiny.py'])
   """

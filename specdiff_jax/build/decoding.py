@@ -15,6 +15,7 @@ from specdiff_jax.build import systems as systems
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import ngram as ngram_lib
+from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
@@ -328,6 +329,8 @@ def identity(
     if hasattr(value, 'to_dict'):
       own[name] = value.to_dict()
   own |= {'verifier': checkpoint.fingerprint}
+  if config.temperature:  # else there is none
+    own |= {'noise': sampling_lib.KEYED}
   return json.loads(json.dumps(own))
 
 

@@ -17,6 +17,10 @@ from specdiff_jax.core import jax_settings
 from specdiff_jax.core import types
 
 
+# How noise is keyed; the same seed gives another text where this is another.
+KEYED = 'threefry2x32, requests of 64 bits'
+
+
 def request_noise(
     seed: int, low: jax.Array, high: jax.Array | int = 0
 ) -> types.Noise:

@@ -3,6 +3,7 @@
 from absl import flags
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
 from specdiff_jax.programs import fields_decoding
@@ -173,4 +174,4 @@ def _watch(system):
 
 
 def _head(request) -> None:
-  console.text(f'== {request.id} ==\n')
+  console.text(f'== {printing.one_line(request.id)} ==\n')

@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 
-READER_LEFT = 141  # as of a program that SIGPIPE ends: `head` has seen enough
+READER_LEFT = 0  # of stdout, such as `head`: it has seen what it wanted
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE)
 _NO_MEMORY = (  # in errors of jax, of the loader, and of threads
     'RESOURCE_EXHAUSTED', 'Out of memory', 'Cannot allocate memory',
