@@ -13,6 +13,7 @@ import numpy as np
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.text import tokenizer as tokenizer_lib
+from specdiff_jax.text import tokenizer_bpe
 from specdiff_jax.text import tokenizer_roles
 from specdiff_jax.text import tokenizer_settings
 
