@@ -49,12 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   failures.streams()
   try:
     code, message = _run(name, argv[1:])
-    if message:
-      line = printing.one_line(f'specdiff {name}: {message}')
-      print(line, file=sys.stderr, flush=True)
   except BrokenPipeError:
     failures.silence()
     return failures.READER_LEFT
+  if message:
+    failures.tell(printing.one_line(f'specdiff {name}: {message}'))
   return failures.flushed(code)
 
 

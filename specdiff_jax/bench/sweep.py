@@ -40,7 +40,7 @@ class Row:
     steps, values = [], []
     for line in self.lines:
       value = line.get('eval', line).get(name)
-      if value is not None:
+      if isinstance(value, (int, float)):
         steps.append(line['step'])
         values.append(value)
     return steps, values

@@ -57,14 +57,11 @@ def open_file(path: str) -> BinaryIO:
 def open_own(path: str, flags: int) -> int:
   """Opens or creates a file to write; returns its descriptor.
 
-  Raises OSError, and InputError if it is a link, a directory, or a pipe, at
-  which a writer could wait. (Devices, such as /dev/null, are fine.)
+  Raises OSError, and InputError if it is a directory, or a pipe, at which a
+  writer could wait. Devices, such as /dev/null, are fine; so is a link: the
+  file itself may lie on a larger disk.
   """
-  flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-  if os.path.islink(path):
-    raise errors.InputError(
-        f'{path} is a link; give the file that it leads to, or remove it.'
-    )
+  flags |= os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
   file = os.open(path, flags, 0o644)
   mode = os.fstat(file).st_mode
   if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
@@ -73,6 +70,16 @@ def open_own(path: str, flags: int) -> int:
         f'{path} is not a regular file; remove it, or give another path.'
     )
   return file
+
+
+def only_regular(folder: str) -> bool:
+  """Returns whether a folder holds nothing but folders and regular files."""
+  for where, folders, names in os.walk(folder):
+    for name in (*folders, *names):
+      mode = os.lstat(os.path.join(where, name)).st_mode
+      if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return False
+  return True
 
 
 def parse_json(data: bytes | str) -> Any:

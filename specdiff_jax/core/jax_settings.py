@@ -23,7 +23,15 @@ _WANTED = {
     'jax_disable_jit': False,  # loops on the device would be Python's
     'jax_debug_key_reuse': False,
     'jax_check_tracer_leaks': False,
-    'jax_transfer_guard': None,
+    'jax_no_tracing': False,
+    'jax_no_execution': False,
+    'jax_error_checking_behavior_nan': 'ignore',
+    'jax_error_checking_behavior_divide': 'ignore',
+    'jax_error_checking_behavior_oob': 'ignore',
+    'jax_transfer_guard': None,  # of all ways, and of each
+    'jax_transfer_guard_host_to_device': None,
+    'jax_transfer_guard_device_to_host': None,
+    'jax_transfer_guard_device_to_device': None,
 }  # fmt: skip
 _CHANGING = (
     'jax_enable_x64', 'jax_threefry_partitionable', 'jax_random_seed_offset',

@@ -149,9 +149,14 @@ def read(workdir: str) -> tuple[dict[str, Any], Source]:
   except MemoryError:
     raise
   except Exception as error:  # TFDS and array_record raise many kinds
+    advice = 'There is no journal beside it to make it of: collect it again.'
+    if trajectories.paths(workdir):
+      advice = (
+          'Delete that folder: the next run makes it again from the journal '
+          'beside it.'
+      )
     raise errors.InputError(
-        f'The trajectory dataset {folder} is damaged ({error}). Delete that '
-        'folder: the next run makes it again from the journal beside it.'
+        f'The trajectory dataset {folder} is damaged ({error}). {advice}'
     ) from error
   return header, source
 

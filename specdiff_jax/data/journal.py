@@ -34,8 +34,8 @@ class AppendFile:
   def __init__(self, path: str):
     """Opens or creates the file and its folder, and locks the file.
 
-    Raises InputError if the path cannot be written, is a link or no file, or
-    another process has it.
+    Raises InputError if the path cannot be written, is no file, or another
+    process has it.
     """
     self.path = path
     folder = os.path.dirname(path) or '.'
@@ -70,11 +70,13 @@ class AppendFile:
     self.check()
     with disk_errors(self.path):
       try:
-        os.lseek(self._file, self._end, os.SEEK_SET)
+        if self._regular:
+          os.lseek(self._file, self._end, os.SEEK_SET)
         written = 0
         while written < len(data):
           written += os.write(self._file, data[written:])
-        os.fsync(self._file)
+        if self._regular:
+          os.fsync(self._file)
       except BaseException:  # a KeyboardInterrupt between two writes as well
         with contextlib.suppress(OSError):
           os.ftruncate(self._file, self._end)
@@ -221,7 +223,7 @@ def digest(parts: Iterable[tuple[str, int]]) -> str:
   """
   result = hashlib.sha256()
   for path, size in parts:
-    with open(path, 'rb') as file:
+    with files.open_file(path) as file:
       while size and (block := file.read(min(size, 1 << 20))):
         result.update(block)
         size -= len(block)

@@ -4,6 +4,7 @@ Imported only where a dataset is built or read, since TFDS takes a second.
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
@@ -128,17 +129,30 @@ def _digests(folder: str) -> dict[str, str]:
     for name in names:
       path = os.path.join(where, name)
       if path != os.path.join(folder, MANIFEST):
-        size = os.stat(path).st_size
-        found[os.path.relpath(path, folder)] = journal.digest([(path, size)])
+        found[os.path.relpath(path, folder)] = _digest(path)
   return found
+
+
+def _digest(path: str) -> str:
+  with files.open_file(path) as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
   """Returns whether the files are those that the manifest was written for.
 
   Nothing is known of the files of older versions: they are taken as whole.
+  Further files, such as a desktop's, are of no account.
   """
-  return 'files' not in manifest or manifest['files'] == _digests(folder)
+  if not isinstance(manifest.get('files', {}), dict):
+    return False
+  try:
+    return all(
+        _digest(os.path.join(folder, name)) == digest
+        for name, digest in manifest.get('files', {}).items()
+    )
+  except errors.InputError:  # one is not there, or is no file
+    return False
 
 
 def _build(

@@ -6,6 +6,8 @@ a `Call`, or prints the help. Reading the fields is `build`'s business. Those
 that only handle files need no config, and may take a path instead.
 """
 
+import ast
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
@@ -197,9 +199,10 @@ def load(spec: str) -> ml_collections.ConfigDict:
 
 
 def _load_module(path: str):
-  if not pathlib.Path(path).is_file():
-    folder = pathlib.Path(path).parent
-    there = sorted(str(p) for p in folder.glob('*.py'))
+  if not os.path.isfile(path):  # False, too, where it cannot be looked at
+    there = []
+    with contextlib.suppress(OSError):
+      there = sorted(map(str, pathlib.Path(path).parent.glob('*.py')))
     hint = f' There are: {", ".join(there)}.' if there else ''
     raise errors.InputError(f'The config file {path!r} does not exist.{hint}')
   source = importlib.util.spec_from_file_location('specdiff_config', path)
@@ -241,10 +244,13 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def _check_overrides(argv, config, spec: str) -> None:
   """Raises InputError if an override names a field that does not exist."""
-  for arg in argv:
+  for index, arg in enumerate(argv):
     match = _FIELD.match(arg)
     if not match:
       continue
+    _, given, value = arg.partition('=')
+    if not given:  # as the next argument, if at all
+      value = argv[index + 1] if index + 1 < len(argv) else ''
     node = config
     for part in match.group(2).split('.'):
       names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
@@ -255,6 +261,20 @@ def _check_overrides(argv, config, spec: str) -> None:
             names or fields.ALL,
         )
       node = node[part]
+    if isinstance(node, tuple) and _is_unordered(value):
+      raise errors.InputError(
+          f'The config {spec} was given (on the command line) {value} for '
+          f'{match.group(2)!r}, which has to be a tuple, such as (2, 4) or '
+          "('a', 'b')."
+      )
+
+
+def _is_unordered(text: str) -> bool:
+  """Returns whether a text is a dict or a set, which absl makes tuples of."""
+  try:
+    return isinstance(ast.literal_eval(text), (dict, set))
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return False
 
 
 def _one_line(error: BaseException) -> str:

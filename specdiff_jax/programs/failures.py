@@ -105,6 +105,14 @@ def streams() -> None:
       stream.reconfigure(errors='backslashreplace')
 
 
+def tell(line: str) -> None:
+  """Writes a line to stderr, if that can be written to."""
+  try:
+    print(line, file=sys.stderr, flush=True)
+  except OSError:  # of a full disk, say: the exit code has to tell
+    silence()
+
+
 def flushed(code: int) -> int:
   """Writes out what waits for stdout; returns the exit code, or another."""
   try:
@@ -116,7 +124,7 @@ def flushed(code: int) -> int:
   except OSError as error:
     silence()
     if not code:
-      print(f'specdiff: stdout: {error.strerror}.', file=sys.stderr)
+      tell(f'specdiff: stdout: {error.strerror}.')
     return code or 2
 
 

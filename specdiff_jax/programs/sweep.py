@@ -10,6 +10,7 @@ from absl import flags
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.data import journal
 from specdiff_jax.programs import command
 from specdiff_jax.programs import console
 from specdiff_jax.programs import distill
@@ -138,11 +139,10 @@ class _Trainer:
 
     path = os.path.join(workdir, 'result.json')
     recipe = json.loads(json.dumps(config.to_dict()))
-    if os.path.exists(path):
-      before = files.read_json(path)
-      if before.get('config') == recipe and 'result' in before:
-        console.say(f'{what}: done before')
-        return before['result'], 0
+    before = _finished(path)
+    if before.get('config') == recipe:
+      console.say(f'{what}: done before')
+      return before['result'], 0
     console.say(f'{what} ...')
     verifier = self._verifier(config)
     result, drafter = distill.train(
@@ -152,7 +152,8 @@ class _Trainer:
       return {}, distill.stopped(result)
     figures = distill.figures(result) | {'drafter': drafter}
     if hosts.is_first() and figures['loss'] is not None:
-      files.write_json(path, {'config': recipe, 'result': figures})
+      made = journal.with_sum({'config': recipe, 'result': figures})
+      files.write_json(path, made)
     return figures, 0
 
   def _verifier(self, config):
@@ -166,6 +167,27 @@ class _Trainer:
     split = build_training.placement(config)
     self._loaded = config, command.verifier(config, split)
     return self._loaded[1]
+
+
+def _finished(path: str) -> Mapping[str, Any]:
+  """Returns the config and the figures of a run that is done; else {}.
+
+  From its last checkpoint a run whose figures are damaged comes to them again.
+  """
+  if not os.path.exists(path):
+    return {}
+  try:
+    found = journal.without_sum(files.read_json(path))
+    result = found['result']
+    if not isinstance(result['evaluation'], Mapping):
+      raise ValueError('its evaluation is no object')
+    for name in ('loss', 'tau_eval'):
+      if not isinstance(result[name], (int, float, type(None))):
+        raise ValueError(f'its {name} is no number')
+    return found
+  except (KeyError, TypeError, ValueError, errors.InputError) as e:
+    console.say(f'{path} is damaged ({e}); that run goes on.')
+    return {}
 
 
 def _report(call: command.Call, workdir: str, rows) -> None:

@@ -1,6 +1,7 @@
 """Text to ids and back, with the chat template: from GGUF, directory, bytes."""
 
 import copy
+import itertools
 from typing import Any, Iterable, Mapping, Sequence
 
 import tokenizers
@@ -169,16 +170,21 @@ class Tokenizer:
     """Returns the beginning of the text of `ids` that no later token changes."""
     ids = [int(i) for i in ids]
     if self._fallback is not None:
-      while ids and (ids[-1] in self._fallback or ids[-1] in self._special):
+      while ids and (ids[-1] in self._fallback or not self._name(ids[-1])):
         ids.pop()
       text = self._text(ids)
     else:
       text = self._text(ids)
-      last = [i for i in ids[-16:] if i not in self._special][-3:]
-      names = [self.backend.id_to_token(i) or '' for i in last]
-      if text.endswith('\ufffd') and settled.unfinished(names):
-        text = text[:-1]
+      if text.endswith('\ufffd'):
+        names = filter(None, map(self._name, reversed(ids)))
+        last = list(itertools.islice(names, 3))[::-1]
+        text = text[:-1] if settled.unfinished(last) else text
     return settled.tidy(text[: settled.untidied(text)]) if self._tidies else text
+
+  def _name(self, i: int) -> str:
+    """Returns a token as the vocabulary has it; '' where it makes no text."""
+    hidden = i in self._special
+    return '' if hidden else self.backend.id_to_token(i) or ''
 
   def stop_ids(self, stop: Sequence[str]) -> list[int]:
     """Returns the special tokens among stop strings: they end a text as tokens.

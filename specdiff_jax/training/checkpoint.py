@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import math
 import os
+import re
 from typing import Any
 
 import jax
@@ -18,6 +19,14 @@ from specdiff_jax.parallel import rules
 from specdiff_jax.training import disk
 from specdiff_jax.training import memory
 from specdiff_jax.training import seal
+
+
+_STEP = re.compile('0|[1-9][0-9]*')  # names of folders that are checkpoints
+_METADATA = {  # what Orbax needs of a checkpoint's own file, all optional
+    'item_handlers': (dict, str), 'metrics': (dict,),
+    'performance_metrics': (dict,), 'custom_metadata': (dict,),
+    'init_timestamp_nsecs': (int,), 'commit_timestamp_nsecs': (int,),
+}  # fmt: skip
 
 
 class Checkpointer:
@@ -76,7 +85,7 @@ class Checkpointer:
     Opening reads the metrics of all checkpoints, to know which are kept.
     """
     os.makedirs(self.directory, exist_ok=True)
-    steps = [name for name in os.listdir(self.directory) if name.isdecimal()]
+    steps = [n for n in os.listdir(self.directory) if _STEP.fullmatch(n)]
     faults = {int(step): self._fault(step) for step in steps}
     if faults and all(faults.values()):
       newest = max(faults)
@@ -89,13 +98,20 @@ class Checkpointer:
         self._move_away(step, fault)
 
   def _fault(self, step: str) -> str:
-    """Returns what is wrong with a checkpoint's metrics; '' if nothing."""
+    """Returns what would keep a checkpoint from being opened; '' if nothing."""
     items = os.path.join(self.directory, step)
+    if not files.only_regular(items):
+      return 'it holds a link, a pipe or a device'
+    own = os.path.join(items, '_CHECKPOINT_METADATA')
     try:
+      about = files.read_json(own) if os.path.exists(own) else {}
+      for key, kinds in _METADATA.items():
+        if not isinstance(about.get(key), (*kinds, type(None))):
+          return f'{key} of its _CHECKPOINT_METADATA is damaged'
       found = files.read_json(os.path.join(items, 'metrics', 'metrics'))
       sealed = files.read_json(os.path.join(items, 'seal', 'metadata'))
     except errors.InputError:
-      return 'its metrics or its seal cannot be read'
+      return 'its metadata, metrics or seal cannot be read'
     tau = found.get('tau')
     if type(tau) not in (int, float) or not math.isfinite(tau):
       return 'its metrics are damaged'

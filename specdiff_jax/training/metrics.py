@@ -158,7 +158,7 @@ class MetricsWriter:
       os.close(file)
 
   def _replace(self, path: str, data: bytes) -> None:
-    with files.whole(path) as file:
+    with files.whole(os.path.realpath(path)) as file:
       file.write(data)
 
   def _guard(self, function, *args, **kwargs) -> None:
@@ -223,9 +223,11 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return None
   if not isinstance(record, dict) or type(record.get('step')) is not int:
     return None
+  if not 0 <= record['step'] < 2**63 or not _finite(record):
+    return None
   if type(record.get('loss')) not in (int, float, type(None)):
     return None
-  return record if _finite(record) else None
+  return record if isinstance(record.get('eval', {}), dict) else None
 
 
 def _finite(value: Any) -> bool:

@@ -64,12 +64,9 @@ def test_an_alias_has_no_character_that_means_something(tmp_path):
 
 def test_locks_are_files(tmp_path):
   os.mkfifo(tmp_path / 'pipe')
-  (tmp_path / 'link').symlink_to(tmp_path / 'target')
-  for name in ('pipe', 'link'):
-    with pytest.raises(errors.InputError, match=name):
-      with files.held(str(tmp_path / name)):
-        pass
-  assert not (tmp_path / 'target').exists()
+  with pytest.raises(errors.InputError, match='pipe'):
+    with files.held(str(tmp_path / 'pipe')):
+      pass
 
 
 def test_whatever_is_there_is_removed(tmp_path):

@@ -69,8 +69,8 @@ def draw(rng, tokenizer, byte):
       ids += [whole] if by_token else map(byte, letter.encode())
     elif kind < 0.95:
       ids.append(byte(rng.choice(BYTES)))
-    else:
-      ids.append(tokenizer.end_ids[0])
+    else:  # no text: a special token, or one beyond the vocabulary
+      ids += [rng.choice([tokenizer.end_ids[0], 300])] * rng.choice([1, 1, 20])
   text, stops = tokenizer.decode(ids), []
   for _ in range(rng.randint(1, 4)):  # pieces of the text, or of each other
     of = rng.choice([text, text, *stops, ''.join(rng.choices(LETTERS, k=3))])

@@ -112,11 +112,13 @@ def test_damaged_lines_are_set_aside(tmp_path):
   assert len(told) == 1  # a torn last line alone, or none, is no damage
 
 
-def test_a_link_or_pipe_is_no_file_of_metrics(tmp_path):
+def test_a_pipe_is_no_file_of_metrics_and_a_link_is_kept(tmp_path):
   os.mkfifo(tmp_path / 'pipe')
   (tmp_path / 'link').symlink_to(tmp_path / 'target')
   with pytest.raises(errors.InputError, match='pipe'):
     metrics.MetricsWriter(f'{tmp_path}/pipe').truncate(0)
-  with pytest.raises(errors.InputError, match='link'):
-    metrics.MetricsWriter(f'{tmp_path}/link').write(1, {})
-  assert not (tmp_path / 'target').exists()
+  writer = metrics.MetricsWriter(f'{tmp_path}/link')
+  writer.write(1, {})
+  writer.truncate(1)
+  assert (tmp_path / 'link').is_symlink()
+  assert (tmp_path / 'target').read_text() == '{"step": 1}\n'
