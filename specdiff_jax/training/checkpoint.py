@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import json
 import math
 import os
 import re
@@ -102,16 +103,13 @@ class Checkpointer:
     items = os.path.join(self.directory, step)
     if not files.only_regular(items):
       return 'it holds a link, a pipe or a device'
-    own = os.path.join(items, '_CHECKPOINT_METADATA')
+    if not _orbax_reads(os.path.join(items, '_CHECKPOINT_METADATA')):
+      return 'its _CHECKPOINT_METADATA is damaged'
     try:
-      about = files.read_json(own) if os.path.exists(own) else {}
-      for key, kinds in _METADATA.items():
-        if not isinstance(about.get(key), (*kinds, type(None))):
-          return f'{key} of its _CHECKPOINT_METADATA is damaged'
       found = files.read_json(os.path.join(items, 'metrics', 'metrics'))
       sealed = files.read_json(os.path.join(items, 'seal', 'metadata'))
     except errors.InputError:
-      return 'its metadata, metrics or seal cannot be read'
+      return 'its metrics or its seal cannot be read'
     tau = found.get('tau')
     if type(tau) not in (int, float) or not math.isfinite(tau):
       return 'its metrics are damaged'
@@ -353,6 +351,26 @@ class Checkpointer:
         f'checkpoints: step {step} is damaged and set aside, as '
         f'{source}.corrupt ({fault}).'
     )
+
+
+def _orbax_reads(path: str) -> bool:
+  """Returns whether Orbax can open a folder with such a file of its own.
+
+  One that is absent or no JSON it does without; others have to be of its types.
+  """
+  if not os.path.exists(path):
+    return True
+  try:
+    with files.open_file(path) as file:
+      about = files.parse_json(file.read(files.MOST_JSON))
+  except (json.JSONDecodeError, UnicodeDecodeError):
+    return True
+  except (ValueError, errors.InputError):
+    return False
+  return isinstance(about, dict) and all(
+      isinstance(about.get(key), (*kinds, type(None)))
+      for key, kinds in _METADATA.items()
+  )
 
 
 def meeting() -> hosts.Meeting:

@@ -1,6 +1,7 @@
 """Checkpoints in folders of any name, and damaged ones: never other params."""
 
 import json
+import os
 import shutil
 
 import flips_program
@@ -71,6 +72,32 @@ def test_garbage_in_the_newest_is_set_aside(whole, tmp_path, item, text):
   (folder / '4' / item).write_bytes(text)
   outcome = flips_program.outcome(folder, whole[1])
   assert outcome == ('newest' if item[0] == '_' else 'older')
+
+
+@pytest.mark.parametrize(
+    'text',
+    [b'[]', b'7', b'{"item_handlers":7}', b'{"init_timestamp_nsecs":"x"}',
+     b'[' * 100000],
+)  # fmt: skip
+def test_what_orbax_cannot_open_is_set_aside(whole, tmp_path, text):
+  folder = copied(whole, tmp_path)
+  (folder / '4' / '_CHECKPOINT_METADATA').write_bytes(text)
+  assert flips_program.outcome(folder, whole[1]) == 'older'
+
+
+@pytest.mark.parametrize('item', ['_CHECKPOINT_METADATA', 'state/_METADATA'])
+def test_a_pipe_is_not_waited_for(whole, tmp_path, item):
+  folder = copied(whole, tmp_path)
+  (folder / '4' / item).unlink()
+  os.mkfifo(folder / '4' / item)
+  assert flips_program.outcome(folder, whole[1]) == 'older'
+
+
+def test_other_folders_are_left_alone(whole, tmp_path):
+  folder = copied(whole, tmp_path)
+  (folder / '007').mkdir()
+  assert flips_program.outcome(folder, whole[1]) == 'newest'
+  assert (folder / '007').is_dir()
 
 
 def test_metrics_of_all_damaged_is_an_error(whole, tmp_path):
