@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from specdiff_jax.core import files
+from specdiff_jax.data import journal
 from specdiff_jax.programs import console
 from specdiff_jax.programs import distill
 from specdiff_jax.programs import grid
@@ -121,6 +122,26 @@ def test_a_stopped_sweep_goes_on(specdiff, argv, tmp_path, monkeypatch):
   assert run.code == 0 and run.json['done'] == 1
   lines = (tmp_path / 'loss-ce' / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['step'] for line in lines] == [2, 2]  # and `eval`
+
+
+@pytest.mark.parametrize(
+    'harm',
+    [
+        lambda text: text.replace('0.5', '0.7'),
+        lambda text: '{"config": {}, "result": 7}',
+        lambda text: '{"config": {}, "result": {"evaluation": []}}',
+        lambda text: text[:-9],
+    ],
+)
+def test_damaged_figures_are_no_finished_run(tmp_path, capsys, harm):
+  path = tmp_path / 'result.json'
+  result = {'loss': 0.5, 'tau_eval': 1.5, 'evaluation': {'agree': [0.5]}}
+  made = journal.with_sum({'config': {}, 'result': result})
+  path.write_text(json.dumps(made))
+  assert sweep._finished(str(path))['result'] == result
+  path.write_text(harm(path.read_text()))
+  assert not sweep._finished(str(path))
+  assert 'is damaged' in capsys.readouterr().err
 
 
 def test_points_of_a_grid(tiny):
