@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import textwrap
