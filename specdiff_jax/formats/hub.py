@@ -8,7 +8,9 @@ from specdiff_jax.core import files
 from specdiff_jax.core import printing
 
 _NAME = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w.-]*)?')
-_WANTED = ('*.json', '*.safetensors', '*.jinja', 'tokenizer.model')
+_WANTED = (
+    '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt',
+)  # fmt: skip
 
 
 def is_name(path: str) -> bool:
