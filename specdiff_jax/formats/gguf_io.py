@@ -205,8 +205,8 @@ def _place(cursor, name, shape, kind, offset) -> TensorInfo:
   except (ValueError, KeyError) as e:
     raise errors.InputError(
         f'{cursor.path}: tensor {printing.short(name)} is stored in format '
-        f'{kind}, which the installed gguf package does not know; upgrade gguf, '
-        'or convert the model to another format.'
+        f'{kind}, which the installed gguf package does not know; upgrade '
+        'gguf, or convert the model to another format.'
     ) from e
   count = math.prod(shape)
   if count % block or (shape and shape[-1] % block):

@@ -151,7 +151,7 @@ def _diffugpt(file: str, raw: Raw) -> Published:
 
 def _llada(file: str, raw: Raw) -> Published:
   """LLaDA: Llama under OLMo's names."""
-  # Absent, each of these would be that of OLMo rather than of a published LLaDA.
+  # Without these a network would be that of OLMo, not of a published LLaDA.
   for key, value in {
       'block_type': 'llama', 'activation_type': 'silu', 'rope': True,
       'layer_norm_type': 'rms', 'include_bias': False,

@@ -359,7 +359,8 @@ def rename(old, new):
         ({}, lambda f: f.update(
             {'model.' * 200 + 'layers.0.mlp.up_proj.lora_A.weight':
              np.ones((4, 32), 'f4')}), 'adapts no matrix'),
-        ({'alpha_pattern': {f'a{i}|b': 1 for i in range(9)}}, None, '9 are more than names'),
+        ({'alpha_pattern': {f'a{i}|b': 1 for i in range(9)}}, None,
+         '9 are more than names'),
         ({}, lambda f: f.update(
             {_OF + '0.mlp.up_proj.lora_magnitude_vector': np.ones(3, 'f4')}),
          'lora_magnitude_vector.*adapts no matrix'),
