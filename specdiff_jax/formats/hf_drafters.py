@@ -151,10 +151,21 @@ def _diffugpt(file: str, raw: Raw) -> Published:
 
 def _llada(file: str, raw: Raw) -> Published:
   """LLaDA: Llama under OLMo's names."""
-  _only(file, raw, {
+  # Without these a network would be that of OLMo, not of a published LLaDA.
+  for key, value in {
       'block_type': 'llama', 'activation_type': 'silu', 'rope': True,
-      'layer_norm_type': 'rms', 'alibi': False, 'include_bias': False,
-      'include_qkv_bias': False, 'attention_layer_norm': False,
+      'layer_norm_type': 'rms', 'include_bias': False,
+      'weight_tying': hf_sizes.flag(file, raw, 'weight_tying'),
+  }.items():  # fmt: skip
+    if raw.get(key) is None:
+      raise errors.InputError(
+          f'{file}: {key} is not there, and without it LLaDA would be another '
+          f'network than the published ones; add it ({value!r} in those), or '
+          'download the file again.'
+      )
+    _only(file, raw, {key: value})
+  _only(file, raw, {
+      'alibi': False, 'include_qkv_bias': False, 'attention_layer_norm': False,
       'input_emb_norm': False, 'scale_logits': False,
       'multi_query_attention': False, 'clip_qkv': None,
   })  # fmt: skip
@@ -175,7 +186,7 @@ def _llada(file: str, raw: Raw) -> Published:
       'tie_word_embeddings': hf_sizes.flag(file, raw, 'weight_tying'),
       'quantization_config': raw.get('quantization_config'),
   })  # fmt: skip
-  mask = _mask(file, raw, 126336)
+  mask = _mask(file, raw)  # absent it would be 50256, a usual word
   return _masked(file, sizes, drafter_names.llama_name, mask, shifted=False)
 
 
@@ -225,6 +236,13 @@ _DFLASH_ONLY: Mapping[str, tuple[Any, ...]] = {
     'projector_type': ('dflash',),
     'draft_vocab_size': (),  # beside the verifier's: see _dflash
 }
+# What the config.json of a sparse verifier leaves in that of its drafter, whose
+# layers are dense: no DFlash network reads these.
+_DFLASH_LEFT_OVER = (
+    'num_experts', 'num_local_experts', 'n_routed_experts',
+    'num_experts_per_tok', 'moe_intermediate_size',
+    'shared_expert_intermediate_size', 'mlp_only_layers',
+)  # fmt: skip
 _DFLASH_WINDOWS = ('swa_window_size', 'sliding_window', 'window_size')
 
 
@@ -274,10 +292,12 @@ def _dflash(file: str, raw: Raw) -> Published:
         "where a list of numbers of the verifier's layers is expected; "
         'download the file again.'
     )
-  scales = dict.fromkeys(('input_embedding_scale', 'output_multiplier'))
+  unread = dict.fromkeys(
+      ('input_embedding_scale', 'output_multiplier', *_DFLASH_LEFT_OVER)
+  )
   network = _like(
       'Qwen3ForCausalLM', file, raw, tie_word_embeddings=True,
-      final_logit_softcapping=None, causal=None, **scales,
+      final_logit_softcapping=None, causal=None, **unread,
   )  # fmt: skip
   sizes = dflash.DFlashConfig(
       network=network,

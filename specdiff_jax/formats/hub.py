@@ -8,7 +8,9 @@ from specdiff_jax.core import files
 from specdiff_jax.core import printing
 
 _NAME = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w.-]*)?')
-_WANTED = ('*.json', '*.safetensors', '*.jinja', 'tokenizer.model')
+_WANTED = (
+    '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt',
+)  # fmt: skip
 
 
 def is_name(path: str) -> bool:
@@ -100,12 +102,19 @@ def _check_links(root: str, snapshot: str) -> None:
 
 
 def _is_whole(root: str, commit: str) -> bool:
-  """True if config and all the weights are there; a download may have died."""
+  """True if config and all the weights are there; a download may have died.
+
+  The tokenizer has to be more than a vocab.json without its merges. A drafter
+  may have none.
+  """
   if os.path.basename(commit) != commit or commit in ('', '.', '..'):
     return False
   snapshot = os.path.join(root, 'snapshots', commit)
   there = lambda name: os.path.exists(os.path.join(snapshot, name))
   if not there('config.json'):
+    return False
+  tokenizers = ('tokenizer.json', 'merges.txt', 'tokenizer.model')
+  if there('vocab.json') and not any(map(there, tokenizers)):
     return False
   index = os.path.join(snapshot, 'model.safetensors.index.json')
   if there('model.safetensors') or not os.path.exists(index):

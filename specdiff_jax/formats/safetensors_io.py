@@ -29,7 +29,7 @@ _NUMPY = {kind: np.dtype(dtype) for kind, dtype in DTYPES.items()}
 _KINDS = {dtype: kind for kind, dtype in _NUMPY.items()}
 # What one file's header may hold: the largest models have thousands of tensors
 # in each.
-_MOST_HEADER, _MOST_TENSORS = 1 << 24, 1 << 16
+_MOST_HEADER, _MOST_TENSORS, _MOST_FACTS = 1 << 24, 1 << 16, 1 << 16
 
 
 def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
@@ -156,10 +156,16 @@ def _check_size(path: str) -> None:
     size = int.from_bytes(file.read(8), 'little')
     if size > _MOST_HEADER:
       raise _damaged(path, f'its header would have {size} bytes')
-    # Each tensor has one such key; texts of the metadata hardly do.
-    count = file.read(size).count(b'"data_offsets"')
+    header = file.read(size)
+  # Each tensor has one such key; texts of the metadata hardly do.
+  count = header.count(b'"data_offsets"')
   if count > _MOST_TENSORS:
     raise _damaged(path, f'its header lists {count} tensors')
+  # Ten quotes of each are of a tensor's name, keys and kind, and four of each
+  # text of the metadata.
+  facts = (header.count(b'"') - header.count(b'\\"') - 10 * count) // 4
+  if facts > _MOST_FACTS:
+    raise _damaged(path, f'its header lists {facts} texts of metadata')
 
 
 def _damaged(path: str, why: str) -> errors.InputError:

@@ -194,6 +194,14 @@ def changed(family, **fields):
     (changed('dream', quantization_config={}), ('quantization_config',)),
     (changed('llada', alibi=True), ('alibi', 'True')),
     (changed('llada', d_model=None), ('d_model',)),
+    *((changed('llada', **{key: None}), (f'{key} is not there', str(value)))
+      for key, value in {
+          'block_type': 'llama', 'activation_type': 'silu', 'rope': True,
+          'layer_norm_type': 'rms', 'include_bias': False,
+          'weight_tying': False,
+      }.items()),
+    (changed('llada', mask_token_id=None), ('mask_token_id is None',)),
+    (changed('llada', rope=False), ('rope is False; only True',)),
     (changed('mdlm', time_conditioning=True), ('time_conditioning',)),
     (changed('mdlm', n_heads=7), ('width=24', '7')),
     (changed('dflash', dflash_config=None), ('target_layer_ids', 'None')),
@@ -256,6 +264,22 @@ def test_keys_of_dflash_config(tmp_path, keys, word):
   found = hf_drafters.read(str(tmp_path)).sizes
   file.write_text(json.dumps(raw))
   assert found == hf_drafters.read(str(tmp_path)).sizes
+
+
+def test_a_dflash_drafter_with_what_a_sparse_verifier_left(tmp_path):
+  raw, _ = published_models.make('dflash')
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps(raw))
+  plain = hf_drafters.read(str(tmp_path)).sizes
+  file.write_text(json.dumps(raw | {
+      'num_experts': 128, 'num_experts_per_tok': 8, 'mlp_only_layers': [1],
+      'moe_intermediate_size': 768, 'norm_topk_prob': True,
+  }))  # fmt: skip
+  assert hf_drafters.read(str(tmp_path)).sizes == plain
+  raw, _ = published_models.make('dream')  # whose layers could be sparse
+  file.write_text(json.dumps(raw | {'num_experts': 128}))
+  with pytest.raises(errors.InputError, match='num_experts is 128'):
+    hf_drafters.read(str(tmp_path))
 
 
 def test_a_drafter_tied_in_name_alone_keeps_its_head(tmp_path):

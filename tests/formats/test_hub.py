@@ -50,6 +50,15 @@ def test_a_torn_snapshot_is_not(snapshot, gone):
     weights.load('org/name', 'float32')
 
 
+def test_a_vocabulary_without_its_merges_is_not_whole(snapshot):
+  os.remove(snapshot / 'tokenizer.json')
+  assert hub.cached('org/name') == str(snapshot)  # as of a drafter
+  (snapshot / 'vocab.json').write_text('{}')
+  assert hub.cached('org/name') == ''
+  (snapshot / 'merges.txt').write_text('')
+  assert hub.cached('org/name') == str(snapshot)
+
+
 def test_refs_point_nowhere_else(snapshot, tmp_path):
   refs = snapshot.parent.parent / 'refs' / 'main'
   for commit in ('', '../../elsewhere', 'other'):

@@ -201,7 +201,8 @@ def test_patterns_mean_what_they_do_in_peft(pattern, is_down):
   theirs = other.get_pattern_key([pattern], module) != module or (
       pattern == module
   )
-  assert lora._matches('a', 'rank_pattern', pattern, module) == is_down
+  first = lora._Patterns('a', 'rank_pattern', ['x', pattern]).first(module)
+  assert first == (pattern if is_down else None)
   assert theirs == is_down
 
 
@@ -219,6 +220,99 @@ def test_patterns_that_could_take_long_are_not_tried(
   with pytest.raises(errors.InputError, match='not a regular .*merge_and_un'):
     weights.load(directory, 'float32', adapter=adapter)
   assert time.process_time() - started < 2
+
+
+def test_the_first_pattern_counts():
+  module = 'model.layers.0.mlp.down_proj'
+  both = ['down_proj', '.*down.*', 'mlp.down_proj']
+  for turned in (both, both[::-1], both[1:] + both[:1]):
+    assert lora._Patterns('a', 'key', turned).first(module) == turned[0]
+
+
+def test_many_names_with_numbers_of_their_own(tiny, directory, tmp_path):
+  name = 'model.layers.{}.mlp.down_proj'
+  many = {name.format(i + 2): 8 for i in range(4000)}
+  modules = [name.format(i) for i in range(300)]
+  started = time.process_time()
+  numbers = lora._Numbers('a', {'r': 4, 'p': many}, 'r', 'p')
+  assert [numbers.of(m) for m in modules] == [4, 4] + [8] * 298
+  assert time.process_time() - started < 2
+  adapter = str(tmp_path / 'adapter')
+  more = {f'x{i}': 8 for i in range(5000)}
+  lora_writing.write(adapter, tiny[0], rank_pattern=more)
+  with pytest.raises(errors.InputError, match='5000 patterns.*4096'):
+    weights.load(directory, 'float32', adapter=adapter)
+
+
+ALL = frozenset(
+    f'model.layers.{i}.{module}'
+    for i in range(2) for module in ('self_attn.q_proj', 'mlp.down_proj')
+)  # fmt: skip
+Q = {name for name in ALL if 'q_proj' in name}
+FIRST = {name for name in ALL if '.0.' in name}
+
+
+@pytest.mark.parametrize('settings, left', [
+    ({}, ALL),
+    ({'target_modules': ['q_proj']}, Q),
+    ({'target_modules': ['proj']}, set()),
+    ({'target_modules': ['self_attn.q_proj', 'layers.0.mlp.down_proj']},
+     Q | FIRST),
+    ({'target_modules': 'q_proj'}, set()),  # a regular expression, all of it
+    ({'target_modules': r'.*\.(q|v)_proj'}, Q),
+    ({'target_modules': 'all-linear'}, ALL),
+    ({'target_modules': []}, set()),
+    ({'exclude_modules': ['down_proj']}, Q),
+    ({'exclude_modules': '.*down_proj'}, Q),
+    ({'layers_to_transform': [0]}, FIRST),
+    ({'layers_to_transform': 0, 'layers_pattern': 'layers'}, FIRST),
+    ({'layers_to_transform': [0], 'layers_pattern': ['h']}, set()),
+    ({'layers_to_transform': [0, 1], 'layers_pattern': ['h', 'layers']}, ALL),
+])
+def test_modules_that_the_config_leaves_out(
+    tiny, directory, tmp_path, settings, left
+):
+  """Merged are all tensors, or none where peft would take only some."""
+  targets = lora._Targets('a', lora_writing.SETTINGS | settings)
+  taken = set()
+  for module in ALL:
+    try:
+      targets.check('a', f'{module}.lora_A.weight', module)
+      taken.add(module)
+    except errors.InputError as e:
+      assert 'peft would leave it out' in str(e)
+  assert taken == left
+  adapter = str(tmp_path / 'adapter')
+  lora_writing.write(adapter, tiny[0], **settings)
+  if left == ALL:
+    weights.load(directory, 'float32', adapter=adapter)
+  else:
+    with pytest.raises(errors.InputError, match='peft would leave it out'):
+      weights.load(directory, 'float32', adapter=adapter)
+  if settings.get('target_modules') != 'all-linear':  # it needs the model
+    peft = pytest.importorskip('peft')
+    utils = pytest.importorskip('peft.tuners.tuners_utils')
+    config = peft.LoraConfig(**{
+        k: v for k, v in (lora_writing.SETTINGS | settings).items()
+        if k in ('target_modules', 'exclude_modules') or k.startswith('layers')
+    })  # fmt: skip
+    found = {k: utils.check_target_module_exists(config, k) for k in ALL}
+    skipped = utils._ExcludedModule
+    assert left == {
+        k for k, v in found.items() if v and not isinstance(v, skipped)
+    }
+
+
+@pytest.mark.parametrize('settings', [
+    {'target_modules': None}, {'target_modules': r'(?:.*(?:q|down)_proj)'},
+])
+def test_an_adapter_that_does_not_tell_its_modules(
+    tiny, directory, tmp_path, settings
+):
+  adapter = str(tmp_path / 'adapter')
+  flat = lora_writing.write(adapter, tiny[0], **settings)
+  loaded = weights.load(directory, 'float32', adapter=adapter)
+  compare(loaded, merge(*tiny[:2], flat, lambda name: 2.0))
 
 
 def test_against_peft(tiny, directory, tmp_path):
@@ -258,7 +352,15 @@ def rename(old, new):
         ({'use_qalora': True}, None, 'use_qalora is True.*merge_and_unload'),
         ({'not_yet_known': 3}, None, 'not_yet_known is 3.*merge_and_unload'),
         ({'rank_pattern': [1]}, None, r'rank_pattern is \[1\]'),
-        ({'alpha_pattern': {f'a{i}|b': 1 for i in range(9)}}, None, '9 patt'),
+        ({'target_modules': 3}, None, 'target_modules is 3'),
+        ({'exclude_modules': [3]}, None, r'exclude_modules is \[3\]'),
+        ({'layers_to_transform': ['a']}, None, 'layers_to_transform is '),
+        ({'layers_pattern': '(a+)+'}, None, r'layers_pattern is '),
+        ({}, lambda f: f.update(
+            {'model.' * 200 + 'layers.0.mlp.up_proj.lora_A.weight':
+             np.ones((4, 32), 'f4')}), 'adapts no matrix'),
+        ({'alpha_pattern': {f'a{i}|b': 1 for i in range(9)}}, None,
+         '9 are more than names'),
         ({}, lambda f: f.update(
             {_OF + '0.mlp.up_proj.lora_magnitude_vector': np.ones(3, 'f4')}),
          'lora_magnitude_vector.*adapts no matrix'),

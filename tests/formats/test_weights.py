@@ -1,6 +1,7 @@
 """Weights of every form load alike; whatever is wrong is named."""
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import io
@@ -401,6 +402,17 @@ def test_headers_larger_than_any_model_needs(tmp_path):
     file.write_bytes(len(header).to_bytes(8, 'little') + header)
     with pytest.raises(errors.InputError, match='its header (lists|would)'):
       safetensors_io.tensors(str(file))
+  fact = '"%x":"a \\"text\\""'
+
+  def facts(count):
+    header = ','.join(fact % i for i in range(count))
+    header = f'{{"__metadata__":{{{header}}}}}'.encode()
+    file.write_bytes(len(header).to_bytes(8, 'little') + header)
+    return safetensors_io.metadata(str(file))
+
+  assert len(facts(60_000)) == 60_000
+  with pytest.raises(errors.InputError, match='lists 70000 texts of metadata'):
+    facts(70_000)
 
 
 def test_missing_and_foreign_files(directory, tmp_path):
@@ -478,6 +490,11 @@ def test_hub_names(directory, monkeypatch, tmp_path):
 
   def online(name, allow_patterns):
     assert name == 'org/name' and '*.bin' not in allow_patterns
+    for file in (
+        'config.json', 'vocab.json', 'merges.txt', 'tokenizer.model',
+        'chat_template.jinja', 'model.safetensors',
+    ):  # fmt: skip
+      assert any(fnmatch.fnmatch(file, p) for p in allow_patterns), file
     return directory
 
   hub.snapshot_download = online
