@@ -144,6 +144,11 @@ def verifier(
   """
   dtype = dtype or config.dtype
   name = config.verifier
+  if not name:
+    raise errors.InputError(
+        'config.verifier is empty; give a .gguf file, a directory, a name on '
+        "the hub ('org/name'), or quickstart."
+    )
   kind, _, preset = name.partition(':')
   more = {'adapter': config.adapter, 'progress': progress}
   # Straight to where it belongs, so that the host holds no copy.
