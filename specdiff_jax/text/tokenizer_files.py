@@ -64,6 +64,9 @@ def read(path: str) -> Found:
   roles = own | roles
   order = (*tokenizer_roles.ROLES, *roles)
   roles = {role: roles[role] for role in order if role in roles}
+  listed = settings.get('added_tokens_decoder') is not None
+  if adds_bos is None and not listed:
+    added |= backend.get_added_tokens_decoder()
   if adds_bos:  # a tokenizer.model: they are found in the text as it is
     as_it_is = {'normalized': False}
     added = {

@@ -1,6 +1,7 @@
 """Directories of tokenizers: ids, prompts and texts as in transformers."""
 
 import json
+import random as random_lib
 
 import hf_reference
 import pytest
@@ -348,3 +349,78 @@ def test_roles_that_a_class_fills(tmp_path, kind):
       chat, tokenize=False, add_generation_prompt=True
   )
   assert ours.special == reference.special_tokens_map
+
+
+def random_files(random):
+  """Returns tokenizer.json's tokens, and settings that name some of them."""
+  names = ['<w>', '<x>', '<y>', '<s>', 'ab']
+
+  def flags():
+    return {
+        flag: random.random() < 0.4
+        for flag in ('lstrip', 'rstrip', 'normalized', 'single_word')
+    }
+
+  def role():
+    text = random.choice(names)
+    if random.random() < 0.5:
+      return text
+    return {'__type': 'AddedToken', 'content': text, 'special': True} | flags()
+
+  def roles(keys):
+    return {key: role() for key in keys if random.random() < 0.3}
+
+  own = [
+      tokenizers.AddedToken(text, special=random.random() < 0.5, **flags())
+      for text in random.sample(names[:4], random.randint(0, 3))
+  ]
+  settings = PLAIN | roles((
+      'bos_token', 'eos_token', 'unk_token', 'pad_token', 'cls_token',
+      'mask_token', 'image_token',
+  ))
+  kind = random.randrange(5)
+  if kind == 0:
+    settings['extra_special_tokens'] = roles(('image_token', 'b_token'))
+  elif kind == 1:
+    key = 'model_specific_special_tokens'
+    settings[key] = roles(('image_token', 'b_tok'))
+  elif kind < 4:
+    key = ('extra_special_tokens', 'additional_special_tokens')[kind - 2]
+    settings[key] = [role() for _ in range(random.randint(0, 3))]
+  files = {'tokenizer_config.json': settings}
+  if random.random() < 0.5:
+    special = [random.random() < 0.5 for _ in own]
+    settings['added_tokens_decoder'] = {
+        str(260 + i): dict(content=t.content, special=special[i]) | flags()
+        for i, t in enumerate(own)
+    }
+  elif random.random() < 0.5:
+    files['special_tokens_map.json'] = {
+        key: value if isinstance(value, str) else
+        {k: v for k, v in value.items() if k != '__type'}
+        for key, value in roles(('eos_token', 'pad_token')).items()
+    }
+  return own, files
+
+
+_MIXED = 'a <w> <w> b<x> c <y><s> <w>d ab <s>'
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_tokens_with_several_roles(tmp_path, seed):
+  transformers = pytest.importorskip('transformers')
+  own, files = random_files(random_lib.Random(seed))
+  backend(added=own).save(str(tmp_path / 'tokenizer.json'))
+  write(tmp_path, files)
+  reference = transformers.PreTrainedTokenizerFast.from_pretrained(
+      str(tmp_path)
+  )
+  ours = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
+  ids = ours.encode(_MIXED)
+  assert ids == reference(_MIXED)['input_ids'], (own, files)
+  wanted = reference.decode(ids, skip_special_tokens=True)
+  assert ours.decode(ids) == wanted, (own, files)
+  assert ours.special == {
+      k: v for k, v in reference.special_tokens_map.items()
+      if isinstance(v, str)
+  }
