@@ -424,3 +424,94 @@ def test_tokens_with_several_roles(tmp_path, seed):
       k: v for k, v in reference.special_tokens_map.items()
       if isinstance(v, str)
   }
+
+
+def llama_like(before):
+  """Returns a tokenizer.json as Llama 2's: its class does not go by `before`."""
+  space = '\u2581'
+  bytes_ = [f'<0x{byte:02X}>' for byte in range(256)]
+  merges = [(space, 'a'), ('a', 'b'), (space + 'a', 'b'), (space, space)]
+  words = [*bytes_, space, *'abcdefghi[INST]/<>s', *(a + b for a, b in merges)]
+  words = ['<unk>', '<s>', '</s>', *dict.fromkeys(words)]
+  made = tokenizers.Tokenizer(models.BPE(
+      {text: i for i, text in enumerate(words)}, merges, unk_token='<unk>',
+      fuse_unk=True, byte_fallback=True,
+  ))
+  made.normalizer = tokenizers.normalizers.Sequence(before)
+  made.decoder = tokenizers.decoders.Sequence([
+      tokenizers.decoders.Replace(space, ' '),
+      tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse(),
+  ])
+  made.add_special_tokens(['<unk>', '<s>', '</s>'])
+  made.post_processor = processors.TemplateProcessing(
+      single='<s> $A', special_tokens=[('<s>', 1)]
+  )
+  return made
+
+
+def like_llama():
+  return llama_like([
+      tokenizers.normalizers.Prepend('\u2581'),
+      tokenizers.normalizers.Replace(' ', '\u2581'),
+  ])
+
+
+def like_gemma():
+  return llama_like([tokenizers.normalizers.Replace(' ', '\u2581')])
+
+
+def like_qwen():
+  made = backend(added=('<s>', '</s>', '<|endoftext|>'))
+  made.pre_tokenizer = pre_tokenizers.Sequence([
+      pre_tokenizers.Digits(individual_digits=False),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+  ])
+  return made
+
+
+_AS_CLASS = {  # the file, tokenizer_class, model_type, more settings
+    'llama': (like_llama, 'LlamaTokenizer', 'llama', {}),
+    'llama, fast': (like_llama, 'LlamaTokenizerFast', 'llama', {}),
+    'llama, not legacy': (
+        like_llama, 'LlamaTokenizer', 'llama', {'legacy': False}
+    ),
+    'llama, legacy': (like_llama, 'LlamaTokenizer', 'llama', {'legacy': True}),
+    'llama, no prefix': (
+        like_llama, 'LlamaTokenizer', 'llama', {'add_prefix_space': False}
+    ),
+    'llama, byte level': (like_qwen, 'LlamaTokenizer', 'llama', {}),
+    'mistral': (like_llama, 'LlamaTokenizer', 'mistral', {}),
+    'phi3': (like_llama, 'LlamaTokenizer', 'phi3', {}),
+    'as it is': (like_llama, 'PreTrainedTokenizerFast', 'llama', {}),
+    'gemma': (
+        like_gemma, 'GemmaTokenizer', 'gemma3_text',
+        {'pad_token': '<unk>', 'mask_token': '<unk>'},
+    ),
+    'qwen2': (like_qwen, 'Qwen2Tokenizer', 'qwen2', {}),
+    'qwen3': (like_qwen, 'Qwen2Tokenizer', 'qwen3', {}),
+    'qwen2, without a class': (like_qwen, None, 'qwen2', {}),
+    'qwen2, a prefix': (
+        like_qwen, 'Qwen2Tokenizer', 'qwen2', {'add_prefix_space': True}
+    ),
+    'distilled': (like_qwen, 'LlamaTokenizerFast', 'qwen2', {}),
+    'qwen2, another class': (
+        like_qwen, 'PreTrainedTokenizerFast', 'qwen2', {}
+    ),
+}
+
+
+@pytest.mark.parametrize('name', _AS_CLASS)
+def test_the_class_says_how_to_split(tmp_path, name):
+  transformers = pytest.importorskip('transformers')
+  made, kind, model, more = _AS_CLASS[name]
+  made().save(str(tmp_path / 'tokenizer.json'))
+  settings = {
+      'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>',
+      'chat_template': '{{ bos_token }}[INST] {{ messages[0].content }} [/INST]',
+      **more,
+  }
+  settings |= {'tokenizer_class': kind} if kind else {}
+  write(tmp_path, {
+      'tokenizer_config.json': settings, 'config.json': {'model_type': model},
+  })
+  compare(tmp_path, transformers.AutoTokenizer.from_pretrained(str(tmp_path)))
