@@ -93,6 +93,9 @@ def read(path: str) -> Found:
         for i, token in added.items()
     }
   tokenizer_roles.add(path, backend, roles, more, added)
+  if _class(path, settings) == 'Qwen2Tokenizer':  # makes all of them so
+    texts = [t.content for t in (*roles.values(), *more) if t is not None]
+    backend.add_tokens([tokenizers.AddedToken(t, special=True) for t in texts])
   special = {k: t.content for k, t in roles.items() if t is not None}
   flag = functools.partial(tokenizer_settings.flag, path, settings)
   if adds_bos is not None:

@@ -493,6 +493,15 @@ _AS_CLASS = {  # the file, tokenizer_class, model_type, more settings
     'qwen2, a prefix': (
         like_qwen, 'Qwen2Tokenizer', 'qwen2', {'add_prefix_space': True}
     ),
+    'qwen2, tokens with flags': (like_qwen, 'Qwen2Tokenizer', 'qwen3', {
+        'additional_special_tokens': ['<x>'],
+        'eos_token': token('</s>', lstrip=True, __type='AddedToken'),
+        'added_tokens_decoder': {
+            '260': token('<s>'), '261': token('</s>', rstrip=True),
+            '262': token('<|endoftext|>'), '263': token('<x>', lstrip=True),
+            '264': token('<y>'), '265': token('<unk>'),
+        },
+    }),
     'distilled': (like_qwen, 'LlamaTokenizerFast', 'qwen2', {}),
     'qwen2, another class': (
         like_qwen, 'PreTrainedTokenizerFast', 'qwen2', {}
