@@ -26,6 +26,7 @@ ROLES = (
 )
 _OWN_ROLES = 'model_specific_special_tokens'
 _MOST_ADDED = 1 << 17  # models of speech have 65,536
+_MOST_LETTERS = 1 << 20
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 
 
@@ -84,7 +85,7 @@ def _roles(at: str, settings: dict[str, Any]):
   key = 'extra_special_tokens'
   key = key if settings.get(key) else 'additional_special_tokens'
   more = settings.get(key) or []
-  named = more if isinstance(more, dict) else {}
+  named = _few(at, key, more) if isinstance(more, dict) else {}
   # So transformers 5 saves roles of a model's own. It does not read them where
   # others are spelled as texts.
   texts = (k for k, v in settings.items() if isinstance(v, str))
@@ -153,6 +154,12 @@ def add(path: str, backend, roles, more, added) -> None:
     if token is not None and token.content not in known:
       appended.setdefault(repr(token), token)
   new.extend(appended.values())
+  letters = sum(len(t.content) for t in new if t.normalized)
+  if letters > _MOST_LETTERS:  # the normaliser may make more of them
+    raise errors.InputError(
+        f'{path}: its added tokens that are normalised have {letters} letters, '
+        f'where at most {_MOST_LETTERS} may be; download its files again.'
+    )
   for token in new:
     if token.content in named:
       token.special = True

@@ -21,8 +21,9 @@ import tokenizers
 _SECONDS = 1.5  # of the processor, and one more for each
 _BYTES = 4 << 20  # of the file, four times what 262,144 tokens take
 _MEMORY = 1 << 30
-_MOST_TOKENS = 1 << 20  # as in tokenizer_bpe.py
-_MOST_GROWTH = 64  # letters that a letter may become, by what is replaced
+_MOST_TOKENS = 1 << 19  # as in tokenizer_bpe.py
+_MOST_KEYS = 1 << 20  # of JSON: an added token has eight, 65,536 are known
+_MOST_GROWTH = 16  # letters that a letter may become, by what is replaced
 _TEXTS = (
     '',
     'The 3 quick\n\n  brown foxes, "jumped" over 42,000 lazy dogs\u2019 backs;'
@@ -54,7 +55,7 @@ def main():
     except (AttributeError, OSError, ValueError):
       pass
   data = sys.stdin.buffer.read()
-  if data.count(b'":') > _MOST_TOKENS:  # before the time that reading takes
+  if data.count(b'":') > _MOST_KEYS:  # before the time that reading takes
     return say(f'it holds more than {_MOST_TOKENS} tokens')
   signal.setitimer(signal.ITIMER_PROF, _SECONDS + len(data) / _BYTES)
   try:

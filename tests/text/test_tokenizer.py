@@ -533,3 +533,17 @@ def test_gguf_with_tokens_that_take_too_long():
     tokenizer_lib.Tokenizer.from_gguf(
         {f'tokenizer.ggml.{key}': value for key, value in fields.items()}
     )
+
+
+def test_a_role_makes_a_token_special(directory):
+  """Fine-tunings add tokens that are not, and name them in the settings."""
+  file = os.path.join(directory, 'tokenizer.json')
+  with open(file, encoding='utf-8') as opened:
+    content = json.load(opened)
+  for token in content['added_tokens']:
+    token['special'] = False
+  hf_reference.write_json(directory, 'tokenizer.json', content)
+  ours = tokenizer_lib.Tokenizer.from_directory(directory)
+  ids = ours.encode('</s>b<x>')
+  assert ids == [256, 257, 98, 260]
+  assert ours.decode(ids) == 'b <x>'  # <x> has no role; there is no decoder

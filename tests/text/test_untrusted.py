@@ -149,7 +149,7 @@ _WRONG = {
     ),
     'a text that grows': grows(),
     'a replacement that is long': other_part(
-        'normalizer', type='Replace', pattern={'String': 'q'}, content='x' * 65
+        'normalizer', type='Replace', pattern={'String': 'q'}, content='x' * 17
     ),
     'replacements that multiply': other_part(
         'decoder', type='Sequence', decoders=[
@@ -157,7 +157,6 @@ _WRONG = {
             for a, b in ('qw', 'we')
         ],
     ),
-    'a million tokens': '{' + '"":0,' * (1 << 20) + '"":0}',
     'an unknown token that is not there': in_model(
         type='WordLevel', vocab={'a': 0}, unk_token='zz'
     ),
@@ -255,6 +254,15 @@ def test_how_much_there_may_be(tmp_path):
           {str(i): f't{i}' for i in range(1000, 133_000)},
           'added_tokens_decoder adds 132000 tokens, where at',
       ),
+      (
+          'extra_special_tokens', {f'r{i}': 't' for i in range(132_000)},
+          'extra_special_tokens adds 132000 tokens, where at',
+      ),
+      (
+          'added_tokens_decoder',
+          {'258': {'content': 'q' * 2**21, 'normalized': True}},
+          'normalised have 2097152 letters, where at',
+      ),
   ):
     write(tmp_path)
     file = tmp_path / 'tokenizer_config.json'
@@ -272,6 +280,24 @@ def test_how_many_tokens_there_may_be(tmp_path, monkeypatch):
   monkeypatch.setattr(tokenizer_bpe, 'MOST_TOKENS', 257)
   with pytest.raises(errors.InputError, match='vocab.json: holds 258 tokens'):
     read(tmp_path)
+
+
+def test_how_many_keys_a_tokenizer_json_may_have(tmp_path):
+  """They are counted before the file is parsed: this is no whole JSON."""
+  write(tmp_path, **{'tokenizer.json': '{' + '"":0,' * ((1 << 20) + 1)})
+  with pytest.raises(errors.InputError, match='more than 524288 tokens'):
+    read(tmp_path)
+
+
+def test_how_many_tokens_a_tokenizer_json_may_have(tmp_path):
+  vocabulary = {f'{i:x}': i for i in range((1 << 19) + 1)}
+  content = {'tokenizer.json': other_part('model', type='WordLevel',
+             vocab=vocabulary, unk_token='0')}
+  write(tmp_path, **content)
+  begin = time.monotonic()
+  with pytest.raises(errors.InputError, match='more than 524288 tokens'):
+    read(tmp_path)
+  assert time.monotonic() - begin < 20
 
 
 def test_merges_on_one_line(tmp_path):
