@@ -64,8 +64,8 @@ def read(
   kind = fields.get('tokenizer.ggml.model')
   if not isinstance(kind, str) or kind not in ('gpt2', 'llama'):
     raise errors.InputError(
-        f"{source}: tokenizer.ggml.model is {printing.short(kind)}; known are 'gpt2' and "
-        "'llama'. Take the Hugging Face directory of this model instead, with "
+        f"{source}: tokenizer.ggml.model is {printing.short(kind)}; known are "
+        "'gpt2' and 'llama'. Take the Hugging Face directory of this model instead, with "
         'its tokenizer.json.'
     )
   tokens = _list(fields, 'tokens', str, source)
@@ -113,8 +113,8 @@ def _flag(
   value = fields.get(f'tokenizer.ggml.{name}', usual)
   if not isinstance(value, bool):
     raise errors.InputError(
-        f'{source}: tokenizer.ggml.{name} is {printing.short(value)}, neither true nor '
-        'false; the file is damaged, download it again.'
+        f'{source}: tokenizer.ggml.{name} is {printing.short(value)}, neither '
+        'true nor false; the file is damaged, download it again.'
     )
   return value
 
@@ -157,7 +157,8 @@ def _special_ids(
     if type(value) is not int or not 0 <= value < size:
       raise errors.InputError(
           f'{source}: the id of the {role} token is {printing.short(value)}, '
-          f'outside the vocabulary of {size}; the file is damaged, download it again.'
+          f'outside the vocabulary of {size}; the file is damaged, download '
+          'it again.'
       )
     ids[role] = value
   return ids
@@ -205,8 +206,8 @@ def _byte_level(
   if not isinstance(name, str) or name not in _BYTE_LEVEL:
     raise errors.InputError(
         f'{source}: tokenizer.ggml.pre is {printing.short(name)}, which is '
-        f'not known here (known: {", ".join(_BYTE_LEVEL)}); take the Hugging Face directory '
-        'of this model instead, with its tokenizer.json.'
+        f'not known here (known: {", ".join(_BYTE_LEVEL)}); take the Hugging '
+        'Face directory of this model instead, with its tokenizer.json.'
     )
   pre = _BYTE_LEVEL[name]
   merges = [

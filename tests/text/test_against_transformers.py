@@ -427,7 +427,7 @@ def test_tokens_with_several_roles(tmp_path, seed):
 
 
 def llama_like(before):
-  """Returns a tokenizer.json as Llama 2's: its class does not go by `before`."""
+  """Returns a tokenizer.json as Llama 2's: its class ignores `before`."""
   space = '\u2581'
   bytes_ = [f'<0x{byte:02X}>' for byte in range(256)]
   merges = [(space, 'a'), ('a', 'b'), (space + 'a', 'b'), (space, space)]
@@ -516,7 +516,9 @@ def test_the_class_says_how_to_split(tmp_path, name):
   made().save(str(tmp_path / 'tokenizer.json'))
   settings = {
       'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>',
-      'chat_template': '{{ bos_token }}[INST] {{ messages[0].content }} [/INST]',
+      'chat_template': (
+          '{{ bos_token }}[INST] {{ messages[0].content }} [/INST]'
+      ),
       **more,
   }
   settings |= {'tokenizer_class': kind} if kind else {}
