@@ -65,8 +65,8 @@ def read(
   if not isinstance(kind, str) or kind not in ('gpt2', 'llama'):
     raise errors.InputError(
         f"{source}: tokenizer.ggml.model is {printing.short(kind)}; known are "
-        "'gpt2' and 'llama'. Take the Hugging Face directory of this model instead, with "
-        'its tokenizer.json.'
+        "'gpt2' and 'llama'. Take the Hugging Face directory of this model "
+        'instead, with its tokenizer.json.'
     )
   tokens = _list(fields, 'tokens', str, source)
   if len(tokens) > tokenizer_bpe.MOST_TOKENS:
