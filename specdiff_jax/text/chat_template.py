@@ -20,7 +20,7 @@ from specdiff_jax.text import children
 _START = 60.0  # seconds for Python to start, on a machine that is very busy
 _SECONDS = 0.75  # of the processor, for a text; templates take milliseconds
 _WAIT = 20.0  # for a text, by the clock
-_MOST = 64 << 20  # bytes of an answer: its MOST characters, and an error
+_MOST = 8 << 20  # bytes of an answer: its MOST characters, and an error
 
 
 class Error(Exception):

@@ -28,7 +28,7 @@ import jinja2.nodes
 import jinja2.sandbox
 
 MEMORY = 512 << 20
-MOST = 16 << 20  # bytes of a text
+MOST = 1 << 20  # characters of a text, which is tokenised without a limit
 _LONGEST = 300  # of what an error says
 
 

@@ -20,6 +20,7 @@ from specdiff_jax.text import tokenizer_json
 
 _END_OF_TURN = ('<|im_end|>', '<|eot_id|>', '<|end_of_turn|>', '<end_of_turn>')
 MASKS = ('<mask>', '<MASK>', '<|mask|>', '<|MASK|>', '[MASK]')
+_MOST_TEMPLATE = 1 << 20  # characters; long ones have 20 thousand
 _MOST_BARRED = 64  # ids without a row in the weights; Gemma 3 has one
 
 
@@ -28,7 +29,6 @@ class Tokenizer:
 
   Attributes:
     end_ids: tokens that end a completion, ascending.
-    spare_ids: special tokens with no use in chat or at an end, ascending.
     mask_id: the vocabulary's own mask token, or None.
     vocab_size: 1 + the greatest id.
     barred: ids for which the weights have no row (see `within`), with texts.
@@ -61,6 +61,11 @@ class Tokenizer:
     self.special = special
     self.barred: Mapping[int, str] = {}
     self._source = source
+    if chat_template and len(chat_template) > _MOST_TEMPLATE:
+      raise errors.InputError(
+          f'{source}: the chat template has {len(chat_template)} characters, '
+          f'where at most {_MOST_TEMPLATE} may be; download the file again.'
+      )
     self._templates = tuple(templates)
     self._tidies = tidies
     self._fallback = settled.fallback_bytes(backend)
@@ -86,12 +91,21 @@ class Tokenizer:
     ends = {*end_ids, *turns}.difference(self.barred)
     self.end_ids = tuple(sorted(ends))
     self.mask_id = min(masks, default=None)
-    self.spare_ids = tuple(
+    used = {*self.end_ids, *masks}
+    self._others = {i: text for i, text in names.items() if i not in used}
+
+  @property
+  def spare_ids(self) -> tuple[int, ...]:
+    """Special tokens with no use in chat or at an end, ascending.
+
+    Looked up when asked for: takes its time with many tokens and a template
+    that is long.
+    """
+    named, template = {*self.special.values()}, self.chat_template or ''
+    return tuple(
         i
-        for i, text in names.items()
-        if i not in (*self.end_ids, *masks)
-        and text not in self.special.values()
-        and text not in (self.chat_template or '')
+        for i, text in self._others.items()
+        if text not in named and text not in template
     )
 
   def tokens(self) -> dict[str, int]:

@@ -16,7 +16,8 @@ from specdiff_jax.text import tokenizer_json
 NORMAL, CONTROL, USER, BYTE = 1, 3, 4, 6
 _SPACE = '\u2581'  # how SentencePiece writes a space
 MOST_IDS = 1 << 24  # a damaged file must not make us count on
-_MOST_WORK = 1 << 28  # letters copied to find the pairs of all tokens
+MOST_TOKENS = 1 << 19  # in a file; the largest known have 262,144
+_MOST_WORK = 1 << 25  # letters copied to find all pairs; Gemma 3 has half
 # How Llama 3 and Qwen 2 split a text before BPE, by their tokenizer.json.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"

@@ -4,6 +4,12 @@ What the files say together is what transformers (5.24) makes of them: which
 goes first where they differ, which tokens are added in what order, which are
 special. A directory has a tokenizer.json, or vocab.json and merges.txt, or a
 tokenizer.model.
+
+As there, the classes of Llama, Gemma and Qwen2 say themselves how a text is
+changed and split: of a tokenizer.json they take the vocabulary and the tokens.
+Other than there, GPT2Tokenizer keeps the split of its tokenizer.json (SmolLM,
+of that class, was trained with digits apart), and where the settings list added
+tokens, those that only tokenizer.json has are kept.
 """
 
 import functools
@@ -11,7 +17,9 @@ import os
 from typing import Any, NamedTuple
 
 import tokenizers
+from tokenizers import decoders
 from tokenizers import models
+from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
 from specdiff_jax.core import errors
@@ -38,9 +46,20 @@ _CLASSES = {
         'pad_token': '<pad>', 'mask_token': '<mask>',
     },
 }
-# Classes of models that come with vocab.json and merges.txt, by model_type.
+# What transformers takes by model_type: a class where the files name none; and
+# instead of what they name, since it is known to be wrong ('': none).
 _OF_MODELS = dict.fromkeys(('gpt2', 'gptj', 'gpt_neo'), 'GPT2Tokenizer')
-_OF_MODELS |= dict.fromkeys(('qwen2', 'qwen3'), 'Qwen2Tokenizer')
+_OF_MODELS |= dict.fromkeys(('qwen2', 'qwen3', 'qwen3_moe'), 'Qwen2Tokenizer')
+_OF_MODELS |= dict.fromkeys(
+    ('gemma', 'gemma2', 'gemma3', 'gemma3_text'), 'GemmaTokenizer'
+)
+_INSTEAD = {'qwen2': 'Qwen2Tokenizer'} | dict.fromkeys(
+    ('granite', 'mistral', 'mixtral', 'olmo2', 'phi3'), ''
+)
+_SPACE = '\u2581'  # how SentencePiece writes a space
+_UNSPACE = [
+    decoders.Replace(_SPACE, ' '), decoders.ByteFallback(), decoders.Fuse()
+]
 _MOST_TEMPLATE = 1 << 20  # bytes; long ones have 20 thousand
 
 
@@ -64,6 +83,9 @@ def read(path: str) -> Found:
   roles = own | roles
   order = (*tokenizer_roles.ROLES, *roles)
   roles = {role: roles[role] for role in order if role in roles}
+  listed = settings.get('added_tokens_decoder') is not None
+  if adds_bos is None and not listed:
+    added |= backend.get_added_tokens_decoder()
   if adds_bos:  # a tokenizer.model: they are found in the text as it is
     as_it_is = {'normalized': False}
     added = {
@@ -71,6 +93,9 @@ def read(path: str) -> Found:
         for i, token in added.items()
     }
   tokenizer_roles.add(path, backend, roles, more, added)
+  if _class(path, settings) == 'Qwen2Tokenizer':  # makes all of them so
+    texts = [t.content for t in (*roles.values(), *more) if t is not None]
+    backend.add_tokens([tokenizers.AddedToken(t, special=True) for t in texts])
   special = {k: t.content for k, t in roles.items() if t is not None}
   flag = functools.partial(tokenizer_settings.flag, path, settings)
   if adds_bos is not None:
@@ -99,6 +124,9 @@ def _backend(path: str, settings: dict[str, Any]):
     backend = tokenizer_json.load(file)
     if getattr(backend.model, 'dropout', None):
       backend.model.dropout = None  # of training: ids at random
+    if kind == 'LlamaTokenizer' and _is_byte_level(backend):
+      kind = ''  # that of Llama 3, whose files name the wrong class
+    _as_class(path, settings, kind, backend)
     words = backend.pre_tokenizer
     if kind == 'GPT2Tokenizer' and isinstance(words, pre_tokenizers.ByteLevel):
       words.add_prefix_space = tokenizer_settings.flag(
@@ -135,10 +163,47 @@ def _as_tokens(texts: dict[str, str | None]):
 def _class(path: str, settings: dict[str, Any]) -> str:
   """Returns the name of the class that the files ask for, or ''."""
   config = tokenizer_settings.optional(path, 'config.json')
+  model = str(config.get('model_type'))
   for value in (settings.get('tokenizer_class'), config.get('tokenizer_class')):
     if isinstance(value, str):
-      return value.removesuffix('Fast')
-  return _OF_MODELS.get(str(config.get('model_type')), '')
+      kind = value.removesuffix('Fast')
+      return _INSTEAD.get(model, kind)
+  return _OF_MODELS.get(model, '')
+
+
+def _as_class(path: str, settings: dict[str, Any], kind: str, backend) -> None:
+  """Has the class say how a text is changed, split and put together."""
+  model = backend.model
+  if kind not in ('LlamaTokenizer', 'GemmaTokenizer', 'Qwen2Tokenizer') or (
+      not isinstance(model, models.BPE)
+  ):
+    return
+  flag = functools.partial(tokenizer_settings.flag, path, settings)
+  qwen = kind == 'Qwen2Tokenizer'
+  model.fuse_unk = model.byte_fallback = not qwen
+  model.ignore_merges = False
+  if qwen:
+    tokenizer_merges.split_as_qwen2(backend, flag('add_prefix_space'))
+  elif kind == 'GemmaTokenizer':
+    backend.normalizer = normalizers.Replace(' ', _SPACE)
+    backend.pre_tokenizer = pre_tokenizers.Split(' ', 'merged_with_previous')
+    backend.decoder = decoders.Sequence(_UNSPACE)
+  else:
+    prefix = flag('add_prefix_space', True)
+    always = 'always' if flag('legacy') else 'first'
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(
+        replacement=_SPACE,
+        prepend_scheme=always if prefix else 'never',
+        split=False,
+    )
+    strip = [decoders.Strip(' ', 1, 0)] if prefix else []
+    backend.decoder = decoders.Sequence(_UNSPACE + strip)
+
+
+def _is_byte_level(backend) -> bool:
+  parts = (backend.pre_tokenizer, backend.decoder)
+  return any(p and b'"ByteLevel"' in p.__getstate__() for p in parts)
 
 
 def _end_ids(path: str, backend, special: dict[str, str]) -> list[int]:

@@ -14,6 +14,7 @@ from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.text import tokenizer_bpe
 
 _ROLES = {
@@ -61,13 +62,18 @@ def read(
 ) -> tuple[tokenizers.Tokenizer, dict[str, str], list[int]]:
   """Returns (backend, special tokens by role, end ids)."""
   kind = fields.get('tokenizer.ggml.model')
-  if kind not in ('gpt2', 'llama'):
+  if not isinstance(kind, str) or kind not in ('gpt2', 'llama'):
     raise errors.InputError(
-        f"{source}: tokenizer.ggml.model is {kind!r}; known are 'gpt2' and "
-        "'llama'. Take the Hugging Face directory of this model instead, with "
-        'its tokenizer.json.'
+        f"{source}: tokenizer.ggml.model is {printing.short(kind)}; known are "
+        "'gpt2' and 'llama'. Take the Hugging Face directory of this model "
+        'instead, with its tokenizer.json.'
     )
   tokens = _list(fields, 'tokens', str, source)
+  if len(tokens) > tokenizer_bpe.MOST_TOKENS:
+    raise errors.InputError(
+        f'{source}: tokenizer.ggml.tokens holds {len(tokens)} tokens, where at '
+        f'most {tokenizer_bpe.MOST_TOKENS} may be; download the file again.'
+    )
   types = _list(fields, 'token_type', int, source, len(tokens))
   strange = set(types).difference(_TYPES)
   if strange:
@@ -107,8 +113,8 @@ def _flag(
   value = fields.get(f'tokenizer.ggml.{name}', usual)
   if not isinstance(value, bool):
     raise errors.InputError(
-        f'{source}: tokenizer.ggml.{name} is {value!r}, neither true nor '
-        'false; the file is damaged, download it again.'
+        f'{source}: tokenizer.ggml.{name} is {printing.short(value)}, neither '
+        'true nor false; the file is damaged, download it again.'
     )
   return value
 
@@ -150,8 +156,9 @@ def _special_ids(
       continue
     if type(value) is not int or not 0 <= value < size:
       raise errors.InputError(
-          f'{source}: the id of the {role} token is {value!r}, outside the '
-          f'vocabulary of {size}; the file is damaged, download it again.'
+          f'{source}: the id of the {role} token is {printing.short(value)}, '
+          f'outside the vocabulary of {size}; the file is damaged, download '
+          'it again.'
       )
     ids[role] = value
   return ids
@@ -198,12 +205,14 @@ def _byte_level(
     )
   if not isinstance(name, str) or name not in _BYTE_LEVEL:
     raise errors.InputError(
-        f'{source}: tokenizer.ggml.pre is {name!r}, which is not known here '
-        f'(known: {", ".join(_BYTE_LEVEL)}); take the Hugging Face directory '
-        'of this model instead, with its tokenizer.json.'
+        f'{source}: tokenizer.ggml.pre is {printing.short(name)}, which is '
+        f'not known here (known: {", ".join(_BYTE_LEVEL)}); take the Hugging '
+        'Face directory of this model instead, with its tokenizer.json.'
     )
   pre = _BYTE_LEVEL[name]
-  merges = [tuple(m.split(' ')) for m in _list(fields, 'merges', str, source)]
+  merges = [
+      tuple(m.split(' ', 2)) for m in _list(fields, 'merges', str, source)
+  ]
   backend = tokenizers.Tokenizer(
       tokenizer_bpe.model(
           source, tokens, merges, ignore_merges=pre.whole_words

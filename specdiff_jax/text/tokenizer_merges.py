@@ -32,9 +32,15 @@ def backend(
       os.path.join(path, name) for name in ('vocab.json', 'merges.txt')
   )
   vocabulary = files.read_json(file)
+  if len(vocabulary) > tokenizer_bpe.MOST_TOKENS:
+    raise errors.InputError(
+        f'{file}: holds {len(vocabulary)} tokens, where at most '
+        f'{tokenizer_bpe.MOST_TOKENS} may be; download the file again.'
+    )
   for text, i in vocabulary.items():
-    what = f'the token {tokenizer_settings.shown(text)}'
-    tokenizer_settings.number(file, what, i)
+    if type(i) is not int or not 0 <= i < tokenizer_bpe.MOST_IDS:
+      what = f'the token {tokenizer_settings.shown(text)}'
+      tokenizer_settings.number(file, what, i)  # says what is wrong
   pairs = []
   try:
     lines = tokenizer_json.read(merges).decode('utf-8').split('\n')
@@ -47,7 +53,7 @@ def backend(
     line = line.removesuffix('\r')
     if line.startswith('#version'):
       continue
-    pair = tuple(line.split(' '))
+    pair = tuple(line.split(' ', 2))
     if len(pair) != 2:
       raise errors.InputError(
           f'{merges}: line {number} is not two tokens with a space between '
@@ -62,12 +68,18 @@ def backend(
     result = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
   if kind == 'GPT2Tokenizer':
     result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    result.decoder = decoders.ByteLevel()
   else:
-    result.normalizer = normalizers.NFC()
-    split = tokenizers.Regex(tokenizer_bpe.SPLIT.replace('DIGITS', ''))
-    result.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(split, behavior='isolated'),
-        pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
-    ])
-  result.decoder = decoders.ByteLevel()
+    split_as_qwen2(result, prefix)
   return result
+
+
+def split_as_qwen2(backend: tokenizers.Tokenizer, prefix: bool) -> None:
+  """Has the words of Qwen2 looked up; `prefix` puts a space before a text."""
+  backend.normalizer = normalizers.NFC()
+  split = tokenizers.Regex(tokenizer_bpe.SPLIT.replace('DIGITS', ''))
+  backend.pre_tokenizer = pre_tokenizers.Sequence([
+      pre_tokenizers.Split(split, behavior='isolated'),
+      pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
+  ])
+  backend.decoder = decoders.ByteLevel()

@@ -24,7 +24,9 @@ ROLES = (
     'cls_token',
     'mask_token',
 )
+_OWN_ROLES = 'model_specific_special_tokens'
 _MOST_ADDED = 1 << 17  # models of speech have 65,536
+_MOST_LETTERS = 1 << 20
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 
 
@@ -83,9 +85,18 @@ def _roles(at: str, settings: dict[str, Any]):
   key = 'extra_special_tokens'
   key = key if settings.get(key) else 'additional_special_tokens'
   more = settings.get(key) or []
+  named = _few(at, key, more) if isinstance(more, dict) else {}
+  # So transformers 5 saves roles of a model's own. It does not read them where
+  # others are spelled as texts.
+  texts = (k for k, v in settings.items() if isinstance(v, str))
+  if settings.get(_OWN_ROLES) and not named and not any(
+      k.endswith('_token') and k not in ROLES for k in texts
+  ):
+    named = _table(at, _OWN_ROLES, settings[_OWN_ROLES])
+  for role, text in named.items():
+    roles[role] = _token(at, role, text, True)
   if isinstance(more, dict):
-    named = {role: _token(at, key, text, True) for role, text in more.items()}
-    return roles | named, []
+    return roles, []
   if not isinstance(more, list):
     raise tokenizer_settings.wrong(at, key, more, 'a list of tokens')
   return roles, [_token(at, key, token, True) for token in _few(at, key, more)]
@@ -129,23 +140,33 @@ def _few(at: str, key: str, value: Any) -> Any:
 
 
 def add(path: str, backend, roles, more, added) -> None:
-  """Adds the tokens that the backend lacks, or whose flags differ."""
+  """Adds the tokens, of two with the same text with the last one's flags.
+
+  What is listed as an added token keeps its flags, but is special where it has
+  a role.
+  """
   there = backend.get_added_tokens_decoder().values()
-  known, flags = {t.content for t in there}, {repr(t) for t in there}
+  new = [token for _, token in sorted(added.items(), key=lambda pair: pair[0])]
+  known = {t.content for t in (*there, *new)}
   named = {t.content for t in roles.values() if t is not None}
-  new = {}
-  for _, token in sorted(added.items(), key=lambda pair: pair[0]):
-    if repr(token) not in flags:
-      if token.content in named:
-        token.special = True
-      new[token.content] = token
+  appended = {}
   for token in (*roles.values(), *more):
     if token is not None and token.content not in known:
-      new.setdefault(token.content, token)
+      appended.setdefault(repr(token), token)
+  new.extend(appended.values())
+  letters = sum(len(t.content) for t in new if t.normalized)
+  if letters > _MOST_LETTERS:  # the normaliser may make more of them
+    raise errors.InputError(
+        f'{path}: its added tokens that are normalised have {letters} letters, '
+        f'where at most {_MOST_LETTERS} may be; download its files again.'
+    )
+  for token in new:
+    if token.content in named:
+      token.special = True
   with tokenizer_json.calls(
       f'{path}: its added tokens cannot be added', 'download its files again'
   ):
-    backend.add_tokens(list(new.values()))
+    backend.add_tokens(new)
   for i, token in added.items():
     found = backend.token_to_id(token.content)
     if found != i:

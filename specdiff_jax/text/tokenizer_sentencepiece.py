@@ -64,6 +64,8 @@ def read(path: str) -> Model:
   try:
     for number, value in _fields(data):
       if number == _PIECES:
+        if len(pieces) == tokenizer_bpe.MOST_TOKENS:
+          raise ValueError(f'it holds more than {len(pieces)} tokens')
         pieces.append(_piece(value))
       elif number == _TRAINER:
         trainer = dict(_fields(value))
@@ -117,6 +119,8 @@ def _special(trainer: Mapping[int, Any], tokens: list[str]) -> dict[str, str]:
 def _piece(data: bytes) -> tuple[str, float, int]:
   """Returns (text, score, type) of one token."""
   values = dict(_fields(data))
+  if not values.get(_TEXT):
+    raise ValueError('a token has no text')
   score = struct.unpack('<f', values.get(_SCORE, bytes(4)))[0]
   kind = values.get(_TYPE, tokenizer_bpe.NORMAL)
   return str(values.get(_TEXT, b''), 'utf-8'), score, int(kind)

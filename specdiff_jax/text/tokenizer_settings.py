@@ -5,6 +5,7 @@ from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.text import tokenizer_bpe
 
 SETTINGS = 'tokenizer_config.json'
@@ -46,5 +47,4 @@ def wrong(at: str, key: str, value: Any, wanted: str) -> errors.InputError:
 
 def shown(value: Any) -> str:
   """Returns a value as an error shows it."""
-  text = repr(value)
-  return text if len(text) <= 80 else text[:80] + '...'
+  return printing.short(value)

@@ -1,6 +1,7 @@
 """Directories of tokenizers: ids, prompts and texts as in transformers."""
 
 import json
+import random as random_lib
 
 import hf_reference
 import pytest
@@ -348,3 +349,180 @@ def test_roles_that_a_class_fills(tmp_path, kind):
       chat, tokenize=False, add_generation_prompt=True
   )
   assert ours.special == reference.special_tokens_map
+
+
+def random_files(random):
+  """Returns tokenizer.json's tokens, and settings that name some of them."""
+  names = ['<w>', '<x>', '<y>', '<s>', 'ab']
+
+  def flags():
+    return {
+        flag: random.random() < 0.4
+        for flag in ('lstrip', 'rstrip', 'normalized', 'single_word')
+    }
+
+  def role():
+    text = random.choice(names)
+    if random.random() < 0.5:
+      return text
+    return {'__type': 'AddedToken', 'content': text, 'special': True} | flags()
+
+  def roles(keys):
+    return {key: role() for key in keys if random.random() < 0.3}
+
+  own = [
+      tokenizers.AddedToken(text, special=random.random() < 0.5, **flags())
+      for text in random.sample(names[:4], random.randint(0, 3))
+  ]
+  settings = PLAIN | roles((
+      'bos_token', 'eos_token', 'unk_token', 'pad_token', 'cls_token',
+      'mask_token', 'image_token',
+  ))
+  kind = random.randrange(5)
+  if kind == 0:
+    settings['extra_special_tokens'] = roles(('image_token', 'b_token'))
+  elif kind == 1:
+    key = 'model_specific_special_tokens'
+    settings[key] = roles(('image_token', 'b_tok'))
+  elif kind < 4:
+    key = ('extra_special_tokens', 'additional_special_tokens')[kind - 2]
+    settings[key] = [role() for _ in range(random.randint(0, 3))]
+  files = {'tokenizer_config.json': settings}
+  if random.random() < 0.5:
+    special = [random.random() < 0.5 for _ in own]
+    settings['added_tokens_decoder'] = {
+        str(260 + i): dict(content=t.content, special=special[i]) | flags()
+        for i, t in enumerate(own)
+    }
+  elif random.random() < 0.5:
+    files['special_tokens_map.json'] = {
+        key: value if isinstance(value, str) else
+        {k: v for k, v in value.items() if k != '__type'}
+        for key, value in roles(('eos_token', 'pad_token')).items()
+    }
+  return own, files
+
+
+_MIXED = 'a <w> <w> b<x> c <y><s> <w>d ab <s>'
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_tokens_with_several_roles(tmp_path, seed):
+  transformers = pytest.importorskip('transformers')
+  own, files = random_files(random_lib.Random(seed))
+  backend(added=own).save(str(tmp_path / 'tokenizer.json'))
+  write(tmp_path, files)
+  reference = transformers.PreTrainedTokenizerFast.from_pretrained(
+      str(tmp_path)
+  )
+  ours = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
+  ids = ours.encode(_MIXED)
+  assert ids == reference(_MIXED)['input_ids'], (own, files)
+  wanted = reference.decode(ids, skip_special_tokens=True)
+  assert ours.decode(ids) == wanted, (own, files)
+  assert ours.special == {
+      k: v for k, v in reference.special_tokens_map.items()
+      if isinstance(v, str)
+  }
+
+
+def llama_like(before):
+  """Returns a tokenizer.json as Llama 2's: its class ignores `before`."""
+  space = '\u2581'
+  bytes_ = [f'<0x{byte:02X}>' for byte in range(256)]
+  merges = [(space, 'a'), ('a', 'b'), (space + 'a', 'b'), (space, space)]
+  words = [*bytes_, space, *'abcdefghi[INST]/<>s', *(a + b for a, b in merges)]
+  words = ['<unk>', '<s>', '</s>', *dict.fromkeys(words)]
+  made = tokenizers.Tokenizer(models.BPE(
+      {text: i for i, text in enumerate(words)}, merges, unk_token='<unk>',
+      fuse_unk=True, byte_fallback=True,
+  ))
+  made.normalizer = tokenizers.normalizers.Sequence(before)
+  made.decoder = tokenizers.decoders.Sequence([
+      tokenizers.decoders.Replace(space, ' '),
+      tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse(),
+  ])
+  made.add_special_tokens(['<unk>', '<s>', '</s>'])
+  made.post_processor = processors.TemplateProcessing(
+      single='<s> $A', special_tokens=[('<s>', 1)]
+  )
+  return made
+
+
+def like_llama():
+  return llama_like([
+      tokenizers.normalizers.Prepend('\u2581'),
+      tokenizers.normalizers.Replace(' ', '\u2581'),
+  ])
+
+
+def like_gemma():
+  return llama_like([tokenizers.normalizers.Replace(' ', '\u2581')])
+
+
+def like_qwen():
+  made = backend(added=('<s>', '</s>', '<|endoftext|>'))
+  made.pre_tokenizer = pre_tokenizers.Sequence([
+      pre_tokenizers.Digits(individual_digits=False),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+  ])
+  return made
+
+
+_AS_CLASS = {  # the file, tokenizer_class, model_type, more settings
+    'llama': (like_llama, 'LlamaTokenizer', 'llama', {}),
+    'llama, fast': (like_llama, 'LlamaTokenizerFast', 'llama', {}),
+    'llama, not legacy': (
+        like_llama, 'LlamaTokenizer', 'llama', {'legacy': False}
+    ),
+    'llama, legacy': (like_llama, 'LlamaTokenizer', 'llama', {'legacy': True}),
+    'llama, no prefix': (
+        like_llama, 'LlamaTokenizer', 'llama', {'add_prefix_space': False}
+    ),
+    'llama, byte level': (like_qwen, 'LlamaTokenizer', 'llama', {}),
+    'mistral': (like_llama, 'LlamaTokenizer', 'mistral', {}),
+    'phi3': (like_llama, 'LlamaTokenizer', 'phi3', {}),
+    'as it is': (like_llama, 'PreTrainedTokenizerFast', 'llama', {}),
+    'gemma': (
+        like_gemma, 'GemmaTokenizer', 'gemma3_text',
+        {'pad_token': '<unk>', 'mask_token': '<unk>'},
+    ),
+    'qwen2': (like_qwen, 'Qwen2Tokenizer', 'qwen2', {}),
+    'qwen3': (like_qwen, 'Qwen2Tokenizer', 'qwen3', {}),
+    'qwen2, without a class': (like_qwen, None, 'qwen2', {}),
+    'qwen2, a prefix': (
+        like_qwen, 'Qwen2Tokenizer', 'qwen2', {'add_prefix_space': True}
+    ),
+    'qwen2, tokens with flags': (like_qwen, 'Qwen2Tokenizer', 'qwen3', {
+        'additional_special_tokens': ['<x>'],
+        'eos_token': token('</s>', lstrip=True, __type='AddedToken'),
+        'added_tokens_decoder': {
+            '260': token('<s>'), '261': token('</s>', rstrip=True),
+            '262': token('<|endoftext|>'), '263': token('<x>', lstrip=True),
+            '264': token('<y>'), '265': token('<unk>'),
+        },
+    }),
+    'distilled': (like_qwen, 'LlamaTokenizerFast', 'qwen2', {}),
+    'qwen2, another class': (
+        like_qwen, 'PreTrainedTokenizerFast', 'qwen2', {}
+    ),
+}
+
+
+@pytest.mark.parametrize('name', _AS_CLASS)
+def test_the_class_says_how_to_split(tmp_path, name):
+  transformers = pytest.importorskip('transformers')
+  made, kind, model, more = _AS_CLASS[name]
+  made().save(str(tmp_path / 'tokenizer.json'))
+  settings = {
+      'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>',
+      'chat_template': (
+          '{{ bos_token }}[INST] {{ messages[0].content }} [/INST]'
+      ),
+      **more,
+  }
+  settings |= {'tokenizer_class': kind} if kind else {}
+  write(tmp_path, {
+      'tokenizer_config.json': settings, 'config.json': {'model_type': model},
+  })
+  compare(tmp_path, transformers.AutoTokenizer.from_pretrained(str(tmp_path)))

@@ -501,3 +501,11 @@ def test_it_needs_no_working_directory_and_ends_with_its_parent(
     time.sleep(0.05)
   else:
     pytest.fail('the process has not ended')
+
+
+def test_how_long_a_text_may_be():
+  """It is tokenised in this process, where nothing limits that."""
+  template = '{% for i in range(N) %}{{ "x" * 65536 }}{% endfor %}'
+  assert len(chat_template.render(template.replace('N', '16'), {})) == 1 << 20
+  with pytest.raises(chat_template.Error, match='writes more than 1 MiB'):
+    chat_template.render(template.replace('N', '17'), {})

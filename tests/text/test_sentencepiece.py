@@ -8,6 +8,7 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.text import tokenizer as tokenizer_lib
+from specdiff_jax.text import tokenizer_bpe
 from specdiff_jax.text import tokenizer_sentencepiece
 
 _TEXTS = (
@@ -232,3 +233,14 @@ def test_every_truncation_and_flip_is_told_or_read(tmp_path):
     except errors.InputError:
       told += 1
   assert told > 100
+
+
+def test_how_many_tokens_there_may_be(tmp_path, monkeypatch):
+  file = tmp_path / 'tokenizer.model'
+  file.write_bytes(b'\x0a\x00' * 1000)
+  with pytest.raises(errors.InputError, match='a token has no text'):
+    tokenizer_sentencepiece.read(str(file))
+  monkeypatch.setattr(tokenizer_bpe, 'MOST_TOKENS', 9)
+  file.write_bytes(b'\x0a\x03\x0a\x01a' * 1000)
+  with pytest.raises(errors.InputError, match='holds more than 9 tokens'):
+    tokenizer_sentencepiece.read(str(file))

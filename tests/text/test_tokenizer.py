@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+import tracemalloc
 
 import hf_reference
 import numpy as np
@@ -491,3 +492,58 @@ def test_bad_directories(directory):
       errors.InputError, match='no tokenizer.json, and no tokenizer.model'
   ):
     read(directory)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'model': 'x' * 10**6},
+        {'model': ['x' * 10**6]},
+        {'pre': 'x' * 10**6},
+        {'bos_token_id': 'x' * 10**6},
+        {'add_bos_token': [1] * 10**6},
+        {'merges': ['ab ' * 10**6]},
+    ],
+)
+def test_gguf_errors_are_short(changes):
+  tracemalloc.start()
+  with pytest.raises(errors.InputError) as caught:
+    tokenizer_lib.Tokenizer.from_gguf(byte_level_fields(**changes))
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert len(str(caught.value)) < 600
+  assert peak < 20e6  # more than 50 where the merges are split
+
+
+def test_gguf_with_too_many_tokens(monkeypatch):
+  from_gguf = tokenizer_lib.Tokenizer.from_gguf
+  assert from_gguf(byte_level_fields()).vocab_size == 262
+  monkeypatch.setattr(tokenizer_bpe, 'MOST_TOKENS', 261)
+  with pytest.raises(errors.InputError, match='holds 262 tokens'):
+    from_gguf(byte_level_fields())
+
+
+def test_gguf_with_tokens_that_take_too_long():
+  tokens = ['<u>', '<s>', '</s>', *(f'{i:016}' for i in range(1 << 17))]
+  fields = {
+      'model': 'llama', 'tokens': tokens, 'scores': [0.0] * len(tokens),
+      'token_type': [2, 3, 3] + [1] * (1 << 17),
+  }
+  with pytest.raises(errors.InputError, match='merges cannot be found'):
+    tokenizer_lib.Tokenizer.from_gguf(
+        {f'tokenizer.ggml.{key}': value for key, value in fields.items()}
+    )
+
+
+def test_a_role_makes_a_token_special(directory):
+  """Fine-tunings add tokens that are not, and name them in the settings."""
+  file = os.path.join(directory, 'tokenizer.json')
+  with open(file, encoding='utf-8') as opened:
+    content = json.load(opened)
+  for token in content['added_tokens']:
+    token['special'] = False
+  hf_reference.write_json(directory, 'tokenizer.json', content)
+  ours = tokenizer_lib.Tokenizer.from_directory(directory)
+  ids = ours.encode('</s>b<x>')
+  assert ids == [256, 257, 98, 260]
+  assert ours.decode(ids) == 'b <x>'  # <x> has no role; there is no decoder

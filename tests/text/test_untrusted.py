@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import fuzz_program
 import pytest
@@ -15,6 +16,7 @@ from tokenizers import pre_tokenizers
 
 from specdiff_jax.core import errors
 from specdiff_jax.text import tokenizer as tokenizer_lib
+from specdiff_jax.text import tokenizer_bpe
 
 _PROGRAM = pathlib.Path(__file__).parent / 'fuzz_program.py'
 # How many cases; 400 of each were run once. A tokenizer.json takes the longest.
@@ -146,6 +148,15 @@ _WRONG = {
         behavior='Isolated', invert=False,
     ),
     'a text that grows': grows(),
+    'a replacement that is long': other_part(
+        'normalizer', type='Replace', pattern={'String': 'q'}, content='x' * 17
+    ),
+    'replacements that multiply': other_part(
+        'decoder', type='Sequence', decoders=[
+            {'type': 'Replace', 'pattern': {'String': a}, 'content': b * 9}
+            for a, b in ('qw', 'we')
+        ],
+    ),
     'an unknown token that is not there': in_model(
         type='WordLevel', vocab={'a': 0}, unk_token='zz'
     ),
@@ -243,6 +254,15 @@ def test_how_much_there_may_be(tmp_path):
           {str(i): f't{i}' for i in range(1000, 133_000)},
           'added_tokens_decoder adds 132000 tokens, where at',
       ),
+      (
+          'extra_special_tokens', {f'r{i}': 't' for i in range(132_000)},
+          'extra_special_tokens adds 132000 tokens, where at',
+      ),
+      (
+          'added_tokens_decoder',
+          {'258': {'content': 'q' * 2**21, 'normalized': True}},
+          'normalised have 2097152 letters, where at',
+      ),
   ):
     write(tmp_path)
     file = tmp_path / 'tokenizer_config.json'
@@ -252,6 +272,59 @@ def test_how_much_there_may_be(tmp_path):
     with pytest.raises(errors.InputError, match=message):
       read(tmp_path)
     assert time.monotonic() - begin < 5
+
+
+def test_how_many_tokens_there_may_be(tmp_path, monkeypatch):
+  write(tmp_path, 'vocab.json')
+  assert read(tmp_path).vocab_size == 262
+  monkeypatch.setattr(tokenizer_bpe, 'MOST_TOKENS', 257)
+  with pytest.raises(errors.InputError, match='vocab.json: holds 258 tokens'):
+    read(tmp_path)
+
+
+def test_how_many_keys_a_tokenizer_json_may_have(tmp_path):
+  """They are counted before the file is parsed: this is no whole JSON."""
+  write(tmp_path, **{'tokenizer.json': '{' + '"":0,' * ((1 << 20) + 1)})
+  with pytest.raises(errors.InputError, match='more than 524288 tokens'):
+    read(tmp_path)
+
+
+def test_how_many_tokens_a_tokenizer_json_may_have(tmp_path):
+  vocabulary = {f'{i:x}': i for i in range((1 << 19) + 1)}
+  content = {'tokenizer.json': other_part('model', type='WordLevel',
+             vocab=vocabulary, unk_token='0')}
+  write(tmp_path, **content)
+  begin = time.monotonic()
+  with pytest.raises(errors.InputError, match='more than 524288 tokens'):
+    read(tmp_path)
+  assert time.monotonic() - begin < 20
+
+
+def test_merges_on_one_line(tmp_path):
+  """Not split into more parts than are looked at."""
+  write(tmp_path, 'merges.txt', **{'merges.txt': 'a ' * 10**7})
+  tracemalloc.start()
+  with pytest.raises(errors.InputError, match='line 1 is not two tokens'):
+    read(tmp_path)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 200e6  # 600 with all the parts
+
+
+def test_a_long_template(tmp_path):
+  """Wherever it stands it is bounded, and reading does not search it."""
+  write(tmp_path)
+  file = tmp_path / 'tokenizer_config.json'
+  settings = json.loads(file.read_text())
+  template = '<a' * (1 << 19)
+  more = {'extra_special_tokens': [f'<a{i}' for i in range(5000)]}
+  file.write_text(json.dumps(settings | more | {'chat_template': template}))
+  begin = time.monotonic()
+  assert read(tmp_path).vocab_size == 5262
+  assert time.monotonic() - begin < 4  # takes 19 s where all are searched
+  file.write_text(json.dumps(settings | {'chat_template': template + 'a'}))
+  with pytest.raises(errors.InputError, match='the chat template has 1048577'):
+    read(tmp_path)
 
 
 def test_a_template_that_is_not_utf8(tmp_path):
