@@ -11,7 +11,6 @@ each came, the longest case in seconds of a CPU, and the most memory in MiB.
 """
 
 import collections
-import dataclasses
 import json
 import pathlib
 import random

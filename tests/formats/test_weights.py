@@ -453,7 +453,9 @@ def test_a_tokenizer_with_a_token_behind_the_weights(tiny, directory):
   loaded = weights.load(directory, 'float32')
   size = loaded.config.vocab_size
   assert loaded.tokenizer.barred == {size: '<image>'}
-  config = types.SimpleNamespace(chat=False, prompt_buckets=(64,))
+  config = types.SimpleNamespace(
+      chat=False, prompt_buckets=(64,), max_new_tokens=8
+  )
   ask = functools.partial(decoding.requests, config, loaded)
   good, bad = prompts.Prompt('one', 'Hi'), prompts.Prompt('two', 'a <image>')
   assert len(ask([good])) == 1

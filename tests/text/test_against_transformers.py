@@ -3,7 +3,6 @@
 import json
 import random as random_lib
 
-import hf_reference
 import pytest
 import tokenizers
 from tokenizers import models
