@@ -116,4 +116,4 @@ def test_the_verifier_as_its_own_drafter_is_right_at_first(settings):
   model, params = systems.masked_params('causal', shifted=False)
   assert refused(decode(model, params, settings, systems.REQUESTS, mode)) > 0.3
   model, params = systems.masked_params('causal', turn=1)
-  assert refused(decode(model, params, settings, systems.REQUESTS, mode)) > 0.5
+  assert refused(decode(model, params, settings, systems.REQUESTS, mode)) > 0.3

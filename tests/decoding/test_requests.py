@@ -33,7 +33,7 @@ def test_two_requests_of_one_id_are_refused():
   system = system_lib.System(
       name='none', engine=None, params=None, drafter_params=None,
       settings=generate.Settings(), batch=1, buckets=(8,), cycles_per_call=1,
-      stop=(), decode_text=str, size={},
+      stop=(), decode_text=str, settled_text=str, size={},
   )  # fmt: skip
   one = system_lib.request('mine', [1])
   for twice in ([one, one], [one, system_lib.request('mine', [2])]):
