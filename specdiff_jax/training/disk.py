@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import types
 from typing import Any
 import warnings
 
@@ -106,3 +107,16 @@ def stop_noise() -> None:
       lambda record: record.levelno < logging.ERROR
       or 'orbax' not in record.pathname
   )
+  # Errors of tasks that nobody waits for any more, once one has failed.
+  logging.getLogger('asyncio').addFilter(
+      lambda record: not (record.exc_info and _of_orbax(record.exc_info[2]))
+  )
+
+
+def _of_orbax(trace: types.TracebackType | None) -> bool:
+  """Returns whether a frame of a traceback is in Orbax."""
+  while trace is not None:
+    if 'orbax' in trace.tb_frame.f_code.co_filename:
+      return True
+    trace = trace.tb_next
+  return False
