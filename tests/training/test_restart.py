@@ -278,8 +278,6 @@ def test_a_write_that_fails_is_an_error_and_loses_nothing(tmp_path):
   assert 'InputError checkpoints: step 1' in full.stdout, full.stderr[-2000:]
   assert str(tmp_path) in full.stdout
   assert full.stdout.endswith('[0]\n[0, 2]\n')
-  # Of orbax's threads.
-  assert 'Traceback' not in full.stderr, full.stderr[:4000]
   left = [path.name for path in tmp_path.iterdir()]
   assert not any('tmp' in name for name in left), left
 
