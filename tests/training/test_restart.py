@@ -357,13 +357,13 @@ def test_data_that_end_early_are_an_error(tmp_path):
 
 def test_metrics_are_valid_json(tmp_path):
   writer = metrics.MetricsWriter(str(tmp_path / 'a' / 'm.jsonl'))
-  writer.write(1, {'loss': np.float32('nan'), 'eval': [1.5, float('inf')]})
+  writer.write(1, {'loss': np.float32('nan'), 'slots': [1.5, np.inf]})
   writer.write(2, {'loss': jax.numpy.float32(0.5), 'n': np.int32(3)})
   assert writer.read() == [
-      {'step': 1, 'loss': None, 'eval': [1.5, None]},
+      {'step': 1, 'loss': None, 'slots': [1.5, None]},
       {'step': 2, 'loss': 0.5, 'n': 3},
   ]
-  assert writer.last('loss') == 0.5 and writer.last('eval') == [1.5, None]
+  assert writer.last('loss') == 0.5 and writer.last('slots') == [1.5, None]
   assert writer.last('absent') is None
   silent = metrics.MetricsWriter(None)
   silent.write(1, {'loss': 1.0})
