@@ -44,18 +44,18 @@ _HERE = pathlib.Path(__file__).resolve().parent
 
 # Larger batches, and the verifier in the step in place of a cache on the host.
 ON_GPU = {
-    'system': 'ar',
-    'dtype': 'bfloat16',
-    'train_dtype': 'bfloat16',
-    'prompt_buckets': (256,),  # holds GSM8K's prompts; one program
-    'batch': 64,
-    'feature_cache': 0,
-    'steps': 3000,
-    'learning_rate': 1.2e-3,
-    'eval_limit': 96,
-    'eval_every': 300,
-    'save_every': 600,
-    'log_every': 50,
+  'system': 'ar',
+  'dtype': 'bfloat16',
+  'train_dtype': 'bfloat16',
+  'prompt_buckets': (256,),  # holds GSM8K's prompts; one program
+  'batch': 64,
+  'feature_cache': 0,
+  'steps': 3000,
+  'learning_rate': 1.2e-3,
+  'eval_limit': 96,
+  'eval_every': 300,
+  'save_every': 600,
+  'log_every': 50,
 }
 
 
@@ -83,7 +83,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.chat = not smoke
   # What `distill` does.
   config.data = (
-      str(_HERE / 'prompts' / 'tiny.jsonl') if smoke else 'runs/trajectories'
+    str(_HERE / 'prompts' / 'tiny.jsonl') if smoke else 'runs/trajectories'
   )
   config.eval_prompts = (str(_HERE / 'prompts' / 'quickstart.jsonl'),)
   config.loss = 'streak'
@@ -93,13 +93,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.tokens = 96 if smoke else 288
   config.windows = 8 if smoke else 48
   config.network = ml_collections.ConfigDict(
-      {
-          'layers': 2,
-          'features': () if smoke else (9, 18, 27, 29),
-          'trunk': 896,
-          'vocab': 6144,
-          'ngram': 3,
-      }
+    {
+      'layers': 2,
+      'features': () if smoke else (9, 18, 27, 29),
+      'trunk': 896,
+      'vocab': 6144,
+      'ngram': 3,
+    }
   )
   config.ce_fraction = 0.4
   config.decay = 4.0

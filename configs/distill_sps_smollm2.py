@@ -58,7 +58,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.chat = not smoke
   # What `distill` does.
   config.data = (
-      str(_HERE / 'prompts' / 'tiny.jsonl') if smoke else 'runs/trajectories'
+    str(_HERE / 'prompts' / 'tiny.jsonl') if smoke else 'runs/trajectories'
   )
   config.eval_prompts = (str(_HERE / 'prompts' / 'quickstart.jsonl'),)
   config.loss = 'ce'
@@ -68,12 +68,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.tokens = 96 if smoke else 288
   config.windows = 8 if smoke else 128  # all positions of the completions
   config.network = ml_collections.ConfigDict(
-      {
-          'kind': 'autoregressive',
-          'layers': 3,
-          'start': () if smoke else (0, 1, 29),
-          'vocab': 6144,
-      }
+    {
+      'kind': 'autoregressive',
+      'layers': 3,
+      'start': () if smoke else (0, 1, 29),
+      'vocab': 6144,
+    }
   )
   config.eval_fraction = 0.2 if smoke else 0.02
   config.eval_limit = 24

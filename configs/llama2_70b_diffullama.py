@@ -56,6 +56,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.rounds = 1 if smoke else 3
   config.ar_dtypes = ('float32',) if smoke else ('bfloat16',)
   config.network = ml_collections.ConfigDict(
-      {'layers': 1, 'trunk': 64, 'vocab': 257, 'ngram': 3}
+    {'layers': 1, 'trunk': 64, 'vocab': 257, 'ngram': 3}
   )
   return config

@@ -33,7 +33,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.cache_dir = str(_HERE.parent / 'runs' / 'verifier')
   config.drafter = 'smollm2_135m_instruct.safetensors'  # in specdiff_jax/zoo
   config.drafters = ml_collections.ConfigDict(
-      {'sps': 'smollm2_135m_instruct_sps.safetensors'}
+    {'sps': 'smollm2_135m_instruct_sps.safetensors'}
   )
   config.system = 'specdiff'
   config.dtype = 'bfloat16'

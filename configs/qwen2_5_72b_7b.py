@@ -60,13 +60,15 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.tokens = 96 if smoke else 2048
   config.windows = 8 if smoke else 64
   config.vocab_block = 0 if smoke else 8192
-  config.network = ml_collections.ConfigDict({
+  config.network = ml_collections.ConfigDict(
+    {
       'layers': 1 if smoke else 7,
       'features': () if smoke else (1, 20, 39, 58, 77),
       'trunk': 64 if smoke else 4096,
       'vocab': 257 if smoke else 32768,
       'ngram': 3,
-  })
+    }
+  )
   config.feature_cache = 4000 if smoke else 0
   config.eval_fraction = 0.2 if smoke else 0.01
   config.eval_every = 0 if smoke else 500

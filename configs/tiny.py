@@ -59,7 +59,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.tokens = 96
   config.windows = 8
   config.network = ml_collections.ConfigDict(
-      {'layers': 1, 'trunk': 64, 'vocab': 257, 'ngram': 3}
+    {'layers': 1, 'trunk': 64, 'vocab': 257, 'ngram': 3}
   )
   config.eval_fraction = 0.2
   config.eval_every = 0

@@ -1,23 +1,23 @@
 """`python -m specdiff_jax SUBCOMMAND --config=FILE [--config.field=value]`."""
 
+from collections.abc import Sequence
 import importlib
 import sys
-from collections.abc import Sequence
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.programs import failures
 
 SUBCOMMANDS = {
-    'decode': 'complete prompts with a verifier, drafted or plainly',
-    'bench': 'compare the systems: tokens/s, speed-up, tau, exactness',
-    'verify': 'check that drafting leaves every token as plain decoding has it',
-    'collect': "write the verifier's own completions of many prompts",
-    'distill': 'train a drafter on collected completions',
-    'sweep': 'distill every combination of some settings, and compare them',
-    'aot': 'compile for a TPU pod on any machine, and say whether it fits',
-    'convert': 'write a model in another form: Hugging Face, native, DFlash',
-    'inspect': "say what a model's files hold, and whether it fits on a mesh",
+  'decode': 'complete prompts with a verifier, drafted or plainly',
+  'bench': 'compare the systems: tokens/s, speed-up, tau, exactness',
+  'verify': 'check that drafting leaves every token as plain decoding has it',
+  'collect': "write the verifier's own completions of many prompts",
+  'distill': 'train a drafter on collected completions',
+  'sweep': 'distill every combination of some settings, and compare them',
+  'aot': 'compile for a TPU pod on any machine, and say whether it fits',
+  'convert': 'write a model in another form: Hugging Face, native, DFlash',
+  'inspect': "say what a model's files hold, and whether it fits on a mesh",
 }
 
 _USAGE = """\
@@ -73,8 +73,8 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
     return 2, str(error)
   except KeyboardInterrupt:
     return 130, (
-        'interrupted. What was written stays; `collect`, `distill` and `sweep` '
-        'go on from it when started again.'
+      'interrupted. What was written stays; `collect`, `distill` and `sweep` '
+      'go on from it when started again.'
     )
   except BrokenPipeError:
     raise

@@ -7,25 +7,25 @@ import numpy as np
 from specdiff_jax.formats import params as params_lib
 
 _THEIRS = {
-    'attention_norm': 'attn_norm.weight',
-    'query': 'attn_q.weight',
-    'key': 'attn_k.weight',
-    'value': 'attn_v.weight',
-    'query_bias': 'attn_q.bias',
-    'key_bias': 'attn_k.bias',
-    'value_bias': 'attn_v.bias',
-    'query_norm': 'attn_q_norm.weight',
-    'key_norm': 'attn_k_norm.weight',
-    'output': 'attn_output.weight',
-    'attention_post_norm': 'post_attention_norm.weight',
-    'mlp_norm': 'ffn_norm.weight',
-    'gate': 'ffn_gate.weight',
-    'up': 'ffn_up.weight',
-    'down': 'ffn_down.weight',
-    'mlp_post_norm': 'post_ffw_norm.weight',
-    'embed': 'token_embd.weight',
-    'final_norm': 'output_norm.weight',
-    'head': 'output.weight',
+  'attention_norm': 'attn_norm.weight',
+  'query': 'attn_q.weight',
+  'key': 'attn_k.weight',
+  'value': 'attn_v.weight',
+  'query_bias': 'attn_q.bias',
+  'key_bias': 'attn_k.bias',
+  'value_bias': 'attn_v.bias',
+  'query_norm': 'attn_q_norm.weight',
+  'key_norm': 'attn_k_norm.weight',
+  'output': 'attn_output.weight',
+  'attention_post_norm': 'post_attention_norm.weight',
+  'mlp_norm': 'ffn_norm.weight',
+  'gate': 'ffn_gate.weight',
+  'up': 'ffn_up.weight',
+  'down': 'ffn_down.weight',
+  'mlp_post_norm': 'post_ffw_norm.weight',
+  'embed': 'token_embd.weight',
+  'final_norm': 'output_norm.weight',
+  'head': 'output.weight',
 }
 F32 = gguf.GGMLQuantizationType.F32
 
@@ -43,28 +43,28 @@ def metadata(config, tokenizer, template=None, architecture='llama'):
   tokens = sorted(names, key=names.get)
   kinds = [1] * 256 + [3] * (len(tokens) - 256)
   sizes = {
-      'block_count': config.layers,
-      'context_length': config.max_positions,
-      'embedding_length': config.width,
-      'feed_forward_length': config.mlp_width,
-      'attention.head_count': config.heads,
-      'attention.head_count_kv': config.kv_heads,
-      'attention.key_length': config.head_dim,
-      'attention.value_length': config.head_dim,
-      'rope.dimension_count': config.head_dim,
-      'rope.freq_base': config.rope_base,
-      'attention.layer_norm_rms_epsilon': config.norm_eps,
+    'block_count': config.layers,
+    'context_length': config.max_positions,
+    'embedding_length': config.width,
+    'feed_forward_length': config.mlp_width,
+    'attention.head_count': config.heads,
+    'attention.head_count_kv': config.kv_heads,
+    'attention.key_length': config.head_dim,
+    'attention.value_length': config.head_dim,
+    'rope.dimension_count': config.head_dim,
+    'rope.freq_base': config.rope_base,
+    'attention.layer_norm_rms_epsilon': config.norm_eps,
   }
   if config.window:
     sizes['attention.sliding_window'] = config.window
   fields = {f'{architecture}.{key}': value for key, value in sizes.items()} | {
-      'tokenizer.ggml.model': 'gpt2',
-      'tokenizer.ggml.pre': 'smollm',
-      'tokenizer.ggml.tokens': tokens,
-      'tokenizer.ggml.token_type': kinds,
-      'tokenizer.ggml.merges': ['a b'],
-      'tokenizer.ggml.eos_token_id': 256,
-      'tokenizer.ggml.add_bos_token': False,
+    'tokenizer.ggml.model': 'gpt2',
+    'tokenizer.ggml.pre': 'smollm',
+    'tokenizer.ggml.tokens': tokens,
+    'tokenizer.ggml.token_type': kinds,
+    'tokenizer.ggml.merges': ['a b'],
+    'tokenizer.ggml.eos_token_id': 256,
+    'tokenizer.ggml.add_bos_token': False,
   }
   # 'a b' makes the token 'ab', which takes the last id.
   fields['tokenizer.ggml.tokens'][-1] = 'ab'

@@ -15,8 +15,8 @@ def tensors(config, params):
   """Returns name -> array, as model.safetensors holds them."""
   names = hf_families.names(config)
   return {
-      names[ours]: hf_families.as_stored(config, ours, array)
-      for ours, array in params_lib.flatten(params)
+    names[ours]: hf_families.as_stored(config, ours, array)
+    for ours, array in params_lib.flatten(params)
   }
 
 
@@ -46,9 +46,7 @@ def write_directory(path, config, params, tokenizer, current=True, shards=1):
     part = dict(flat[i::shards])
     save(os.path.join(path, name), part)
     weight_map |= dict.fromkeys(part, name)
-  write_json(
-      path, 'model.safetensors.index.json', {'weight_map': weight_map}
-  )
+  write_json(path, 'model.safetensors.index.json', {'weight_map': weight_map})
 
 
 def save(path, flat):

@@ -22,8 +22,8 @@ from specdiff_jax.programs import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPES = sorted(
-    str(path.relative_to(ROOT / 'configs').with_suffix(''))
-    for path in (ROOT / 'configs').rglob('*.py')
+  str(path.relative_to(ROOT / 'configs').with_suffix(''))
+  for path in (ROOT / 'configs').rglob('*.py')
 )
 PROGRAMS = {
     'aot': aot, 'bench': bench, 'collect': collect, 'distill': distill,
@@ -44,7 +44,7 @@ TRAINING = (
 def own(name: str, variant: str = ''):
   """Returns the config as its file gives it, without defaults."""
   return command._load_module(str(ROOT / 'configs' / f'{name}.py')).get_config(
-      variant
+    variant
   )
 
 
@@ -56,9 +56,9 @@ LARGE = ('distill_smollm2', 'distill_sps_smollm2', 'ablations/losses_smollm2')
 
 
 @pytest.mark.parametrize(
-    ('name', 'variant'),
-    [(name, variant) for name in RECIPES for variant in ('', ':smoke')]
-    + [(name, ':gpu') for name in LARGE],
+  ('name', 'variant'),
+  [(name, variant) for name in RECIPES for variant in ('', ':smoke')]
+  + [(name, ':gpu') for name in LARGE],
 )
 def test_recipe_is_valid(name, variant):
   config = command.load(f'{ROOT}/configs/{name}.py{variant}')
@@ -112,7 +112,7 @@ def test_bench_sees_a_wrong_output(specdiff, tiny, monkeypatch):
     completions = real(self, requests, **kwargs)
     change = int(self.name == 'lookup')
     return [
-        dataclasses.replace(c, tokens=c.tokens + change) for c in completions
+      dataclasses.replace(c, tokens=c.tokens + change) for c in completions
     ]
 
   monkeypatch.setattr(system.System, '__call__', lying)
@@ -125,11 +125,11 @@ def test_bench_sees_a_wrong_output(specdiff, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'name, system',
-    [('distill_smollm2', 'specdiff'), ('distill_sps_smollm2', 'sps')],
+  'name, system',
+  [('distill_smollm2', 'specdiff'), ('distill_sps_smollm2', 'sps')],
 )
 def test_distill_smoke_of_the_real_recipe(
-    specdiff, root, tmp_path, name, system
+  specdiff, root, tmp_path, name, system
 ):
   recipe = f'--config={root}/configs/{name}.py:smoke'
   run = specdiff('distill', recipe, f'--workdir={tmp_path}')

@@ -34,14 +34,14 @@ def texts(kind, system, temperature):
   rows = decoding.requests(config, checkpoint, prompts)
   done = {}
   decoding.system(config, checkpoint, system)(
-      rows, on_done=lambda row, made: done.update({row.id: list(made.tokens)})
+    rows, on_done=lambda row, made: done.update({row.id: list(made.tokens)})
   )
   return [done[row.id] for row in rows]
 
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 @pytest.mark.parametrize(
-    ('kind', 'system'), [('verifier', 'lookup'), ('both', 'specdiff')]
+  ('kind', 'system'), [('verifier', 'lookup'), ('both', 'specdiff')]
 )
 def test_systems_emit_what_the_int8_verifier_emits(kind, system, temperature):
   plain = texts('verifier', 'ar', temperature)
@@ -60,7 +60,8 @@ def test_whose_weights_are_int8():
     checkpoint = decoding.verifier(config)
     system = decoding.system(config, checkpoint, 'specdiff')
     for params, name in (
-        (system.params, 'verifier'), (system.drafter_params.network, 'drafter')
+      (system.params, 'verifier'),
+      (system.drafter_params.network, 'drafter'),
     ):
       found = any(x.dtype == 'int8' for x in jax.tree.leaves(params))
       assert found == (kind in (name, 'both')), (kind, name)

@@ -25,8 +25,9 @@ PREEMPTED = 75
 def start(launcher, *args, root=ROOT, **variables):
   """Runs a launcher; returns the finished process."""
   environment = {
-      name: value for name, value in os.environ.items()
-      if name not in ('DEVICES', 'RESTARTS') and not name.startswith('SLURM')
+    name: value
+    for name, value in os.environ.items()
+    if name not in ('DEVICES', 'RESTARTS') and not name.startswith('SLURM')
   }
   return subprocess.run(
       ['bash', str(root / 'launch' / launcher), *args],
@@ -129,7 +130,7 @@ def fake(tmp_path):
   folder.mkdir(parents=True)
   for requirement in ('.', '.[gpu]'):  # they count as installed
     (tmp_path / '.venv' / f'.installed {requirement}').write_text(
-        f'{tmp_path}\n'
+      f'{tmp_path}\n'
     )
   _script(folder / 'python', tmp_path, '[ "$1" = -c ] && exit 0')
   for name in ('srun', 'scontrol', 'gcloud'):
@@ -161,18 +162,18 @@ def codes(fake, launcher, *given, **variables):
 
 
 @pytest.mark.parametrize(
-    'given, restarts, ended, runs',
-    [
-        ((0,), '3', 0, 1),
-        ((1, 137, 0), '3', 0, 3),  # failures, within RESTARTS
-        ((1, 1, 1), '1', 1, 2),  # and beyond
-        ((PREEMPTED, 0), '1', 0, 2),
-        ((PREEMPTED,) * 3 + (0,), '3', 0, 4),
-        ((2, 0), '3', 2, 1),  # bad input stays bad
-        ((3, 0), '3', 3, 1),
-        ((130, 0), '3', 130, 1),  # someone wanted it to stop
-        ((1, 0), '0', 1, 1),
-    ],
+  'given, restarts, ended, runs',
+  [
+    ((0,), '3', 0, 1),
+    ((1, 137, 0), '3', 0, 3),  # failures, within RESTARTS
+    ((1, 1, 1), '1', 1, 2),  # and beyond
+    ((PREEMPTED, 0), '1', 0, 2),
+    ((PREEMPTED,) * 3 + (0,), '3', 0, 4),
+    ((2, 0), '3', 2, 1),  # bad input stays bad
+    ((3, 0), '3', 3, 1),
+    ((130, 0), '3', 130, 1),  # someone wanted it to stop
+    ((1, 0), '0', 1, 1),
+  ],
 )
 def test_local_restarts(fake, given, restarts, ended, runs):
   code, log = codes(fake, 'local.sh', *given, RESTARTS=restarts)
@@ -180,14 +181,14 @@ def test_local_restarts(fake, given, restarts, ended, runs):
 
 
 @pytest.mark.parametrize(
-    'given, before, requeued',
-    [
-        (PREEMPTED, 50, True),
-        (1, 0, True),
-        (1, 3, False),
-        (2, 0, False),
-        (0, 0, False),
-    ],
+  'given, before, requeued',
+  [
+    (PREEMPTED, 50, True),
+    (1, 0, True),
+    (1, 3, False),
+    (2, 0, False),
+    (0, 0, False),
+  ],
 )
 def test_slurm_queues_itself_again(fake, given, before, requeued):
   code, log = codes(

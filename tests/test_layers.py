@@ -11,36 +11,36 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'specdiff_jax'
 LAYERS = (
-    {'core'},
-    {'parallel'},
-    {'models', 'text'},
-    {'formats'},
-    {'data'},
-    {'drafters', 'decoding', 'training'},
-    {'collecting', 'bench'},
-    {'build'},
-    {'programs'},
-    {'__main__'},
+  {'core'},
+  {'parallel'},
+  {'models', 'text'},
+  {'formats'},
+  {'data'},
+  {'drafters', 'decoding', 'training'},
+  {'collecting', 'bench'},
+  {'build'},
+  {'programs'},
+  {'__main__'},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 # Who alone may import what, as prefixes of paths in the package.
 ONLY = {
-    'orbax': ('training/checkpoint.py',),
-    'grain': ('data/',),
-    'tensorflow_datasets': ('data/',),
-    'array_record': ('data/',),
-    'absl': ('programs/',),
-    'ml_collections': ('build/', 'programs/'),
-    'rich': ('programs/', 'bench/report.py'),
-    'matplotlib': ('bench/plots.py',),
-    'tensorboardX': ('training/metrics.py',),
-    'gguf': ('formats/',),
-    'safetensors': ('formats/',),
-    'tokenizers': ('text/',),
-    'tensorflow': (),
-    'torch': ('bench/rival.py',),
-    'transformers': ('bench/rival.py',),
+  'orbax': ('training/checkpoint.py',),
+  'grain': ('data/',),
+  'tensorflow_datasets': ('data/',),
+  'array_record': ('data/',),
+  'absl': ('programs/',),
+  'ml_collections': ('build/', 'programs/'),
+  'rich': ('programs/', 'bench/report.py'),
+  'matplotlib': ('bench/plots.py',),
+  'tensorboardX': ('training/metrics.py',),
+  'gguf': ('formats/',),
+  'safetensors': ('formats/',),
+  'tokenizers': ('text/',),
+  'tensorflow': (),
+  'torch': ('bench/rival.py',),
+  'transformers': ('bench/rival.py',),
 }
 
 
@@ -121,9 +121,10 @@ def name_faults(path: str, source: str) -> list[str]:
         continue
       folder = PACKAGE.parent / node.module.replace('.', '/')
       for alias in node.names:
-        if not (folder / alias.name).with_suffix('.py').exists() and not (
-            folder / alias.name
-        ).is_dir():
+        if (
+          not (folder / alias.name).with_suffix('.py').exists()
+          and not (folder / alias.name).is_dir()
+        ):
           faults.append(f'{path} imports the name {alias.name}')
   return faults
 
@@ -131,32 +132,32 @@ def name_faults(path: str, source: str) -> list[str]:
 RULES = (layer_faults, owner_faults, print_faults, config_faults, name_faults)
 
 BROKEN = {
-    layer_faults: (
-        ('core/a.py', 'from specdiff_jax.models import transformer'),
-        ('decoding/a.py', 'from specdiff_jax.drafters import none'),
-        ('drafters/a.py', 'import specdiff_jax.decoding.engine'),
-        ('training/a.py', 'def f():\n  from specdiff_jax.bench import timing'),
-        ('build/a.py', 'from specdiff_jax.programs import console'),
-    ),
-    owner_faults: (
-        ('training/loop.py', 'import orbax.checkpoint as ocp'),
-        ('models/a.py', 'import grain'),
-        ('data/a.py', 'from absl import flags'),
-        ('models/a.py', 'import torch'),
-        ('decoding/a.py', 'from ml_collections import config_dict'),
-        ('data/a.py', 'import tensorflow as tf'),
-    ),
-    print_faults: (
-        ('core/a.py', 'print("hello")'),
-        ('bench/a.py', 'import sys\nsys.stderr.write("x")'),
-    ),
-    config_faults: (
-        ('programs/a.py', 'def f(config):\n  return config.gamma'),
-        ('programs/a.py', 'def f(call):\n  return call.config.batch'),
-    ),
-    name_faults: (
-        ('core/a.py', 'from specdiff_jax.core.types import DraftTree'),
-    ),
+  layer_faults: (
+    ('core/a.py', 'from specdiff_jax.models import transformer'),
+    ('decoding/a.py', 'from specdiff_jax.drafters import none'),
+    ('drafters/a.py', 'import specdiff_jax.decoding.engine'),
+    ('training/a.py', 'def f():\n  from specdiff_jax.bench import timing'),
+    ('build/a.py', 'from specdiff_jax.programs import console'),
+  ),
+  owner_faults: (
+    ('training/loop.py', 'import orbax.checkpoint as ocp'),
+    ('models/a.py', 'import grain'),
+    ('data/a.py', 'from absl import flags'),
+    ('models/a.py', 'import torch'),
+    ('decoding/a.py', 'from ml_collections import config_dict'),
+    ('data/a.py', 'import tensorflow as tf'),
+  ),
+  print_faults: (
+    ('core/a.py', 'print("hello")'),
+    ('bench/a.py', 'import sys\nsys.stderr.write("x")'),
+  ),
+  config_faults: (
+    ('programs/a.py', 'def f(config):\n  return config.gamma'),
+    ('programs/a.py', 'def f(call):\n  return call.config.batch'),
+  ),
+  name_faults: (
+    ('core/a.py', 'from specdiff_jax.core.types import DraftTree'),
+  ),
 }
 
 
@@ -169,17 +170,17 @@ def sources():
 @pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.__name__)
 def test_package_keeps_the_rule(rule):
   faults = [
-      fault
-      for path, source in sources()
-      if path != '__init__.py'
-      for fault in rule(path, source)
+    fault
+    for path, source in sources()
+    if path != '__init__.py'
+    for fault in rule(path, source)
   ]
   assert not faults, '\n'.join(faults)
 
 
 @pytest.mark.parametrize(
-    'rule, path, source',
-    [(rule, *case) for rule, cases in BROKEN.items() for case in cases],
+  'rule, path, source',
+  [(rule, *case) for rule, cases in BROKEN.items() for case in cases],
 )
 def test_rule_sees_what_breaks_it(rule, path, source):
   assert rule(path, source)

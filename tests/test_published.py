@@ -31,17 +31,17 @@ def checkpoint():
   """Returns a random verifier with the tokens of the byte tokenizer."""
   size = published_models.VOCAB
   config = config_lib.TransformerConfig(
-      vocab_size=size,
-      width=published_models.WIDTH,
-      layers=2,
-      heads=4,
-      kv_heads=2,
-      head_dim=6,
-      mlp_width=40,
-      tied_head=False,
+    vocab_size=size,
+    width=published_models.WIDTH,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=6,
+    mlp_width=40,
+    tied_head=False,
   )
   params = jax.tree.map(
-      jax.numpy.asarray, tiny_model.random_params(config, 1, scale=0.16)
+    jax.numpy.asarray, tiny_model.random_params(config, 1, scale=0.16)
   )
   tokenizer = tokenizer_lib.Tokenizer.bytes(size)
   return weights.Checkpoint(config, params, tokenizer, 'test', 'random')
@@ -63,8 +63,8 @@ def decoded(full, checkpoint, name):
   """Returns the tokens of the prompts, and the system."""
   one = decoding.system(full, checkpoint, name)
   requests = [
-      system_lib.request(str(i), checkpoint.tokenizer.encode(text))
-      for i, text in enumerate(PROMPTS)
+    system_lib.request(str(i), checkpoint.tokenizer.encode(text))
+    for i, text in enumerate(PROMPTS)
   ]
   return [c.tokens.tolist() for c in one(requests)], one
 
@@ -78,18 +78,21 @@ def written(tmp_path, family, **changes):
   """Writes a drafter, whose DFlash comes without a tokenizer as published."""
   raw, tensors = published_models.make(family)
   published_models.write(
-      tmp_path, raw | changes, tensors, tokenizer=family != 'dflash'
+    tmp_path, raw | changes, tensors, tokenizer=family != 'dflash'
   )
   return tmp_path
 
 
-@pytest.mark.parametrize('family, name, prefix', [
+@pytest.mark.parametrize(
+  'family, name, prefix',
+  [
     ('dream', 'best_first', ''),
     ('mdlm', 'specdiff', 'causal'),
     ('dflash', 'specdiff2', ''),
-])
+  ],
+)
 def test_a_directory_decodes_what_plain_decoding_does(
-    tmp_path, checkpoint, plain, family, name, prefix
+  tmp_path, checkpoint, plain, family, name, prefix
 ):
   full = config(written(tmp_path, family), family)
   full.masked_lm.prefix = prefix
@@ -107,7 +110,7 @@ def test_a_directory_decodes_what_plain_decoding_does(
 
 
 @pytest.mark.parametrize(
-    'family', ['llada', 'a2d_qwen3', 'diffullama', 'diffugpt']
+  'family', ['llada', 'a2d_qwen3', 'diffullama', 'diffugpt']
 )
 def test_other_families_are_built(tmp_path, checkpoint, family):
   full = config(written(tmp_path, family), family)
@@ -130,8 +133,8 @@ def test_adaptive_takes_a_causal_prefix(tmp_path, checkpoint, plain):
 def test_one_copy_of_the_weights_for_several_systems(tmp_path, checkpoint):
   full = config(written(tmp_path, 'llada'))
   first, second = (
-      build_systems.parts(name, full, checkpoint).params.network
-      for name in ('specdiff', 'tree')
+    build_systems.parts(name, full, checkpoint).params.network
+    for name in ('specdiff', 'tree')
   )
   assert first['embed'] is second['embed']
 
@@ -189,8 +192,8 @@ def test_drafters_of_another_verifier_are_refused(tmp_path, checkpoint):
   # The weights would not fit that config either: sizes are compared first.
   raw, tensors = published_models.make('dflash')
   wide = {
-      name: np.zeros([32 if n == 24 else 64 if n == 48 else n for n in x.shape])
-      for name, x in tensors.items()
+    name: np.zeros([32 if n == 24 else 64 if n == 48 else n for n in x.shape])
+    for name, x in tensors.items()
   }
   wide = {name: x.astype(np.float32) for name, x in wide.items()}
   published_models.write(tmp_path / 'a', raw | {'hidden_size': 32}, wide, False)
@@ -209,10 +212,10 @@ def test_other_bad_input(tmp_path, checkpoint):
   full = config(folder)
   refused(full, checkpoint, 'Published', 'specdiff2', name='sps')
   for field, value, word in (
-      ('family', 'gpt5', 'diffullama'),
-      ('alignment', 'left', 'shifted'),
-      ('prefix', 'none', 'causal'),
-      ('mask_id', 999, '999'),
+    ('family', 'gpt5', 'diffullama'),
+    ('alignment', 'left', 'shifted'),
+    ('prefix', 'none', 'causal'),
+    ('mask_id', 999, '999'),
   ):
     full = config(folder)
     full.masked_lm[field] = value

@@ -35,7 +35,7 @@ def commands() -> list[list[str]]:
   """Returns every `python -m specdiff_jax ...` of the README, in order."""
   lines = [line for block in blocks('bash') for line in block.splitlines()]
   prefix = 'python -m specdiff_jax '
-  return [shlex.split(l[len(prefix):]) for l in lines if l.startswith(prefix)]
+  return [shlex.split(l[len(prefix) :]) for l in lines if l.startswith(prefix)]
 
 
 def test_it_shows_every_subcommand():
@@ -55,9 +55,10 @@ def test_commands_of_the_tiny_recipe_run(specdiff, tmp_path):
     if '--config=configs/tiny.py' not in argv:
       continue
     small = [
-        arg.replace('configs/tiny.py', f'{ROOT}/configs/tiny.py:smoke')
-        .replace('runs/tiny', f'{tmp_path}/tiny')
-        for arg in argv
+      arg.replace('configs/tiny.py', f'{ROOT}/configs/tiny.py:smoke').replace(
+        'runs/tiny', f'{tmp_path}/tiny'
+      )
+      for arg in argv
     ]
     run = specdiff(*small)
     assert run.code == 0, run.err

@@ -30,16 +30,16 @@ def drafter_params(config):
 def tiny():
   """Returns (config, params, tokenizer) of an untied model with GQA."""
   config = config_lib.TransformerConfig(
-      vocab_size=288,
-      width=32,
-      layers=2,
-      heads=4,
-      kv_heads=2,
-      head_dim=16,  # not width / heads
-      mlp_width=64,
-      rope_base=5000.0,
-      norm_eps=1e-6,
-      tied_head=False,
-      max_positions=128,
+    vocab_size=288,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,  # not width / heads
+    mlp_width=64,
+    rope_base=5000.0,
+    norm_eps=1e-6,
+    tied_head=False,
+    max_positions=128,
   )
   return config, random_params(config), tokenizer_lib.Tokenizer.bytes(288)

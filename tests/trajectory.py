@@ -12,7 +12,7 @@ def trajectory(prompt, completion, **fields):
       'top_p': 1.0, 'seed': 0,
   }  # fmt: skip
   return trajectories.Trajectory(
-      prompt=np.asarray(prompt, np.int32),
-      completion=np.asarray(completion, np.int32),
-      **(usual | fields),
+    prompt=np.asarray(prompt, np.int32),
+    completion=np.asarray(completion, np.int32),
+    **(usual | fields),
   )

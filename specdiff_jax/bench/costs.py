@@ -48,10 +48,10 @@ def _verify(engine, params, state, passes, slots):
     slot = jnp.arange(slots)
     tokens = (token[:, None] + slot) % engine.model.config.vocab_size
     tree = types.DraftTree(
-        token=tokens,
-        parent=jnp.broadcast_to(jnp.maximum(slot - 1, 0), tokens.shape),
-        depth=jnp.broadcast_to(slot, tokens.shape),
-        valid=jnp.ones(tokens.shape, bool),
+      token=tokens,
+      parent=jnp.broadcast_to(jnp.maximum(slot - 1, 0), tokens.shape),
+      depth=jnp.broadcast_to(slot, tokens.shape),
+      valid=jnp.ones(tokens.shape, bool),
     )
     logits, cache, _ = engine.verify(params, state, tree)
     # The next pass waits for this one, head included.
@@ -75,19 +75,19 @@ def _draft(engine, params, drafter_params, state, passes):
   def body(_, state):
     context = engine.context(params, state)
     tree, drafted = drafter.draft(
-        drafter_params,
-        state.drafter,
-        context,
-        state.sampling,
-        state.noise,
-        slots,
+      drafter_params,
+      state.drafter,
+      context,
+      state.sampling,
+      state.noise,
+      slots,
     )
     # What is read comes from what was drafted, so that nothing is hoisted.
     salt = 1e-6 * tree.token[:, -1, None, None, None]
     shape = (batch, depth + 1, len(drafter.features), c.width)
     features = jnp.ones(shape) + salt if drafter.features else None
     drafted = drafter.observe(
-        drafter_params, drafted, context, verdict, features
+      drafter_params, drafted, context, verdict, features
     )
     rows = jnp.arange(batch)
     last = (context.tokens[rows, state.length - 1] + tree.token[:, -1]) % 7
@@ -98,13 +98,13 @@ def _draft(engine, params, drafter_params, state, passes):
 
 
 def measure(
-    engine: engine_lib.Engine,
-    params: types.Params,
-    drafter_params: types.Params,
-    start: Callable[[], types.DecodeState],
-    plain_slots: int,
-    passes: int = 16,
-    rounds: int = 5,
+  engine: engine_lib.Engine,
+  params: types.Params,
+  drafter_params: types.Params,
+  start: Callable[[], types.DecodeState],
+  plain_slots: int,
+  passes: int = 16,
+  rounds: int = 5,
 ) -> Costs:
   """Times the parts of a cycle in turns; each compiles once before.
 
@@ -124,14 +124,10 @@ def measure(
     return _verify(engine, params, state, count, size)[0]
 
   parts: dict[str, Callable[[Any], Any]] = {
-      'plain': lambda state: verify(state, plain_slots),
-      'verify': lambda state: verify(state, slots),
-      'draft': lambda state: _draft(
-          engine, params, drafter_params, state, count
-      ),
-      'cycle': lambda state: engine.decode(
-          params, drafter_params, state, count
-      ),
+    'plain': lambda state: verify(state, plain_slots),
+    'verify': lambda state: verify(state, slots),
+    'draft': lambda state: _draft(engine, params, drafter_params, state, count),
+    'cycle': lambda state: engine.decode(params, drafter_params, state, count),
   }
   best = dict.fromkeys(parts, float('inf'))
   for number in range(rounds + 1):
@@ -147,7 +143,7 @@ def measure(
         best[name] = min(best[name], seconds / ran)
   unit = best['plain']
   return Costs(
-      r=best['verify'] / unit,
-      c_draft=best['draft'] / unit,
-      cycle=best['cycle'] / unit,
+    r=best['verify'] / unit,
+    c_draft=best['draft'] / unit,
+    cycle=best['cycle'] / unit,
   )

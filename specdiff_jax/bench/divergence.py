@@ -58,7 +58,7 @@ class Report:
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
   """Returns the first index at which a and b differ, or None.
 
-    first_difference([1, 2, 3], [1, 2]) == 2
+  first_difference([1, 2, 3], [1, 2]) == 2
   """
   for index, (x, y) in enumerate(zip(a, b)):
     if x != y:
@@ -67,7 +67,7 @@ def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
 
 
 def kept(
-    logits: np.ndarray, settings: generate.Settings, slack: float = 0.0
+  logits: np.ndarray, settings: generate.Settings, slack: float = 0.0
 ) -> np.ndarray:
   """Returns [V]: what top-k and top-p keep of logits [V] over temperature.
 
@@ -94,11 +94,11 @@ def kept(
 
 
 def margins(
-    logits: np.ndarray,
-    noise: np.ndarray,
-    tokens: Sequence[int],
-    settings: generate.Settings,
-    allowed: float,
+  logits: np.ndarray,
+  noise: np.ndarray,
+  tokens: Sequence[int],
+  settings: generate.Settings,
+  allowed: float,
 ) -> tuple[float, float]:
   """Returns (top-2 margin, margin of the worse of `tokens`), in nats.
 
@@ -148,34 +148,34 @@ class Judge:
   passes: reading.Passes
 
   def compare(
-      self,
-      requests: Sequence[generate.Request],
-      expected: Sequence[Sequence[int]],
-      got: Sequence[Sequence[int]],
-      settings: generate.Settings,
+    self,
+    requests: Sequence[generate.Request],
+    expected: Sequence[Sequence[int]],
+    got: Sequence[Sequence[int]],
+    settings: generate.Settings,
   ) -> Report:
     """Compares completions with plain decoding's, prompt by prompt."""
     pairs = list(zip(expected, got, strict=True))
     places = [first_difference(*pair) for pair in pairs]
     tokens = sum(
-        len(a) if i is None else i + 1 for (a, _), i in zip(pairs, places)
+      len(a) if i is None else i + 1 for (a, _), i in zip(pairs, places)
     )
     if all(place is None for place in places):
       return Report(tokens, (), None)
     noise, logits = self.read(requests, expected, places)
     allowed = noise / (settings.temperature or 1.0)
     found = [
-        self._judge(request, pair, place, row, settings, allowed)
-        for request, pair, place, row in zip(requests, pairs, places, logits)
-        if place is not None
+      self._judge(request, pair, place, row, settings, allowed)
+      for request, pair, place, row in zip(requests, pairs, places, logits)
+      if place is not None
     ]
     return Report(tokens, tuple(found), noise)
 
   def read(
-      self,
-      requests: Sequence[generate.Request],
-      texts: Sequence[Sequence[int]],
-      places: Sequence[int | None],
+    self,
+    requests: Sequence[generate.Request],
+    texts: Sequence[Sequence[int]],
+    places: Sequence[int | None],
   ) -> tuple[float, list[np.ndarray]]:
     """Returns the noise over all texts, and each row's logits [V] at its place.
 
@@ -201,12 +201,12 @@ class Judge:
       prompt[row], length[row] = len(request.prompt), len(whole)
       at[row] = len(request.prompt) + (place or 0)
     moved, logits = reading.read(
-        self.engine.model,
-        self.engine.cache_dtype,
-        bucket,
-        self.passes,
-        self.params,
-        *(x.astype(np.int32) for x in (tokens, prompt, length, at)),
+      self.engine.model,
+      self.engine.cache_dtype,
+      bucket,
+      self.passes,
+      self.params,
+      *(x.astype(np.int32) for x in (tokens, prompt, length, at)),
     )
     return np.asarray(moved).max(), list(np.asarray(logits)[: len(texts)])
 
@@ -214,19 +214,19 @@ class Judge:
     """Returns the divergence at a place."""
     position = len(request.prompt) + place
     noise = sampling_lib.gumbel(
-        sampling_lib.request_noise(
-            settings.seed, *sampling_lib.halves([request.number])
-        ),
-        jnp.asarray([[position]]),
-        logits.size,
+      sampling_lib.request_noise(
+        settings.seed, *sampling_lib.halves([request.number])
+      ),
+      jnp.asarray([[position]]),
+      logits.size,
     )
     tokens = [int(x[place]) if place < len(x) else None for x in pair]
     chosen = [token for token in tokens if token is not None]
     top2, margin = margins(
-        logits, np.asarray(noise)[0, 0], chosen, settings, allowed
+      logits, np.asarray(noise)[0, 0], chosen, settings, allowed
     )
     if None in tokens:  # one went on where the other had ended
       margin = math.inf
     return Divergence(
-        request.number, place, tokens[0], tokens[1], top2, margin, allowed
+      request.number, place, tokens[0], tokens[1], top2, margin, allowed
     )

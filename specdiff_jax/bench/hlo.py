@@ -14,7 +14,8 @@ Every branch of a conditional counts.
   }
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import math
 import re
@@ -30,8 +31,8 @@ _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'(?:^|\s)([a-z][a-z0-9\-]*)\(')
 _SHAPE = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^{}]*)\})?')
 _CALLED = re.compile(
-    r'\b(?:calls|body|true_computation|false_computation|to_apply'
-    r'|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)'
+  r'\b(?:calls|body|true_computation|false_computation|to_apply'
+  r'|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)'
 )
 
 
@@ -108,9 +109,10 @@ class Instruction:
     if self.opcode.endswith(('-done', '-update')):
       return []  # they name those of their start
     return [
-        name.strip().lstrip('%')
-        for group in _CALLED.findall(self.rest)
-        for name in group.split(',') if name.strip()
+      name.strip().lstrip('%')
+      for group in _CALLED.findall(self.rest)
+      for name in group.split(',')
+      if name.strip()
     ]
 
 
@@ -146,20 +148,20 @@ def _instruction(root, name, text) -> Instruction | None:
     end += 1
   literal = text[found.end() : end - 1]
   return Instruction(
-      name=name,
-      opcode=found.group(1),
-      shapes=_shapes(text[: found.start()]),
-      operands=tuple(re.findall(r'%([\w.\-]+)', literal)),
-      rest=text[end:],
-      literal=literal,
-      root=bool(root),
+    name=name,
+    opcode=found.group(1),
+    shapes=_shapes(text[: found.start()]),
+    operands=tuple(re.findall(r'%([\w.\-]+)', literal)),
+    rest=text[end:],
+    literal=literal,
+    root=bool(root),
   )
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
   return tuple(
-      Shape(dtype, tuple(int(n) for n in dims.split(',') if n), layout)
-      for dtype, dims, layout in _SHAPE.findall(text)
+    Shape(dtype, tuple(int(n) for n in dims.split(',') if n), layout)
+    for dtype, dims, layout in _SHAPE.findall(text)
   )
 
 
@@ -169,7 +171,7 @@ def root_of(computation: Computation) -> Instruction | None:
 
 
 def walk(
-    computations: Computations, name: str, times: int = 1, fused: bool = False
+  computations: Computations, name: str, times: int = 1, fused: bool = False
 ) -> Iterator[tuple[Instruction, Computation, int, bool]]:
   """Yields (instruction, its computation, how often it runs, is it fused)."""
   inside = computations.get(name, {})
@@ -186,7 +188,7 @@ def walk(
 
 
 def trip_count(
-    loop: Instruction, inside: Computation, computations: Computations
+  loop: Instruction, inside: Computation, computations: Computations
 ) -> int:
   """Returns how often a `while` turns: 1 where that cannot be told."""
   known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest)
@@ -208,7 +210,7 @@ def trip_count(
 
 
 def _less_than(
-    condition: Computation, computations: Computations
+  condition: Computation, computations: Computations
 ) -> tuple[int, int | None]:
   """Returns (i, n) of a condition `element i < n`; n is None of any other."""
   root = root_of(condition)
@@ -216,8 +218,9 @@ def _less_than(
   if root and root.opcode == 'fusion':
     within = computations.get(root.calls()[0], {})
     outer = {
-        i.name: names[int(i.literal)]
-        for i in within.values() if i.opcode == 'parameter'
+      i.name: names[int(i.literal)]
+      for i in within.values()
+      if i.opcode == 'parameter'
     }
     root = root_of(within)
     names = [outer.get(n, n) for n in root.operands] if root else []

@@ -80,9 +80,9 @@ def read(text: str) -> Costs:
   large = (Array(*key, nbytes) for key, nbytes in arrays.items())
   much = (Traffic(*key, *value) for key, value in traffic.items())
   return Costs(
-      flops=flops,
-      traffic=tuple(sorted(much, key=lambda x: -x.nbytes)),
-      arrays=tuple(sorted(large, key=lambda x: -x.nbytes)),
+    flops=flops,
+    traffic=tuple(sorted(much, key=lambda x: -x.nbytes)),
+    arrays=tuple(sorted(large, key=lambda x: -x.nbytes)),
   )
 
 
@@ -155,7 +155,7 @@ def _window(one: hlo.Instruction, axis: int) -> tuple[int, int, int, int]:
   )  # fmt: skip
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _places(size: int, window: int, out: int, how: tuple[int, ...]) -> int:
   """Returns how many pairs (place of the result, of the window) meet input."""
   stride, below, spread, window_spread = how

@@ -5,9 +5,10 @@ is the mean number of draft tokens accepted, without it. Prefill and the token
 that it yields are in neither.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
 
 from specdiff_jax.bench import costs as costs_lib
 from specdiff_jax.bench import timing
@@ -40,15 +41,15 @@ class Row:
 
 
 def row(
-    system: str,
-    measured: timing.Measurement,
-    ar: timing.Measurement,
-    fastest_ar: timing.Measurement,
-    reference: Sequence[Sequence[int]],
-    size: Mapping[str, int],
-    costs: costs_lib.Costs | None = None,
-    coupled: bool = True,
-    excused: int = 0,
+  system: str,
+  measured: timing.Measurement,
+  ar: timing.Measurement,
+  fastest_ar: timing.Measurement,
+  reference: Sequence[Sequence[int]],
+  size: Mapping[str, int],
+  costs: costs_lib.Costs | None = None,
+  coupled: bool = True,
+  excused: int = 0,
 ) -> Row:
   """Sums up a system.
 
@@ -70,26 +71,24 @@ def row(
   emitted = sum(c.emitted for c in measured.completions)
   ratios = speedups(measured, ar)
   return Row(
-      system=system,
-      tokens_per_s=speed(measured),
-      total_tokens_per_s=median(
-          [r.total_tokens_per_s for r in measured.rounds]
-      ),
-      speedup=median(ratios),
-      speedup_best=max(ratios),
-      speedup_over_fastest_ar=median(speedups(measured, fastest_ar)),
-      tau=emitted / cycles if cycles else 0.0,
-      accepted=mean_accepted(histogram),
-      exact=(wrong == 0 and measured.repeatable) if coupled else None,
-      mismatched_rows=wrong,
-      excused_rows=excused,
-      prompts=len(outputs),
-      new_tokens=sum(map(len, outputs)),
-      recompiles=measured.recompiles,
-      cycles=cycles,
-      histogram=histogram,
-      costs=costs,
-      **size,
+    system=system,
+    tokens_per_s=speed(measured),
+    total_tokens_per_s=median([r.total_tokens_per_s for r in measured.rounds]),
+    speedup=median(ratios),
+    speedup_best=max(ratios),
+    speedup_over_fastest_ar=median(speedups(measured, fastest_ar)),
+    tau=emitted / cycles if cycles else 0.0,
+    accepted=mean_accepted(histogram),
+    exact=(wrong == 0 and measured.repeatable) if coupled else None,
+    mismatched_rows=wrong,
+    excused_rows=excused,
+    prompts=len(outputs),
+    new_tokens=sum(map(len, outputs)),
+    recompiles=measured.recompiles,
+    cycles=cycles,
+    histogram=histogram,
+    costs=costs,
+    **size,
   )
 
 
@@ -104,7 +103,7 @@ def tokens(measured: timing.Measurement) -> list[list[int]]:
 
 
 def unlike(
-    outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]
+  outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]
 ) -> int:
   """Returns how many rows differ from the reference anywhere."""
   pairs = zip(outputs, reference, strict=True)
@@ -112,12 +111,12 @@ def unlike(
 
 
 def speedups(
-    measured: timing.Measurement, base: timing.Measurement
+  measured: timing.Measurement, base: timing.Measurement
 ) -> list[float]:
   """Returns the ratio of decoding speeds of each round."""
   return [
-      a.tokens_per_s / b.tokens_per_s if b.tokens_per_s else 0.0
-      for a, b in zip(measured.rounds, base.rounds, strict=True)
+    a.tokens_per_s / b.tokens_per_s if b.tokens_per_s else 0.0
+    for a, b in zip(measured.rounds, base.rounds, strict=True)
   ]
 
 
@@ -151,7 +150,7 @@ def mean_accepted(histogram: Sequence[int]) -> float:
 def surv(histogram: Sequence[int]) -> list[float]:
   """Returns Pr(accepted >= j), j = 1...; their sum is the mean accepted.
 
-    surv([1, 1, 2]) == [0.75, 0.5]
+  surv([1, 1, 2]) == [0.75, 0.5]
   """
   cycles = sum(histogram)
   if not cycles:
@@ -162,7 +161,7 @@ def surv(histogram: Sequence[int]) -> list[float]:
 def cond(histogram: Sequence[int]) -> list[float | None]:
   """Returns Pr(accept j | accepted j - 1), or None where j was never reached.
 
-    cond([1, 1, 2]) == [0.75, 2 / 3]
+  cond([1, 1, 2]) == [0.75, 2 / 3]
   """
   curve = [1.0, *surv(histogram)]
   return [b / a if a else None for a, b in zip(curve, curve[1:])]

@@ -1,6 +1,8 @@
 """What a bench run compares, and against what."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -29,8 +31,8 @@ class Plan:
   def systems(self) -> dict[str, system_lib.System]:
     """Returns all that is timed."""
     result = {
-        name: self.make('ar', dtype, slots)
-        for name, (dtype, slots) in self.ars.items()
+      name: self.make('ar', dtype, slots)
+      for name, (dtype, slots) in self.ars.items()
     }
     for name in self.names:
       if name not in result:
@@ -38,10 +40,10 @@ class Plan:
     return result
 
   def references(
-      self,
-      systems: Mapping[str, system_lib.System],
-      batches: Batches,
-      plain: list[list[int]],
+    self,
+    systems: Mapping[str, system_lib.System],
+    batches: Batches,
+    plain: list[list[int]],
   ) -> dict[str, list[list[int]]]:
     """Returns the tokens that each row of the table has to give.
 
@@ -59,10 +61,10 @@ class Plan:
       return padded[slots]
 
     return {
-        name: through(slots) if slots else plain
-        for name, slots in (
-            (name, self.same_shape(systems[name])) for name in self.names
-        )
+      name: through(slots) if slots else plain
+      for name, slots in (
+        (name, self.same_shape(systems[name])) for name in self.names
+      )
     }
 
   def same_shape(self, system: system_lib.System) -> int:
@@ -76,12 +78,12 @@ class Plan:
     return buckets[0] if own else 0
 
   def excused(
-      self,
-      system: system_lib.System,
-      plain: system_lib.System,
-      requests: Sequence[generate.Request],
-      expected: Sequence[Sequence[int]],
-      got: Sequence[Sequence[int]],
+    self,
+    system: system_lib.System,
+    plain: system_lib.System,
+    requests: Sequence[generate.Request],
+    expected: Sequence[Sequence[int]],
+    got: Sequence[Sequence[int]],
   ) -> int:
     """Returns how many rows differ by no more than rounding explains.
 
@@ -92,11 +94,11 @@ class Plan:
     if same or not self.coupled or (slots and drafter.chain):
       return 0
     judge = divergence.Judge(
-        plain.engine,
-        plain.params,
-        plain.buckets,
-        plain.batch,
-        reading.passes(slots or plain.engine.drafter.buckets[-1], drafter),
+      plain.engine,
+      plain.params,
+      plain.buckets,
+      plain.batch,
+      reading.passes(slots or plain.engine.drafter.buckets[-1], drafter),
     )
     found = judge.compare(requests, expected, got, plain.settings)
     return sum(d.excused for d in found.divergences)

@@ -17,7 +17,7 @@ def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
   canvas = figure.Figure(figsize=(9, 3.5), layout='constrained')
   speed, curve = canvas.subplots(1, 2)
   bars = speed.bar(
-      [row.system for row in rows], [row.tokens_per_s for row in rows]
+    [row.system for row in rows], [row.tokens_per_s for row in rows]
   )
   speed.bar_label(bars, [f'{row.speedup:.2f}x' for row in rows])
   speed.margins(y=0.1)  # room for the labels
@@ -37,7 +37,7 @@ def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
 
 
 def save_sweep(
-    path: str, rows: Sequence[sweep_lib.Row], title: str = ''
+  path: str, rows: Sequence[sweep_lib.Row], title: str = ''
 ) -> None:
   """Draws the runs of a sweep: how they learnt, and what they came to by slot.
 
@@ -72,6 +72,6 @@ def _write(canvas, path: str) -> None:
     canvas.savefig(path, dpi=150)
   except (OSError, ValueError) as error:
     raise errors.InputError(
-        f'The plot cannot be written to {path!r}: {error}. Give a file in a '
-        'folder that exists, ending in .png, .svg or .pdf.'
+      f'The plot cannot be written to {path!r}: {error}. Give a file in a '
+      'folder that exists, ending in .png, .svg or .pdf.'
     ) from error

@@ -51,14 +51,14 @@ def branch(token: jax.Array, slots: int) -> tuple[types.DraftTree, jax.Array]:
   depth = token.shape[1] - 1
   gap = slots - 1 - depth
   tree = tree_lib.chain(
-      jnp.concatenate([jnp.repeat(token[:, :1], gap + 1, 1), token[:, 1:]], 1),
-      jnp.ones((token.shape[0], slots), bool),
+    jnp.concatenate([jnp.repeat(token[:, :1], gap + 1, 1), token[:, 1:]], 1),
+    jnp.ones((token.shape[0], slots), bool),
   )
   slot = jnp.arange(slots)
   below = slot <= gap + 1  # the root's children
   tree = tree.replace(
-      parent=jnp.where(below, 0, tree.parent),
-      depth=jnp.where(below, jnp.minimum(slot, 1), tree.depth - gap),
+    parent=jnp.where(below, 0, tree.parent),
+    depth=jnp.where(below, jnp.minimum(slot, 1), tree.depth - gap),
   )
   path = jnp.where(jnp.arange(depth + 1) == 0, 0, jnp.arange(depth + 1) + gap)
   return tree, jnp.broadcast_to(path, token.shape)
@@ -94,12 +94,12 @@ def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
     slots = jax.tree.leaves(cache)[0].shape[-2]
     mask = tree_lib.cache_mask(tree, start + 1, slots)
     hidden, cache, _ = model.apply(
-        {'params': params},
-        tree.token,
-        start[:, None] + tree.depth,
-        mask,
-        cache,
-        start,
+      {'params': params},
+      tree.token,
+      start[:, None] + tree.depth,
+      mask,
+      cache,
+      start,
     )
     cache = commit.gather_path(cache, path, start)
     logits = model.apply({'params': params}, hidden, method='logits')
@@ -132,13 +132,14 @@ def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
     place = start[:, None] + 1 + offsets
     return ((cache, wide), *look(one, other, place, moved, found))
 
-  begun = [_prefill(model, dtype, bucket, w, params, tokens, prompt)
-           for w in ways[:2]]
+  begun = [
+    _prefill(model, dtype, bucket, w, params, tokens, prompt) for w in ways[:2]
+  ]
   caches = tuple(cache for _, cache in begun)
   (one, _), (other, _) = begun
   batch, vocab = one.shape[0], one.shape[-1]
   carry = look(
-      one, other, prompt[:, None], jnp.zeros(batch), jnp.zeros((batch, vocab))
+    one, other, prompt[:, None], jnp.zeros(batch), jnp.zeros((batch, vocab))
   )
   chunks = jnp.max(-(-(length - prompt) // size))
   _, moved, found = lax.fori_loop(0, chunks, chunk, (caches, *carry))
@@ -152,12 +153,12 @@ def _prefill(model, dtype, bucket, width, params, tokens, prompt):
   mask = views.causal_mask(prompt, bucket)
   mask = jnp.pad(mask, ((0, 0), (0, 0), (0, size + width - bucket)))
   hidden, cache, _ = model.apply(
-      {'params': params},
-      tokens[:, :bucket],
-      jnp.broadcast_to(jnp.arange(bucket), (batch, bucket)),
-      mask,
-      cache,
-      jnp.zeros_like(prompt),
+    {'params': params},
+    tokens[:, :bucket],
+    jnp.broadcast_to(jnp.arange(bucket), (batch, bucket)),
+    mask,
+    cache,
+    jnp.zeros_like(prompt),
   )
   last = hidden[jnp.arange(batch), prompt - 1][:, None]
   return model.apply({'params': params}, last, method='logits'), cache

@@ -19,6 +19,7 @@ from specdiff_jax.formats import params as params_lib
 from specdiff_jax.formats import weights
 from specdiff_jax.models import int8
 
+
 def to_transformers(config, params: dict[str, Any]) -> Any:
   """Returns the model of `transformers` with these params and their dtype.
 
@@ -31,9 +32,9 @@ def to_transformers(config, params: dict[str, Any]) -> Any:
     import transformers
   except ImportError as error:
     raise errors.InputError(
-        f'The rival is not installed ({error}). Install torch and '
-        "transformers (pip install 'specdiff_jax[rival]'), or leave out "
-        '--rival.'
+      f'The rival is not installed ({error}). Install torch and '
+      "transformers (pip install 'specdiff_jax[rival]'), or leave out "
+      '--rival.'
     ) from error
 
   try:
@@ -73,10 +74,10 @@ class Transformers:
   end_ids: tuple[int, ...]
 
   def __call__(
-      self,
-      requests: Sequence[generate.Request],
-      *,
-      clock: generate.Clock | None = None,
+    self,
+    requests: Sequence[generate.Request],
+    *,
+    clock: generate.Clock | None = None,
   ) -> list[generate.Completion]:
     """Decodes greedily, a prompt at a time; prefill is timed by itself."""
     clock = clock or generate.Clock()
@@ -91,9 +92,9 @@ class Transformers:
       clock.decode += time.perf_counter() - begin - prefill
       count = len(tokens) - 1
       done.append(
-          generate.Completion(
-              request.number, tokens, count, count, np.array([count])
-          )
+        generate.Completion(
+          request.number, tokens, count, count, np.array([count])
+        )
       )
     return done
 
@@ -112,19 +113,17 @@ class Transformers:
     ids = torch.tensor([list(prompt)])
     with torch.inference_mode():
       out = self.model.generate(
-          ids,
-          attention_mask=torch.ones_like(ids),
-          max_new_tokens=new_tokens,
-          do_sample=False,
-          eos_token_id=list(self.end_ids) or None,
-          pad_token_id=0,
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=list(self.end_ids) or None,
+        pad_token_id=0,
       )
     return out[0, len(prompt) :].numpy().astype(np.int32)
 
 
-def system(
-    checkpoint: weights.Checkpoint, max_new_tokens: int
-) -> Transformers:
+def system(checkpoint: weights.Checkpoint, max_new_tokens: int) -> Transformers:
   """Returns the rival with the weights of `checkpoint`."""
   params = int8.widen(checkpoint.params)
   model = to_transformers(checkpoint.config, params)

@@ -1,6 +1,7 @@
 """The runs of a sweep, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -54,18 +55,18 @@ def mean(values: Sequence[float]) -> float | None:
 def as_json(recipe: str, rows: Sequence[Row]) -> dict[str, Any]:
   """Returns what results.json holds."""
   return {
-      'schema': SCHEMA,
-      'config': recipe,
-      'runs': [
-          {
-              'values': dict(row.values),
-              'workdir': row.workdir,
-              'failure': row.failure or None,
-              **row.result,
-              'agree_late': row.late('agree'),
-              'surv_late': row.late('surv'),
-              'tau_over_steps': list(zip(*row.over_steps('tau'))),
-          }
-          for row in rows
-      ],
+    'schema': SCHEMA,
+    'config': recipe,
+    'runs': [
+      {
+        'values': dict(row.values),
+        'workdir': row.workdir,
+        'failure': row.failure or None,
+        **row.result,
+        'agree_late': row.late('agree'),
+        'surv_late': row.late('surv'),
+        'tau_over_steps': list(zip(*row.over_steps('tau'))),
+      }
+      for row in rows
+    ],
   }

@@ -5,10 +5,12 @@ machines are shared and noisy; absolute speeds are reported, never gated.
 """
 
 import collections
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,9 +59,9 @@ System = Callable[..., Sequence[generate.Completion]]
 def compilations() -> int:
   """Returns how many programs this process has compiled since the first call.
 
-    before = compilations()
-    decode(prompts)
-    assert compilations() == before
+  before = compilations()
+  decode(prompts)
+  assert compilations() == before
   """
   with _listening:
     if 'count' not in _compilations:
@@ -75,10 +77,10 @@ def _on_event(event: str, duration: float, **_) -> None:
 
 
 def interleave(
-    systems: Mapping[str, System],
-    batches: Sequence[Any],
-    rounds: int,
-    progress: Callable[[int, int, str], None] = lambda *_: None,
+  systems: Mapping[str, System],
+  batches: Sequence[Any],
+  rounds: int,
+  progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> dict[str, Measurement]:
   """Runs every system over every batch, `rounds` times, taking turns.
 
@@ -124,22 +126,22 @@ def _timed(system: System, batch: Any) -> _Call:
 def _measurement(runs: list[list[_Call]], recompiles: int) -> Measurement:
   """Sums up `runs` [rounds][batches]."""
   outputs = [
-      [c.tokens.tolist() for call in calls for c in call.completions]
-      for calls in runs
+    [c.tokens.tolist() for call in calls for c in call.completions]
+    for calls in runs
   ]
   return Measurement(
-      rounds=tuple(_round(calls) for calls in runs),
-      completions=tuple(c for call in runs[0] for c in call.completions),
-      repeatable=all(output == outputs[0] for output in outputs),
-      recompiles=recompiles,
+    rounds=tuple(_round(calls) for calls in runs),
+    completions=tuple(c for call in runs[0] for c in call.completions),
+    repeatable=all(output == outputs[0] for output in outputs),
+    recompiles=recompiles,
   )
 
 
 def _round(calls: list[_Call]) -> Round:
   rows = [c for call in calls for c in call.completions]
   return Round(
-      emitted=sum(c.emitted for c in rows),
-      new_tokens=sum(len(c.tokens) for c in rows),
-      seconds=sum(call.clock.decode for call in calls),
-      total_seconds=sum(call.seconds for call in calls),
+    emitted=sum(c.emitted for c in rows),
+    new_tokens=sum(len(c.tokens) for c in rows),
+    seconds=sum(call.clock.decode for call in calls),
+    total_seconds=sum(call.seconds for call in calls),
   )

@@ -1,6 +1,9 @@
 """What `verify` checks: systems against plain decoding, prompt by prompt."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
@@ -32,28 +35,28 @@ class Row:
     """Returns the row as the last line of the program holds it."""
     report = self.report
     return {
-        'system': self.system,
-        'temperature': self.temperature,
-        'batch': self.batch,
-        'prompts': self.prompts,
-        'tokens': report.tokens,
-        'mismatches': len(report.divergences),
-        'worst_margin': number(report.worst_margin),
-        'noise': number(report.noise),
-        'passed': self.passed,
-        'divergences': [
-            {
-                'request': d.number,
-                'index': d.index,
-                'expected': d.expected,
-                'got': d.got,
-                'top2_margin': number(d.top2),
-                'margin': number(d.margin),
-                'allowed': number(d.allowed),
-                'excused': d.excused and not self.exact,
-            }
-            for d in report.divergences
-        ],
+      'system': self.system,
+      'temperature': self.temperature,
+      'batch': self.batch,
+      'prompts': self.prompts,
+      'tokens': report.tokens,
+      'mismatches': len(report.divergences),
+      'worst_margin': number(report.worst_margin),
+      'noise': number(report.noise),
+      'passed': self.passed,
+      'divergences': [
+        {
+          'request': d.number,
+          'index': d.index,
+          'expected': d.expected,
+          'got': d.got,
+          'top2_margin': number(d.top2),
+          'margin': number(d.margin),
+          'allowed': number(d.allowed),
+          'excused': d.excused and not self.exact,
+        }
+        for d in report.divergences
+      ],
     }
 
 
@@ -69,12 +72,12 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
   found = [row.report.worst_margin for row in rows if row.report.divergences]
   worst = math.nan if any(map(math.isnan, found)) else max(found, default=None)
   return {
-      'systems': [row.json() for row in rows],
-      'prompts': max((row.prompts for row in rows), default=0),
-      'tokens': sum(row.report.tokens for row in rows),
-      'mismatches': sum(len(row.report.divergences) for row in rows),
-      'worst_margin': number(worst),
-      'passed': all(row.passed for row in rows),
+    'systems': [row.json() for row in rows],
+    'prompts': max((row.prompts for row in rows), default=0),
+    'tokens': sum(row.report.tokens for row in rows),
+    'mismatches': sum(len(row.report.divergences) for row in rows),
+    'worst_margin': number(worst),
+    'passed': all(row.passed for row in rows),
   }
 
 
@@ -113,17 +116,17 @@ class Plan:
           if law not in texts:
             texts[law] = _tokens(ar, requests)
           judge = divergence.Judge(
-              ar.engine,
-              ar.params,
-              ar.buckets,
-              batch,
-              reading.passes(slots, system.engine.drafter),
+            ar.engine,
+            ar.params,
+            ar.buckets,
+            batch,
+            reading.passes(slots, system.engine.drafter),
           )
           report = judge.compare(
-              requests,
-              texts[law],
-              _tokens(_under(system, temperature, batch), requests),
-              ar.settings,
+            requests,
+            texts[law],
+            _tokens(_under(system, temperature, batch), requests),
+            ar.settings,
           )
           # A tree's keys lie elsewhere while it is scored: that rounds.
           strict = self.exact and system.engine.drafter.chain
@@ -131,7 +134,7 @@ class Plan:
 
 
 def _under(
-    system: system_lib.System, temperature: float, batch: int
+  system: system_lib.System, temperature: float, batch: int
 ) -> system_lib.System:
   settings = dataclasses.replace(system.settings, temperature=temperature)
   return dataclasses.replace(system, settings=settings, batch=batch)

@@ -4,7 +4,8 @@ Nothing is loaded: models are shapes, and what a run would compute of them is
 traced.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
@@ -60,10 +61,10 @@ def program(config: Config, name: str, devices: list) -> Program:
   mesh = build_training.mesh(config, devices)
   lowered, held, whole = PROGRAMS[name](config, mesh)
   return Program(
-      lowered,
-      {what: sum(map(_bytes, jax.tree.leaves(x))) for what, x in held.items()},
-      dict(mesh.shape),
-      whole,
+    lowered,
+    {what: sum(map(_bytes, jax.tree.leaves(x))) for what, x in held.items()},
+    dict(mesh.shape),
+    whole,
   )
 
 
@@ -103,20 +104,20 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   )  # fmt: skip
   vocab = np.arange(network.vocab)
   frozen = jax.eval_shape(
-      lambda params: objective.frozen(params, vocab), checkpoint.params
+    lambda params: objective.frozen(params, vocab), checkpoint.params
   )
   held = {}
   if network.features or loss.law:
     model = networks.network(checkpoint.config)
     temperature = loss.temperature if loss.law else 0.0
     function = online.with_features(
-        function, model, network.features, temperature, config.accumulate
+      function, model, network.features, temperature, config.accumulate
     )
     frozen['verifier'] = checkpoint.params
     del frozen['embed']  # it is among them
   optimizer = build_training.optimizer(config)
   state = jax.eval_shape(
-      lambda params: step_lib.first_state(params, optimizer), network.shapes()
+    lambda params: step_lib.first_state(params, optimizer), network.shapes()
   )
   split = build_training.split(config)
   whole = rules.not_split({'drafter': state.params}, split, mesh)
@@ -127,8 +128,12 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   batch = _batch(config, mesh)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_train_step(
-      function, optimizer, mesh, shardings, config.explosion,
-      rules.TRANSFORMER,
+    function,
+    optimizer,
+    mesh,
+    shardings,
+    config.explosion,
+    rules.TRANSFORMER,
   )
   held |= {
       'drafter': state.params, 'optimizer': state.opt_state,
@@ -141,16 +146,16 @@ def _batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   """Returns the shapes of `windows.batches`."""
   rows, anchors = (config.batch,), (config.batch, config.windows)
   shapes = {
-      'tokens': ((config.batch, config.tokens), jnp.int32),
-      'length': (rows, jnp.int32),
-      'prompt_length': (rows, jnp.int32),
-      'anchors': (anchors, jnp.int32),
-      'anchor_valid': (anchors, bool),
-      'record': (rows, jnp.int32),
+    'tokens': ((config.batch, config.tokens), jnp.int32),
+    'length': (rows, jnp.int32),
+    'prompt_length': (rows, jnp.int32),
+    'anchors': (anchors, jnp.int32),
+    'anchor_valid': (anchors, bool),
+    'record': (rows, jnp.int32),
   }
   return {
-      name: jax.ShapeDtypeStruct(shape, dtype, sharding=rules.by_row(mesh))
-      for name, (shape, dtype) in shapes.items()
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=rules.by_row(mesh))
+    for name, (shape, dtype) in shapes.items()
   }
 
 
@@ -172,7 +177,7 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
   bucket = max(config.prompt_buckets)
   engine.check_length(bucket)
   state = jax.eval_shape(
-      engine.prefill, params, drafter_params, *_requests(config.batch, bucket)
+    engine.prefill, params, drafter_params, *_requests(config.batch, bucket)
   )
   models = {'verifier': params, 'drafter': drafter_params}
   whole = rules.not_split(models, rules.TRANSFORMER, mesh)
@@ -181,13 +186,17 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
   state = _placed(state, rules.DECODING, mesh)
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=rules.replicated(mesh))
   lowered = engine_lib.Engine.decode.lower(
-      engine, params, drafter_params, state, count, count
+    engine, params, drafter_params, state, count, count
   )
-  return lowered, {
+  return (
+    lowered,
+    {
       'verifier': params,
       'drafter': drafter_params,
       'cache': (state.cache, state.drafter),
-  }, whole
+    },
+    whole,
+  )
 
 
 def _requests(batch: int, bucket: int) -> tuple:
@@ -200,12 +209,12 @@ def _requests(batch: int, bucket: int) -> tuple:
   numbers = rows(jnp.int32)
   end_ids = jax.ShapeDtypeStruct((_END_IDS,), jnp.int32)
   sampling = types.Sampling(
-      temperature=rows(jnp.float32),
-      top_k=rows(jnp.int32),
-      top_p=rows(jnp.float32),
+    temperature=rows(jnp.float32),
+    top_k=rows(jnp.int32),
+    top_p=rows(jnp.float32),
   )
   noise = jax.eval_shape(
-      lambda numbers: sampling_lib.request_noise(0, numbers), numbers
+    lambda numbers: sampling_lib.request_noise(0, numbers), numbers
   )
   return tokens, numbers, numbers, end_ids, sampling, noise
 
@@ -220,10 +229,11 @@ def _with_cache_dtype(one: Any, dtype: str) -> Any:
   if not dataclasses.is_dataclass(one):
     return one
   changed = {
-      field.name: dtype if field.name == 'cache_dtype'
-      else _with_cache_dtype(getattr(one, field.name), dtype)
-      for field in dataclasses.fields(one)
-      if field.name in ('cache_dtype', 'drafter', 'arms', 'plain')
+    field.name: dtype
+    if field.name == 'cache_dtype'
+    else _with_cache_dtype(getattr(one, field.name), dtype)
+    for field in dataclasses.fields(one)
+    if field.name in ('cache_dtype', 'drafter', 'arms', 'plain')
   }
   return dataclasses.replace(one, **changed)
 
@@ -231,9 +241,9 @@ def _with_cache_dtype(one: Any, dtype: str) -> Any:
 def _placed(tree: Any, table, mesh: jax.sharding.Mesh) -> Any:
   """Returns shapes with their shardings."""
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      tree,
-      rules.shardings(tree, table, mesh),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    rules.shardings(tree, table, mesh),
   )
 
 

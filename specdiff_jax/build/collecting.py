@@ -1,6 +1,8 @@
 """From a config to trajectories."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import time
 from typing import Any
@@ -45,41 +47,41 @@ def check(config: Config) -> None:
     systems.least(name, config[name], bound)
   if config.stop:
     raise errors.InputError(
-        f'config.stop is {tuple(config.stop)!r}, but trajectories are whole: '
-        'they end at an end token or the limit. Leave it empty.'
+      f'config.stop is {tuple(config.stop)!r}, but trajectories are whole: '
+      'they end at an end token or the limit. Leave it empty.'
     )
   if config.completions > 1 and not config.temperature:
     raise errors.InputError(
-        f'config.completions is {config.completions}, but at temperature 0 all '
-        'completions of a prompt are the same. Set config.temperature, or '
-        'leave it at 1.'
+      f'config.completions is {config.completions}, but at temperature 0 all '
+      'completions of a prompt are the same. Set config.temperature, or '
+      'leave it at 1.'
     )
 
 
 def requests(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    texts: Sequence[prompts_lib.Prompt],
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  texts: Sequence[prompts_lib.Prompt],
 ) -> list[collect_lib.Request]:
   """Returns what asks for config.completions completions of each prompt.
 
   Raises InputError if a prompt is longer than the largest of prompt_buckets.
   """
   return collect_lib.requests_of(
-      prompts_lib.repeated(texts, config.completions),
-      lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
-      max(config.prompt_buckets),
+    prompts_lib.repeated(texts, config.completions),
+    lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
+    max(config.prompt_buckets),
   )
 
 
 def collect(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    wanted: Sequence[collect_lib.Request],
-    workdir: str,
-    progress: Callable[[int, int, int], None],
-    name: str = '',
-    facts: dict[str, Any] | None = None,
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  wanted: Sequence[collect_lib.Request],
+  workdir: str,
+  progress: Callable[[int, int, int], None],
+  name: str = '',
+  facts: dict[str, Any] | None = None,
 ) -> dict[str, int]:
   """Completes what the journals in `workdir` lack; makes the dataset of them.
 
@@ -106,12 +108,16 @@ def collect(
     asked = [system_lib.request(r.id, r.prompt) for r in some]
     one(asked, on_done=lambda row, made: on_done(row.id, made.tokens))
 
-  header = {name: config[name] for name in _LAW} | {
+  header = (
+    {name: config[name] for name in _LAW}
+    | {
       'verifier': checkpoint.fingerprint,
       'dtype': ('int8/' if 'verifier' in systems.INT8[config.int8] else '')
       + systems.dtype(checkpoint),
       'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
-  } | (facts or {})
+    }
+    | (facts or {})
+  )
   extend = {'at_once': rows.group_of(config.batch)}
   if config.store_top_k:
     law = _stored_law(config, checkpoint)
@@ -121,27 +127,25 @@ def collect(
   with _all_or_none(), contextlib.ExitStack() as stack:
     # All journals are open then: none is cut any more.
     journal = hosts.together(
-        lambda: stack.enter_context(
-            trajectories.Journal(workdir, header, index)
-        )
+      lambda: stack.enter_context(trajectories.Journal(workdir, header, index))
     )
     before = collect_lib.done(wanted, trajectories.every(workdir), workdir)
     collect_lib.collect(
-        wanted[index::count],
-        run,
-        journal,
-        progress,
-        elsewhere=before.keys(),
-        **extend,
+      wanted[index::count],
+      run,
+      journal,
+      progress,
+      elsewhere=before.keys(),
+      **extend,
     )
   after = _all_there(workdir, {request.id for request in wanted})
   hosts.on_first(lambda: dataset.build(workdir))
   manifest = dataset.build(workdir)
   return {
-      'prompts': len({tuple(request.prompt) for request in wanted}),
-      'trajectories': manifest['records'],
-      'duplicates': manifest.get('duplicates', 0),
-      'tokens': sum(n for key, n in after.items() if key not in before),
+    'prompts': len({tuple(request.prompt) for request in wanted}),
+    'trajectories': manifest['records'],
+    'duplicates': manifest.get('duplicates', 0),
+    'tokens': sum(n for key, n in after.items() if key not in before),
   }
 
 
@@ -159,8 +163,8 @@ def _all_or_none() -> Iterator[None]:
     meeting(key='done', timeout_ms=_DAYS_MS)
   except Exception as error:
     raise errors.InputError(
-        'Another process could not do its share, and says why. Nothing written '
-        'is lost: start the same command again.'
+      'Another process could not do its share, and says why. Nothing written '
+      'is lost: start the same command again.'
     ) from error
 
 
@@ -177,36 +181,36 @@ def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
       return found
     if hosts.process_count() == 1:
       raise errors.InputError(
-          f'{workdir}: {len(ids - found.keys())} of the {len(ids)} completions '
-          'are not in the journals any more; another process took them away. '
-          'Run the same command again, which makes them anew.'
+        f'{workdir}: {len(ids - found.keys())} of the {len(ids)} completions '
+        'are not in the journals any more; another process took them away. '
+        'Run the same command again, which makes them anew.'
       )
     time.sleep(max(1.0, 10 * (time.monotonic() - start)))
 
 
 def _stored_law(
-    config: Config, checkpoint: weights.Checkpoint
+  config: Config, checkpoint: weights.Checkpoint
 ) -> stored_law.StoredLaw:
   size = checkpoint.config.vocab_size
   if config.store_top_k > size:
     raise errors.InputError(
-        f'config.store_top_k is {config.store_top_k}, but the verifier has '
-        f'{size} tokens. Lower it.'
+      f'config.store_top_k is {config.store_top_k}, but the verifier has '
+      f'{size} tokens. Lower it.'
     )
   most = config.max_new_tokens + 1  # with the given token of a refresh
   return stored_law.StoredLaw(
-      model=networks.network(checkpoint.config),
-      params=checkpoint.params,
-      k=config.store_top_k,
-      temperature=config.temperature or 1.0,
-      rows=config.batch,
-      sizes=tuple(sorted(n + most for n in config.prompt_buckets)),
-      count=most,
+    model=networks.network(checkpoint.config),
+    params=checkpoint.params,
+    k=config.store_top_k,
+    temperature=config.temperature or 1.0,
+    rows=config.batch,
+    sizes=tuple(sorted(n + most for n in config.prompt_buckets)),
+    count=most,
   )
 
 
 def refreshed(
-    config: Config, checkpoint: weights.Checkpoint, drafter: str, folder: str
+  config: Config, checkpoint: weights.Checkpoint, drafter: str, folder: str
 ) -> tuple[list[collect_lib.Request], dict[str, Any]]:
   """Returns requests from where a drafter fails, and facts for the header.
 
@@ -221,9 +225,9 @@ def refreshed(
   """
   if not config.temperature:
     raise errors.InputError(
-        'A refresh collects other continuations of the prefixes where the '
-        'drafter fails, but config.temperature is 0, where there are none. '
-        'Set it to the one that will be served.'
+      'A refresh collects other continuations of the prefixes where the '
+      'drafter fails, but config.temperature is 0, where there are none. '
+      'Set it to the one that will be served.'
     )
   manifest = dataset.build(folder)
   header, source = dataset.read(folder)
@@ -235,16 +239,14 @@ def refreshed(
   found = []
   for index, counts in enumerate(accepted):
     anchors = refresh.failing(
-        counts, config.refresh_accepted, config.refresh_anchors
+      counts, config.refresh_accepted, config.refresh_anchors
     )
-    found += refresh.requests(
-        train[index], anchors, config.completions, most
-    )
+    found += refresh.requests(train[index], anchors, config.completions, most)
   if not found:
     raise errors.InputError(
-        f'The drafter {drafter} fails nowhere in {folder} (nowhere '
-        f'{config.refresh_accepted} tokens or less are accepted) within '
-        f'{most} tokens. Raise config.refresh_accepted or prompt_buckets.'
+      f'The drafter {drafter} fails nowhere in {folder} (nowhere '
+      f'{config.refresh_accepted} tokens or less are accepted) within '
+      f'{most} tokens. Raise config.refresh_accepted or prompt_buckets.'
     )
   facts = {'refresh': {
       'drafter': digest,
@@ -266,18 +268,18 @@ def _accepted(config, checkpoint, drafter: str, source):
   network, params = build_drafters.load(config, checkpoint, kind)
   gamma = getattr(network, 'gamma', config.gamma)
   sizes = windows.WindowConfig(
-      config.tokens, config.windows, gamma, config.batch
+    config.tokens, config.windows, gamma, config.batch
   )
   score = build_training.SCORES[kind](network)
   drafted = jax.jit(objective.make_matches(score, gamma, config.vocab_block))
   frozen = objective.frozen(checkpoint.params, np.asarray(params.vocab))
-  add = lambda batch: batch  # noqa: E731
+  add = lambda batch: batch
   if network.features:
     model = networks.network(checkpoint.config)
     add = features.Features(model, checkpoint.params, network.features, 0)
   accepted = refresh.accepted_counts(
-      lambda batch: drafted(params.network, frozen, add(batch)),
-      every_anchor.batches(source, sizes),
-      len(source),
+    lambda batch: drafted(params.network, frozen, add(batch)),
+    every_anchor.batches(source, sizes),
+    len(source),
   )
   return accepted, seal.digest(params.network)

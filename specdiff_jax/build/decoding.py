@@ -1,6 +1,7 @@
 """From a config to systems that decode, and to what `bench` compares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
 import json
@@ -33,26 +34,26 @@ Config = systems.Config
 
 # Fields of decoding that change no text (but for the last bits of a law).
 _SPEED = frozenset(
-    ('batch', 'prompt_buckets', 'cycles_per_call', 'cache_step', 'cache_dir')
+  ('batch', 'prompt_buckets', 'cycles_per_call', 'cache_step', 'cache_dir')
 )
 # The least and the most of a field. Programs are compiled for so many slots,
 # and the cache has to hold them; counters are int32.
 _BETWEEN = {
-    'batch': (1, 1 << 16),
-    'gamma': (1, systems.MOST_DEEP),
-    'drafts': (1, systems.MOST_DRAFTED),
-    'budget': (2, systems.MOST_DRAFTED),
-    'ngram': (1, ngram_lib.MOST),
-    'denoising_steps': (1, 64),
-    'cycles_per_call': (1, 1 << 30),
-    'cache_step': (0, generate.MOST_TOKENS),
-    'context_window': (0, generate.MOST_TOKENS),
-    'draft_top_k': (0, 2**31 - 1),
-    # Of a new drafter, or a random one.
-    'network.layers': (1, 1024),
-    'network.trunk': (1, 1 << 20),
-    'network.vocab': (1, 1 << 24),
-    'network.ngram': (0, ngram_lib.MOST),
+  'batch': (1, 1 << 16),
+  'gamma': (1, systems.MOST_DEEP),
+  'drafts': (1, systems.MOST_DRAFTED),
+  'budget': (2, systems.MOST_DRAFTED),
+  'ngram': (1, ngram_lib.MOST),
+  'denoising_steps': (1, 64),
+  'cycles_per_call': (1, 1 << 30),
+  'cache_step': (0, generate.MOST_TOKENS),
+  'context_window': (0, generate.MOST_TOKENS),
+  'draft_top_k': (0, 2**31 - 1),
+  # Of a new drafter, or a random one.
+  'network.layers': (1, 1024),
+  'network.trunk': (1, 1 << 20),
+  'network.vocab': (1, 1 << 24),
+  'network.ngram': (0, ngram_lib.MOST),
 }
 
 # What transformers' `generate` does to laws and texts that nothing here does,
@@ -91,20 +92,20 @@ def check(config: Config) -> None:
   systems.least('rounds', config.rounds, 1)
   tempered = config.draft_temperature
   if tempered and not (
-      generate.LEAST_TEMPERATURE <= tempered <= generate.MOST_TEMPERATURE
+    generate.LEAST_TEMPERATURE <= tempered <= generate.MOST_TEMPERATURE
   ):
     raise errors.InputError(
-        f'config.draft_temperature is {tempered}, but it has to be 0 or '
-        f'{generate.LEAST_TEMPERATURE:g} to {generate.MOST_TEMPERATURE:g}.'
+      f'config.draft_temperature is {tempered}, but it has to be 0 or '
+      f'{generate.LEAST_TEMPERATURE:g} to {generate.MOST_TEMPERATURE:g}.'
     )
   for dtype, slots in config.ar_slots.items():
     systems.between(f'ar_slots.{dtype}', slots, 0, systems.MOST_DRAFTED)
   if not config.prompt_buckets:
     raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
   for name, low, high in (
-      ('prompt_buckets', 1, generate.MOST_TOKENS),
-      ('gammas', 1, systems.MOST_DEEP),
-      ('budgets', 2, systems.MOST_DRAFTED),
+    ('prompt_buckets', 1, generate.MOST_TOKENS),
+    ('gammas', 1, systems.MOST_DEEP),
+    ('budgets', 2, systems.MOST_DRAFTED),
   ):
     for element in config[name]:
       systems.between(name, element, low, high)
@@ -113,12 +114,12 @@ def check(config: Config) -> None:
 def settings(config: Config, end_ids: Sequence[int]) -> generate.Settings:
   """Returns sampling and limits, checked."""
   return generate.Settings(
-      temperature=config.temperature,
-      top_k=config.top_k,
-      top_p=config.top_p,
-      seed=config.seed,
-      max_new_tokens=config.max_new_tokens,
-      end_ids=tuple(end_ids),
+    temperature=config.temperature,
+    top_k=config.top_k,
+    top_p=config.top_p,
+    seed=config.seed,
+    max_new_tokens=config.max_new_tokens,
+    end_ids=tuple(end_ids),
   )
 
 
@@ -130,10 +131,10 @@ def device() -> str:
 
 
 def verifier(
-    config: Config,
-    dtype: str = '',
-    progress: Callable[[int, int], None] | None = None,
-    split: Callable[[Any], Any] | None = None,
+  config: Config,
+  dtype: str = '',
+  progress: Callable[[int, int], None] | None = None,
+  split: Callable[[Any], Any] | None = None,
 ) -> weights.Checkpoint:
   """Loads the verifier and puts it on the devices.
 
@@ -146,8 +147,8 @@ def verifier(
   name = config.verifier
   if not name:
     raise errors.InputError(
-        'config.verifier is empty; give a .gguf file, a directory, a name on '
-        "the hub ('org/name'), or quickstart."
+      'config.verifier is empty; give a .gguf file, a directory, a name on '
+      "the hub ('org/name'), or quickstart."
     )
   kind, _, preset = name.partition(':')
   more = {'adapter': config.adapter, 'progress': progress}
@@ -158,8 +159,8 @@ def verifier(
     systems.one_of('verifier', preset, presets.SIZES)
     if config.adapter:
       raise errors.InputError(
-          f'config.adapter is {config.adapter}, but a random verifier takes no '
-          'adapter; leave it empty.'
+        f'config.adapter is {config.adapter}, but a random verifier takes no '
+        'adapter; leave it empty.'
       )
     checkpoint = presets.random(preset, dtype)
   elif name == 'quickstart':
@@ -189,9 +190,9 @@ def not_applied(config: Config) -> dict[str, Any]:
     return {}
   found = files.read_json(path)
   return {
-      name: found[name]
-      for name, off in _GENERATION.items()
-      if found.get(name) not in (None, [], {}, off)
+    name: found[name]
+    for name, off in _GENERATION.items()
+    if found.get(name) not in (None, [], {}, off)
   }
 
 
@@ -199,9 +200,7 @@ def _split(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
   """Returns a function from a tree of weights to its shardings."""
   if mesh is None:
     return placing.default
-  return functools.partial(
-      rules.shardings, rules=rules.TRANSFORMER, mesh=mesh
-  )
+  return functools.partial(rules.shardings, rules=rules.TRANSFORMER, mesh=mesh)
 
 
 def _placed(params: Any, split: Callable[[Any], Any]) -> Any:
@@ -221,10 +220,10 @@ def _is_int8(config: Config, model: str) -> bool:
 
 
 def system(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    name: str = '',
-    slots: int = 0,
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  name: str = '',
+  slots: int = 0,
 ) -> system_lib.System:
   """Returns the system `name` (else the config's) with the given verifier.
 
@@ -238,43 +237,43 @@ def system(
   parts = systems.parts(name, config, checkpoint, slots)
   systems.room(config, name, parts.drafter)
   make = functools.partial(
-      engine_lib.Engine,
-      model=networks.network(checkpoint.config),
-      drafter=parts.drafter,
-      rule=parts.rule,
-      max_new_tokens=config.max_new_tokens,
-      cache_dtype=systems.cache_dtype(checkpoint),
-      cache_step=config.cache_step,
-      mesh=mesh,
+    engine_lib.Engine,
+    model=networks.network(checkpoint.config),
+    drafter=parts.drafter,
+    rule=parts.rule,
+    max_new_tokens=config.max_new_tokens,
+    cache_dtype=systems.cache_dtype(checkpoint),
+    cache_step=config.cache_step,
+    mesh=mesh,
   )
   engine = systems.paired(config, name, make)
   drafter_params = parts.params
   if _is_int8(config, 'drafter'):
     drafter_params = int8.quantise(drafter_params)
   return system_lib.System(
-      name=name,
-      engine=engine,
-      params=checkpoint.params,
-      drafter_params=_placed(drafter_params, _split(mesh)),
-      settings=settings(
-          config, (*tokenizer.end_ids, *tokenizer.stop_ids(config.stop))
-      ),
-      batch=config.batch,
-      buckets=tuple(sorted(config.prompt_buckets)),
-      cycles_per_call=config.cycles_per_call,
-      stop=tuple(config.stop),
-      decode_text=tokenizer.decode,
-      settled_text=tokenizer.settled,
-      size={
-          'gamma': parts.drafter.max_depth,
-          'drafts': parts.drafts,
-          'verify_tokens': parts.drafter.buckets[-1],
-      },
+    name=name,
+    engine=engine,
+    params=checkpoint.params,
+    drafter_params=_placed(drafter_params, _split(mesh)),
+    settings=settings(
+      config, (*tokenizer.end_ids, *tokenizer.stop_ids(config.stop))
+    ),
+    batch=config.batch,
+    buckets=tuple(sorted(config.prompt_buckets)),
+    cycles_per_call=config.cycles_per_call,
+    stop=tuple(config.stop),
+    decode_text=tokenizer.decode,
+    settled_text=tokenizer.settled,
+    size={
+      'gamma': parts.drafter.max_depth,
+      'drafts': parts.drafts,
+      'verify_tokens': parts.drafter.buckets[-1],
+    },
   )
 
 
 def prompts(
-    config: Config, path: str | None, limit: int | None
+  config: Config, path: str | None, limit: int | None
 ) -> list[prompts_lib.Prompt]:
   """Reads `limit` prompts (0: all) of `path`, else of config.prompts.
 
@@ -285,16 +284,16 @@ def prompts(
   path = path or config.prompts
   if not path:
     raise errors.InputError(
-        'There are no prompts: give --prompts FILE.jsonl, or set '
-        'config.prompts in the recipe.'
+      'There are no prompts: give --prompts FILE.jsonl, or set '
+      'config.prompts in the recipe.'
     )
   return prompts_lib.read(path, limit or None)
 
 
 def requests(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    texts: Sequence[prompts_lib.Prompt],
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  texts: Sequence[prompts_lib.Prompt],
 ) -> list[system_lib.Request]:
   """Returns the prompts in tokens; raises InputError where one is too long."""
   result = []
@@ -305,24 +304,24 @@ def requests(
       raise errors.InputError(f'The prompt {prompt.id!r}: {error}') from error
     if not 0 < len(ids) <= max(config.prompt_buckets):
       raise errors.InputError(
-          f'The prompt {prompt.id!r} has {len(ids)} tokens, but it needs 1 to '
-          f'{max(config.prompt_buckets)} to fit the buffers. Raise '
-          'config.prompt_buckets, or leave this prompt out.'
+        f'The prompt {prompt.id!r} has {len(ids)} tokens, but it needs 1 to '
+        f'{max(config.prompt_buckets)} to fit the buffers. Raise '
+        'config.prompt_buckets, or leave this prompt out.'
       )
     most = checkpoint.config.max_positions
     if len(ids) + config.max_new_tokens > most:
       raise errors.InputError(
-          f'The prompt {prompt.id!r} has {len(ids)} tokens, which with '
-          f'{config.max_new_tokens} new ones are more than the {most} positions '
-          'that the verifier was trained for. Lower config.max_new_tokens, or '
-          'leave this prompt out.'
+        f'The prompt {prompt.id!r} has {len(ids)} tokens, which with '
+        f'{config.max_new_tokens} new ones are more than the {most} positions '
+        'that the verifier was trained for. Lower config.max_new_tokens, or '
+        'leave this prompt out.'
       )
     result.append(system_lib.request(prompt.id, ids))
   return result
 
 
 def identity(
-    config: Config, checkpoint: weights.Checkpoint, names: Sequence[str]
+  config: Config, checkpoint: weights.Checkpoint, names: Sequence[str]
 ) -> dict[str, Any]:
   """Returns those of the fields `names` that decide a completion, as JSON.
 
@@ -349,10 +348,10 @@ def turns(config: Config, rows: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def bench(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    names: Sequence[str] | None,
-    rounds: int | None,
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  names: Sequence[str] | None,
+  rounds: int | None,
 ) -> plan_lib.Plan:
   """Returns what `bench` does; `names` and `rounds` go before the config's."""
   names = tuple(names or config.systems)
@@ -372,14 +371,14 @@ def bench(
   facts += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter')
   facts += ('int8',)
   return plan_lib.Plan(
-      names=names,
-      dtype=config.dtype,
-      ars={n: (d, systems.ar_slots(config, d)) for n, d in ars.items()},
-      rounds=rounds or config.rounds,
-      exact=config.exact,
-      temperature=config.temperature,
-      coupled=config.rule == 'match' or config.temperature == 0,
-      make=make,
-      facts={name: config[name] for name in facts}
-      | {n: config[n].to_dict() for n in ('drafters', 'masked_lm')},
+    names=names,
+    dtype=config.dtype,
+    ars={n: (d, systems.ar_slots(config, d)) for n, d in ars.items()},
+    rounds=rounds or config.rounds,
+    exact=config.exact,
+    temperature=config.temperature,
+    coupled=config.rule == 'match' or config.temperature == 0,
+    make=make,
+    facts={name: config[name] for name in facts}
+    | {n: config[n].to_dict() for n in ('drafters', 'masked_lm')},
   )

@@ -1,6 +1,7 @@
 """From a config to a loss: a line in `LOSSES`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import functools
 import math
@@ -42,9 +43,7 @@ def _plain(function, **fields: str):
 
   def make(config):
     options = {name: config[field] for name, field in fields.items()}
-    return objective.Loss(
-        lambda s, step: function(s.log_q, s.valid, **options)
-    )
+    return objective.Loss(lambda s, step: function(s.log_q, s.valid, **options))
 
   return Choice(make, tuple(fields.values()))
 
@@ -54,7 +53,7 @@ def _streak(config: Config) -> objective.Loss:
 
   def value(s, step):
     return losses.warmed_streak(
-        s.log_q, s.valid, decay=config.decay, **_course(config, step)
+      s.log_q, s.valid, decay=config.decay, **_course(config, step)
     )
 
   return objective.Loss(value)
@@ -64,8 +63,8 @@ def _course(config: Config, step) -> dict[str, Any]:
   """Returns ce_weight and beta at a step."""
   warm = round(config.ce_fraction * config.steps)
   return {
-      'ce_weight': losses.warmup_weight(step, warm),
-      'beta': losses.anneal(step, warm, config.steps, config.beta_end),
+    'ce_weight': losses.warmup_weight(step, warm),
+    'beta': losses.anneal(step, warm, config.steps, config.beta_end),
   }
 
 
@@ -84,46 +83,44 @@ def _warmed(config: Config, function, **law) -> objective.Loss:
 
 def _soft_streak(config: Config) -> objective.Loss:
   return _warmed(
-      config,
-      lambda s, beta: laws.soft_streak_loss(
-          s.log_q, s.law['agreement'], s.valid, beta
-      ),
-      agreement=laws.log_agreement,
+    config,
+    lambda s, beta: laws.soft_streak_loss(
+      s.log_q, s.law['agreement'], s.valid, beta
+    ),
+    agreement=laws.log_agreement,
   )
 
 
 def _rejection(config: Config) -> objective.Loss:
   return _warmed(
-      config,
-      lambda s, beta: laws.rejection_loss(
-          s.log_q, s.log_p, s.valid, beta, s.law['overlap']
-      ),
-      overlap=laws.log_overlap,
+    config,
+    lambda s, beta: laws.rejection_loss(
+      s.log_q, s.log_p, s.valid, beta, s.law['overlap']
+    ),
+    overlap=laws.log_overlap,
   )
 
 
 def _divergence(function, config: Config) -> objective.Loss:
   return objective.Loss(
-      lambda s, step: laws.distillation(s.law['d'], s.log_q, s.valid),
-      {'d': function},
-      config.law_temperature,
+    lambda s, step: laws.distillation(s.law['d'], s.log_q, s.valid),
+    {'d': function},
+    config.law_temperature,
   )
 
 
 def _tv(config: Config) -> objective.Loss:
   return _warmed(
-      config,
-      lambda s, beta: laws.distillation(s.law['tv'], s.log_q, s.valid),
-      tv=laws.tv,
+    config,
+    lambda s, beta: laws.distillation(s.law['tv'], s.log_q, s.valid),
+    tv=laws.tv,
   )
 
 
 def _lk(config: Config) -> objective.Loss:
   def value(s, step):
     overlap = jnp.exp(s.law['overlap'])
-    return laws.lk_loss(
-        s.law['kl'], overlap, s.log_q, s.valid, config.lk_eta
-    )
+    return laws.lk_loss(s.law['kl'], overlap, s.log_q, s.valid, config.lk_eta)
 
   statistics = {'kl': laws.forward_kl, 'overlap': laws.log_overlap}
   return objective.Loss(value, statistics, config.law_temperature)
@@ -131,48 +128,48 @@ def _lk(config: Config) -> objective.Loss:
 
 def _variable_prefix(config: Config) -> objective.Loss:
   return objective.Loss(
-      lambda s, step: revealed.variable_prefix(
-          s.log_q, s.valid, s.shown.mask, config.decay
-      ),
-      show=functools.partial(revealed.draw_prefixes, base=config.prefix_base),
+    lambda s, step: revealed.variable_prefix(
+      s.log_q, s.valid, s.shown.mask, config.decay
+    ),
+    show=functools.partial(revealed.draw_prefixes, base=config.prefix_base),
   )
 
 
 def _elbo(config: Config) -> objective.Loss:
   schedule = revealed.SCHEDULES[config.noise_schedule]
   return objective.Loss(
-      lambda s, step: revealed.elbo(s.log_q, s.valid, s.shown),
-      show=functools.partial(revealed.draw_masks, schedule=schedule),
+    lambda s, step: revealed.elbo(s.log_q, s.valid, s.shown),
+    show=functools.partial(revealed.draw_masks, schedule=schedule),
   )
 
 
 _LAW = ('law_temperature', 'stored_law')
 LOSSES: Mapping[str, Choice] = {
-    'streak': Choice(_streak),
-    'soft_streak': Choice(_soft_streak, _LAW, drawn=True),
-    'dpace': _plain(losses.dpace, smoothing='dpace_smoothing'),
-    'ce': _plain(functools.partial(losses.decayed_ce, decay=math.inf)),
-    'decayed_ce': _plain(losses.decayed_ce, decay='decay'),
-    'ce_streak': _plain(losses.ce_streak),
-    'kl': Choice(functools.partial(_divergence, laws.forward_kl), _LAW),
-    'reverse_kl': Choice(functools.partial(_divergence, laws.reverse_kl), _LAW),
-    'js': Choice(functools.partial(_divergence, laws.js), _LAW),
-    'tv': Choice(_tv, _LAW),
-    'lk': Choice(_lk, _LAW + ('lk_eta',)),
-    'rejection': Choice(_rejection, _LAW, drawn=True),
-    'variable_prefix': Choice(_variable_prefix, ('prefix_base',), shows=True),
-    'elbo': Choice(_elbo, ('noise_schedule', 'anneal_fraction'), shows=True),
+  'streak': Choice(_streak),
+  'soft_streak': Choice(_soft_streak, _LAW, drawn=True),
+  'dpace': _plain(losses.dpace, smoothing='dpace_smoothing'),
+  'ce': _plain(functools.partial(losses.decayed_ce, decay=math.inf)),
+  'decayed_ce': _plain(losses.decayed_ce, decay='decay'),
+  'ce_streak': _plain(losses.ce_streak),
+  'kl': Choice(functools.partial(_divergence, laws.forward_kl), _LAW),
+  'reverse_kl': Choice(functools.partial(_divergence, laws.reverse_kl), _LAW),
+  'js': Choice(functools.partial(_divergence, laws.js), _LAW),
+  'tv': Choice(_tv, _LAW),
+  'lk': Choice(_lk, _LAW + ('lk_eta',)),
+  'rejection': Choice(_rejection, _LAW, drawn=True),
+  'variable_prefix': Choice(_variable_prefix, ('prefix_base',), shows=True),
+  'elbo': Choice(_elbo, ('noise_schedule', 'anneal_fraction'), shows=True),
 }
 
 # Fields that losses read: where they have to lie, in words and as a check.
 _BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    'dpace_smoothing': ('from 0 to below 1', lambda x: 0 <= x < 1),
-    'lk_eta': ('at least 0', lambda x: x >= 0),
-    'prefix_base': ('above 0 and at most 1', lambda x: 0 < x <= 1),
-    'law_temperature': ('above 0', lambda x: x > 0),
-    'anneal_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
-    'served': ('from 0 to 1', lambda x: 0 <= x <= 1),
-    'ce_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
+  'dpace_smoothing': ('from 0 to below 1', lambda x: 0 <= x < 1),
+  'lk_eta': ('at least 0', lambda x: x >= 0),
+  'prefix_base': ('above 0 and at most 1', lambda x: 0 < x <= 1),
+  'law_temperature': ('above 0', lambda x: x > 0),
+  'anneal_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
+  'served': ('from 0 to 1', lambda x: 0 <= x <= 1),
+  'ce_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
 }
 
 
@@ -184,17 +181,17 @@ def check(config: Config) -> None:
   for name, (words, fits) in _BOUNDS.items():
     if not fits(config[name]):
       raise errors.InputError(
-          f'config.{name} is {config[name]}, but it has to be {words}.'
+        f'config.{name} is {config[name]}, but it has to be {words}.'
       )
   network = config.network
   fits = network.kind == 'diffusion' and network.ngram
   fits |= network.kind == 'masked_lm' and config.loss == 'elbo'
   if LOSSES[config.loss].shows and not fits:
     raise errors.InputError(
-        f'config.loss is {config.loss!r}, which shows the drafter a part of '
-        f'its window, but a drafter of kind {network.kind!r} with ngram '
-        f'{network.ngram} has no input for that. Take network.kind=diffusion '
-        'and network.ngram of at least 1, or another loss.'
+      f'config.loss is {config.loss!r}, which shows the drafter a part of '
+      f'its window, but a drafter of kind {network.kind!r} with ngram '
+      f'{network.ngram} has no input for that. Take network.kind=diffusion '
+      'and network.ngram of at least 1, or another loss.'
     )
   if config.served:
     _check_served(config)
@@ -203,15 +200,15 @@ def check(config: Config) -> None:
 def _check_served(config: Config) -> None:
   if LOSSES[config.loss].shows:
     raise errors.InputError(
-        f'config.served is {config.served}, but config.loss is '
-        f'{config.loss!r}, whose drafter sees a part of its window, which in '
-        'serving it does not. Leave served at 0, or take another loss.'
+      f'config.served is {config.served}, but config.loss is '
+      f'{config.loss!r}, whose drafter sees a part of its window, which in '
+      'serving it does not. Leave served at 0, or take another loss.'
     )
   if config.windows == 1:
     raise errors.InputError(
-        f'config.served is {config.served}, but config.windows is 1, and a '
-        "row's first window is always visited. Raise windows, best to "
-        'max_new_tokens of `collect`, or leave served at 0.'
+      f'config.served is {config.served}, but config.windows is 1, and a '
+      "row's first window is always visited. Raise windows, best to "
+      'max_new_tokens of `collect`, or leave served at 0.'
     )
 
 
@@ -225,22 +222,22 @@ def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
     found = header.get('store_top_k', 0), header.get('law_temperature')
     if not found[0] or found[1] != config.law_temperature:
       raise errors.InputError(
-          'config.stored_law is set and config.law_temperature is '
-          f'{config.law_temperature}, but the trajectories in {where} were '
-          'collected with store_top_k, law_temperature = '
-          f'{found}. Collect them with config.store_top_k, give their '
-          'temperature, or leave stored_law out.'
+        'config.stored_law is set and config.law_temperature is '
+        f'{config.law_temperature}, but the trajectories in {where} were '
+        'collected with store_top_k, law_temperature = '
+        f'{found}. Collect them with config.store_top_k, give their '
+        'temperature, or leave stored_law out.'
       )
   drawn = tuple(header.get(name) for name in ('temperature', 'top_k', 'top_p'))
   wanted = (config.law_temperature, 0, 1)
   if LOSSES[config.loss].drawn and drawn != wanted:
     raise errors.InputError(
-        f'config.loss is {config.loss!r}, an expectation over what the '
-        'verifier draws at config.law_temperature '
-        f'{config.law_temperature} without top_k and top_p, but the '
-        f'trajectories in {where} were collected with temperature, top_k, '
-        f'top_p = {drawn}. Collect them so, give their temperature (if above '
-        '0), or take another loss.'
+      f'config.loss is {config.loss!r}, an expectation over what the '
+      'verifier draws at config.law_temperature '
+      f'{config.law_temperature} without top_k and top_p, but the '
+      f'trajectories in {where} were collected with temperature, top_k, '
+      f'top_p = {drawn}. Collect them so, give their temperature (if above '
+      '0), or take another loss.'
     )
 
 
@@ -250,7 +247,7 @@ def stored_law(config: Config) -> bool:
 
 
 def make(
-    config: Config, network: adapted_network.AdaptedConfig | Any = None
+  config: Config, network: adapted_network.AdaptedConfig | Any = None
 ) -> objective.Loss:
   """Returns the loss of a checked config, for a drafter of these sizes.
 
@@ -261,8 +258,8 @@ def make(
   if not (isinstance(network, adapted_network.AdaptedConfig) and loss.show):
     return loss
   whole = adaptation.whole_elbo(
-      network,
-      revealed.SCHEDULES[config.noise_schedule],
-      round(config.anneal_fraction * config.steps),
+    network,
+    revealed.SCHEDULES[config.noise_schedule],
+    round(config.anneal_fraction * config.steps),
   )
   return dataclasses.replace(loss, whole=whole)

@@ -31,15 +31,15 @@ VERIFIER = 'verifier'  # a tokenizer that is the verifier's own
 PRESET = 'preset:'
 # Of drafters that are known by their shape: mask token, and whether shifted.
 _PRESETS = {
-    'dream_7b': (151666, True),
-    'diffullama_7b': (811, True),
-    'llada_8b': (126336, False),
+  'dream_7b': (151666, True),
+  'diffullama_7b': (811, True),
+  'llada_8b': (126336, False),
 }
 _ALIGNMENTS = {'same': False, 'shifted': True}
 
 
 def drafter(
-    folder: str, config: Config, checkpoint: weights.Checkpoint, **common: Any
+  folder: str, config: Config, checkpoint: weights.Checkpoint, **common: Any
 ) -> tuple[types.Drafter, Any]:
   """Returns the drafter of a directory, and its params.
 
@@ -55,8 +55,8 @@ def drafter(
   family = config.masked_lm.family
   if family and family not in hf_drafters.FAMILIES:
     raise errors.InputError(
-        f'config.masked_lm.family is {family!r}, but it has to be one of '
-        f'{", ".join(hf_drafters.FAMILIES)}, or empty.'
+      f'config.masked_lm.family is {family!r}, but it has to be one of '
+      f'{", ".join(hf_drafters.FAMILIES)}, or empty.'
     )
   dtype = checkpoint.params['final_norm'].dtype.name
   published, params = _load(folder, family, dtype)
@@ -66,7 +66,7 @@ def drafter(
 
 
 def of_shape(
-    config: Config, checkpoint: weights.Checkpoint, **common: Any
+  config: Config, checkpoint: weights.Checkpoint, **common: Any
 ) -> tuple[types.Drafter, Any]:
   """Returns the drafter preset:NAME, without weights: for tracing (`aot`).
 
@@ -78,38 +78,38 @@ def of_shape(
   name = config.drafter.removeprefix(PRESET)
   if name not in _PRESETS:
     raise errors.InputError(
-        f'config.drafter is {config.drafter!r}, but the masked language models '
-        f'whose shape is known are {", ".join(_PRESETS)}.'
+      f'config.drafter is {config.drafter!r}, but the masked language models '
+      f'whose shape is known are {", ".join(_PRESETS)}.'
     )
   if not isinstance(checkpoint.params['final_norm'], jax.core.Tracer):
     raise errors.InputError(
-        f'config.drafter is {config.drafter!r}, a shape without weights, which '
-        'only `aot` takes; give the directory of the model.'
+      f'config.drafter is {config.drafter!r}, a shape without weights, which '
+      'only `aot` takes; give the directory of the model.'
     )
   mask_id, shifted = _PRESETS[name]
   sizes = dataclasses.replace(
-      presets.published(name), scan_layers=checkpoint.config.scan_layers
+    presets.published(name), scan_layers=checkpoint.config.scan_layers
   )
   params = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype),
-      networks.abstract(sizes, checkpoint.params['final_norm'].dtype),
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    networks.abstract(sizes, checkpoint.params['final_norm'].dtype),
   )
   published = hf_drafters.Published(sizes, lambda name: None, mask_id, shifted)
   mapped = np.arange(sizes.vocab_size)
   return _with_ids(
-      config.drafter, config, checkpoint, published, params, mapped, common
+    config.drafter, config, checkpoint, published, params, mapped, common
   )
 
 
 @functools.lru_cache(maxsize=1)
 def _load(
-    folder: str, family: str, dtype: str
+  folder: str, family: str, dtype: str
 ) -> tuple[hf_drafters.Published, Any]:
   """Reads a directory; several systems share one copy of large weights."""
   published = hf_drafters.read(folder, family)
   tensors = hf_drafters.tensors(folder, published)
   params, _ = params_lib.gather(
-      published.sizes, tensors, dtype, folder, placing.default
+    published.sizes, tensors, dtype, folder, placing.default
   )
   return published, params
 
@@ -118,40 +118,40 @@ def _masked_lm(folder, config, checkpoint, published, params, common):
   own = config.masked_lm
   if own.alignment and own.alignment not in _ALIGNMENTS:
     raise errors.InputError(
-        f'config.masked_lm.alignment is {own.alignment!r}, but it has to be '
-        f'one of {", ".join(_ALIGNMENTS)}, or empty.'
+      f'config.masked_lm.alignment is {own.alignment!r}, but it has to be '
+      f'one of {", ".join(_ALIGNMENTS)}, or empty.'
     )
   mapped, tokens = _ids(folder, config, checkpoint)
   mask_id = _mask_id(folder, own.mask_id, published.mask_id, tokens)
   published = published._replace(mask_id=mask_id)
   return _with_ids(
-      folder, config, checkpoint, published, params, mapped, common
+    folder, config, checkpoint, published, params, mapped, common
   )
 
 
 def _with_ids(folder, config, checkpoint, published, params, mapped, common):
   own = config.masked_lm
   model = model_lib.MaskedLM(
-      network=published.sizes,
-      mask_id=published.mask_id,
-      shifted=_ALIGNMENTS.get(own.alignment, published.shifted),
-      prefix=own.prefix or 'full',
+    network=published.sizes,
+    mask_id=published.mask_id,
+    shifted=_ALIGNMENTS.get(own.alignment, published.shifted),
+    prefix=own.prefix or 'full',
   )
   if config.context_window and model.prefix == 'causal':
     _no_context_window(config, folder, 'the keys of a causal prefix are kept')
   one = masked_lm_lib.MaskedLMDrafter(
-      model=model,
-      gamma=config.gamma,
-      context_window=config.context_window,
-      largest=config.gamma,
-      **common,
+    model=model,
+    gamma=config.gamma,
+    context_window=config.context_window,
+    largest=config.gamma,
+    **common,
   )
   size = checkpoint.config.vocab_size
   return one, masked_lm_lib.make_params(model, params, mapped, size)
 
 
 def _ids(
-    folder: str, config: Config, checkpoint: weights.Checkpoint
+  folder: str, config: Config, checkpoint: weights.Checkpoint
 ) -> tuple[np.ndarray, dict[str, int]]:
   """Returns the verifier's id of each of the drafter's, and its vocabulary."""
   own = config.masked_lm
@@ -162,12 +162,12 @@ def _ids(
   tokens = id_map.tokens_in(where)
   try:
     mapped, _ = id_map.match(
-        id_map.spelled(tokens), id_map.spelled(theirs), own.unknown
+      id_map.spelled(tokens), id_map.spelled(theirs), own.unknown
     )
   except errors.InputError as error:
     raise errors.InputError(
-        f'{where}: {error} config.masked_lm.unknown={own.unknown} is the '
-        'fraction that is allowed; such tokens are masks to the drafter.'
+      f'{where}: {error} config.masked_lm.unknown={own.unknown} is the '
+      'fraction that is allowed; such tokens are masks to the drafter.'
     ) from error
   return mapped, tokens
 
@@ -178,8 +178,8 @@ def _mask_id(folder: str, wanted: int, own: int, tokens: dict[str, int]) -> int:
     if value not in (None, hf_drafters.NO_MASK):
       return value
   raise errors.InputError(
-      f'{folder}: neither config.json (mask_token_id) nor the tokenizer tells '
-      'the mask token of this drafter; give config.masked_lm.mask_id.'
+    f'{folder}: neither config.json (mask_token_id) nor the tokenizer tells '
+    'the mask token of this drafter; give config.masked_lm.mask_id.'
   )
 
 
@@ -189,33 +189,33 @@ def _block(folder, config, checkpoint, published, params, common):
     own, wanted = getattr(sizes.network, name), getattr(model, name)
     if own != wanted:
       raise errors.InputError(
-          f'{folder}: the DFlash drafter was made for a verifier with {name} '
-          f'{own}, but that of {checkpoint.source} is {wanted}. Take the '
-          'drafter of this verifier.'
+        f'{folder}: the DFlash drafter was made for a verifier with {name} '
+        f'{own}, but that of {checkpoint.source} is {wanted}. Take the '
+        'drafter of this verifier.'
       )
   if not all(0 <= layer < model.layers for layer in sizes.features):
     raise errors.InputError(
-        f'{folder}: the DFlash drafter reads the verifier layers '
-        f'{sizes.features} (target_layer_ids), but those of '
-        f'{checkpoint.source} are 0 to {model.layers - 1}. Take the drafter '
-        'of this verifier.'
+      f'{folder}: the DFlash drafter reads the verifier layers '
+      f'{sizes.features} (target_layer_ids), but those of '
+      f'{checkpoint.source} are 0 to {model.layers - 1}. Take the drafter '
+      'of this verifier.'
     )
   if config.gamma > sizes.gamma:
     raise errors.InputError(
-        f'config.gamma is {config.gamma}, but the blocks of {folder} have '
-        f'{sizes.block} slots, of which the first is the last committed token: '
-        f'it drafts {sizes.gamma} tokens at once. Lower gamma.'
+      f'config.gamma is {config.gamma}, but the blocks of {folder} have '
+      f'{sizes.block} slots, of which the first is the last committed token: '
+      f'it drafts {sizes.gamma} tokens at once. Lower gamma.'
     )
   if config.context_window:
     _no_context_window(config, folder, 'a DFlash drafter keeps all its keys')
   one = block_lib.Block(
-      config=sizes, verifier=model, gamma=config.gamma, **common
+    config=sizes, verifier=model, gamma=config.gamma, **common
   )
   return one, params
 
 
 def _no_context_window(config: Config, folder: str, why: str) -> None:
   raise errors.InputError(
-      f'config.context_window is {config.context_window}, but with {folder} '
-      f'nothing is gained by it: {why}. Give 0.'
+    f'config.context_window is {config.context_window}, but with {folder} '
+    f'nothing is gained by it: {why}. Give 0.'
   )

@@ -4,9 +4,11 @@
 new drafter or rule is one line.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,20 +51,20 @@ class Parts(NamedTuple):
 
 
 RULES: Mapping[str, types.AcceptanceRule] = {
-    'match': accept.SampleAndMatch(),
-    'greedy': rejection.GreedyAcceptance(),
-    'rejection': rejection.Rejection(),
-    'without_replacement': rejection.RejectionWithoutReplacement(),
-    'block': block_verification.BlockVerification(),
+  'match': accept.SampleAndMatch(),
+  'greedy': rejection.GreedyAcceptance(),
+  'rejection': rejection.Rejection(),
+  'without_replacement': rejection.RejectionWithoutReplacement(),
+  'block': block_verification.BlockVerification(),
 }
 
 # How K drafts are laid out for each rule.
 _ARRANGEMENTS = {
-    'match': 'merged',
-    'greedy': 'merged',
-    'rejection': 'chains',
-    'without_replacement': 'distinct',
-    'block': 'chains',
+  'match': 'merged',
+  'greedy': 'merged',
+  'rejection': 'chains',
+  'without_replacement': 'distinct',
+  'block': 'chains',
 }
 
 
@@ -90,12 +92,12 @@ def _specdiff2(config, checkpoint, slots):
   """K chains, of which the verifier selects one (2511.00606, Algorithm 1)."""
   del slots
   strategy = strategies.Drafts(
-      drafts=config.drafts,
-      arrangement='chains',
-      **_tempered(config, spread=True),
+    drafts=config.drafts,
+    arrangement='chains',
+    **_tempered(config, spread=True),
   )
   rule = paired(
-      config, 'specdiff2', lambda: accept.SelfSelection(RULES[config.rule])
+    config, 'specdiff2', lambda: accept.SelfSelection(RULES[config.rule])
   )
   one = _diffusion(config, checkpoint, strategy, rule)
   return one._replace(drafts=config.drafts)
@@ -105,10 +107,10 @@ def _tree(config, checkpoint, slots):
   """The same K drafts; the rule walks all of them."""
   del slots
   strategy = strategies.Drafts(
-      drafts=config.drafts,
-      arrangement=_ARRANGEMENTS[config.rule],
-      budget=config.budget,
-      **_tempered(config, spread=True),
+    drafts=config.drafts,
+    arrangement=_ARRANGEMENTS[config.rule],
+    budget=config.budget,
+    **_tempered(config, spread=True),
   )
   one = _diffusion(config, checkpoint, strategy, RULES[config.rule])
   return one._replace(drafts=config.drafts)
@@ -126,10 +128,10 @@ def _sps(config, checkpoint, slots):
   del slots
   network, params = build_drafters.load(config, checkpoint, 'autoregressive')
   one = autoregressive.Autoregressive(
-      config=network,
-      gamma=config.gamma,
-      strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
-      cache_dtype=cache_dtype(checkpoint),
+    config=network,
+    gamma=config.gamma,
+    strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
+    cache_dtype=cache_dtype(checkpoint),
   )
   return Parts(one, params, RULES[config.rule])
 
@@ -141,14 +143,14 @@ def _early_exit(config, checkpoint, slots):
   layers = config.exit_layer or max(1, 4 * most // 5)
   if not 1 <= layers <= most:
     raise errors.InputError(
-        f'config.exit_layer is {config.exit_layer}, but the system early_exit '
-        f"drafts with 1 to {most} of the verifier's {most + 1} layers."
+      f'config.exit_layer is {config.exit_layer}, but the system early_exit '
+      f"drafts with 1 to {most} of the verifier's {most + 1} layers."
     )
   one = early_exit.EarlyExit(
-      config=checkpoint.config,
-      layers=layers,
-      gamma=config.gamma,
-      strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
+    config=checkpoint.config,
+    layers=layers,
+    gamma=config.gamma,
+    strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
   )
   return Parts(one, (), RULES[config.rule])
 
@@ -159,21 +161,21 @@ def _adaptive(config, checkpoint, slots):
   whole = _specdiff(config, checkpoint, 0)
   plain = none.NoDraft(ar_slots(config, dtype(checkpoint)))
   arms = [
-      dataclasses.replace(whole.drafter, gamma=min(gamma, config.gamma))
-      for gamma in config.gammas
+    dataclasses.replace(whole.drafter, gamma=min(gamma, config.gamma))
+    for gamma in config.gammas
   ] + [
-      dataclasses.replace(whole.drafter, strategy=strategies.BestFirst(budget))
-      for budget in config.budgets
+    dataclasses.replace(whole.drafter, strategy=strategies.BestFirst(budget))
+    for budget in config.budgets
   ]
   # One arm of each size; those no larger than plain decoding draft nothing.
   by_size = {arm.buckets[-1]: arm for arm in arms}
   sizes = sorted(size for size in by_size if size > plain.slots)
   if not sizes:
     raise errors.InputError(
-        f'config.gammas is {tuple(config.gammas)} and config.budgets '
-        f'{tuple(config.budgets)}, which leave the system adaptive no draft '
-        f'that is larger than the {plain.slots} tokens of a plain cycle. Give '
-        'longer ones.'
+      f'config.gammas is {tuple(config.gammas)} and config.budgets '
+      f'{tuple(config.budgets)}, which leave the system adaptive no draft '
+      f'that is larger than the {plain.slots} tokens of a plain cycle. Give '
+      'longer ones.'
     )
   drafter = controller.Adaptive(tuple(by_size[n] for n in sizes), plain)
   params = controller.uncalibrated(drafter, whole.params)
@@ -181,20 +183,20 @@ def _adaptive(config, checkpoint, slots):
 
 
 SYSTEMS: Mapping[str, Callable[..., Parts]] = {
-    'ar': _ar,
-    'lookup': _lookup,
-    'specdiff': _specdiff,
-    'specdiff2': _specdiff2,
-    'tree': _tree,
-    'best_first': _best_first,
-    'adaptive': _adaptive,
-    'sps': _sps,
-    'early_exit': _early_exit,
+  'ar': _ar,
+  'lookup': _lookup,
+  'specdiff': _specdiff,
+  'specdiff2': _specdiff2,
+  'tree': _tree,
+  'best_first': _best_first,
+  'adaptive': _adaptive,
+  'sps': _sps,
+  'early_exit': _early_exit,
 }
 
 
 def parts(
-    name: str, config: Config, checkpoint: weights.Checkpoint, slots: int = 0
+  name: str, config: Config, checkpoint: weights.Checkpoint, slots: int = 0
 ) -> Parts:
   """Returns the parts of the system `name`, with its own drafter if any."""
   own = config.drafters.get(name)
@@ -208,15 +210,15 @@ def _tempered(config, spread: bool = False) -> dict[str, Any]:
   """Returns the drafter's law; `spread`: drafts have to differ from another."""
   temperature = config.draft_temperature
   return {
-      'temperature': temperature or (1.0 if spread else 0.0),
-      'top_k': config.draft_top_k,
-      'keep_q': RULES[config.rule].reads_q,
+    'temperature': temperature or (1.0 if spread else 0.0),
+    'top_k': config.draft_top_k,
+    'keep_q': RULES[config.rule].reads_q,
   }
 
 
 def _diffusion(config, checkpoint, strategy, rule) -> Parts:
   one, params = build_drafters.window(
-      config, checkpoint, strategy, cache_dtype(checkpoint)
+    config, checkpoint, strategy, cache_dtype(checkpoint)
   )
   return Parts(one, params, rule)
 
@@ -261,10 +263,10 @@ def paired(config: Config, name: str, make: Callable[[], Any]) -> Any:
     return make()
   except errors.InputError as error:
     raise errors.InputError(
-        f'config.rule={config.rule!r} does not go with the system {name!r} '
-        f'(config.draft={config.draft!r}): {error} In a config SampleAndMatch '
-        'is rule=match, GreedyAcceptance is rule=greedy, and draft=sample '
-        'draws a chain from its law.'
+      f'config.rule={config.rule!r} does not go with the system {name!r} '
+      f'(config.draft={config.draft!r}): {error} In a config SampleAndMatch '
+      'is rule=match, GreedyAcceptance is rule=greedy, and draft=sample '
+      'draws a chain from its law.'
     ) from error
 
 
@@ -274,10 +276,10 @@ def room(config: Config, name: str, drafter: types.Drafter) -> None:
   most = max(config.prompt_buckets) + config.max_new_tokens
   if slots > most:
     raise errors.InputError(
-        f'The system {name!r} verifies {slots} tokens at once (config.budget='
-        f'{config.budget}, drafts={config.drafts}, gamma={config.gamma}), but '
-        f'the cache holds {most}: the largest of config.prompt_buckets and '
-        'config.max_new_tokens. Lower the former, or raise the latter.'
+      f'The system {name!r} verifies {slots} tokens at once (config.budget='
+      f'{config.budget}, drafts={config.drafts}, gamma={config.gamma}), but '
+      f'the cache holds {most}: the largest of config.prompt_buckets and '
+      'config.max_new_tokens. Lower the former, or raise the latter.'
     )
 
 
@@ -285,8 +287,7 @@ def one_of(field: str, name: str, known) -> None:
   """Raises InputError unless `name` is one of `known`."""
   if name not in known:
     raise errors.InputError(
-        f'config.{field} is {name!r}, but it has to be one of '
-        f'{", ".join(known)}.'
+      f'config.{field} is {name!r}, but it has to be one of {", ".join(known)}.'
     )
 
 
@@ -295,7 +296,7 @@ def between(field: str, value: int, low: int, high: int) -> None:
   least(field, value, low)
   if value > high:
     raise errors.InputError(
-        f'config.{field} is {value}, but it has to be at most {high}.'
+      f'config.{field} is {value}, but it has to be at most {high}.'
     )
 
 
@@ -303,5 +304,5 @@ def least(field: str, value: float, bound: float) -> None:
   """Raises InputError unless `value` is at least `bound`."""
   if not value >= bound:  # NaN fails too
     raise errors.InputError(
-        f'config.{field} is {value}, but it has to be at least {bound}.'
+      f'config.{field} is {value}, but it has to be at least {bound}.'
     )

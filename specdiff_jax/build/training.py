@@ -1,6 +1,8 @@
 """From a config to a training run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
 import json
 import os
@@ -35,9 +37,9 @@ Config = systems.Config
 
 
 SCORES: Mapping[str, Callable[..., scores.Score]] = {
-    'diffusion': scores.diffusion_score,
-    'autoregressive': scores.causal_score,
-    'masked_lm': adaptation.window_score,
+  'diffusion': scores.diffusion_score,
+  'autoregressive': scores.causal_score,
+  'masked_lm': adaptation.window_score,
 }
 
 
@@ -50,14 +52,15 @@ DECIDING = (
     'lora_rank', 'train_dtype',
 )  # fmt: skip
 
+
 def check(config: Config) -> None:
   """Raises InputError on values that no run could work with."""
   decoding.check(config)
   if config.int8:
     raise errors.InputError(
-        f'config.int8 is {config.int8!r}, but a drafter learns from weights '
-        'that are not rounded; leave it empty. The trained drafter drafts for '
-        'the int8 verifier too.'
+      f'config.int8 is {config.int8!r}, but a drafter learns from weights '
+      'that are not rounded; leave it empty. The trained drafter drafts for '
+      'the int8 verifier too.'
     )
   systems.one_of('network.kind', config.network.kind, build_drafters.FAMILIES)
   build_losses.check(config)
@@ -70,13 +73,13 @@ def check(config: Config) -> None:
     systems.least(name, config[name], 0)
   if config.accumulate > 1 and config.network.kind == 'masked_lm':
     raise errors.InputError(
-        f'config.accumulate is {config.accumulate}, but a masked language '
-        'model takes its batch at once; give 1.'
+      f'config.accumulate is {config.accumulate}, but a masked language '
+      'model takes its batch at once; give 1.'
     )
   if config.remat and config.network.kind != 'diffusion':
     raise errors.InputError(
-        f'config.remat is set, but a drafter of kind {config.network.kind} '
-        'has no layers that are computed again; leave it out.'
+      f'config.remat is set, but a drafter of kind {config.network.kind} '
+      'has no layers that are computed again; leave it out.'
     )
   systems.one_of('train_dtype', config.train_dtype, systems.DTYPES)
   systems.one_of('on_full_disk', config.on_full_disk, ('stop', 'go_on'))
@@ -89,12 +92,12 @@ def check(config: Config) -> None:
   for name in ('decay', 'learning_rate'):
     if not config[name] > 0:
       raise errors.InputError(
-          f'config.{name} is {config[name]}, but it has to be positive.'
+        f'config.{name} is {config[name]}, but it has to be positive.'
       )
   if not 0 < config.eval_fraction < 1:
     raise errors.InputError(
-        f'config.eval_fraction is {config.eval_fraction}, but it has to lie '
-        'between 0 and 1: some prompts to train on, some to evaluate on.'
+      f'config.eval_fraction is {config.eval_fraction}, but it has to lie '
+      'between 0 and 1: some prompts to train on, some to evaluate on.'
     )
 
 
@@ -127,21 +130,21 @@ def placement(config: Config) -> Callable[[Any], Any] | None:
   if config.feature_cache or _is_prompts(config.data):
     return None
   return functools.partial(
-      rules.shardings, rules=split_frozen(config), mesh=mesh(config)
+    rules.shardings, rules=split_frozen(config), mesh=mesh(config)
   )
 
 
 def mesh(
-    config: Config, devices: Sequence[Any] | None = None
+  config: Config, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
   """Returns the mesh of a run; InputError where its batch does not fit."""
   made = mesh_lib.make_mesh(tuple(config.mesh), devices=devices)
   ways = rules.row_ways(made)
   if config.batch % (ways * config.accumulate):
     raise errors.InputError(
-        f'config.batch is {config.batch}, but has to be a multiple of '
-        f'{ways * config.accumulate}: {ways} devices take its rows, in '
-        f'config.accumulate={config.accumulate} parts each.'
+      f'config.batch is {config.batch}, but has to be a multiple of '
+      f'{ways * config.accumulate}: {ways} devices take its rows, in '
+      f'config.accumulate={config.accumulate} parts each.'
     )
   return made
 
@@ -169,8 +172,8 @@ def data(config: Config, workdir: str) -> tuple[list[str], str]:
   """Returns where the trajectories are, and the prompts to make them of."""
   if not config.data:
     raise errors.InputError(
-        'config.data is empty: give the work directory of `specdiff collect`, '
-        'or a JSONL file of prompts.'
+      'config.data is empty: give the work directory of `specdiff collect`, '
+      'or a JSONL file of prompts.'
     )
   if _is_prompts(config.data):
     return [os.path.join(workdir, 'trajectories')], config.data
@@ -193,8 +196,8 @@ def _folders(text: str) -> list[str]:
     one = next(filter(os.path.isdir, names), parts[0])
     if not one:
       raise errors.InputError(
-          f'config.data is {text!r}, in which a directory has no name; take '
-          'out the comma that is too much.'
+        f'config.data is {text!r}, in which a directory has no name; take '
+        'out the comma that is too much.'
       )
     found.append(one)
     del parts[: 1 + one.count(',')]
@@ -202,73 +205,74 @@ def _folders(text: str) -> list[str]:
 
 
 def run(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    folders: Sequence[str],
-    workdir: str,
-    memory: dict[Any, dict] | None = None,
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  folders: Sequence[str],
+  workdir: str,
+  memory: dict[Any, dict] | None = None,
 ) -> distill.Run:
   """Returns the run over the trajectories in `folders`, ready to start.
 
   Runs that are given one `memory` compute the verifier's features once.
   """
   train, held_out = hosts.together(
-      lambda: _trajectories(config, checkpoint, folders)
+    lambda: _trajectories(config, checkpoint, folders)
   )
   tuning = build_tuning.make(config, checkpoint, optimizer(config))
   return distill.Run(
-      network=tuning.network,
-      initial=tuning.initial,
-      score=tuning.score(score(config, tuning.network)),
-      verifier=checkpoint,
-      data=train,
-      held_out=held_out,
-      sizes=windows.WindowConfig(
-          config.tokens,
-          config.windows,
-          config.gamma,
-          config.batch,
-          config.seed,
-      ),
-      loss=tuning.loss(build_losses.make(config, tuning.network)),
-      optimizer=tuning.optimizer,
-      schedule=loop.Schedule(
-          config.steps,
-          config.save_every,
-          config.eval_every,
-          config.log_every,
-          skip_limit=config.skip_limit,
-          survive_full_disk=config.on_full_disk == 'go_on',
-      ),
-      mesh=mesh(config),
-      feature_cache=config.feature_cache,
-      vocab_block=config.vocab_block,
-      workdir=workdir,
-      facts={name: _plain(config[name]) for name in deciding(config)} | {
-          'verifier': checkpoint.fingerprint,
-          'trajectories': len(train),
-      },
-      memory={} if memory is None else memory,
-      tensorboard=config.tensorboard,
-      split=split(config),
-      split_frozen=split_frozen(config),
-      explosion=config.explosion,
-      keep=config.keep,
-      best=config.export == 'best',
-      parts=config.accumulate,
-      stored_law=build_losses.stored_law(config),
-      finished=tuning.finished,
-      given_vocab=tuning.vocab,
+    network=tuning.network,
+    initial=tuning.initial,
+    score=tuning.score(score(config, tuning.network)),
+    verifier=checkpoint,
+    data=train,
+    held_out=held_out,
+    sizes=windows.WindowConfig(
+      config.tokens,
+      config.windows,
+      config.gamma,
+      config.batch,
+      config.seed,
+    ),
+    loss=tuning.loss(build_losses.make(config, tuning.network)),
+    optimizer=tuning.optimizer,
+    schedule=loop.Schedule(
+      config.steps,
+      config.save_every,
+      config.eval_every,
+      config.log_every,
+      skip_limit=config.skip_limit,
+      survive_full_disk=config.on_full_disk == 'go_on',
+    ),
+    mesh=mesh(config),
+    feature_cache=config.feature_cache,
+    vocab_block=config.vocab_block,
+    workdir=workdir,
+    facts={name: _plain(config[name]) for name in deciding(config)}
+    | {
+      'verifier': checkpoint.fingerprint,
+      'trajectories': len(train),
+    },
+    memory={} if memory is None else memory,
+    tensorboard=config.tensorboard,
+    split=split(config),
+    split_frozen=split_frozen(config),
+    explosion=config.explosion,
+    keep=config.keep,
+    best=config.export == 'best',
+    parts=config.accumulate,
+    stored_law=build_losses.stored_law(config),
+    finished=tuning.finished,
+    given_vocab=tuning.vocab,
   )
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
   """Returns the optimizer of a run."""
   return step_lib.make_optimizer(
-      config.learning_rate,
-      config.steps,
-      warmup=config.warmup,
-      weight_decay=config.weight_decay,
+    config.learning_rate,
+    config.steps,
+    warmup=config.warmup,
+    weight_decay=config.weight_decay,
   )
 
 
@@ -280,19 +284,19 @@ def _plain(value):
 
 
 def check_verifier(
-    header: Mapping[str, Any], checkpoint: weights.Checkpoint, folder: str
+  header: Mapping[str, Any], checkpoint: weights.Checkpoint, folder: str
 ) -> None:
   """Raises InputError unless this verifier wrote the trajectories."""
   if header.get('verifier') != checkpoint.fingerprint:
     raise errors.InputError(
-        f'The trajectories in {folder} were written by the verifier with the '
-        f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
-        f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
+      f'The trajectories in {folder} were written by the verifier with the '
+      f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
+      f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
     )
 
 
 def _dataset(
-    config: Config, checkpoint: weights.Checkpoint, folder: str
+  config: Config, checkpoint: weights.Checkpoint, folder: str
 ) -> dataset.Source:
   """Returns the trajectories of a work directory, checked."""
   dataset.build(folder)
@@ -304,25 +308,25 @@ def _dataset(
 
 
 def _trajectories(
-    config: Config, checkpoint: weights.Checkpoint, folders: Sequence[str]
+  config: Config, checkpoint: weights.Checkpoint, folders: Sequence[str]
 ) -> tuple[windows.View, windows.View]:
   """Returns trajectories to train on and held-out ones, checked."""
-  source = dataset.Joined([
-      _dataset(config, checkpoint, folder) for folder in folders
-  ])
+  source = dataset.Joined(
+    [_dataset(config, checkpoint, folder) for folder in folders]
+  )
   if config.gamma >= config.tokens:
     raise errors.InputError(
-        f'config.gamma is {config.gamma}, which does not fit config.tokens, '
-        f'{config.tokens}. Lower gamma, or raise tokens.'
+      f'config.gamma is {config.gamma}, which does not fit config.tokens, '
+      f'{config.tokens}. Lower gamma, or raise tokens.'
     )
   train, held_out = windows.split(source, config.eval_fraction)
   evaluated = [p for f in config.eval_prompts for p in prompts_lib.read(f)]
   prompts_lib.check_disjoint(
-      train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
+    train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
   )
   limit = min(config.eval_limit, len(held_out))
   first = min(config.train_limit or len(train), len(train))
   return (
-      windows.View(train, range(first)),
-      windows.View(held_out, range(limit)),
+    windows.View(train, range(first)),
+    windows.View(held_out, range(limit)),
   )

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 import dataclasses
 import re
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ class Tuning(NamedTuple):
     if whole is None:
       return loss
     return dataclasses.replace(
-        loss, whole=lambda params, *rest: whole(self.viewed(params), *rest)
+      loss, whole=lambda params, *rest: whole(self.viewed(params), *rest)
     )
 
 
@@ -58,15 +59,15 @@ def check(config: Config) -> None:
     re.compile(config.train_only)
   except re.error as error:
     raise errors.InputError(
-        f'config.train_only is {config.train_only!r}, which is not a regular '
-        f'expression ({error}); correct it.'
+      f'config.train_only is {config.train_only!r}, which is not a regular '
+      f'expression ({error}); correct it.'
     ) from error
 
 
 def make(
-    config: Config,
-    checkpoint: weights.Checkpoint,
-    optimizer: optax.GradientTransformation,
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  optimizer: optax.GradientTransformation,
 ) -> Tuning:
   """Returns what is trained, of a checked config.
 
@@ -79,7 +80,7 @@ def make(
   vocab = None
   if config.start_from:
     network, params, vocab = _started(config, checkpoint, family)
-    initial = lambda network, key, verifier: params  # noqa: E731
+    initial = lambda network, key, verifier: params
   else:
     network = family.sizes(config, checkpoint)
     initial = family.from_verifier
@@ -96,29 +97,31 @@ def make(
 def _started(config: Config, checkpoint, family):
   """Returns network, params and draft vocabulary of config.start_from."""
   network, params, vocab = drafter_file.load(
-      build_drafters.shipped(config.start_from), checkpoint, family.config
+    build_drafters.shipped(config.start_from), checkpoint, family.config
   )
   gamma = getattr(network, 'gamma', config.gamma)
   if gamma != config.gamma:
     raise errors.InputError(
-        f'config.gamma is {config.gamma}, but the drafter {config.start_from} '
-        f'drafts {gamma} tokens at once. Give {gamma}.'
+      f'config.gamma is {config.gamma}, but the drafter {config.start_from} '
+      f'drafts {gamma} tokens at once. Give {gamma}.'
     )
-  return network, jax.tree.map(lambda x: np.asarray(x, np.float32), params), (
-      np.asarray(vocab)
+  return (
+    network,
+    jax.tree.map(lambda x: np.asarray(x, np.float32), params),
+    (np.asarray(vocab)),
   )
 
 
 def _chosen(
-    pattern: str, network: drafter_file.Config, kind: str, rank: int
+  pattern: str, network: drafter_file.Config, kind: str, rank: int
 ) -> list[str]:
   """Returns the names that the pattern is found in; there have to be some."""
   names = adapters.names(network.shapes(), rank)
   found = [name for name in names if re.search(pattern, name)]
   if not found:
     raise errors.InputError(
-        f'config.train_only is {pattern!r}, which is found in the name of no '
-        f'{kind} of the drafter: {", ".join(names)}.'
+      f'config.train_only is {pattern!r}, which is found in the name of no '
+      f'{kind} of the drafter: {", ".join(names)}.'
     )
   return found
 
@@ -126,8 +129,8 @@ def _chosen(
 def _in_part(whole: Tuning, pattern: str) -> Tuning:
   """Trains the params whose names have the pattern."""
   return whole._replace(
-      optimizer=partial.only(whole.optimizer, pattern),
-      viewed=lambda params: partial.held(params, pattern),
+    optimizer=partial.only(whole.optimizer, pattern),
+    viewed=lambda params: partial.held(params, pattern),
   )
 
 
@@ -143,8 +146,8 @@ def _with_adapters(whole: Tuning, rank: int, chosen: list[str]) -> Tuning:
     return adapters.merged(params['base'], params['lora'])
 
   return whole._replace(
-      initial=initial,
-      optimizer=partial.only(whole.optimizer, _LORA),
-      finished=finished,
-      viewed=lambda params: finished(partial.held(params, _LORA)),
+    initial=initial,
+    optimizer=partial.only(whole.optimizer, _LORA),
+    finished=finished,
+    viewed=lambda params: finished(partial.held(params, _LORA)),
   )

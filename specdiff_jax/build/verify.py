@@ -11,12 +11,12 @@ from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.formats import weights
 
 _LOSSLESS_IN_LAW = (
-    'config.rule is {!r}. Its output has the law of plain decoding, but not '
-    'its tokens: it draws coins and residuals of its own, so that no two runs '
-    'can be compared token for token. What proves it is the enumeration of '
-    'all outcomes in tests/decoding/test_rules_enumeration.py. To verify this '
-    'verifier and drafter, give --config.rule=match, under which the output '
-    'of every drafter equals plain decoding.'
+  'config.rule is {!r}. Its output has the law of plain decoding, but not '
+  'its tokens: it draws coins and residuals of its own, so that no two runs '
+  'can be compared token for token. What proves it is the enumeration of '
+  'all outcomes in tests/decoding/test_rules_enumeration.py. To verify this '
+  'verifier and drafter, give --config.rule=match, under which the output '
+  'of every drafter equals plain decoding.'
 )
 
 
@@ -33,9 +33,9 @@ def settle(config: decoding.Config, fast: bool) -> decoding.Config:
 
 
 def plan(
-    config: decoding.Config,
-    checkpoint: weights.Checkpoint,
-    names: Sequence[str] | None,
+  config: decoding.Config,
+  checkpoint: weights.Checkpoint,
+  names: Sequence[str] | None,
 ) -> verification.Plan:
   """Returns what `verify` does under a settled config.
 
@@ -47,9 +47,9 @@ def plan(
     systems.one_of('systems', name, systems.SYSTEMS)
   if not names:
     raise errors.InputError(
-        'There is nothing to verify: --systems (or config.systems) names none '
-        'but ar, which is what the others are compared with. Give some of '
-        f'{", ".join(n for n in systems.SYSTEMS if n != "ar")}.'
+      'There is nothing to verify: --systems (or config.systems) names none '
+      'but ar, which is what the others are compared with. Give some of '
+      f'{", ".join(n for n in systems.SYSTEMS if n != "ar")}.'
     )
 
   def make(name: str, slots: int) -> system_lib.System:
@@ -58,14 +58,15 @@ def plan(
   shown = ('drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype')
   shown += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat')
   return verification.Plan(
-      names=names,
-      temperatures=(0.0, config.temperature or 1.0),
-      batches=tuple(dict.fromkeys((1, config.batch))),
-      plain_slots=(
-          0 if config.exact else systems.ar_slots(config, config.dtype)
-      ),
-      make=make,
-      facts={name: config[name] for name in shown}
-      | {'drafters': {n: config.drafters[n] for n in names
-                      if config.drafters.get(n)}},
+    names=names,
+    temperatures=(0.0, config.temperature or 1.0),
+    batches=tuple(dict.fromkeys((1, config.batch))),
+    plain_slots=(0 if config.exact else systems.ar_slots(config, config.dtype)),
+    make=make,
+    facts={name: config[name] for name in shown}
+    | {
+      'drafters': {
+        n: config.drafters[n] for n in names if config.drafters.get(n)
+      }
+    },
   )

@@ -1,6 +1,9 @@
 """Collecting: the engine over prompts, into the journal of trajectories."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -25,26 +28,26 @@ Records = list[trajectories.Trajectory]
 
 
 def requests_of(
-    prompts: Sequence[prompts_lib.Prompt],
-    encode: Callable[[str], list[int]],
-    max_prompt: int | None = None,
+  prompts: Sequence[prompts_lib.Prompt],
+  encode: Callable[[str], list[int]],
+  max_prompt: int | None = None,
 ) -> list[Request]:
   """Returns the requests that ask for whole completions of prompts.
 
   Raises InputError if a prompt has more than `max_prompt` tokens or none.
   """
   found = [
-      Request(p.id, prompts_lib.text_hash(p.text), list(encode(p.text)))
-      for p in prompts
+    Request(p.id, prompts_lib.text_hash(p.text), list(encode(p.text)))
+    for p in prompts
   ]
   _check_lengths(found, max_prompt)
   return found
 
 
 def done(
-    requests: Sequence[Request],
-    there: Iterable[trajectories.Trajectory],
-    where: str,
+  requests: Sequence[Request],
+  there: Iterable[trajectories.Trajectory],
+  where: str,
 ) -> dict[str, int]:
   """Returns the ids of the trajectories, and the tokens of each completion.
 
@@ -60,10 +63,10 @@ def done(
   if other:
     shown = ', '.join(map(repr, other[:5])) + (', ...' if other[5:] else '')
     raise errors.InputError(
-        f'{where}: of the completions there, {len(other)} answer other prompts '
-        f'than now stand under their ids (or these make other tokens now): '
-        f'{shown}. Go on with the prompts of before, give the new ones ids of '
-        'their own, or give a new work directory.'
+      f'{where}: of the completions there, {len(other)} answer other prompts '
+      f'than now stand under their ids (or these make other tokens now): '
+      f'{shown}. Go on with the prompts of before, give the new ones ids of '
+      'their own, or give a new work directory.'
     )
   return found
 
@@ -71,21 +74,21 @@ def done(
 def _answers(record: trajectories.Trajectory, request: Request) -> bool:
   prompt, given = _parted(request)
   return (
-      record.prompt_hash == request.prompt_hash
-      and np.array_equal(record.prompt, prompt)
-      and np.array_equal(record.completion[: len(given)], given)
+    record.prompt_hash == request.prompt_hash
+    and np.array_equal(record.prompt, prompt)
+    and np.array_equal(record.completion[: len(given)], given)
   )
 
 
 def collect(
-    requests: Sequence[Request],
-    generate: Callable[[list[Request], OnDone], None],
-    journal: trajectories.Journal,
-    progress: Callable[[int, int, int], None] = lambda *_: None,
-    *,
-    elsewhere: Collection[str] = (),
-    extend: Callable[[Records], Records] = lambda records: records,
-    at_once: int = 1,
+  requests: Sequence[Request],
+  generate: Callable[[list[Request], OnDone], None],
+  journal: trajectories.Journal,
+  progress: Callable[[int, int, int], None] = lambda *_: None,
+  *,
+  elsewhere: Collection[str] = (),
+  extend: Callable[[Records], Records] = lambda records: records,
+  at_once: int = 1,
 ) -> int:
   """Completes every request that the journal does not hold yet.
 
@@ -152,29 +155,29 @@ def _check_lengths(requests: Sequence[Request], limit: int | None) -> None:
     size = len(request.prompt)
     if not size:
       raise errors.InputError(
-          f'The prompt {request.id!r} has no tokens. Remove it from the file.'
+        f'The prompt {request.id!r} has no tokens. Remove it from the file.'
       )
     if limit is not None and size > limit:
       raise errors.InputError(
-          f'The prompt {request.id!r} has {size} tokens, and the buffers '
-          f'hold {limit}. Raise config.prompt_buckets, or remove it from the '
-          'prompt file.'
+        f'The prompt {request.id!r} has {size} tokens, and the buffers '
+        f'hold {limit}. Raise config.prompt_buckets, or remove it from the '
+        'prompt file.'
       )
 
 
 def _trajectory(
-    request: Request, completion: np.ndarray, header: dict
+  request: Request, completion: np.ndarray, header: dict
 ) -> trajectories.Trajectory:
   prompt, given = _parted(request)
   return trajectories.Trajectory(
-      id=request.id,
-      prompt_hash=request.prompt_hash,
-      prompt=prompt,
-      completion=np.concatenate([given, completion]).astype(np.int32),
-      temperature=float(header['temperature']),
-      top_k=int(header['top_k']),
-      top_p=float(header['top_p']),
-      seed=int(header['seed']),
+    id=request.id,
+    prompt_hash=request.prompt_hash,
+    prompt=prompt,
+    completion=np.concatenate([given, completion]).astype(np.int32),
+    temperature=float(header['temperature']),
+    top_k=int(header['top_k']),
+    top_p=float(header['top_p']),
+    seed=int(header['seed']),
   )
 
 

@@ -9,7 +9,10 @@ very prefix teach it most.
   request      p p p a b c d                  d is given, what follows is new
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,9 +25,9 @@ from specdiff_jax.training import evaluate
 
 
 def accepted_counts(
-    matches: Callable[[Any], tuple[jax.Array, jax.Array]],
-    batches: Iterable[Mapping[str, np.ndarray]],
-    records: int,
+  matches: Callable[[Any], tuple[jax.Array, jax.Array]],
+  batches: Iterable[Mapping[str, np.ndarray]],
+  records: int,
 ) -> list[np.ndarray]:
   """Returns for each record the accepted draft tokens at all its anchors.
 
@@ -69,10 +72,10 @@ def failing(accepted: Sequence[int], most: int, limit: int) -> list[int]:
 
 
 def requests(
-    record: trajectories.Trajectory,
-    anchors: Sequence[int],
-    completions: int,
-    max_prompt: int,
+  record: trajectories.Trajectory,
+  anchors: Sequence[int],
+  completions: int,
+  max_prompt: int,
 ) -> list[collect.Request]:
   """Returns what asks for other continuations of a record's prefixes.
 
@@ -88,6 +91,6 @@ def requests(
       name = f'{record.id}@{anchor}' + (f'#{number}' if number > 1 else '')
       if len(prefix) <= max_prompt:
         found.append(
-            collect.Request(name, record.prompt_hash, prefix.tolist(), 1)
+          collect.Request(name, record.prompt_hash, prefix.tolist(), 1)
         )
   return found

@@ -37,7 +37,7 @@ class StoredLaw:
   count: int
 
   def __call__(
-      self, records: Sequence[trajectories.Trajectory]
+    self, records: Sequence[trajectories.Trajectory]
   ) -> list[trajectories.Trajectory]:
     """Returns the records, at most `rows`, with the law in each place."""
     longest = max(len(r.prompt) + len(r.completion) for r in records)
@@ -57,10 +57,10 @@ class StoredLaw:
         )
     )  # fmt: skip
     return [
-        dataclasses.replace(
-            record,
-            top_ids=ids[row, : len(record.completion)],
-            top_log_p=log_p[row, : len(record.completion)].astype(np.float16),
-        )
-        for row, record in enumerate(records)
+      dataclasses.replace(
+        record,
+        top_ids=ids[row, : len(record.completion)],
+        top_log_p=log_p[row, : len(record.completion)].astype(np.float16),
+      )
+      for row, record in enumerate(records)
     ]

@@ -5,6 +5,7 @@ What is read here may come from a stranger. So only regular files are opened
 before anything is built of them, and whatever is wrong is one InputError.
 """
 
+from collections.abc import Iterator
 import contextlib
 import fcntl
 import json
@@ -13,8 +14,8 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
+from typing import BinaryIO
 
 from specdiff_jax.core import errors
 
@@ -38,18 +39,18 @@ def open_file(path: str) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
   except FileNotFoundError as error:
     raise errors.InputError(
-        f'{path}: there is no such file; correct the path, or download it.'
+      f'{path}: there is no such file; correct the path, or download it.'
     ) from error
   except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
     raise errors.InputError(
-        f'{path}: cannot be opened ({error}); correct the path or its '
-        'permissions.'
+      f'{path}: cannot be opened ({error}); correct the path or its '
+      'permissions.'
     ) from error
   if not stat.S_ISREG(os.fstat(handle).st_mode):
     os.close(handle)
     raise errors.InputError(
-        f'{path}: not a regular file (a directory, a pipe or a device); give '
-        'the path of a file.'
+      f'{path}: not a regular file (a directory, a pipe or a device); give '
+      'the path of a file.'
     )
   return os.fdopen(handle, 'rb')
 
@@ -67,7 +68,7 @@ def open_own(path: str, flags: int) -> int:
   if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
     os.close(file)
     raise errors.InputError(
-        f'{path} is not a regular file; remove it, or give another path.'
+      f'{path} is not a regular file; remove it, or give another path.'
     )
   return file
 
@@ -101,8 +102,8 @@ def parse_json(data: bytes | str) -> Any:
     raise ValueError('arrays or objects are nested too deep')
   if _HALF.search(raw) and _half_of_a_pair(value):
     raise ValueError(
-        'a text holds half of a surrogate pair (\\ud800 to \\udfff), which is '
-        'no character'
+      'a text holds half of a surrogate pair (\\ud800 to \\udfff), which is '
+      'no character'
     )
   return value
 
@@ -112,10 +113,10 @@ def _deeper(value: Any, depth: int) -> bool:
   level = [value] if isinstance(value, (dict, list)) else []
   for _ in range(depth):
     level = [
-        inner
-        for outer in level
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-        if isinstance(inner, (dict, list))
+      inner
+      for outer in level
+      for inner in (outer.values() if isinstance(outer, dict) else outer)
+      if isinstance(inner, (dict, list))
     ]
   return bool(level)
 
@@ -125,7 +126,7 @@ def _half_of_a_pair(value: Any) -> bool:
     return bool(_HALF_TEXT.search(value))
   if isinstance(value, dict):
     return any(map(_half_of_a_pair, value)) or any(
-        map(_half_of_a_pair, value.values())
+      map(_half_of_a_pair, value.values())
     )
   return isinstance(value, list) and any(map(_half_of_a_pair, value))
 
@@ -139,19 +140,19 @@ def read_json(path: str, most: int = MOST_JSON) -> dict[str, Any]:
       raise errors.InputError(f'{path}: cannot be read ({e}).') from e
   if len(data) > most:
     raise errors.InputError(
-        f'{path}: larger than {most} bytes, which no such file needs; download '
-        'it again.'
+      f'{path}: larger than {most} bytes, which no such file needs; download '
+      'it again.'
     )
   try:
     value = parse_json(data)
   except ValueError as e:
     raise errors.InputError(
-        f'{path}: not readable as JSON ({e}); download the file again.'
+      f'{path}: not readable as JSON ({e}); download the file again.'
     ) from e
   if not isinstance(value, dict):
     raise errors.InputError(
-        f'{path}: holds a JSON {type(value).__name__} where an object is '
-        'expected; download the file again.'
+      f'{path}: holds a JSON {type(value).__name__} where an object is '
+      'expected; download the file again.'
     )
   return value
 
@@ -229,9 +230,9 @@ def alias(folder: str) -> str:
   path = f'/proc/self/fd/{first}'
   if not os.path.isdir(path):
     raise errors.InputError(
-        f'{folder}: holds characters that mean something in patterns or '
-        'addresses, which this system cannot work around; choose a name of '
-        'ASCII letters, digits, and the characters _ . + = @ , -'
+      f'{folder}: holds characters that mean something in patterns or '
+      'addresses, which this system cannot work around; choose a name of '
+      'ASCII letters, digits, and the characters _ . + = @ , -'
     )
   return path
 
@@ -244,8 +245,7 @@ def write_json(path: str, value: dict[str, Any]) -> None:
       file.write((json.dumps(value, indent=2) + '\n').encode())
   except OSError as e:
     raise errors.InputError(
-        f'{path}: cannot be written ({e}); make room, or give another '
-        'directory.'
+      f'{path}: cannot be written ({e}); make room, or give another directory.'
     ) from e
 
 
@@ -259,8 +259,8 @@ def lock(descriptor: int, path: str) -> None:
   """
   if _try_lock(descriptor) is False:
     raise errors.InputError(
-        f'Another process is writing {path}. Wait for it, stop it, or write '
-        'elsewhere.'
+      f'Another process is writing {path}. Wait for it, stop it, or write '
+      'elsewhere.'
     )
 
 
@@ -275,8 +275,8 @@ def held(path: str) -> Iterator[None]:
     descriptor = open_own(path, os.O_RDWR)
   except OSError as error:
     raise errors.InputError(
-        f'{path}: cannot be written ({error}); make room, make the directory '
-        'writable, or choose another one.'
+      f'{path}: cannot be written ({error}); make room, make the directory '
+      'writable, or choose another one.'
     ) from error
   try:
     lock(descriptor, path)

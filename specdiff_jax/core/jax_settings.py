@@ -64,7 +64,7 @@ def check() -> None:
     found = getattr(jax.config, name, _WANTED[name])
     if found != _WANTED[name]:
       raise errors.InputError(
-          f'{name} is {found}, under which other text would come for the same '
-          f'seed, or none. Set it to {_WANTED[name]}: '
-          f'jax.config.update({name!r}, {_WANTED[name]!r}).'
+        f'{name} is {found}, under which other text would come for the same '
+        f'seed, or none. Set it to {_WANTED[name]}: '
+        f'jax.config.update({name!r}, {_WANTED[name]!r}).'
       )

@@ -7,7 +7,7 @@ MOST = 64  # tokens of a match: the comparison of each is compiled by itself
 
 
 def continuation(
-    tokens: jax.Array, length: jax.Array, gamma: int, ngram: int
+  tokens: jax.Array, length: jax.Array, gamma: int, ngram: int
 ) -> tuple[jax.Array, jax.Array]:
   """Copies what followed the longest, then latest, match of the last tokens.
 

@@ -8,7 +8,7 @@ import reprlib
 # C0 and C1 controls, line and paragraph separators, and what turns the
 # direction of text: with these a name could forge a line of ours.
 _UNSAFE = re.compile(
-    '[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
+  '[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
 )
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
@@ -19,8 +19,8 @@ _KEPT = '\n\t'  # of running text
 def one_line(text: object) -> str:
   r"""Returns text in which nothing moves the cursor, as backslash escapes.
 
-    >>> one_line('a\x1b[2Jb\nc')
-    'a\\x1b[2Jb\\nc'
+  >>> one_line('a\x1b[2Jb\nc')
+  'a\\x1b[2Jb\\nc'
   """
   return _UNSAFE.sub(_escape, str(text))
 
@@ -39,7 +39,7 @@ def names(values: Iterable[object]) -> str:
 def lines(text: str) -> str:
   """Returns running text made safe like `one_line`; newlines and tabs stay."""
   return _UNSAFE.sub(
-      lambda match: match[0] if match[0] in _KEPT else _escape(match), text
+    lambda match: match[0] if match[0] in _KEPT else _escape(match), text
   )
 
 

@@ -16,13 +16,12 @@ import numpy as np
 from specdiff_jax.core import jax_settings
 from specdiff_jax.core import types
 
-
 # How noise is keyed; the same seed gives another text where this is another.
 KEYED = 'threefry2x32, requests of 64 bits'
 
 
 def request_noise(
-    seed: int, low: jax.Array, high: jax.Array | int = 0
+  seed: int, low: jax.Array, high: jax.Array | int = 0
 ) -> types.Noise:
   """Returns the noise of requests [B]; the row of the batch plays no part.
 
@@ -47,7 +46,7 @@ def halves(numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gumbel(
-    noise: types.Noise, positions: jax.Array, vocab_size: int
+  noise: types.Noise, positions: jax.Array, vocab_size: int
 ) -> jax.Array:
   """Returns g [B, N, V] of absolute positions [B, N]."""
 
@@ -89,15 +88,13 @@ def law(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
   logits = logits / jnp.where(temperature > 0, temperature, 1.0)
   filtered = (sampling.top_k > 0) | (sampling.top_p < 1)
   return lax.cond(
-      jnp.any(filtered & (sampling.temperature > 0)),
-      lambda: _filter(logits, sampling),
-      lambda: logits,
+    jnp.any(filtered & (sampling.temperature > 0)),
+    lambda: _filter(logits, sampling),
+    lambda: logits,
   )
 
 
-def log_probabilities(
-    logits: jax.Array, sampling: types.Sampling
-) -> jax.Array:
+def log_probabilities(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
   """Returns the normalised log of `law`; a point mass at temperature 0."""
   logits = law(logits, sampling)
   greedy = (sampling.temperature <= 0)[:, None, None]
@@ -123,11 +120,11 @@ def _filter(logits, sampling):
 
 
 def choose(
-    logits: jax.Array,
-    positions: jax.Array,
-    sampling: types.Sampling,
-    noise: types.Noise,
-    span: int = 0,
+  logits: jax.Array,
+  positions: jax.Array,
+  sampling: types.Sampling,
+  noise: types.Noise,
+  span: int = 0,
 ) -> jax.Array:
   """Returns the verifier's token for each position.
 

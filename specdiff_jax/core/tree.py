@@ -16,16 +16,16 @@ def chain(token: jax.Array, valid: jax.Array, log_q=None) -> types.DraftTree:
   """
   index = jnp.broadcast_to(jnp.arange(token.shape[1]), token.shape)
   return types.DraftTree(
-      token=token,
-      parent=jnp.maximum(index - 1, 0),
-      depth=index,
-      valid=valid.at[:, 0].set(True),
-      log_q=log_q,
+    token=token,
+    parent=jnp.maximum(index - 1, 0),
+    depth=index,
+    valid=valid.at[:, 0].set(True),
+    log_q=log_q,
   )
 
 
 def chains(
-    token: jax.Array, valid: jax.Array, root: jax.Array, log_q=None
+  token: jax.Array, valid: jax.Array, root: jax.Array, log_q=None
 ) -> types.DraftTree:
   """Returns the tree of K chains that share only their root.
 
@@ -53,11 +53,11 @@ def chains(
     flat = log_q.reshape(batch, slot.size, -1)
     log_q = jnp.pad(flat, ((0, 0), (1, 0), (0, 0)))
   return types.DraftTree(
-      token=rooted(root[:, None], token).astype(jnp.int32),
-      parent=jnp.broadcast_to(parent, shape),
-      depth=jnp.broadcast_to(depth, shape),
-      valid=rooted(jnp.ones((batch, 1), bool), valid),
-      log_q=log_q,
+    token=rooted(root[:, None], token).astype(jnp.int32),
+    parent=jnp.broadcast_to(parent, shape),
+    depth=jnp.broadcast_to(depth, shape),
+    valid=rooted(jnp.ones((batch, 1), bool), valid),
+    log_q=log_q,
   )
 
 
@@ -75,7 +75,7 @@ def ancestors(parent: jax.Array) -> jax.Array:
 
 
 def cache_mask(
-    tree: types.DraftTree, length: jax.Array, slots: int
+  tree: types.DraftTree, length: jax.Array, slots: int
 ) -> jax.Array:
   """Returns [B, M, S]: the committed prefix and a slot's own ancestors.
 
@@ -85,16 +85,16 @@ def cache_mask(
   start = (length - 1)[:, None, None]
   offset = jnp.clip(index - start, 0, tree.parent.shape[1] - 1)
   own = jnp.take_along_axis(
-      ancestors(tree.parent),
-      jnp.broadcast_to(offset, tree.parent.shape + (slots,)),
-      axis=2,
+    ancestors(tree.parent),
+    jnp.broadcast_to(offset, tree.parent.shape + (slots,)),
+    axis=2,
   )
   inside = (index >= start) & (index < start + tree.parent.shape[1])
   return (index < start) | (inside & own)
 
 
 def matched_path(
-    tree: types.DraftTree, token: jax.Array, max_depth: int
+  tree: types.DraftTree, token: jax.Array, max_depth: int
 ) -> types.Verdict:
   """Follows the slots that carry the verifier's token at their parent.
 
@@ -118,7 +118,7 @@ def matched_path(
 
 
 def verdict(
-    tree: types.DraftTree, deepest: jax.Array, bonus: jax.Array, max_depth: int
+  tree: types.DraftTree, deepest: jax.Array, bonus: jax.Array, max_depth: int
 ) -> types.Verdict:
   """Returns the verdict that keeps the path from the root to `deepest` [B]."""
   rows = jnp.arange(deepest.shape[0])

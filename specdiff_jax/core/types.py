@@ -14,7 +14,9 @@ one pass; one rule walks it. A chain is a tree, plain autoregressive decoding
 is the tree with only its root.
 """
 
-from typing import Any, ClassVar, Protocol
+from typing import Any
+from typing import ClassVar
+from typing import Protocol
 
 import flax.struct
 import jax
@@ -23,11 +25,11 @@ Params = Any  # a pytree of arrays
 State = Any  # a pytree whose every leaf is [B, ...]
 
 PROPOSALS = {
-    'deterministic': 'chosen, not drawn: argmax, search, lookup, shared noise',
-    'iid': 'chains drawn independently from the marginals of one pass',
-    'autoregressive': 'a chain, each token drawn given the ones before it',
-    'distinct': 'siblings drawn without replacement, in the order of draws',
-    'unknown': 'drawn by a law that `log_q` does not tell, or by several',
+  'deterministic': 'chosen, not drawn: argmax, search, lookup, shared noise',
+  'iid': 'chains drawn independently from the marginals of one pass',
+  'autoregressive': 'a chain, each token drawn given the ones before it',
+  'distinct': 'siblings drawn without replacement, in the order of draws',
+  'unknown': 'drawn by a law that `log_q` does not tell, or by several',
 }
 
 
@@ -123,7 +125,7 @@ class Drafter(Protocol):
   features: tuple[int, ...]  # verifier layers whose outputs it wants
 
   def init(
-      self, params: Params, context: Context, features: jax.Array | None
+    self, params: Params, context: Context, features: jax.Array | None
   ) -> State:
     """Returns the state after prefill; features [B, T, F, E].
 
@@ -132,13 +134,13 @@ class Drafter(Protocol):
     """
 
   def draft(
-      self,
-      params: Params,
-      state: State,
-      context: Context,
-      sampling: Sampling,
-      noise: Noise,
-      slots: int,
+    self,
+    params: Params,
+    state: State,
+    context: Context,
+    sampling: Sampling,
+    noise: Noise,
+    slots: int,
   ) -> tuple[DraftTree, State]:
     """Proposes a tree of `slots` slots, the size of one of the buckets.
 
@@ -148,12 +150,12 @@ class Drafter(Protocol):
     """
 
   def observe(
-      self,
-      params: Params,
-      state: State,
-      context: Context,
-      verdict: Verdict,
-      features: jax.Array | None,
+    self,
+    params: Params,
+    state: State,
+    context: Context,
+    verdict: Verdict,
+    features: jax.Array | None,
   ) -> State:
     """Takes in the accepted path.
 
@@ -162,9 +164,7 @@ class Drafter(Protocol):
     the cycle's bucket: at most its slots - 1.
     """
 
-  def wanted(
-      self, params: Params, state: State
-  ) -> tuple[jax.Array, jax.Array]:
+  def wanted(self, params: Params, state: State) -> tuple[jax.Array, jax.Array]:
     """Returns the index of the bucket that each row wants next, and how long.
 
     Both [B], the second in cycles, at least 1. The loop takes the largest index
@@ -173,7 +173,7 @@ class Drafter(Protocol):
     """
 
   def enter(
-      self, params: Params, state: State, context: Context, slots: int
+    self, params: Params, state: State, context: Context, slots: int
   ) -> State:
     """Returns the state as drafts of `slots` slots find it, after others."""
 
@@ -186,12 +186,12 @@ class AcceptanceRule(Protocol):
   one_chain: ClassVar[bool]  # it needs chains
 
   def __call__(
-      self,
-      tree: DraftTree,
-      logits: jax.Array,
-      length: jax.Array,
-      sampling: Sampling,
-      noise: Noise,
-      max_depth: int,
+    self,
+    tree: DraftTree,
+    logits: jax.Array,
+    length: jax.Array,
+    sampling: Sampling,
+    noise: Noise,
+    max_depth: int,
   ) -> Verdict:
     """Takes logits [B, M, V] float32 and `length` [B] before the cycle."""

@@ -7,15 +7,16 @@ draws of a law, as some losses want them, the likeliest short texts then count
 for less than their share.)
 """
 
+from collections.abc import Sequence
 import hashlib
 import os
-from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import journal as journal_lib
 from specdiff_jax.data import trajectories
-import numpy as np
 
 # What tells from which bytes of the journals a dataset was made.
 _MADE_FROM = ('format', 'header', 'journal_bytes', 'journal_sha256')
@@ -33,17 +34,17 @@ class Source:
   def __getitem__(self, index: int) -> trajectories.Trajectory:
     record = self._records[index]
     return trajectories.Trajectory(
-        id=record['id'].decode(),
-        prompt_hash=record['prompt_hash'].decode(),
-        prompt=record['prompt'],
-        completion=record['completion'],
-        # float32 on disk: the shortest decimal gives 0.7 back as 0.7.
-        temperature=float(str(np.float32(record['temperature']))),
-        top_k=int(record['top_k']),
-        top_p=float(str(np.float32(record['top_p']))),
-        seed=int(record['seed']),
-        top_ids=record.get('top_ids'),
-        top_log_p=record.get('top_log_p'),
+      id=record['id'].decode(),
+      prompt_hash=record['prompt_hash'].decode(),
+      prompt=record['prompt'],
+      completion=record['completion'],
+      # float32 on disk: the shortest decimal gives 0.7 back as 0.7.
+      temperature=float(str(np.float32(record['temperature']))),
+      top_k=int(record['top_k']),
+      top_p=float(str(np.float32(record['top_p']))),
+      seed=int(record['seed']),
+      top_ids=record.get('top_ids'),
+      top_log_p=record.get('top_log_p'),
     )
 
 
@@ -80,16 +81,16 @@ def build(workdir: str) -> dict[str, Any]:
   found = trajectories.read_all(workdir)
   records = _distinct(found.records)
   fresh = {
-      'format': trajectories.FORMAT,
-      'header': found.header,
-      'records': len(records),
-      'last': records[-1].id,
-      'journal_bytes': sum(size for _, size in found.parts),
-      'journal_sha256': journal_lib.digest(found.parts),
-      'duplicates': len(found.records) - len(records),
-      'stored_top_k': _stored(records),
-      'most_id': max(map(trajectories.most_id, records)),
-      'prompt_hashes': sorted({record.prompt_hash for record in records}),
+    'format': trajectories.FORMAT,
+    'header': found.header,
+    'records': len(records),
+    'last': records[-1].id,
+    'journal_bytes': sum(size for _, size in found.parts),
+    'journal_sha256': journal_lib.digest(found.parts),
+    'duplicates': len(found.records) - len(records),
+    'stored_top_k': _stored(records),
+    'most_id': max(map(trajectories.most_id, records)),
+    'prompt_hashes': sorted({record.prompt_hash for record in records}),
   }
   if manifest and all(manifest.get(n) == fresh[n] for n in _MADE_FROM):
     if tfds_builder.is_whole(folder, manifest):
@@ -98,7 +99,7 @@ def build(workdir: str) -> dict[str, Any]:
 
 
 def _distinct(
-    records: Sequence[trajectories.Trajectory],
+  records: Sequence[trajectories.Trajectory],
 ) -> list[trajectories.Trajectory]:
   """Returns the records without equal completions of an equal prompt."""
   found = {}
@@ -112,8 +113,8 @@ def _distinct(
 def _stored(records: Sequence[trajectories.Trajectory]) -> int:
   """Returns how many tokens of the verifier's law each record has; 0: none."""
   stored = {
-      0 if record.top_ids is None else record.top_ids.shape[1]
-      for record in records
+    0 if record.top_ids is None else record.top_ids.shape[1]
+    for record in records
   }
   return stored.pop() if len(stored) == 1 else 0
 
@@ -133,9 +134,9 @@ def read(workdir: str) -> tuple[dict[str, Any], Source]:
   manifest = tfds_builder.read_manifest(folder)
   if not manifest or manifest.get('format') != trajectories.FORMAT:
     raise errors.InputError(
-        f'There is no trajectory dataset of format {trajectories.FORMAT} in '
-        f'{workdir}. Run `specdiff collect` with this work directory: it makes '
-        'one at its end.'
+      f'There is no trajectory dataset of format {trajectories.FORMAT} in '
+      f'{workdir}. Run `specdiff collect` with this work directory: it makes '
+      'one at its end.'
     )
   try:
     if not tfds_builder.is_whole(folder, manifest):
@@ -152,11 +153,11 @@ def read(workdir: str) -> tuple[dict[str, Any], Source]:
     advice = 'There is no journal beside it to make it of: collect it again.'
     if trajectories.paths(workdir):
       advice = (
-          'Delete that folder: the next run makes it again from the journal '
-          'beside it.'
+        'Delete that folder: the next run makes it again from the journal '
+        'beside it.'
       )
     raise errors.InputError(
-        f'The trajectory dataset {folder} is damaged ({error}). {advice}'
+      f'The trajectory dataset {folder} is damaged ({error}). {advice}'
     ) from error
   return header, source
 
@@ -176,10 +177,10 @@ def check_ids(workdir: str, source: Source, vocab_size: int) -> None:
     most = trajectories.most_id(source[index])
     if most >= vocab_size:
       raise errors.InputError(
-          f'{trajectories.place(workdir, source[index].id)}: the trajectory '
-          f'{source[index].id!r} has the token {most}, but the verifier has '
-          f'{vocab_size}: it was damaged, or not collected with this verifier. '
-          'Delete its line and run the command again.'
+        f'{trajectories.place(workdir, source[index].id)}: the trajectory '
+        f'{source[index].id!r} has the token {most}, but the verifier has '
+        f'{vocab_size}: it was damaged, or not collected with this verifier. '
+        'Delete its line and run the command again.'
       )
 
 

@@ -3,6 +3,9 @@
 The mechanics alone: what the lines mean is `trajectories`' matter.
 """
 
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import fcntl
 import hashlib
@@ -10,7 +13,6 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from specdiff_jax.core import errors
@@ -97,9 +99,9 @@ class AppendFile:
     else:
       return
     raise errors.InputError(
-        f'{self.path} was {done} by another process while this one was writing '
-        'it, so this one stops. Find out by whom; then run the same command '
-        'again, which makes what is missing there.'
+      f'{self.path} was {done} by another process while this one was writing '
+      'it, so this one stops. Find out by whom; then run the same command '
+      'again, which makes what is missing there.'
     )
 
   def close(self) -> None:
@@ -151,9 +153,9 @@ def damaged(path: str, number: int, fault: str) -> errors.InputError:
   if number > 1:  # it may be what the others need, the header
     cure = 'delete the line (only its record is lost)'
   return errors.InputError(
-      f'{path}, line {number}: {fault}. This is no trace of a killed run but '
-      f'damage: restore the file from a copy, or {cure}, and run the command '
-      'again.'
+    f'{path}, line {number}: {fault}. This is no trace of a killed run but '
+    f'damage: restore the file from a copy, or {cure}, and run the command '
+    'again.'
   )
 
 
@@ -172,8 +174,8 @@ def _line(record: dict[str, Any]) -> bytes:
   line = body + b',"sum":"' + _sum(body) + b'"}\n'
   if len(line) > _LONGEST:
     raise errors.InputError(
-        f'A line of {len(line)} bytes is more than the {_LONGEST} that a '
-        'record may have. Lower config.max_new_tokens, or config.store_top_k.'
+      f'A line of {len(line)} bytes is more than the {_LONGEST} that a '
+      'record may have. Lower config.max_new_tokens, or config.store_top_k.'
     )
   return line
 
@@ -210,9 +212,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return repr(header[name]) if name in header else 'absent'
 
   return '; '.join(
-      f'{name} was {shown(old, name)} and is now {shown(new, name)}'
-      for name in sorted({*old, *new})
-      if name not in old or name not in new or old[name] != new[name]
+    f'{name} was {shown(old, name)} and is now {shown(new, name)}'
+    for name in sorted({*old, *new})
+    if name not in old or name not in new or old[name] != new[name]
   )
 
 
@@ -250,7 +252,7 @@ def disk_errors(path: str) -> Iterator[None]:
     yield
   except OSError as error:
     raise errors.InputError(
-        f'Cannot write {path}: {error.strerror or error}. Nothing that was '
-        'written before is lost: free some space or mend the cause, and run '
-        'the same command again; it goes on where it stopped.'
+      f'Cannot write {path}: {error.strerror or error}. Nothing that was '
+      'written before is lost: free some space or mend the cause, and run '
+      'the same command again; it goes on where it stopped.'
     ) from error

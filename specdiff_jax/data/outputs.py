@@ -5,7 +5,8 @@ same settings keeps the lines that are there; one with others is refused. Both
 have checksums, so that damage is noticed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import hashlib
 import json
@@ -26,17 +27,17 @@ _OLD = {
 class Outputs:
   """An append-only file of completions, each on disk once it is written.
 
-    with Outputs('out.jsonl', {'seed': 0}, {'p1': prompt_key([5, 7])}) as file:
-      file.append({'id': 'p1', 'prompt_sha256': prompt_key([5, 7])})
-    file.done  # {'p1'}
+  with Outputs('out.jsonl', {'seed': 0}, {'p1': prompt_key([5, 7])}) as file:
+    file.append({'id': 'p1', 'prompt_sha256': prompt_key([5, 7])})
+  file.done  # {'p1'}
   """
 
   def __init__(
-      self,
-      path: str,
-      settings: dict[str, Any],
-      prompts: Mapping[str, str],
-      overwrite: bool = False,
+    self,
+    path: str,
+    settings: dict[str, Any],
+    prompts: Mapping[str, str],
+    overwrite: bool = False,
   ):
     """Opens `path`, keeping the lines that a run like this one wrote.
 
@@ -78,24 +79,22 @@ class Outputs:
 
   def _note(self) -> None:
     """Writes the settings, whole or not at all, before the first line."""
-    files.write_json(
-        _beside(self._path), journal_lib.with_sum(self._settings)
-    )
+    files.write_json(_beside(self._path), journal_lib.with_sum(self._settings))
 
   def _check_settings(self) -> None:
     try:
       old = journal_lib.without_sum(files.read_json(_beside(self._path)))
     except (errors.InputError, ValueError) as error:
       raise errors.InputError(
-          f'{self._path} is there, but without a readable '
-          f'{_beside(self._path)} that tells which settings made it '
-          f'({error}). Give another file, or --overwrite.'
+        f'{self._path} is there, but without a readable '
+        f'{_beside(self._path)} that tells which settings made it '
+        f'({error}). Give another file, or --overwrite.'
       ) from error
     different = journal_lib.differences(old, self._settings)
     if different:
       raise errors.InputError(
-          f'{self._path} was begun under other settings: {different}. Go on '
-          'with the old ones, give another file, or --overwrite.'
+        f'{self._path} was begun under other settings: {different}. Go on '
+        'with the old ones, give another file, or --overwrite.'
       )
 
   def _check_line(self, fields, number: int, prompts) -> None:
@@ -105,9 +104,9 @@ class Outputs:
     strange = not isinstance(name, str) or name in self.done
     if strange or prompts.get(name, key) != key:
       raise errors.InputError(
-          f'{self._path}, line {number}: not a completion of this prompt file '
-          f'(the id {name!r} is missing, stands twice, or had another prompt). '
-          'Give another file, or --overwrite.'
+        f'{self._path}, line {number}: not a completion of this prompt file '
+        f'(the id {name!r} is missing, stands twice, or had another prompt). '
+        'Give another file, or --overwrite.'
       )
 
   def append(self, record: dict[str, Any]) -> None:
@@ -143,9 +142,9 @@ def prompt_key(ids: Sequence[int]) -> str:
 def _is_old(fields: Mapping[str, Any]) -> bool:
   """Returns whether these are the fields of a line without a checksum."""
   return (
-      fields.keys() == _OLD.keys()
-      and all(isinstance(fields[name], kind) for name, kind in _OLD.items())
-      and all(type(token) is int for token in fields['tokens'])
+    fields.keys() == _OLD.keys()
+    and all(isinstance(fields[name], kind) for name, kind in _OLD.items())
+    and all(type(token) is int for token in fields['tokens'])
   )
 
 
@@ -159,6 +158,6 @@ def _open_errors(path: str):
     yield
   except OSError as error:
     raise errors.InputError(
-        f'{path!r} cannot be written ({error.strerror or error}). Give a file '
-        'in a folder that exists.'
+      f'{path!r} cannot be written ({error.strerror or error}). Give a file '
+      'in a folder that exists.'
     ) from error

@@ -1,10 +1,12 @@
 """Prompt files: JSON lines with the fields `id` and `prompt`."""
 
 import collections
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
@@ -26,9 +28,9 @@ class Prompt:
         value.encode()
       except UnicodeEncodeError as error:
         raise errors.InputError(
-            f'The {name} {value[:40]!r} holds {value[error.start]!r} (character '
-            f'{error.start + 1}), which is no character: half of a surrogate '
-            'pair, or a byte that is not UTF-8. Write it in UTF-8.'
+          f'The {name} {value[:40]!r} holds {value[error.start]!r} (character '
+          f'{error.start + 1}), which is no character: half of a surrogate '
+          'pair, or a byte that is not UTF-8. Write it in UTF-8.'
         ) from error
 
 
@@ -51,15 +53,15 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
     prompt = _parse(line, f'{path}, line {number}')
     if prompt.id in found:
       raise errors.InputError(
-          f'{path}, line {number}: the id {prompt.id!r} stands already '
-          f'on line {found[prompt.id][0]}; ids must be unique, because '
-          'results are stored and resumed under them. Rename one.'
+        f'{path}, line {number}: the id {prompt.id!r} stands already '
+        f'on line {found[prompt.id][0]}; ids must be unique, because '
+        'results are stored and resumed under them. Rename one.'
       )
     found[prompt.id] = number, prompt
   if not found and (limit is None or limit > 0):
     raise errors.InputError(
-        f'The prompt file {path} is empty. It needs at least one line like '
-        '{"id": "first", "prompt": "Tell me a story."}.'
+      f'The prompt file {path} is empty. It needs at least one line like '
+      '{"id": "first", "prompt": "Tell me a story."}.'
     )
   return [prompt for _, prompt in found.values()]
 
@@ -74,12 +76,12 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
         line = file.readline(_LONGEST_LINE + 1)
       except OSError as error:
         raise errors.InputError(
-            f'{path}, line {number}: cannot be read ({error}).'
+          f'{path}, line {number}: cannot be read ({error}).'
         ) from error
       if len(line) > _LONGEST_LINE:
         raise errors.InputError(
-            f'{path}, line {number}: longer than {_LONGEST_LINE} bytes, which '
-            'no prompt is. Each line must be one JSON object.'
+          f'{path}, line {number}: longer than {_LONGEST_LINE} bytes, which '
+          'no prompt is. Each line must be one JSON object.'
         )
       if not line:
         return
@@ -92,36 +94,39 @@ def _parse(line: bytes, where: str) -> Prompt:
     fields = files.parse_json(line)
   except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
     raise errors.InputError(
-        f'{where}: not JSON ({error}). Each line must be one object with the '
-        'fields "id" and "prompt"; correct or remove this line.'
+      f'{where}: not JSON ({error}). Each line must be one object with the '
+      'fields "id" and "prompt"; correct or remove this line.'
     ) from error
   if not isinstance(fields, dict):
     raise errors.InputError(
-        f'{where}: a JSON object was expected, found '
-        f'{type(fields).__name__}. Write {{"id": ..., "prompt": ...}}.'
+      f'{where}: a JSON object was expected, found '
+      f'{type(fields).__name__}. Write {{"id": ..., "prompt": ...}}.'
     )
   for name in ('id', 'prompt'):
     value = fields.get(name)
     if name == 'id' and type(value) is int:
       continue
     if not isinstance(value, str) or not value.strip():
-      problem = 'is missing' if name not in fields else (
-          'must be a string that is not empty')
+      problem = (
+        'is missing'
+        if name not in fields
+        else ('must be a string that is not empty')
+      )
       raise errors.InputError(
-          f'{where}: the field "{name}" {problem}. Each line needs "id" and '
-          f'"prompt"; this one has {sorted(fields)[:9]}.'
+        f'{where}: the field "{name}" {problem}. Each line needs "id" and '
+        f'"prompt"; this one has {sorted(fields)[:9]}.'
       )
   if line.count(b'"id"') > 1 or line.count(b'"prompt"') > 1 or b'\\u' in line:
     names = [name for name, _ in json.loads(line, object_pairs_hook=list)]
     for name in ('id', 'prompt'):
       if names.count(name) > 1:
         raise errors.InputError(
-            f'{where}: the field "{name}" stands there twice; leave one.'
+          f'{where}: the field "{name}" stands there twice; leave one.'
         )
   if len(str(fields['id'])) > _LONGEST_ID:
     raise errors.InputError(
-        f'{where}: the field "id" has {len(str(fields["id"]))} characters, but '
-        f'it may have {_LONGEST_ID}. Shorten it.'
+      f'{where}: the field "id" has {len(str(fields["id"]))} characters, but '
+      f'it may have {_LONGEST_ID}. Shorten it.'
     )
   return Prompt(str(fields['id']), fields['prompt'])
 
@@ -136,17 +141,18 @@ def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     [Prompt(id='a', text='Hello'), Prompt(id='a#2', text='Hello')]
   """
   found = [
-      prompt if number == 1
-      else dataclasses.replace(prompt, id=f'{prompt.id}#{number}')
-      for prompt in prompts
-      for number in range(1, count + 1)
+    prompt
+    if number == 1
+    else dataclasses.replace(prompt, id=f'{prompt.id}#{number}')
+    for prompt in prompts
+    for number in range(1, count + 1)
   ]
   ids = collections.Counter(prompt.id for prompt in found)
   for name, times in ids.items():
     if times > 1:
       raise errors.InputError(
-          f'The id {name!r} is that of a prompt and of a further completion of '
-          'another. Rename the prompt.'
+        f'The id {name!r} is that of a prompt and of a further completion of '
+        'another. Rename the prompt.'
       )
   return found
 
@@ -159,15 +165,15 @@ def text_hash(text: str) -> str:
 
 
 def check_disjoint(
-    train_hashes: Iterable[str], eval_hashes: Iterable[str]
+  train_hashes: Iterable[str], eval_hashes: Iterable[str]
 ) -> None:
   """Raises InputError where a prompt is both trained on and evaluated on."""
   shared = sorted(set(train_hashes) & set(eval_hashes))
   if shared:
     shown = ', '.join(shared[:5]) + (', ...' if len(shared) > 5 else '')
     raise errors.InputError(
-        f'{len(shared)} evaluation prompts are also training prompts (text '
-        f'hashes {shown}). Results on them would not be held out: remove them '
-        'from one of the two files, and if they were collected, collect again '
-        'in a new work directory.'
+      f'{len(shared)} evaluation prompts are also training prompts (text '
+      f'hashes {shown}). Results on them would not be held out: remove them '
+      'from one of the two files, and if they were collected, collect again '
+      'in a new work directory.'
     )

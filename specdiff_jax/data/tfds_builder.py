@@ -3,19 +3,22 @@
 Imported only where a dataset is built or read, since TFDS takes a second.
 """
 
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.data import journal
-import numpy as np
-import tensorflow_datasets as tfds
 
 MANIFEST = 'manifest.json'
 _LARGEST = 64 << 20  # bytes of a manifest, which has the hash of each prompt
@@ -38,10 +41,10 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
   url_infos = {}  # nothing is downloaded; TFDS would look for checksum files
 
   def __init__(
-      self,
-      records: Iterable[Mapping[str, Any]] = (),
-      stored_top_k: int = 0,
-      **kwargs,
+    self,
+    records: Iterable[Mapping[str, Any]] = (),
+    stored_top_k: int = 0,
+    **kwargs,
   ):
     self._records, self._top_k = records, stored_top_k
     super().__init__(**kwargs)
@@ -49,19 +52,22 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     tokens = tfds.features.Tensor(shape=(None,), dtype=np.int32)
     return _Info(
-        builder=self,
-        description=self.__doc__,
-        disable_shuffling=True,
-        features=tfds.features.FeaturesDict(self._top() | {
-            'id': tfds.features.Text(),
-            'prompt_hash': tfds.features.Text(),
-            'prompt': tokens,
-            'completion': tokens,
-            'temperature': tfds.features.Scalar(np.float32),
-            'top_k': tfds.features.Scalar(np.int32),
-            'top_p': tfds.features.Scalar(np.float32),
-            'seed': tfds.features.Scalar(np.int64),
-        }),
+      builder=self,
+      description=self.__doc__,
+      disable_shuffling=True,
+      features=tfds.features.FeaturesDict(
+        self._top()
+        | {
+          'id': tfds.features.Text(),
+          'prompt_hash': tfds.features.Text(),
+          'prompt': tokens,
+          'completion': tokens,
+          'temperature': tfds.features.Scalar(np.float32),
+          'top_k': tfds.features.Scalar(np.int32),
+          'top_p': tfds.features.Scalar(np.float32),
+          'seed': tfds.features.Scalar(np.int64),
+        }
+      ),
     )
 
   def _top(self) -> dict[str, tfds.features.Tensor]:
@@ -70,8 +76,8 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
       return {}
     shape, make = (None, self._top_k), tfds.features.Tensor
     return {
-        'top_ids': make(shape=shape, dtype=np.int32, encoding='bytes'),
-        'top_log_p': make(shape=shape, dtype=np.float16, encoding='bytes'),
+      'top_ids': make(shape=shape, dtype=np.int32, encoding='bytes'),
+      'top_log_p': make(shape=shape, dtype=np.float16, encoding='bytes'),
     }
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -85,9 +91,9 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
 
 
 def write(
-    folder: str,
-    records: Iterable[Mapping[str, Any]],
-    manifest: Mapping[str, Any],
+  folder: str,
+  records: Iterable[Mapping[str, Any]],
+  manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Puts a dataset and its `manifest.json` in the place of `folder`.
 
@@ -112,9 +118,9 @@ def write(
       os.rename(partial, folder)
     except (OSError, RuntimeError, errors.InputError) as error:
       raise errors.InputError(  # RuntimeError: array_record's
-          f'Cannot write the trajectory dataset {folder}: {error}. The journal '
-          'that it is made from is whole and nothing is lost: free some space, '
-          'and run the same command again.'
+        f'Cannot write the trajectory dataset {folder}: {error}. The journal '
+        'that it is made from is whole and nothing is lost: free some space, '
+        'and run the same command again.'
       ) from error
     finally:
       for leftover in (partial, old):
@@ -148,15 +154,15 @@ def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
     return False
   try:
     return all(
-        _digest(os.path.join(folder, name)) == digest
-        for name, digest in manifest.get('files', {}).items()
+      _digest(os.path.join(folder, name)) == digest
+      for name, digest in manifest.get('files', {}).items()
     )
   except errors.InputError:  # one is not there, or is no file
     return False
 
 
 def _build(
-    folder: str, records: Iterable[Mapping[str, Any]], stored_top_k: int
+  folder: str, records: Iterable[Mapping[str, Any]], stored_top_k: int
 ) -> None:
   """Runs TFDS, without its words on stdout and its empty download folder."""
   downloads = os.path.join(folder, 'downloads')
@@ -164,7 +170,7 @@ def _build(
     alias = files.alias(os.path.abspath(folder))
     builder = Trajectories(records, stored_top_k, data_dir=alias)
     builder.download_and_prepare(
-        download_dir=downloads, file_format='array_record'
+      download_dir=downloads, file_format='array_record'
     )
   shutil.rmtree(downloads, ignore_errors=True)
 

@@ -13,16 +13,19 @@ lines of older versions have none.
 """
 
 import base64
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import journal as journal_lib
-import numpy as np
 
 FORMAT = 1  # of the journal and of the manifest, written in both
 MOST_ID = 2**31 - 1  # tokens are int32
@@ -155,8 +158,8 @@ def read_all(workdir: str) -> Collected:
     parts.append((path, end))
   if header is None or not records:
     raise errors.InputError(
-        f'The journal {_path(workdir, 0)} holds no trajectory yet. Run '
-        '`specdiff collect` with this work directory first.'
+      f'The journal {_path(workdir, 0)} holds no trajectory yet. Run '
+      '`specdiff collect` with this work directory first.'
     )
   return Collected(header, list(records.values()), parts)
 
@@ -209,9 +212,9 @@ def _header(fields: dict[str, Any], path: str) -> dict[str, Any]:
   known = known and isinstance(fields['header'], dict)
   if not known or fields['journal'] != FORMAT:
     raise errors.InputError(
-        f'{path}, line 1: not the header of a journal of format {FORMAT} '
-        f'(format: {fields.get("journal")!r:.40}). Give a new work '
-        'directory, or one that `specdiff collect` of this version made.'
+      f'{path}, line 1: not the header of a journal of format {FORMAT} '
+      f'(format: {fields.get("journal")!r:.40}). Give a new work '
+      'directory, or one that `specdiff collect` of this version made.'
     )
   return fields['header']
 
@@ -221,9 +224,9 @@ def _check_header(old: dict, new: dict, path: str) -> None:
   different = journal_lib.differences(old, new)
   if different:
     raise errors.InputError(
-        f'The journal {path} was begun under other settings: {different}. Its '
-        'trajectories and new ones must not be mixed: go on with the old '
-        'settings, or give a new work directory.'
+      f'The journal {path} was begun under other settings: {different}. Its '
+      'trajectories and new ones must not be mixed: go on with the old '
+      'settings, or give a new work directory.'
     )
 
 
@@ -254,7 +257,7 @@ def _from_fields(fields: dict[str, Any], path: str, number: int) -> Trajectory:
     return Trajectory(**fields)
   except (KeyError, TypeError, ValueError, OverflowError) as error:
     raise journal_lib.damaged(
-        path, number, f'not a trajectory ({str(error)[:200]})'
+      path, number, f'not a trajectory ({str(error)[:200]})'
     ) from error
 
 
@@ -298,6 +301,6 @@ def most_id(record: Trajectory) -> int:
   """Returns the largest token of a trajectory; -1 if it has none."""
   parts = (record.prompt, record.completion, record.top_ids)
   return max(
-      (int(part.max()) for part in parts if part is not None and part.size),
-      default=-1,
+    (int(part.max()) for part in parts if part is not None and part.size),
+    default=-1,
   )

@@ -21,15 +21,16 @@ from acceptance at all of them (`training.evaluate`), and `training.served`
 trains more where the drafter would begin one.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from typing import Any
+
+import grain
+import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import trajectories
-import grain
-import numpy as np
 
 Source = Sequence[trajectories.Trajectory]  # needs len() and [index] only
 BLANK = -1  # the `record` of a row that fills up the last batch of an epoch
@@ -47,11 +48,11 @@ class WindowConfig:
 
 
 def batches(
-    source: Source,
-    config: WindowConfig,
-    process_index: int = 0,
-    process_count: int = 1,
-    num_epochs: int | None = None,
+  source: Source,
+  config: WindowConfig,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_epochs: int | None = None,
 ) -> grain.IterDataset:
   """Returns this process's share of the batches, as a grain dataset.
 
@@ -78,30 +79,32 @@ def batches(
   """
   _check(config, process_count)
   usable = [
-      index
-      for index in range(len(source))
-      if _has_anchor(source[index], config.tokens)
+    index
+    for index in range(len(source))
+    if _has_anchor(source[index], config.tokens)
   ]
   if not usable:
     raise errors.InputError(
-        f'None of the {len(source)} trajectories has two completion tokens '
-        f'within the first {config.tokens} tokens, so there is nothing to '
-        'train on. Raise `tokens`, or collect longer completions.'
+      f'None of the {len(source)} trajectories has two completion tokens '
+      f'within the first {config.tokens} tokens, so there is nothing to '
+      'train on. Raise `tokens`, or collect longer completions.'
     )
   if num_epochs is not None:
     usable += [BLANK] * (-len(usable) % config.batch)
   order_seed, anchor_seed = map(
-      int, np.random.SeedSequence(config.seed).generate_state(2)
+    int, np.random.SeedSequence(config.seed).generate_state(2)
   )
   row = _Row(source, config)
   return (
-      grain.MapDataset.source(usable)
-      .shuffle(seed=order_seed)
-      .repeat(num_epochs)
-      .random_map(row, seed=anchor_seed)  # before the sharding: see above
-      [process_index::process_count]
-      .batch(config.batch // process_count, drop_remainder=True)
-      .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+    grain.MapDataset.source(usable)
+    .shuffle(seed=order_seed)
+    .repeat(num_epochs)
+    .random_map(row, seed=anchor_seed)[
+      # before the sharding: see above
+      process_index::process_count
+    ]
+    .batch(config.batch // process_count, drop_remainder=True)
+    .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
   )
 
 
@@ -113,7 +116,7 @@ class _Row:
     self._config = config
 
   def __call__(
-      self, record: int, rng: np.random.Generator
+    self, record: int, rng: np.random.Generator
   ) -> dict[str, np.ndarray]:
     tokens_T = np.zeros(self._config.tokens, np.int32)
     length = prompt_length = 1
@@ -128,12 +131,12 @@ class _Row:
     anchors_W = np.full(self._config.windows, prompt_length, np.int32)
     anchors_W[: len(chosen)] = chosen
     return {
-        'tokens': tokens_T,
-        'length': np.int32(length),
-        'prompt_length': np.int32(prompt_length),
-        'anchors': anchors_W,
-        'anchor_valid': np.arange(self._config.windows) < len(chosen),
-        'record': np.int32(record),
+      'tokens': tokens_T,
+      'length': np.int32(length),
+      'prompt_length': np.int32(prompt_length),
+      'anchors': anchors_W,
+      'anchor_valid': np.arange(self._config.windows) < len(chosen),
+      'record': np.int32(record),
     }
 
 
@@ -146,7 +149,7 @@ def targets(batch: dict[str, Any], gamma: int) -> tuple[Any, Any]:
   offsets_G = 1 + np.arange(gamma, dtype=np.int32)
   index_BxWxG = batch['anchors'][:, :, None] + offsets_G
   valid_BxWxG = batch['anchor_valid'][:, :, None] & (
-      index_BxWxG < batch['length'][:, None, None]
+    index_BxWxG < batch['length'][:, None, None]
   )
   rows_Bx1x1 = np.arange(batch['tokens'].shape[0])[:, None, None]
   tokens_BxWxG = batch['tokens'][rows_Bx1x1, index_BxWxG * valid_BxWxG]
@@ -169,9 +172,9 @@ def split(source: Source, fraction: float) -> tuple['View', 'View']:
     sides[held_out].append(index)
   if not sides[0] or not sides[1]:
     raise errors.InputError(
-        f'Holding out the fraction {fraction} of {len(source)} trajectories '
-        f'leaves {len(sides[0])} to train on and {len(sides[1])} held out. '
-        'Collect more of them, or change the fraction held out.'
+      f'Holding out the fraction {fraction} of {len(source)} trajectories '
+      f'leaves {len(sides[0])} to train on and {len(sides[1])} held out. '
+      'Collect more of them, or change the fraction held out.'
     )
   return View(source, sides[0]), View(source, sides[1])
 
@@ -211,7 +214,7 @@ def _has_anchor(item: trajectories.Trajectory, tokens: int) -> bool:
 
 
 def _draw(
-    rng: np.random.Generator, start: int, stop: int, count: int
+  rng: np.random.Generator, start: int, stop: int, count: int
 ) -> np.ndarray:
   """Draws at most `count` different anchors of range(start, stop), sorted."""
   size = stop - start
@@ -223,15 +226,15 @@ def _check(config: WindowConfig, process_count: int) -> None:
   for name in ('tokens', 'windows', 'gamma', 'batch'):
     if getattr(config, name) < 1:
       raise errors.InputError(
-          f'The window setting `{name}` is {getattr(config, name)} and must be '
-          'at least 1.'
+        f'The window setting `{name}` is {getattr(config, name)} and must be '
+        'at least 1.'
       )
   if config.seed < 0:
     raise errors.InputError(
-        f'The window setting `seed` is {config.seed} and must not be negative.'
+      f'The window setting `seed` is {config.seed} and must not be negative.'
     )
   if config.batch % process_count:
     raise errors.InputError(
-        f'A batch of {config.batch} rows does not divide among '
-        f'{process_count} processes. Make `batch` a multiple of their number.'
+      f'A batch of {config.batch} rows does not divide among '
+      f'{process_count} processes. Make `batch` a multiple of their number.'
     )

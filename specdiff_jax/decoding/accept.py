@@ -25,15 +25,15 @@ def check(drafter: types.Drafter, rule: types.AcceptanceRule) -> None:
   if what not in rule.needs:
     needs = ' or '.join(repr(p) for p in sorted(rule.needs))
     raise errors.InputError(
-        f'{name} is not lossless for drafts that are {what!r} '
-        f'({types.PROPOSALS[what]}): it needs {needs}. Use the rule '
-        'SampleAndMatch, which is lossless for any draft, or draw the drafts '
-        'in another way.'
+      f'{name} is not lossless for drafts that are {what!r} '
+      f'({types.PROPOSALS[what]}): it needs {needs}. Use the rule '
+      'SampleAndMatch, which is lossless for any draft, or draw the drafts '
+      'in another way.'
     )
   if rule.one_chain and not drafter.chain:
     raise errors.InputError(
-        f'{name} walks a single chain, but the drafter proposes trees. Use '
-        'SampleAndMatch, or draft a single chain.'
+      f'{name} walks a single chain, but the drafter proposes trees. Use '
+      'SampleAndMatch, or draft a single chain.'
     )
 
 
@@ -51,18 +51,18 @@ class SampleAndMatch:
   one_chain: ClassVar[bool] = False
 
   def __call__(
-      self,
-      tree: types.DraftTree,
-      logits: jax.Array,
-      length: jax.Array,
-      sampling: types.Sampling,
-      noise: types.Noise,
-      max_depth: int,
+    self,
+    tree: types.DraftTree,
+    logits: jax.Array,
+    length: jax.Array,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`. The token after depth d has position length + d."""
     positions = length[:, None] + tree.depth
     token = sampling_lib.choose(
-        logits, positions, sampling, noise, span=max_depth + 1
+      logits, positions, sampling, noise, span=max_depth + 1
     )
     return tree_lib.matched_path(tree, token, max_depth)
 
@@ -88,9 +88,9 @@ class SelfSelection:
   def __post_init__(self):
     if self.rule.reads_q:
       raise errors.InputError(
-          f'{type(self.rule).__name__} reads q, but a draft that was selected '
-          'no longer has the law q: the output would be biased towards what '
-          'the selection likes. Use SampleAndMatch or GreedyAcceptance.'
+        f'{type(self.rule).__name__} reads q, but a draft that was selected '
+        'no longer has the law q: the output would be biased towards what '
+        'the selection likes. Use SampleAndMatch or GreedyAcceptance.'
       )
 
   @property
@@ -98,13 +98,13 @@ class SelfSelection:
     return self.rule.needs
 
   def __call__(
-      self,
-      tree: types.DraftTree,
-      logits: jax.Array,
-      length: jax.Array,
-      sampling: types.Sampling,
-      noise: types.Noise,
-      max_depth: int,
+    self,
+    tree: types.DraftTree,
+    logits: jax.Array,
+    length: jax.Array,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`."""
     kept = best_path(tree, chances(tree, logits, sampling), max_depth)
@@ -113,7 +113,7 @@ class SelfSelection:
 
 
 def chances(
-    tree: types.DraftTree, logits: jax.Array, sampling: types.Sampling
+  tree: types.DraftTree, logits: jax.Array, sampling: types.Sampling
 ) -> jax.Array:
   """Returns [B, M]: p of each slot's token after its parent; logits [B, M, V].
 
@@ -134,7 +134,7 @@ def chances(
 
 
 def best_path(
-    tree: types.DraftTree, chance: jax.Array, max_depth: int
+  tree: types.DraftTree, chance: jax.Array, max_depth: int
 ) -> jax.Array:
   """Returns [B, M]: the slots of the path of largest score (Eq. 7).
 

@@ -28,13 +28,13 @@ class BlockVerification:
   one_chain: ClassVar[bool] = True
 
   def __call__(
-      self,
-      tree: types.DraftTree,
-      logits: jax.Array,
-      length: jax.Array,
-      sampling: types.Sampling,
-      noise: types.Noise,
-      max_depth: int,
+    self,
+    tree: types.DraftTree,
+    logits: jax.Array,
+    length: jax.Array,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`."""
     p = jnp.exp(sampling_lib.log_probabilities(logits, sampling))
@@ -45,7 +45,7 @@ class BlockVerification:
 
 
 def judge(
-    tree: types.DraftTree, p: jax.Array, coins: jax.Array
+  tree: types.DraftTree, p: jax.Array, coins: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the accepted count [B] and the law of the bonus [B, V].
 
@@ -61,16 +61,14 @@ def judge(
   return count, laws[jnp.arange(count.shape[0]), count]
 
 
-def chances(
-    tree: types.DraftTree, p: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def chances(tree: types.DraftTree, p: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns h [B, M] and the laws of the bonus [B, M, V] for each count."""
   q = jnp.exp(rejection.drafted_law(tree))
   drafted = jnp.cumprod(tree.valid, axis=1) > 0  # slots of the real chain
   token = tree.token[:, 1:, None]
   ratio = _ratio(
-      jnp.take_along_axis(p[:, :-1], token, axis=2)[..., 0],
-      jnp.take_along_axis(q[:, 1:], token, axis=2)[..., 0],
+    jnp.take_along_axis(p[:, :-1], token, axis=2)[..., 0],
+    jnp.take_along_axis(q[:, 1:], token, axis=2)[..., 0],
   )
   weights = [jnp.ones(p.shape[0], p.dtype)]
   for i in range(ratio.shape[1]):
@@ -84,9 +82,9 @@ def chances(
   h = jnp.where(total > 0, mass / jnp.where(total > 0, total, 1), 1)
   h = jnp.where(last, w, h)
   laws = jnp.where(
-      (last | ~(mass > 0))[..., None],
-      p,
-      left / jnp.where(mass > 0, mass, 1)[..., None],
+    (last | ~(mass > 0))[..., None],
+    p,
+    left / jnp.where(mass > 0, mass, 1)[..., None],
   )
   return jnp.where(drafted, h, -1), laws
 

@@ -17,10 +17,10 @@ def broken(logits: jax.Array) -> jax.Array:
 
 
 def commit(
-    state: types.DecodeState,
-    tree: types.DraftTree,
-    verdict: types.Verdict,
-    bad: jax.Array,
+  state: types.DecodeState,
+  tree: types.DraftTree,
+  verdict: types.Verdict,
+  bad: jax.Array,
 ) -> types.DecodeState:
   """Appends the accepted tokens and the bonus, cut at an end or the limit.
 
@@ -32,9 +32,9 @@ def commit(
   # Path [0, s1, s2, ..] emits tokens s1, s2, .., then the bonus.
   following = jnp.roll(verdict.path, -1, axis=1)
   emitted = jnp.where(
-      index < verdict.count[:, None],
-      tree.token[rows, following],
-      verdict.bonus[:, None],
+    index < verdict.count[:, None],
+    tree.token[rows, following],
+    verdict.bonus[:, None],
   )
   offered = verdict.count + 1
   ends = jnp.isin(emitted, state.end_ids) & (index < offered[:, None])
@@ -50,17 +50,15 @@ def commit(
   live = (~state.done).astype(jnp.int32)
   accepted = state.stats.accepted.at[rows[:, 0], verdict.count].add(live)
   return state.replace(
-      tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
-      length=length,
-      done=state.done | bad | ended | (length >= state.limit),
-      stats=types.Stats(
-          cycles=state.stats.cycles + live,
-          emitted=state.stats.emitted + count,
-          accepted=accepted,
-          bad=jnp.where(
-              bad & ~state.done, state.stats.cycles + 1, state.stats.bad
-          ),
-      ),
+    tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
+    length=length,
+    done=state.done | bad | ended | (length >= state.limit),
+    stats=types.Stats(
+      cycles=state.stats.cycles + live,
+      emitted=state.stats.emitted + count,
+      accepted=accepted,
+      bad=jnp.where(bad & ~state.done, state.stats.cycles + 1, state.stats.bad),
+    ),
   )
 
 

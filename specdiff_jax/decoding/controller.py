@@ -77,9 +77,9 @@ class Adaptive:
     sizes = self.buckets
     if list(sizes) != sorted(set(sizes)):
       raise errors.InputError(
-          f'the arms of an adaptive drafter verify {sizes[1:]} tokens, and '
-          f'plain decoding {sizes[0]}: these have to be different numbers, in '
-          'ascending order.'
+        f'the arms of an adaptive drafter verify {sizes[1:]} tokens, and '
+        f'plain decoding {sizes[0]}: these have to be different numbers, in '
+        'ascending order.'
       )
 
   @property
@@ -116,17 +116,17 @@ class Adaptive:
     ones = jnp.ones((batch, len(self.arms), self.max_depth))
     count = jnp.zeros(batch, jnp.int32)
     return AdaptiveState(
-        arms=self.arms[-1].init(params.arms, context, features),
-        arm=count,
-        reached=params.weight * ones,
-        accepted=params.weight * params.cond * ones,
-        quiet=count,
-        wait=count + _FIRST_WAIT,
-        unread=(
-            unread.empty(features, context.length, self._room)
-            if self.features
-            else ()
-        ),
+      arms=self.arms[-1].init(params.arms, context, features),
+      arm=count,
+      reached=params.weight * ones,
+      accepted=params.weight * params.cond * ones,
+      quiet=count,
+      wait=count + _FIRST_WAIT,
+      unread=(
+        unread.empty(features, context.length, self._room)
+        if self.features
+        else ()
+      ),
     )
 
   @property
@@ -142,8 +142,8 @@ class Adaptive:
     count = jnp.where(best > 0, _STRETCH, jnp.maximum(plain, 1))
     forced = params.forced >= 0
     return (
-        jnp.where(forced, params.forced, index),
-        jnp.where(forced, _STRETCH, count),
+      jnp.where(forced, params.forced, index),
+      jnp.where(forced, _STRETCH, count),
     )
 
   def enter(self, params, state, context, slots):
@@ -151,12 +151,12 @@ class Adaptive:
       return state
     observe = functools.partial(self.arms[-1].observe, params.arms)
     arms = unread.read(
-        observe,
-        state.arms,
-        context,
-        state.unread,
-        state.quiet,
-        self.buckets[-1],
+      observe,
+      state.arms,
+      context,
+      state.unread,
+      state.quiet,
+      self.buckets[-1],
     )
     return state.replace(arms=arms)
 
@@ -178,7 +178,7 @@ class Adaptive:
       tree, _ = self.plain.draft((), (), context, sampling, noise, slots)
       return tree, state.replace(plain=True)
     tree, arms = self.arms[index - 1].draft(
-        params.arms, state.arms, context, sampling, noise, slots
+      params.arms, state.arms, context, sampling, noise, slots
     )
     return tree, state.replace(arms=arms)
 
@@ -188,7 +188,7 @@ class Adaptive:
       kept = unread.keep(kept, features[:, 0], state.quiet)
     else:
       arms = self.arms[-1].observe(
-          params.arms, arms, context, verdict, features
+        params.arms, arms, context, verdict, features
       )
       if self.features:  # the last token that was read
         rows = jnp.arange(verdict.count.size)
@@ -206,17 +206,13 @@ class Adaptive:
     failed = drafted & (verdict.count < depths)
     wait = jnp.where(failed, 2 * state.wait, _FIRST_WAIT)
     return state.replace(
-        arms=arms,
-        unread=kept,
-        plain=False,
-        reached=jnp.where(told, _MEMORY * state.reached + 1, state.reached),
-        accepted=jnp.where(
-            told, _MEMORY * state.accepted + hit, state.accepted
-        ),
-        quiet=jnp.where(drafted, 0, state.quiet + 1),
-        wait=jnp.where(
-            drafted, jnp.minimum(wait, _LONGEST_WAIT), state.wait
-        ),
+      arms=arms,
+      unread=kept,
+      plain=False,
+      reached=jnp.where(told, _MEMORY * state.reached + 1, state.reached),
+      accepted=jnp.where(told, _MEMORY * state.accepted + hit, state.accepted),
+      quiet=jnp.where(drafted, 0, state.quiet + 1),
+      wait=jnp.where(drafted, jnp.minimum(wait, _LONGEST_WAIT), state.wait),
     )
 
 
@@ -229,21 +225,21 @@ def uncalibrated(drafter: Adaptive, arms: types.Params) -> AdaptiveParams:
   sizes = jnp.array(drafter.buckets, jnp.float32)
   drafting = 0.2 * (jnp.arange(sizes.size) > 0)
   return AdaptiveParams(
-      arms=arms,
-      cost=1 + 0.1 * (sizes - sizes[0]) + drafting,
-      cond=jnp.full((len(drafter.arms), drafter.max_depth), 0.6, jnp.float32),
-      weight=jnp.float32(4),
-      forced=jnp.int32(-1),
+    arms=arms,
+    cost=1 + 0.1 * (sizes - sizes[0]) + drafting,
+    cond=jnp.full((len(drafter.arms), drafter.max_depth), 0.6, jnp.float32),
+    weight=jnp.float32(4),
+    forced=jnp.int32(-1),
   )
 
 
 def calibrate(
-    drafter: Adaptive,
-    params: AdaptiveParams,
-    start: Callable[[], types.DecodeState],
-    decode: Callable[..., types.DecodeState],
-    cycles: int = 4,
-    rounds: int = 16,
+  drafter: Adaptive,
+  params: AdaptiveParams,
+  start: Callable[[], types.DecodeState],
+  decode: Callable[..., types.DecodeState],
+  cycles: int = 4,
+  rounds: int = 16,
 ) -> AdaptiveParams:
   """Measures the cost and the acceptance of each arm on real prompts.
 
@@ -280,7 +276,7 @@ def calibrate(
     accepted, reached = state.accepted[:, curve], state.reached[:, curve]
     cond[curve] = np.asarray(accepted.sum(0) / reached.sum(0))
   return params.replace(
-      cost=jnp.asarray(shares / shares[0], jnp.float32),
-      cond=jnp.asarray(cond),
-      weight=jnp.float32(8),
+    cost=jnp.asarray(shares / shares[0], jnp.float32),
+    cond=jnp.asarray(cond),
+    weight=jnp.float32(8),
   )

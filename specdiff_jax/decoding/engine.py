@@ -52,9 +52,9 @@ class Engine:
     length, most = prompt + self.max_new_tokens, self.model.config.max_positions
     if length > most:
       raise errors.InputError(
-          f'prompt and completion take up to {length} positions, but the '
-          f'verifier was trained for {most}; lower max_new_tokens, or leave '
-          f'prompts of {prompt} tokens out.'
+        f'prompt and completion take up to {length} positions, but the '
+        f'verifier was trained for {most}; lower max_new_tokens, or leave '
+        f'prompts of {prompt} tokens out.'
       )
 
   def cache_slots(self, bucket: int, length: int) -> int:
@@ -71,15 +71,15 @@ class Engine:
 
   @functools.partial(jax.jit, static_argnums=0)
   def prefill(
-      self,
-      params: types.Params,
-      drafter_params: types.Params,
-      tokens: jax.Array,
-      length: jax.Array,
-      max_new_tokens: jax.Array,
-      end_ids: jax.Array,
-      sampling: types.Sampling,
-      noise: types.Noise,
+    self,
+    params: types.Params,
+    drafter_params: types.Params,
+    tokens: jax.Array,
+    length: jax.Array,
+    max_new_tokens: jax.Array,
+    end_ids: jax.Array,
+    sampling: types.Sampling,
+    noise: types.Noise,
   ) -> types.DecodeState:
     """Reads prompts and emits the first token of each.
 
@@ -98,19 +98,19 @@ class Engine:
     slots = self.cache_slots(bucket, bucket + 1)
     used = jnp.maximum(length, 1)
     cache = transformer.empty_cache(
-        self.model.config, batch, slots, self.cache_dtype
+      self.model.config, batch, slots, self.cache_dtype
     )
     mask = views.causal_mask(used, bucket)
     mask = jnp.pad(mask, ((0, 0), (0, 0), (0, slots - bucket)))
     positions = jnp.broadcast_to(jnp.arange(bucket), tokens.shape)
     hidden, cache, features = self.model.apply(
-        {'params': params},
-        tokens,
-        positions,
-        mask,
-        cache,
-        jnp.zeros_like(used),
-        self.drafter.features,
+      {'params': params},
+      tokens,
+      positions,
+      mask,
+      cache,
+      jnp.zeros_like(used),
+      self.drafter.features,
     )
     rows = jnp.arange(batch)
     last = hidden[rows, used - 1][:, None]
@@ -125,36 +125,36 @@ class Engine:
     depth = self.drafter.max_depth
     zeros = jnp.zeros(batch, jnp.int32)
     state = types.DecodeState(
-        tokens=buffer,
-        length=jnp.where(bad, used, used + 1),
-        limit=limit,
-        done=done,
-        end_ids=end_ids,
-        cache=cache,
-        drafter=(),
-        sampling=sampling,
-        noise=noise,
-        stats=types.Stats(
-            zeros,
-            zeros,
-            jnp.zeros((batch, depth + 1), jnp.int32),
-            bad=jnp.where(bad, 0, -1),
-        ),
+      tokens=buffer,
+      length=jnp.where(bad, used, used + 1),
+      limit=limit,
+      done=done,
+      end_ids=end_ids,
+      cache=cache,
+      drafter=(),
+      sampling=sampling,
+      noise=noise,
+      stats=types.Stats(
+        zeros,
+        zeros,
+        jnp.zeros((batch, depth + 1), jnp.int32),
+        bad=jnp.where(bad, 0, -1),
+      ),
     )
     drafted = self.drafter.init(
-        drafter_params, self.context(params, state), features
+      drafter_params, self.context(params, state), features
     )
     state = jax.tree.map(_strong, state.replace(drafter=drafted))
     return self.pinned(state)
 
   @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
   def decode(
-      self,
-      params: types.Params,
-      drafter_params: types.Params,
-      state: types.DecodeState,
-      max_cycles: jax.Array,
-      most_done: jax.Array | None = None,
+    self,
+    params: types.Params,
+    drafter_params: types.Params,
+    state: types.DecodeState,
+    max_cycles: jax.Array,
+    most_done: jax.Array | None = None,
   ) -> types.DecodeState:
     """Runs up to `max_cycles` cycles, fewer where so many rows are done.
 
@@ -200,12 +200,12 @@ class Engine:
       def run(carry):
         cycle, state = carry
         drafter = self.drafter.enter(
-            drafter_params, state.drafter, self.context(params, state), slots
+          drafter_params, state.drafter, self.context(params, state), slots
         )
         return lax.while_loop(
-            lambda c: live(c) & (wanted(c)[0] == index),
-            stretch,
-            (cycle, self.pinned(state.replace(drafter=drafter))),
+          lambda c: live(c) & (wanted(c)[0] == index),
+          stretch,
+          (cycle, self.pinned(state.replace(drafter=drafter))),
         )
 
       return run
@@ -218,7 +218,7 @@ class Engine:
     # one bucket run inside it; and the choice holds for a stretch of cycles.
     runs = [while_wanted(i, slots) for i, slots in enumerate(buckets)]
     return lax.while_loop(
-        live, lambda carry: lax.switch(wanted(carry)[0], runs, carry), start
+      live, lambda carry: lax.switch(wanted(carry)[0], runs, carry), start
     )[1]
 
   def pinned(self, state: types.DecodeState) -> types.DecodeState:
@@ -226,7 +226,7 @@ class Engine:
     if self.mesh is None:
       return state
     return lax.with_sharding_constraint(
-        state, rules.shardings(state, rules.DECODING, self.mesh)
+      state, rules.shardings(state, rules.DECODING, self.mesh)
     )
 
   def context(self, params, state: types.DecodeState) -> types.Context:
@@ -236,22 +236,22 @@ class Engine:
     """Draft, verify, accept, commit; one verifier pass over `slots` slots."""
     context = self.context(params, state)
     tree, drafted = self.drafter.draft(
-        drafter_params,
-        state.drafter,
-        context,
-        state.sampling,
-        state.noise,
-        slots,
+      drafter_params,
+      state.drafter,
+      context,
+      state.sampling,
+      state.noise,
+      slots,
     )
     logits, cache, features = self.verify(params, state, tree)
     depth = min(self.drafter.max_depth, slots - 1)
     verdict = self.rule(
-        tree, logits, state.length, state.sampling, state.noise, depth
+      tree, logits, state.length, state.sampling, state.noise, depth
     )
     if features is not None:
       features = jax.vmap(lambda f, path: f[path])(features, verdict.path)
     drafted = self.drafter.observe(
-        drafter_params, drafted, context, verdict, features
+      drafter_params, drafted, context, verdict, features
     )
     if not self.drafter.chain:
       cache = commit.gather_path(cache, verdict.path, state.length - 1)
@@ -264,13 +264,13 @@ class Engine:
     slots = transformer.cache_slots(state.cache)
     mask = tree_lib.cache_mask(tree, state.length, slots)
     hidden, cache, features = self.model.apply(
-        {'params': params},
-        tree.token,
-        start[:, None] + tree.depth,
-        mask,
-        state.cache,
-        start,
-        self.drafter.features,
+      {'params': params},
+      tree.token,
+      start[:, None] + tree.depth,
+      mask,
+      state.cache,
+      start,
+      self.drafter.features,
     )
     logits = self.model.apply({'params': params}, hidden, method='logits')
     return logits, cache, features

@@ -1,7 +1,9 @@
 """The host side of decoding: prompts through the rows of a batch."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import numbers
@@ -18,12 +20,11 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import rows as rows_lib
 
-
 _BROKEN = (
-    "the verifier's logits hold a NaN or an infinity: prompt {} (0 is "
-    'prefill). Its weights are broken, or overflow in this dtype: check the '
-    'file, or try config.dtype=float32. The prompts that were done before were '
-    'handed over.'
+  "the verifier's logits hold a NaN or an infinity: prompt {} (0 is "
+  'prefill). Its weights are broken, or overflow in this dtype: check the '
+  'file, or try config.dtype=float32. The prompts that were done before were '
+  'handed over.'
 )
 
 
@@ -37,8 +38,8 @@ class Request:
   def __post_init__(self):
     if not 0 <= self.number < 2**64:
       raise errors.InputError(
-          f'The number of a request is {self.number}, but it has to be at least '
-          '0 and below 2**64.'
+        f'The number of a request is {self.number}, but it has to be at least '
+        '0 and below 2**64.'
       )
 
 
@@ -48,32 +49,32 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-20, 1e20  # logits over it are finite
 _LEAST_TOP_P = float(np.finfo(np.float32).tiny)  # less counts as 0
 MOST_TOKENS = 1 << 24  # in a row: float32 tells so many positions apart
 _LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
-    'temperature': (
-        numbers.Real,
-        lambda x: x == 0 or LEAST_TEMPERATURE <= x <= MOST_TEMPERATURE,
-        f'0 (greedy) or {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}',
-    ),
-    'top_k': (
-        numbers.Integral,
-        lambda x: 0 <= x < 2**31,
-        f'an integer: 0 (off), or 1 to {2**31 - 1}',
-    ),
-    'top_p': (
-        numbers.Real,
-        lambda x: x == 1 or _LEAST_TOP_P <= x and np.float32(x) < 1,
-        f'1 (off), or {_LEAST_TOP_P:.3g} to 0.9999999: others are 0 or 1 in '
-        'float32',
-    ),
-    'seed': (
-        numbers.Integral,
-        lambda x: 0 <= x < 2**32,
-        f'an integer of 32 bits, 0 to {2**32 - 1}',
-    ),
-    'max_new_tokens': (
-        numbers.Integral,
-        lambda x: 1 <= x <= MOST_TOKENS,
-        f'an integer, 1 to {MOST_TOKENS}',
-    ),
+  'temperature': (
+    numbers.Real,
+    lambda x: x == 0 or LEAST_TEMPERATURE <= x <= MOST_TEMPERATURE,
+    f'0 (greedy) or {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}',
+  ),
+  'top_k': (
+    numbers.Integral,
+    lambda x: 0 <= x < 2**31,
+    f'an integer: 0 (off), or 1 to {2**31 - 1}',
+  ),
+  'top_p': (
+    numbers.Real,
+    lambda x: x == 1 or _LEAST_TOP_P <= x and np.float32(x) < 1,
+    f'1 (off), or {_LEAST_TOP_P:.3g} to 0.9999999: others are 0 or 1 in '
+    'float32',
+  ),
+  'seed': (
+    numbers.Integral,
+    lambda x: 0 <= x < 2**32,
+    f'an integer of 32 bits, 0 to {2**32 - 1}',
+  ),
+  'max_new_tokens': (
+    numbers.Integral,
+    lambda x: 1 <= x <= MOST_TOKENS,
+    f'an integer, 1 to {MOST_TOKENS}',
+  ),
 }
 
 
@@ -92,12 +93,12 @@ class Settings:
     for name, (kind, good, wanted) in _LIMITS.items():
       value = getattr(self, name)
       # A truth value is a number to Python.
-      if isinstance(value, bool) or not isinstance(value, kind) or (
-          not good(value)
+      if (
+        isinstance(value, bool)
+        or not isinstance(value, kind)
+        or (not good(value))
       ):
-        raise errors.InputError(
-            f'{name}={value!r}, but it has to be {wanted}.'
-        )
+        raise errors.InputError(f'{name}={value!r}, but it has to be {wanted}.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +138,13 @@ def bucket_for(length: int, buckets: Sequence[int]) -> int:
     if length <= bucket:
       return bucket
   raise errors.InputError(
-      f'a prompt of {length} tokens is longer than the largest buffer, '
-      f'{max(buckets)} tokens; raise prompt_buckets or shorten the prompt.'
+    f'a prompt of {length} tokens is longer than the largest buffer, '
+    f'{max(buckets)} tokens; raise prompt_buckets or shorten the prompt.'
   )
 
 
 def by_bucket(
-    requests: Sequence[Request], buckets: Sequence[int]
+  requests: Sequence[Request], buckets: Sequence[int]
 ) -> list[collections.deque[int]]:
   """Returns the indices of the requests of each bucket that occurs."""
   queues = {}
@@ -154,13 +155,13 @@ def by_bucket(
 
 
 def start(
-    engine: engine_lib.Engine,
-    params: types.Params,
-    drafter_params: types.Params,
-    requests: Sequence[Request],
-    settings: Settings,
-    batch: int,
-    buckets: Sequence[int],
+  engine: engine_lib.Engine,
+  params: types.Params,
+  drafter_params: types.Params,
+  requests: Sequence[Request],
+  settings: Settings,
+  batch: int,
+  buckets: Sequence[int],
 ) -> types.DecodeState:
   """Prefills up to `batch` requests of uneven length; spare rows are done."""
   jax_settings.check()
@@ -169,8 +170,8 @@ def start(
   engine.check_length(longest)
   if settings.max_new_tokens > engine.max_new_tokens:
     raise errors.InputError(
-        f'max_new_tokens={settings.max_new_tokens}, but the buffers have room '
-        f'for {engine.max_new_tokens}; build the system with larger ones.'
+      f'max_new_tokens={settings.max_new_tokens}, but the buffers have room '
+      f'for {engine.max_new_tokens}; build the system with larger ones.'
     )
   tokens = np.zeros((batch, bucket), np.int32)
   length = np.zeros(batch, np.int32)
@@ -189,33 +190,33 @@ def start(
     return jnp.full(batch, value, dtype)
 
   return engine.prefill(
-      params,
-      drafter_params,
-      tokens,
-      length,
-      full(settings.max_new_tokens, jnp.int32),
-      end_ids,
-      types.Sampling(
-          temperature=full(settings.temperature, jnp.float32),
-          top_k=full(settings.top_k, jnp.int32),
-          top_p=full(settings.top_p, jnp.float32),
-      ),
-      sampling_lib.request_noise(settings.seed, *sampling_lib.halves(keys)),
+    params,
+    drafter_params,
+    tokens,
+    length,
+    full(settings.max_new_tokens, jnp.int32),
+    end_ids,
+    types.Sampling(
+      temperature=full(settings.temperature, jnp.float32),
+      top_k=full(settings.top_k, jnp.int32),
+      top_p=full(settings.top_p, jnp.float32),
+    ),
+    sampling_lib.request_noise(settings.seed, *sampling_lib.halves(keys)),
   )
 
 
 def generate(
-    engine: engine_lib.Engine,
-    params: types.Params,
-    drafter_params: types.Params,
-    requests: Sequence[Request],
-    settings: Settings,
-    batch: int,
-    buckets: Sequence[int],
-    cycles_per_call: int = 1 << 30,
-    on_tokens: Callable[[int, np.ndarray], bool] | None = None,
-    on_done: Callable[[Request, Completion], None] | None = None,
-    clock: Clock | None = None,
+  engine: engine_lib.Engine,
+  params: types.Params,
+  drafter_params: types.Params,
+  requests: Sequence[Request],
+  settings: Settings,
+  batch: int,
+  buckets: Sequence[int],
+  cycles_per_call: int = 1 << 30,
+  on_tokens: Callable[[int, np.ndarray], bool] | None = None,
+  on_done: Callable[[Request, Completion], None] | None = None,
+  clock: Clock | None = None,
 ) -> list[Completion]:
   """Decodes requests; returns completions in their order.
 
@@ -313,11 +314,11 @@ class _Work:
 
   def completion(self, row: int, look: rows_lib.Look) -> Completion:
     return Completion(
-        number=self.request.number,
-        tokens=self._tokens(row, look),
-        cycles=int(look.stats.cycles[row]),
-        emitted=int(look.stats.emitted[row]),
-        accepted=look.stats.accepted[row].copy(),
+      number=self.request.number,
+      tokens=self._tokens(row, look),
+      cycles=int(look.stats.cycles[row]),
+      emitted=int(look.stats.emitted[row]),
+      accepted=look.stats.accepted[row].copy(),
     )
 
   def _tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:
@@ -326,13 +327,13 @@ class _Work:
 
 
 def warm_up(
-    engine: engine_lib.Engine,
-    params: types.Params,
-    drafter_params: types.Params,
-    requests: Sequence[Request],
-    settings: Settings,
-    batch: int,
-    buckets: Sequence[int],
+  engine: engine_lib.Engine,
+  params: types.Params,
+  drafter_params: types.Params,
+  requests: Sequence[Request],
+  settings: Settings,
+  batch: int,
+  buckets: Sequence[int],
 ) -> None:
   """Compiles all that decoding such requests needs, and runs it a little."""
   short = min(4, settings.max_new_tokens)

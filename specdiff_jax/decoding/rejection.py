@@ -10,7 +10,8 @@ rules would be lossy.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -36,13 +37,13 @@ class _Rule:
   one_chain: ClassVar[bool] = False
 
   def __call__(
-      self,
-      tree: types.DraftTree,
-      logits: jax.Array,
-      length: jax.Array,
-      sampling: types.Sampling,
-      noise: types.Noise,
-      max_depth: int,
+    self,
+    tree: types.DraftTree,
+    logits: jax.Array,
+    length: jax.Array,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`."""
     p = jnp.exp(sampling_lib.log_probabilities(logits, sampling))
@@ -117,9 +118,9 @@ def drafted_law(tree: types.DraftTree) -> jax.Array:
   """Returns `log_q`; an error where the tree has none."""
   if tree.log_q is None:
     raise errors.InputError(
-        'the rule reads the law that drafts were drawn from, but the drafter '
-        'proposes trees without `log_q`. Set keep_q, or use SampleAndMatch or '
-        'GreedyAcceptance.'
+      'the rule reads the law that drafts were drawn from, but the drafter '
+      'proposes trees without `log_q`. Set keep_q, or use SampleAndMatch or '
+      'GreedyAcceptance.'
     )
   return tree.log_q
 
@@ -132,7 +133,7 @@ def residual(p: jax.Array, q: jax.Array, fallback: jax.Array) -> jax.Array:
 
 
 def walk(
-    tree: types.DraftTree, p: jax.Array, coins: jax.Array, proposal: str
+  tree: types.DraftTree, p: jax.Array, coins: jax.Array, proposal: str
 ) -> Walk:
   """Tries the slots of a tree in their order.
 
@@ -167,24 +168,22 @@ def walk(
       accepted = is_tried & (coins[slot] < chance)
       # A slot that repeats an accepted token leads on like the accepted one.
       twin = jnp.any(
-          on_path
-          & (tree.depth == tree.depth[slot])
-          & (tree.token == token)
+        on_path & (tree.depth == tree.depth[slot]) & (tree.token == token)
       )
       on_path = on_path.at[slot].set(accepted | (sibling & ~is_tried & twin))
       left = jnp.where(is_tried, residual(law, q, p[deepest]), law)
       carry = (
-          on_path,
-          jnp.where(accepted, slot, deepest),
-          jnp.where(accepted, p[slot], left),
-          jnp.where(accepted, False, tried | (is_tried & (here > 0))),
+        on_path,
+        jnp.where(accepted, slot, deepest),
+        jnp.where(accepted, p[slot], left),
+        jnp.where(accepted, False, tried | (is_tried & (here > 0))),
       )
       return carry, jnp.where(is_tried, chance, -1)
 
     root = jnp.arange(slots) == 0
     start = (root, jnp.int32(0), p[0], jnp.zeros(vocab_size, bool))
     (_, deepest, law, _), chance = lax.scan(
-        step, start, jnp.arange(1, slots, dtype=jnp.int32)
+      step, start, jnp.arange(1, slots, dtype=jnp.int32)
     )
     return deepest, law, jnp.concatenate([-jnp.ones(1, p.dtype), chance])
 

@@ -42,17 +42,17 @@ def group_of(batch: int) -> int:
 class Rows:
   """A running batch, whose rows are filled `group` at a time.
 
-    rows = Rows(engine, params, drafter_params, batch=4)
-    rows.fill([0], one)  # a row never filled is done
-    look = rows.run(cycles=16, live=1)
+  rows = Rows(engine, params, drafter_params, batch=4)
+  rows.fill([0], one)  # a row never filled is done
+  look = rows.run(cycles=16, live=1)
   """
 
   def __init__(
-      self,
-      engine: engine_lib.Engine,
-      params: types.Params,
-      drafter_params: types.Params,
-      batch: int,
+    self,
+    engine: engine_lib.Engine,
+    params: types.Params,
+    drafter_params: types.Params,
+    batch: int,
   ):
     self._engine, self._batch, self.group = engine, batch, group_of(batch)
     self._params, self._drafter_params = params, drafter_params
@@ -82,11 +82,11 @@ class Rows:
     """
     self._fit()
     self._state = self._engine.decode(
-        self._params,
-        self._drafter_params,
-        self._engine.pinned(self._state),  # another sharding is a recompile
-        np.int32(cycles),
-        np.int32(max(self._batch - live + 1, self.group)),
+      self._params,
+      self._drafter_params,
+      self._engine.pinned(self._state),  # another sharding is a recompile
+      np.int32(cycles),
+      np.int32(max(self._batch - live + 1, self.group)),
     )
     s = self._state
     look = Look(*jax.device_get((s.tokens, s.length, s.done, s.stats)))
@@ -116,7 +116,7 @@ class Rows:
     slots = self._engine.cache_slots(bucket, self._longest)
     if slots > transformer.cache_slots(self._state.cache):
       self._state = grow(
-          self._engine, self._params, self._drafter_params, self._state, slots
+        self._engine, self._params, self._drafter_params, self._state, slots
       )
 
 
@@ -135,7 +135,7 @@ def spread(some: types.DecodeState, batch: int) -> types.DecodeState:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def insert(
-    state: types.DecodeState, some: types.DecodeState, rows: jax.Array
+  state: types.DecodeState, some: types.DecodeState, rows: jax.Array
 ) -> types.DecodeState:
   """Replaces rows [K] by those of `some`; `state` is donated.
 
@@ -154,11 +154,11 @@ def insert(
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def grow(
-    engine: engine_lib.Engine,
-    params: types.Params,
-    drafter_params: types.Params,
-    state: types.DecodeState,
-    slots: int,
+  engine: engine_lib.Engine,
+  params: types.Params,
+  drafter_params: types.Params,
+  state: types.DecodeState,
+  slots: int,
 ) -> types.DecodeState:
   """Returns the state with caches of `slots` slots, the new ones empty.
 
@@ -180,10 +180,10 @@ def grow(
        engine.model.config.width), jnp.float32,
   )  # fmt: skip
   like = jax.eval_shape(
-      engine.drafter.init, drafter_params, context, features if wanted else None
+    engine.drafter.init, drafter_params, context, features if wanted else None
   )
   drafter = jax.tree.map(
-      lambda leaf, new: _on_bits(_pad, leaf, new.shape), state.drafter, like
+    lambda leaf, new: _on_bits(_pad, leaf, new.shape), state.drafter, like
   )
   return state.replace(cache=cache, drafter=drafter)
 
@@ -199,8 +199,8 @@ def _by_row(function, *states: types.DecodeState) -> types.DecodeState:
 
   bare = [state.replace(cache=(), end_ids=()) for state in states]
   return jax.tree.map(functools.partial(at, 0), *bare).replace(
-      cache=jax.tree.map(cache, *(state.cache for state in states)),
-      end_ids=states[-1].end_ids,
+    cache=jax.tree.map(cache, *(state.cache for state in states)),
+    end_ids=states[-1].end_ids,
   )
 
 
@@ -220,7 +220,7 @@ def _on_bits(function, *arguments):
   if arguments[0].dtype != jnp.bfloat16:
     return function(*arguments)
   bits = (
-      lax.bitcast_convert_type(x, jnp.uint16) if isinstance(x, jax.Array) else x
-      for x in arguments
+    lax.bitcast_convert_type(x, jnp.uint16) if isinstance(x, jax.Array) else x
+    for x in arguments
   )
   return lax.bitcast_convert_type(function(*bits), jnp.bfloat16)

@@ -1,7 +1,9 @@
 """A ready system: an engine with its weights and settings."""
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 from typing import Any
@@ -53,12 +55,12 @@ class System:
   size: Mapping[str, int]  # gamma, drafts, verify_tokens
 
   def __call__(
-      self,
-      requests: Sequence[generate.Request],
-      *,
-      on_tokens: Callable[[int, np.ndarray], bool] | None = None,
-      on_done: Callable[[Any, generate.Completion], None] | None = None,
-      clock: generate.Clock | None = None,
+    self,
+    requests: Sequence[generate.Request],
+    *,
+    on_tokens: Callable[[int, np.ndarray], bool] | None = None,
+    on_done: Callable[[Any, generate.Completion], None] | None = None,
+    clock: generate.Clock | None = None,
   ) -> list[generate.Completion]:
     """Decodes requests; the host looks when rows are done, or if it has to.
 
@@ -70,46 +72,46 @@ class System:
       if numbers[request.number] > 1:
         name = getattr(request, 'id', '') or request.number
         raise errors.InputError(
-            f'{numbers[request.number]} requests have the id {name!r}, which '
-            'keys their draws: they would be the same. Give each its own.'
+          f'{numbers[request.number]} requests have the id {name!r}, which '
+          'keys their draws: they would be the same. Give each its own.'
         )
     looks = {'cycles_per_call': self.cycles_per_call} if on_tokens else {}
     return generate.generate(
-        self.engine,
-        self.params,
-        self.drafter_params,
-        requests,
-        self.settings,
-        self.batch,
-        self.buckets,
-        on_tokens=on_tokens,
-        on_done=on_done,
-        clock=clock,
-        **looks,
+      self.engine,
+      self.params,
+      self.drafter_params,
+      requests,
+      self.settings,
+      self.batch,
+      self.buckets,
+      on_tokens=on_tokens,
+      on_done=on_done,
+      clock=clock,
+      **looks,
     )
 
   def warm_up(self, requests: Sequence[generate.Request]) -> None:
     """Compiles all that decoding requests of such lengths needs."""
     generate.warm_up(
-        self.engine,
-        self.params,
-        self.drafter_params,
-        requests,
-        self.settings,
-        self.batch,
-        self.buckets,
+      self.engine,
+      self.params,
+      self.drafter_params,
+      requests,
+      self.settings,
+      self.batch,
+      self.buckets,
     )
 
   def start(self, requests: Sequence[generate.Request]) -> types.DecodeState:
     """Returns the prefilled state of up to `batch` requests."""
     return generate.start(
-        self.engine,
-        self.params,
-        self.drafter_params,
-        requests[: self.batch],
-        self.settings,
-        self.batch,
-        self.buckets,
+      self.engine,
+      self.params,
+      self.drafter_params,
+      requests[: self.batch],
+      self.settings,
+      self.batch,
+      self.buckets,
     )
 
   def calibrated(self, requests: Sequence[generate.Request]) -> 'System':
@@ -122,10 +124,10 @@ class System:
 
     def decode(drafter_params, state, cycles):
       return self.engine.decode(
-          self.params, drafter_params, state, jnp.int32(cycles), every_row
+        self.params, drafter_params, state, jnp.int32(cycles), every_row
       )
 
     params = controller.calibrate(
-        drafter, self.drafter_params, lambda: self.start(requests), decode
+      drafter, self.drafter_params, lambda: self.start(requests), decode
     )
     return dataclasses.replace(self, drafter_params=params)

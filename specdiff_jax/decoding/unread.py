@@ -37,12 +37,12 @@ def keep(buffer: jax.Array, features: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def read(
-    observe: Callable[..., types.State],
-    state: types.State,
-    context: types.Context,
-    buffer: jax.Array,
-    count: jax.Array,
-    size: int,
+  observe: Callable[..., types.State],
+  state: types.State,
+  context: types.Context,
+  buffer: jax.Array,
+  count: jax.Array,
+  size: int,
 ) -> types.State:
   """Returns the drafter's state after it observed what is unread.
 
@@ -64,7 +64,7 @@ def read(
   def some(number, state):
     first = jnp.clip(number * size, 0, jnp.maximum(count + 1 - size, 0))
     part = jax.vmap(
-        lambda row, at: lax.dynamic_slice_in_dim(row, at, size, axis=0)
+      lambda row, at: lax.dynamic_slice_in_dim(row, at, size, axis=0)
     )(buffer, first)
     accepted = jnp.minimum(count - first, size - 1)
     verdict = types.Verdict(path, accepted, jnp.zeros_like(accepted))

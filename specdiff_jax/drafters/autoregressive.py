@@ -15,7 +15,8 @@ missing: the next draft begins with it.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
+from typing import ClassVar
 
 import jax
 from jax import lax
@@ -70,7 +71,7 @@ class Autoregressive:
     batch, buffer = context.tokens.shape
     room = transformer.cache_slots(context.cache)
     cache = transformer.empty_cache(
-        self.config.network, batch, room, self.cache_dtype
+      self.config.network, batch, room, self.cache_dtype
     )
     size = min(_CHUNK, room, buffer)
 
@@ -89,14 +90,14 @@ class Autoregressive:
     positions = start[:, None] + jnp.arange(tokens.shape[1])
     slots = jnp.arange(cache[0][0].shape[2])
     return causal_network.run(
-        self.config,
-        params.network,
-        context.verifier['embed'],
-        tokens,
-        positions,
-        slots <= positions[..., None],
-        cache,
-        start,
+      self.config,
+      params.network,
+      context.verifier['embed'],
+      tokens,
+      positions,
+      slots <= positions[..., None],
+      cache,
+      start,
     )
 
   def draft(self, params, state, context, sampling, noise, slots):
@@ -108,15 +109,15 @@ class Autoregressive:
     rows = jnp.arange(start.shape[0])[:, None]
     last_two = context.tokens[rows, start[:, None] + jnp.arange(2)]
     return drafted(
-        self.strategy,
-        step,
-        last_two,
-        params.vocab,
-        state,
-        context,
-        sampling,
-        noise,
-        slots - 1,
+      self.strategy,
+      step,
+      last_two,
+      params.vocab,
+      state,
+      context,
+      sampling,
+      noise,
+      slots - 1,
     )
 
   def observe(self, params, state, context, verdict, features):
@@ -130,15 +131,15 @@ def proposal(strategy: strategies.Chain) -> str:
 
 
 def drafted(
-    strategy: strategies.Chain,
-    step: Callable[..., tuple[jax.Array, Any]],
-    tokens: jax.Array,
-    ids: jax.Array,
-    cache: Any,
-    context: types.Context,
-    sampling: types.Sampling,
-    noise: types.Noise,
-    gamma: int,
+  strategy: strategies.Chain,
+  step: Callable[..., tuple[jax.Array, Any]],
+  tokens: jax.Array,
+  ids: jax.Array,
+  cache: Any,
+  context: types.Context,
+  sampling: types.Sampling,
+  noise: types.Noise,
+  gamma: int,
 ) -> tuple[types.DraftTree, Any]:
   """Returns the chain of `gamma` tokens that step after step gives.
 
@@ -197,5 +198,5 @@ def _perturbation(strategy, law, noise, length, gamma, ids, vocab_size):
     return jnp.where(hot[:, None, None], g, 0.0)
 
   return lax.cond(
-      jnp.any(hot), draw, lambda: jnp.zeros((length.shape[0],) + shape)
+    jnp.any(hot), draw, lambda: jnp.zeros((length.shape[0],) + shape)
   )

@@ -49,10 +49,10 @@ class Block(window.Window):
   def init(self, params, context, features):
     batch, bucket = features.shape[:2]
     state = transformer.empty_cache(
-        self.config.network,
-        batch,
-        transformer.cache_slots(context.cache),
-        self.cache_dtype,
+      self.config.network,
+      batch,
+      transformer.cache_slots(context.cache),
+      self.cache_dtype,
     )
     positions = jnp.broadcast_to(jnp.arange(bucket), (batch, bucket))
     start = jnp.zeros(batch, jnp.int32)
@@ -75,17 +75,17 @@ class Block(window.Window):
       # The embedding as it is stored: DFlash knows no scale of it.
       x = layers_lib.lookup(context.verifier['embed'], tokens)
       x = dflash.DFlash(self.config).apply(
-          {'params': params}, x, positions, state, seen
+        {'params': params}, x, positions, state, seen
       )
       logits = networks.network(self.verifier).apply(
-          {'params': context.verifier}, x[:, 1:], method='logits'
+        {'params': context.verifier}, x[:, 1:], method='logits'
       )
       return marginals_lib.Marginals(
-          logits=logits + barred,
-          ids=ids,
-          root=root[:, 0],
-          length=context.length,
-          vocab_size=self.verifier.vocab_size,
+        logits=logits + barred,
+        ids=ids,
+        root=root[:, 0],
+        length=context.length,
+        vocab_size=self.verifier.vocab_size,
       )
 
     return self.tree(run, sampling, noise, slots), state
@@ -99,8 +99,8 @@ class Block(window.Window):
   def _keep(self, params, state, features, positions, start):
     """Returns the keys with those of features [B, M, F, E] from start on."""
     new = dflash.DFlash(self.config).apply(
-        {'params': params}, features, positions, method='context'
+      {'params': params}, features, positions, method='context'
     )
     return jax.tree.map(
-        lambda old, x: layers_lib.write_rows(old, x, start), state, new
+      lambda old, x: layers_lib.write_rows(old, x, start), state, new
     )

@@ -33,7 +33,7 @@ class Denoising:
   remask: bool = False
 
   def __call__(
-      self, run: Run, pick: Callable[[marginals_lib.Marginals], jax.Array]
+    self, run: Run, pick: Callable[[marginals_lib.Marginals], jax.Array]
   ) -> marginals_lib.Marginals:
     """Returns the marginals of the last pass; pick(marginals) -> [B, G]."""
     marginals = run(None, None)
@@ -53,7 +53,7 @@ class Denoising:
     token = jax.nn.one_hot(index, marginals.logits.shape[-1], dtype=bool)
     fixed = jnp.where(token, 0.0, -jnp.inf)
     return marginals.replace(
-        logits=jnp.where(decided[..., None], fixed, marginals.logits)
+      logits=jnp.where(decided[..., None], fixed, marginals.logits)
     )
 
   def _sureness(self, marginals):

@@ -76,7 +76,7 @@ class MaskedDiffusion(window.Window):
 
   def _context(self, params, features, positions):
     return drafter_network.DrafterNetwork(self.config).apply(
-        {'params': params.network}, features, positions, method='context'
+      {'params': params.network}, features, positions, method='context'
     )
 
   def draft(self, params, state, context, sampling, noise, slots):
@@ -90,22 +90,22 @@ class MaskedDiffusion(window.Window):
       if decided is not None:
         revealed = (decided[:, None], params.vocab[index][:, None])
       x = drafter_windows.fill(
-          self.config,
-          params.network,
-          context.verifier['embed'],
-          context.tokens,
-          anchors,
-          state.last[:, None],
-          keys,
-          first,
-          revealed,
+        self.config,
+        params.network,
+        context.verifier['embed'],
+        context.tokens,
+        anchors,
+        state.last[:, None],
+        keys,
+        first,
+        revealed,
       )[:, 0]
       return marginals_lib.Marginals(
-          logits=layers_lib.dense(x, params.head),
-          ids=params.vocab,
-          root=root,
-          length=context.length,
-          vocab_size=self.config.verifier.vocab_size,
+        logits=layers_lib.dense(x, params.head),
+        ids=params.vocab,
+        root=root,
+        length=context.length,
+        vocab_size=self.config.verifier.vocab_size,
       )
 
     return self.tree(run, sampling, noise, slots), state
@@ -119,7 +119,7 @@ class MaskedDiffusion(window.Window):
 
     def cut(array):  # [B, Hkv, S, Dh]
       return jax.vmap(
-          lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, window, axis=1)
+        lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, window, axis=1)
       )(array, first)
 
     return jax.tree.map(cut, context), first
@@ -129,7 +129,7 @@ class MaskedDiffusion(window.Window):
     positions = start[:, None] + jnp.arange(features.shape[1])
     new = self._context(params, features, positions)
     written = jax.tree.map(
-        lambda old, x: layers_lib.write_rows(old, x, start), state.context, new
+      lambda old, x: layers_lib.write_rows(old, x, start), state.context, new
     )
     last = features[jnp.arange(start.shape[0]), verdict.count]
     return DiffusionState(written, last)

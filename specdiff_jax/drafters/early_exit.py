@@ -67,29 +67,29 @@ class EarlyExit:
     def step(tokens, start, cache):
       index = jnp.arange(cache[0][0].shape[2])
       x, cache = transformer.first_layers(
-          self.config,
-          verifier,
-          self.layers,
-          transformer.embedded(self.config, verifier['embed'], tokens),
-          start[:, None],
-          index <= start[:, None, None],
-          cache,
-          start,
+        self.config,
+        verifier,
+        self.layers,
+        transformer.embedded(self.config, verifier['embed'], tokens),
+        start[:, None],
+        index <= start[:, None, None],
+        cache,
+        start,
       )
       return layers_lib.dense(x[:, 0], head), cache
 
     rows = jnp.arange(context.length.shape[0])
     last = context.tokens[rows, context.length - 1][:, None]
     tree, _ = autoregressive.drafted(
-        self.strategy,
-        step,
-        last,
-        jnp.arange(self.config.vocab_size),
-        self._cache(context.cache),
-        context,
-        sampling,
-        noise,
-        slots - 1,
+      self.strategy,
+      step,
+      last,
+      jnp.arange(self.config.vocab_size),
+      self._cache(context.cache),
+      context,
+      sampling,
+      noise,
+      slots - 1,
     )
     return tree, state
 
@@ -97,7 +97,7 @@ class EarlyExit:
     """Returns (keys, values) of the first layers, unrolled or stacked."""
     if self.config.scan_layers:
       return tuple(
-          jax.tree.map(lambda x: x[i], cache) for i in range(self.layers)
+        jax.tree.map(lambda x: x[i], cache) for i in range(self.layers)
       )
     return cache[: self.layers]
 

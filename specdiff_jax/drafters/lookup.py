@@ -25,8 +25,8 @@ class PromptLookup:
   def __post_init__(self):
     if not 1 <= self.ngram <= ngram_lib.MOST:
       raise errors.InputError(
-          f'ngram={self.ngram}, but prompt lookup looks for matches of 1 to '
-          f'{ngram_lib.MOST} tokens.'
+        f'ngram={self.ngram}, but prompt lookup looks for matches of 1 to '
+        f'{ngram_lib.MOST} tokens.'
       )
 
   @property
@@ -44,7 +44,7 @@ class PromptLookup:
   def draft(self, params, state, context, sampling, noise, slots):
     del params, sampling, noise
     copied, matched = jax.vmap(
-        lambda t, n: ngram_lib.continuation(t, n, slots - 1, self.ngram)
+      lambda t, n: ngram_lib.continuation(t, n, slots - 1, self.ngram)
     )(context.tokens, context.length)
     rows = jnp.arange(context.tokens.shape[0])
     last = context.tokens[rows, context.length - 1]

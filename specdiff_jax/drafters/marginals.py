@@ -35,19 +35,19 @@ class Strategy(Protocol):
     """Returns the size of a whole tree over a window of gamma slots."""
 
   def pick(
-      self,
-      marginals: Marginals,
-      sampling: types.Sampling,
-      noise: types.Noise,
+    self,
+    marginals: Marginals,
+    sampling: types.Sampling,
+    noise: types.Noise,
   ) -> jax.Array:
     """Returns [B, G] which of the W tokens each slot takes, taken alone."""
 
   def __call__(
-      self,
-      marginals: Marginals,
-      sampling: types.Sampling,
-      noise: types.Noise,
-      slots: int,
+    self,
+    marginals: Marginals,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    slots: int,
   ) -> types.DraftTree:
     """Returns a tree of `slots` slots."""
 
@@ -59,11 +59,11 @@ def shared_noise(marginals: Marginals, noise: types.Noise) -> jax.Array:
 
 
 def noise_at(
-    noise: types.Noise,
-    length: jax.Array,
-    gamma: int,
-    ids: jax.Array,
-    vocab_size: int,
+  noise: types.Noise,
+  length: jax.Array,
+  gamma: int,
+  ids: jax.Array,
+  vocab_size: int,
 ) -> jax.Array:
   """Returns the verifier's noise [B, G, W] of tokens [W], from length on."""
   positions = length[:, None] + jnp.arange(gamma)
@@ -71,7 +71,7 @@ def noise_at(
 
 
 def own_noise(
-    noise: types.Noise, length: jax.Array, shape: tuple[int, ...]
+  noise: types.Noise, length: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
   """Returns Gumbel noise [B, *shape] that is drawn afresh in every cycle."""
   keys = sampling_lib.fresh(noise, sampling_lib.DRAFT, length)

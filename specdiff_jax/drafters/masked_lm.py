@@ -44,10 +44,10 @@ class MaskedLMParams:
 
 
 def make_params(
-    model: masked_lm.MaskedLM,
-    network: Any,
-    mapped: np.ndarray,
-    vocab_size: int,
+  model: masked_lm.MaskedLM,
+  network: Any,
+  mapped: np.ndarray,
+  vocab_size: int,
 ) -> MaskedLMParams:
   """Returns the params of a drafter.
 
@@ -115,7 +115,7 @@ class MaskedLMDrafter(window.Window):
     room = transformer.cache_slots(context.cache)
     room += 2 * max(self.gamma, self.largest) + 1
     cache = transformer.empty_cache(
-        self.model.network, batch, room, self.cache_dtype
+      self.model.network, batch, room, self.cache_dtype
     )
     state = PrefixState(cache, jnp.zeros(batch, jnp.int32))
     return self._catch_up(params, state, context)
@@ -147,14 +147,14 @@ class MaskedLMDrafter(window.Window):
       caches.append(new)  # the keys of the prefix are the same in every pass
       x = x[rows, slot - int(self.model.shifted)]
       logits = networks.network(self.model.network).apply(
-          {'params': params.network}, x, method='logits'
+        {'params': params.network}, x, method='logits'
       )
       return marginals_lib.Marginals(
-          logits=logits[..., params.own],
-          ids=params.ids,
-          root=context.tokens[rows[:, 0], context.length - 1],
-          length=context.length,
-          vocab_size=params.feed.shape[0],
+        logits=logits[..., params.own],
+        ids=params.ids,
+        root=context.tokens[rows[:, 0], context.length - 1],
+        length=context.length,
+        vocab_size=params.feed.shape[0],
       )
 
     tree = self.tree(run, sampling, noise, slots)
@@ -174,7 +174,7 @@ class MaskedLMDrafter(window.Window):
     keys = index[:, None] if keys is None else keys[None, None]
     length = length[:, None, None]
     seen = jnp.broadcast_to(
-        keys < length + self.gamma, index.shape + keys.shape[-1:]
+      keys < length + self.gamma, index.shape + keys.shape[-1:]
     )
     if self.model.prefix == 'full':
       return seen
@@ -191,7 +191,7 @@ class MaskedLMDrafter(window.Window):
   def _read(self, params, tokens, index, mask, cache, start):
     """Runs the network: final states [B, M, E] and the cache."""
     return networks.network(self.model.network).apply(
-        {'params': params.network}, tokens, index, mask, cache, start
+      {'params': params.network}, tokens, index, mask, cache, start
     )[:2]
 
   def _catch_up(self, params, state, context):
@@ -223,7 +223,7 @@ class MaskedLMDrafter(window.Window):
     longest, most = tokens + self.gamma, self.model.network.max_positions
     if longest > most:
       raise errors.InputError(
-          f'prompt, completion and draft take up to {longest} positions, but '
-          f'the drafter was trained for {most}; lower max_new_tokens, '
-          'prompt_buckets or gamma, or take another drafter.'
+        f'prompt, completion and draft take up to {longest} positions, but '
+        f'the drafter was trained for {most}; lower max_new_tokens, '
+        'prompt_buckets or gamma, or take another drafter.'
       )

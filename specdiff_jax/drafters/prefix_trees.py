@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from specdiff_jax.core import types
 
 
-def merged(
-    token: jax.Array, root: jax.Array, slots: int
-) -> types.DraftTree:
+def merged(token: jax.Array, root: jax.Array, slots: int) -> types.DraftTree:
   """Returns the prefix tree of K chains [B, K, G], breadth first.
 
   Chains a b and a c give slots root, a, b, c; what does not fit is left out.
@@ -32,12 +30,12 @@ def merged(
   parent = jnp.take_along_axis(above, owner_above, axis=1)
   depth = jnp.broadcast_to(jnp.arange(1, gamma + 1), token.shape)
   return _placed(
-      place, by_depth(token), by_depth(parent), by_depth(depth), root, slots
+    place, by_depth(token), by_depth(parent), by_depth(depth), root, slots
   )
 
 
 def best_first(
-    log_q: jax.Array, ids: jax.Array, root: jax.Array, slots: int
+  log_q: jax.Array, ids: jax.Array, root: jax.Array, slots: int
 ) -> types.DraftTree:
   """Returns the most probable prefixes under marginals [B, G, W].
 
@@ -57,7 +55,7 @@ def best_first(
     total = (score[..., None] + value[:, depth, None]).reshape(batch, -1)
     score, chosen = lax.top_k(total, min(width, total.shape[1]))
     tokens.append(
-        jnp.take_along_axis(token[:, depth], chosen % choices, axis=1)
+      jnp.take_along_axis(token[:, depth], chosen % choices, axis=1)
     )
     # Index in the pool of all depths; the root lies before it, at -1.
     offset = sum(s.shape[1] for s in scores) - paths if scores else -1
@@ -65,23 +63,25 @@ def best_first(
     scores.append(score)
   pool = jnp.concatenate(scores, axis=1)
   depth = jnp.concatenate(
-      [jnp.full(s.shape[1], d + 1) for d, s in enumerate(scores)]
+    [jnp.full(s.shape[1], d + 1) for d, s in enumerate(scores)]
   )
   # Ties go to the lower index, hence to the shallower prefix.
   best, chosen = lax.top_k(pool, min(width, pool.shape[1]))
   rows = jnp.arange(batch)[:, None]
-  place = jnp.full(pool.shape, slots).at[rows, chosen].set(
-      jnp.where(best > -jnp.inf, 1 + jnp.arange(chosen.shape[1]), slots)
+  place = (
+    jnp.full(pool.shape, slots)
+    .at[rows, chosen]
+    .set(jnp.where(best > -jnp.inf, 1 + jnp.arange(chosen.shape[1]), slots))
   )
   parent = jnp.concatenate(parents, axis=1)
   above = jnp.take_along_axis(place, jnp.maximum(parent, 0), axis=1)
   return _placed(
-      place,
-      jnp.concatenate(tokens, axis=1),
-      jnp.where(parent < 0, 0, above),
-      jnp.broadcast_to(depth, pool.shape),
-      root,
-      slots,
+    place,
+    jnp.concatenate(tokens, axis=1),
+    jnp.where(parent < 0, 0, above),
+    jnp.broadcast_to(depth, pool.shape),
+    root,
+    slots,
   )
 
 
@@ -95,8 +95,8 @@ def _placed(place, token, parent, depth, root, slots) -> types.DraftTree:
     return empty.at[rows, place].set(values, mode='drop')
 
   return types.DraftTree(
-      token=scatter(root, token.astype(jnp.int32)),
-      parent=scatter(0, parent.astype(jnp.int32)),
-      depth=scatter(0, depth.astype(jnp.int32)),
-      valid=scatter(True, jnp.ones(token.shape, bool)),
+    token=scatter(root, token.astype(jnp.int32)),
+    parent=scatter(0, parent.astype(jnp.int32)),
+    depth=scatter(0, depth.astype(jnp.int32)),
+    valid=scatter(True, jnp.ones(token.shape, bool)),
   )

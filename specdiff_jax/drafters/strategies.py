@@ -41,13 +41,13 @@ class Tempered:
       return sampling
     like = jnp.ones_like
     return types.Sampling(
-        temperature=self.temperature * like(sampling.temperature),
-        top_k=self.top_k * like(sampling.top_k),
-        top_p=like(sampling.top_p),
+      temperature=self.temperature * like(sampling.temperature),
+      top_k=self.top_k * like(sampling.top_k),
+      top_p=like(sampling.top_p),
     )
 
   def kept(
-      self, log_q: jax.Array, ids: jax.Array, vocab_size: int
+    self, log_q: jax.Array, ids: jax.Array, vocab_size: int
   ) -> jax.Array | None:
     """Returns log_q [B, G, W] over the verifier's tokens [B, G, V], if kept."""
     if not self.keep_q:
@@ -103,7 +103,7 @@ class Chain(Tempered):
       log_q = self.kept(log_q, marginals.ids, marginals.vocab_size)
       log_q = jnp.pad(log_q, ((0, 0), (1, 0), (0, 0)))
     token = jnp.concatenate(
-        [marginals.root[:, None], marginals.ids[index]], axis=1
+      [marginals.root[:, None], marginals.ids[index]], axis=1
     ).astype(jnp.int32)
     return tree_lib.chain(token, jnp.ones_like(token, bool), log_q)
 
@@ -145,8 +145,8 @@ class Drafts(Tempered):
       marginals = marginals.replace(logits=marginals.logits[:, :gamma])
     if self.arrangement == 'distinct' and self.drafts > marginals.ids.size:
       raise errors.InputError(
-          f'{self.drafts} drafts cannot begin with different tokens: the '
-          f'drafter has {marginals.ids.size}. Lower config.drafts.'
+        f'{self.drafts} drafts cannot begin with different tokens: the '
+        f'drafter has {marginals.ids.size}. Lower config.drafts.'
       )
     law = self.law(sampling)
     log_q = sampling_lib.log_probabilities(marginals.logits, law)
@@ -199,7 +199,7 @@ class BestFirst:
       return logits + jnp.where(hot, g, 0)
 
     return lax.cond(
-        jnp.any(sampling.temperature > 0), perturbed, lambda: marginals.logits
+      jnp.any(sampling.temperature > 0), perturbed, lambda: marginals.logits
     )
 
   def __call__(self, marginals, sampling, noise, slots):

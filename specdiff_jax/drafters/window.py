@@ -36,11 +36,11 @@ class Window:
     return self.gamma
 
   def tree(
-      self,
-      run: denoising_lib.Run,
-      sampling: types.Sampling,
-      noise: types.Noise,
-      slots: int,
+    self,
+    run: denoising_lib.Run,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    slots: int,
   ) -> types.DraftTree:
     """Returns the tree of `slots` slots that passes of the network give."""
 

@@ -56,8 +56,8 @@ def sizes(path: str) -> networks.Config:
     return presets.published(path.removeprefix(_PRESET))
   if path.endswith('.safetensors'):
     raise errors.InputError(
-        f'{path}: our own drafters are small and on every chip whole; leave '
-        'out --mesh.'
+      f'{path}: our own drafters are small and on every chip whole; leave '
+      'out --mesh.'
     )
   return _opened(path).config
 
@@ -67,15 +67,15 @@ def _opened(path: str) -> sources.Source:
   name = not os.path.exists(path) and hub.is_name(path)
   if name and not path.endswith('.gguf') and not hub.cached(path):
     raise errors.InputError(
-        f'{path}: there is no such file or directory, nor a whole model of '
-        f'this name in the hub\'s cache ({hub.cache_dir()}), and inspecting '
-        'downloads nothing; correct the path, or download the model first.'
+      f'{path}: there is no such file or directory, nor a whole model of '
+      f"this name in the hub's cache ({hub.cache_dir()}), and inspecting "
+      'downloads nothing; correct the path, or download the model first.'
     )
   return sources.open_drafter(path) or sources.open_model(path)
 
 
 def per_chip(
-    config: networks.Config, mesh: Mapping[str, int], dtype: str
+  config: networks.Config, mesh: Mapping[str, int], dtype: str
 ) -> dict[str, Any]:
   """Returns bytes of weights on each chip of a mesh, by the sharding rules.
 
@@ -84,19 +84,21 @@ def per_chip(
   """
   abstract = jax.sharding.AbstractMesh(tuple(mesh.values()), tuple(mesh))
   kind = np.dtype(params_lib.dtype_of(dtype))
-  tree = params_lib.nest({
+  tree = params_lib.nest(
+    {
       name: jax.ShapeDtypeStruct(shape, kind)
       for name, shape in networks.shapes(config).items()
-  })
+    }
+  )
   placed = rules.shardings(tree, rules.TRANSFORMER, abstract)
   leaves = list(zip(jax.tree.leaves(tree), jax.tree.leaves(placed)))
   mine = sum(math.prod(s.shard_shape(x.shape)) for x, s in leaves)
   whole = sum(math.prod(x.shape) for x, _ in leaves)
   return {
-      'weights': mine * kind.itemsize,
-      'weights_whole': whole * kind.itemsize,
-      'cache_per_token': _cache_bytes(config),
-      'not_split': rules.not_split(tree, rules.TRANSFORMER, abstract),
+    'weights': mine * kind.itemsize,
+    'weights_whole': whole * kind.itemsize,
+    'cache_per_token': _cache_bytes(config),
+    'not_split': rules.not_split(tree, rules.TRANSFORMER, abstract),
   }
 
 
@@ -109,15 +111,15 @@ def _cache_bytes(config: networks.Config) -> int:
 
 
 def _of_config(
-    path: str, form: str, family: str, config: networks.Config
+  path: str, form: str, family: str, config: networks.Config
 ) -> dict[str, Any]:
   return {
-      'path': path,
-      'form': form,
-      'family': family,
-      'network': type(config).__name__.removesuffix('Config'),
-      'config': dataclasses.asdict(config),
-      'parameters': presets.parameters(config),
+    'path': path,
+    'form': form,
+    'family': family,
+    'network': type(config).__name__.removesuffix('Config'),
+    'config': dataclasses.asdict(config),
+    'parameters': presets.parameters(config),
   }
 
 
@@ -126,9 +128,9 @@ def _of_published(source: sources.Source) -> dict[str, Any]:
   if isinstance(source.config, dflash.DFlashConfig):
     return {'kind': 'DFlash', 'mask_id': published.mask_id}
   return {
-      'kind': 'masked language model',
-      'mask_id': None if published.mask_id < 0 else published.mask_id,
-      'shifted': published.shifted,
+    'kind': 'masked language model',
+    'mask_id': None if published.mask_id < 0 else published.mask_id,
+    'shifted': published.shifted,
   }
 
 
@@ -137,13 +139,14 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
   facts = safetensors_io.metadata(path)
   if facts.get('format') != drafter_file.FORMAT:
     raise errors.InputError(
-        f'{path}: a file of tensors alone does not say what model it is; give '
-        'its directory, with config.json.'
+      f'{path}: a file of tensors alone does not say what model it is; give '
+      'its directory, with config.json.'
     )
   config = drafter_file.fields(path, facts.get('config', ''))
   count = sum(
-      math.prod(tensor.shape)
-      for name, tensor in tensors.items() if name != 'vocab'
+    math.prod(tensor.shape)
+    for name, tensor in tensors.items()
+    if name != 'vocab'
   )
   told = {'path': path, 'form': 'drafter of this project'}
   told |= {'family': facts.get('kind', 'diffusion'), 'config': config}
@@ -167,11 +170,11 @@ def _of_tokenizer(source: sources.Source) -> dict[str, Any]:
   except errors.InputError as e:
     return {'error': str(e)}
   return {
-      'kind': type(tokenizer.backend.model).__name__,
-      'vocab_size': tokenizer.vocab_size,
-      'end_ids': list(tokenizer.end_ids),
-      'mask_id': tokenizer.mask_id,
-      'chat_template': bool(tokenizer.chat_template),
+    'kind': type(tokenizer.backend.model).__name__,
+    'vocab_size': tokenizer.vocab_size,
+    'end_ids': list(tokenizer.end_ids),
+    'mask_id': tokenizer.mask_id,
+    'chat_template': bool(tokenizer.chat_template),
   }
 
 

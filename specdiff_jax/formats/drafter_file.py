@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 import dataclasses
 import json
-from typing import Any, ClassVar, Protocol
+from typing import Any
+from typing import ClassVar
+from typing import Protocol
 
 import jax
 import ml_dtypes
@@ -35,26 +37,26 @@ class Config(Protocol):
 
 
 def save(
-    path: str,
-    config: Config,
-    params: dict[str, Any],
-    vocab: np.ndarray,
-    verifier: weights.Checkpoint,
-    facts: Mapping[str, Any],
+  path: str,
+  config: Config,
+  params: dict[str, Any],
+  vocab: np.ndarray,
+  verifier: weights.Checkpoint,
+  facts: Mapping[str, Any],
 ) -> None:
   """Writes a drafter in bfloat16; `facts` say where it comes from.
 
   Example: save('drafter.safetensors', config, params, vocab, checkpoint, {})
   """
   small = jax.tree.map(
-      lambda x: np.asarray(x).astype(ml_dtypes.bfloat16), params
+    lambda x: np.asarray(x).astype(ml_dtypes.bfloat16), params
   )
   metadata = {name: str(value) for name, value in facts.items()} | {
-      'format': FORMAT,
-      'kind': config.kind,
-      'verifier': verifier.fingerprint,
-      'vocab_size': str(verifier.config.vocab_size),
-      'config': json.dumps(dataclasses.asdict(config)),
+    'format': FORMAT,
+    'kind': config.kind,
+    'verifier': verifier.fingerprint,
+    'vocab_size': str(verifier.config.vocab_size),
+    'config': json.dumps(dataclasses.asdict(config)),
   }
   tensors = {'network': small, 'vocab': np.asarray(vocab, np.int32)}
   safetensors_io.save(path, tensors, metadata)
@@ -74,7 +76,7 @@ def _kind(metadata: Mapping[str, str]) -> str:
 
 
 def load(
-    path: str, verifier: weights.Checkpoint, family: type[Config]
+  path: str, verifier: weights.Checkpoint, family: type[Config]
 ) -> tuple[Config, dict[str, Any], np.ndarray]:
   """Returns config, params and draft vocabulary of this verifier's drafter.
 
@@ -85,33 +87,33 @@ def load(
   tensors, metadata = safetensors_io.load(path)
   if metadata.get('format') != FORMAT:
     raise errors.InputError(
-        f'{path}: not a drafter of this project (its format is '
-        f'{printing.short(metadata.get("format"))}, not {FORMAT!r}). Give a '
-        'file that `specdiff distill` wrote.'
+      f'{path}: not a drafter of this project (its format is '
+      f'{printing.short(metadata.get("format"))}, not {FORMAT!r}). Give a '
+      'file that `specdiff distill` wrote.'
     )
   found = _kind(metadata)
   if found != family.kind:
     raise errors.InputError(
-        f'{path}: this is a drafter of the kind {printing.short(found)}, but '
-        f'the system needs one of the kind {family.kind!r}. Give another file '
-        '(config.drafters has one for each system), choose the system that '
-        'this drafter was made for, or train one with `specdiff distill` and '
-        f'config.network.kind={family.kind}.'
+      f'{path}: this is a drafter of the kind {printing.short(found)}, but '
+      f'the system needs one of the kind {family.kind!r}. Give another file '
+      '(config.drafters has one for each system), choose the system that '
+      'this drafter was made for, or train one with `specdiff distill` and '
+      f'config.network.kind={family.kind}.'
     )
   size = verifier.config.vocab_size
   if metadata.get('vocab_size') != str(size):
     raise errors.InputError(
-        f'{path}: this drafter is for a vocabulary of '
-        f'{_told(metadata, "vocab_size")} tokens, but the verifier '
-        f'{verifier.source} has {size}. Use the drafter of this verifier, or '
-        'train one with `specdiff distill`.'
+      f'{path}: this drafter is for a vocabulary of '
+      f'{_told(metadata, "vocab_size")} tokens, but the verifier '
+      f'{verifier.source} has {size}. Use the drafter of this verifier, or '
+      'train one with `specdiff distill`.'
     )
   if metadata.get('verifier') != verifier.fingerprint:
     raise errors.InputError(
-        f'{path}: this drafter was trained for the verifier with the '
-        f'fingerprint {_told(metadata, "verifier")}, but {verifier.source} has '
-        f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
-        'one with `specdiff distill`.'
+      f'{path}: this drafter was trained for the verifier with the '
+      f'fingerprint {_told(metadata, "verifier")}, but {verifier.source} has '
+      f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
+      'one with `specdiff distill`.'
     )
   config = _config(path, metadata.get('config', ''), family)
   _check_shapes(path, config, tensors)
@@ -144,9 +146,9 @@ def fields(path: str, text: str) -> dict[str, Any]:
       raise TypeError('it has more layers than its verifier')
   except (KeyError, TypeError, ValueError, errors.InputError) as error:
     raise errors.InputError(
-        f'{path}: the sizes in its metadata cannot be read ({error}). It was '
-        'written by another version or is damaged; download it or train it '
-        'again, or take that version.'
+      f'{path}: the sizes in its metadata cannot be read ({error}). It was '
+      'written by another version or is damaged; download it or train it '
+      'again, or take that version.'
     ) from error
   return found
 
@@ -167,8 +169,8 @@ def _config(path: str, text: str, family: type[Config]) -> Config:
     return family(**sizes)
   except (TypeError, errors.InputError) as error:  # of another version
     raise errors.InputError(
-        f'{path}: the sizes in its metadata cannot be read ({error}). It was '
-        'written by another version; train it again, or take that version.'
+      f'{path}: the sizes in its metadata cannot be read ({error}). It was '
+      'written by another version; train it again, or take that version.'
     ) from error
 
 
@@ -178,23 +180,23 @@ def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
     layers = len(getattr(config, 'start', ())) or config.verifier.layers
   if layers > len(list(params_lib.flatten(tensors))):  # before it is built
     raise errors.InputError(
-        f'{path}: its config asks for {layers} layers, of which it does not '
-        'have the tensors. The file is damaged or was put together wrongly; '
-        'download or train it again.'
+      f'{path}: its config asks for {layers} layers, of which it does not '
+      'have the tensors. The file is damaged or was put together wrongly; '
+      'download or train it again.'
     )
   network = config.shapes()
   expected = {
-      name: tuple(leaf.shape)
-      for name, leaf in params_lib.flatten({'network': network})
+    name: tuple(leaf.shape)
+    for name, leaf in params_lib.flatten({'network': network})
   } | {'vocab': (config.vocab,)}
   found = {name: leaf.shape for name, leaf in params_lib.flatten(tensors)}
   for name in sorted(expected | found):
     if expected.get(name) != found.get(name):
       raise errors.InputError(
-          f'{path}: tensor {printing.short(name)} has shape '
-          f'{found.get(name, "(missing)")}, but its config asks for '
-          f'{expected.get(name, "(none)")}. The file is damaged or was put '
-          'together wrongly; download or train it again.'
+        f'{path}: tensor {printing.short(name)} has shape '
+        f'{found.get(name, "(missing)")}, but its config asks for '
+        f'{expected.get(name, "(none)")}. The file is damaged or was put '
+        'together wrongly; download or train it again.'
       )
 
 
@@ -203,9 +205,9 @@ def _check_values(path: str, tensors: dict[str, Any]) -> None:
   for name, leaf in params_lib.flatten(tensors):
     if not np.isfinite(leaf).all():
       raise errors.InputError(
-          f'{path}: tensor {printing.short(name)} of the drafter holds a NaN '
-          'or an infinity. The file is damaged, or its training diverged; '
-          'download or train it again.'
+        f'{path}: tensor {printing.short(name)} of the drafter holds a NaN '
+        'or an infinity. The file is damaged, or its training diverged; '
+        'download or train it again.'
       )
 
 
@@ -213,6 +215,6 @@ def _check_vocab(path: str, vocab: np.ndarray, size: int) -> None:
   good = vocab.dtype.kind == 'i' and vocab.size
   if not good or vocab.min() < 0 or vocab.max() >= size:
     raise errors.InputError(
-        f'{path}: tensor \'vocab\' holds ids outside 0 to {size - 1}. The file '
-        'is damaged; download or train it again.'
+      f"{path}: tensor 'vocab' holds ids outside 0 to {size - 1}. The file "
+      'is damaged; download or train it again.'
     )

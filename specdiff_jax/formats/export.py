@@ -4,7 +4,8 @@ Tensors stream from file to file. A directory appears whole, under its name, or
 not at all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import json
 import math
@@ -29,9 +30,9 @@ Progress = Callable[[int, int], None]
 
 LARGEST = 5 * 10**9  # bytes of one file of tensors
 DTYPES = {
-    'float32': safetensors_io.DTYPES['F32'],
-    'bfloat16': safetensors_io.DTYPES['BF16'],
-    'float16': safetensors_io.DTYPES['F16'],
+  'float32': safetensors_io.DTYPES['F32'],
+  'bfloat16': safetensors_io.DTYPES['BF16'],
+  'float16': safetensors_io.DTYPES['F16'],
 }
 # What else belongs to a model, and is kept: other names are not copied, since
 # nobody can tell what they are.
@@ -49,11 +50,11 @@ _TEMPLATES = 'additional_chat_templates'  # a folder of NAME.jinja
 
 
 def convert(
-    source: sources.Source,
-    target: str,
-    form: str,
-    dtype: str = '',
-    progress: Progress | None = None,
+  source: sources.Source,
+  target: str,
+  form: str,
+  dtype: str = '',
+  progress: Progress | None = None,
 ) -> dict[str, Any]:
   """Writes a model as directory `target`; returns what was written.
 
@@ -81,8 +82,8 @@ def convert(
 def _hf(source, folder, dtype, progress) -> dict[str, Any]:
   _write_beside(source, folder, dtype)
   tensors = {
-      theirs: _as_stored(source.config, ours, tensor)
-      for ours, theirs, tensor in _named(source)
+    theirs: _as_stored(source.config, ours, tensor)
+    for ours, theirs, tensor in _named(source)
   }
   return write_tensors(folder, huggingface.STEM, tensors, dtype, progress)
 
@@ -90,8 +91,8 @@ def _hf(source, folder, dtype, progress) -> dict[str, Any]:
 def _native(source, folder, dtype, progress) -> dict[str, Any]:
   if source.drafter:
     raise errors.InputError(
-        f'{source.name}: this is a diffusion drafter, which the native form '
-        'does not hold; give its directory as it is, or take --format=hf.'
+      f'{source.name}: this is a diffusion drafter, which the native form '
+      'does not hold; give its directory as it is, or take --format=hf.'
     )
   _write_beside(source, folder, dtype)
   tensors, names = {}, {}
@@ -108,16 +109,16 @@ def _dflash(source, folder, dtype, progress) -> dict[str, Any]:
   if not isinstance(sizes, dflash.DFlashConfig):
     kind = type(sizes).__name__.removesuffix('Config')
     raise errors.InputError(
-        f'{source.name}: this is a {kind}, not a DFlash drafter, and no other '
-        'network can be written so; take --format=hf or native.'
+      f'{source.name}: this is a {kind}, not a DFlash drafter, and no other '
+      'network can be written so; take --format=hf or native.'
     )
   summary = _hf(source, folder, dtype, progress)
   file = os.path.join(folder, 'config.json')
   raw = files.read_json(file)
   own = {
-      'target_layer_ids': list(sizes.features),
-      'mask_token_id': sizes.mask_id,
-      'block_size': sizes.block,
+    'target_layer_ids': list(sizes.features),
+    'mask_token_id': sizes.mask_id,
+    'block_size': sizes.block,
   }
   raw['dflash_config'] = {**(raw.get('dflash_config') or {}), **own}
   raw['block_size'] = sizes.block  # some look for it here, some there
@@ -126,18 +127,18 @@ def _dflash(source, folder, dtype, progress) -> dict[str, Any]:
 
 
 def _named(
-    source: sources.Source,
+  source: sources.Source,
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, Hugging Face's, tensor) of a complete model."""
   foreign = source.form == 'gguf'
   usual = hf_families.names(source.config) if foreign else {}
   for ours, theirs, tensor in params_lib.checked(
-      source.config, source.tensors(), source.name
+    source.config, source.tensors(), source.name
   ):
     if tensor.dtype is None:
       raise errors.InputError(
-          f'{source.name}: tensor {theirs!r} is stored as {tensor.kind}, which '
-          'cannot be written; take an unquantised copy of the model.'
+        f'{source.name}: tensor {theirs!r} is stored as {tensor.kind}, which '
+        'cannot be written; take an unquantised copy of the model.'
       )
     yield ours, usual[ours] if foreign else theirs, tensor
 
@@ -153,17 +154,17 @@ def _as_stored(config, ours: str, tensor: stored.Tensor) -> stored.Tensor:
 
 
 def write_tensors(
-    folder: str,
-    stem: str,
-    tensors: dict[str, stored.Tensor],
-    dtype: Any,
-    progress: Progress | None = None,
+  folder: str,
+  stem: str,
+  tensors: dict[str, stored.Tensor],
+  dtype: Any,
+  progress: Progress | None = None,
 ) -> dict[str, Any]:
   """Writes one file, or several with an index; returns counts."""
   kinds = {name: _kind(tensor, dtype) for name, tensor in tensors.items()}
   sizes = {
-      name: math.prod(tensor.shape) * kinds[name].itemsize
-      for name, tensor in tensors.items()
+    name: math.prod(tensor.shape) * kinds[name].itemsize
+    for name, tensor in tensors.items()
   }
   shards, total, done = _shards(sizes), sum(sizes.values()), 0
   weight_map = {}
@@ -174,7 +175,7 @@ def write_tensors(
     weight_map |= dict.fromkeys(names, file)
     entries = {name: (tensors[name], kinds[name]) for name in names}
     for written in safetensors_io.write(
-        os.path.join(folder, file), entries, {'format': 'pt'}
+      os.path.join(folder, file), entries, {'format': 'pt'}
     ):
       done += written
       if progress:
@@ -226,14 +227,16 @@ def _write_beside(source: sources.Source, folder: str, dtype: Any) -> None:
 def _beside(folder: str) -> list[str]:
   """Returns the names in a model's folder that are copied."""
   names = [
-      name for name in sorted(os.listdir(folder))
-      if name in _BESIDE or name.endswith(_CODE)
+    name
+    for name in sorted(os.listdir(folder))
+    if name in _BESIDE or name.endswith(_CODE)
   ]
   templates = os.path.join(folder, _TEMPLATES)
   if os.path.isdir(templates):
     names += [
-        os.path.join(_TEMPLATES, name)
-        for name in sorted(os.listdir(templates)) if name.endswith('.jinja')
+      os.path.join(_TEMPLATES, name)
+      for name in sorted(os.listdir(templates))
+      if name.endswith('.jinja')
     ]
   return names
 
@@ -244,9 +247,9 @@ def _copy(origin: str, target: str, name: str) -> None:
   real, home = os.path.realpath(path), _home(origin)
   if os.path.commonpath((real, home)) != home:
     raise errors.InputError(
-        f'{path}: this is a link to {real}, outside of the model, and what '
-        'lies there would be copied; put the file itself here, or remove the '
-        'link.'
+      f'{path}: this is a link to {real}, outside of the model, and what '
+      'lies there would be copied; put the file itself here, or remove the '
+      'link.'
     )
   new = os.path.join(target, name)
   os.makedirs(os.path.dirname(new), exist_ok=True)
@@ -309,8 +312,8 @@ def new_folder(target: str) -> Iterator[str]:
       there = bool(os.listdir(target))
     if there:
       raise errors.InputError(
-          f'{target}: is there already; give a directory that is not there or '
-          'empty, or delete it yourself.'
+        f'{target}: is there already; give a directory that is not there or '
+        'empty, or delete it yourself.'
       )
     with files.workspace(parent, '.convert-') as outer:
       folder = os.path.join(outer, 'model')
@@ -319,6 +322,6 @@ def new_folder(target: str) -> Iterator[str]:
       os.rename(folder, target)
   except OSError as e:
     raise errors.InputError(
-        f'{target}: the model cannot be written ({e}). Nothing is left of it; '
-        'make room or choose another folder, then run again.'
+      f'{target}: the model cannot be written ({e}). Nothing is left of it; '
+      'make room or choose another folder, then run again.'
     ) from e

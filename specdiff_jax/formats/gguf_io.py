@@ -58,9 +58,9 @@ class _Cursor:
 
   def fail(self, what: str) -> errors.InputError:
     return errors.InputError(
-        f'{self.path}: not a complete GGUF file: {what} (byte {self.at} of '
-        f'{len(self.data)}). The file is truncated or damaged; download it '
-        'again.'
+      f'{self.path}: not a complete GGUF file: {what} (byte {self.at} of '
+      f'{len(self.data)}). The file is truncated or damaged; download it '
+      'again.'
     )
 
   def take(self, size: int) -> bytes:
@@ -138,13 +138,13 @@ def read_header(path: str) -> Header:
     version = cursor.scalar(4)
     if version not in (2, 3):
       raise errors.InputError(
-          f'{path}: GGUF version {version} is not known (2 and 3 are); convert '
-          'the model again with a current llama.cpp, little-endian.'
+        f'{path}: GGUF version {version} is not known (2 and 3 are); convert '
+        'the model again with a current llama.cpp, little-endian.'
       )
     tensor_count, field_count = cursor.scalar(10), cursor.scalar(10)
     if max(tensor_count, field_count) > _MOST_ENTRIES:
       raise cursor.fail(
-          f'its header promises {field_count} keys and {tensor_count} tensors'
+        f'its header promises {field_count} keys and {tensor_count} tensors'
       )
     fields = {}
     for _ in range(field_count):
@@ -168,7 +168,7 @@ def read_header(path: str) -> Header:
 def _is_needed(key: str) -> bool:
   """Returns whether texts under a key have to be right; others only tell."""
   return key in ('general.architecture', 'tokenizer.chat_template') or (
-      key.startswith('tokenizer.ggml.')
+    key.startswith('tokenizer.ggml.')
   )
 
 
@@ -178,13 +178,13 @@ def open_mapped(path: str) -> mmap.mmap:
     with files.open_file(path) as file:
       if not os.fstat(file.fileno()).st_size:
         raise errors.InputError(
-            f'{path}: the file is empty; download it again.'
+          f'{path}: the file is empty; download it again.'
         )
       return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   except OSError as e:
     raise errors.InputError(
-        f'{path}: the weights cannot be read ({e.strerror}); correct the path '
-        'of the verifier.'
+      f'{path}: the weights cannot be read ({e.strerror}); correct the path '
+      'of the verifier.'
     ) from e
 
 
@@ -204,20 +204,19 @@ def _place(cursor, name, shape, kind, offset) -> TensorInfo:
     block, size = gguf.GGML_QUANT_SIZES[kind]
   except (ValueError, KeyError) as e:
     raise errors.InputError(
-        f'{cursor.path}: tensor {printing.short(name)} is stored in format '
-        f'{kind}, which the installed gguf package does not know; upgrade '
-        'gguf, or convert the model to another format.'
+      f'{cursor.path}: tensor {printing.short(name)} is stored in format '
+      f'{kind}, which the installed gguf package does not know; upgrade '
+      'gguf, or convert the model to another format.'
     ) from e
   count = math.prod(shape)
   if count % block or (shape and shape[-1] % block):
     raise cursor.fail(
-        f'tensor {printing.short(name)} of shape {shape} does not fill blocks '
-        f'of {block}'
+      f'tensor {printing.short(name)} of shape {shape} does not fill blocks '
+      f'of {block}'
     )
   nbytes = count // block * size
   if offset + nbytes > len(cursor.data):
     raise cursor.fail(
-        f'tensor {printing.short(name)} needs bytes {offset} to '
-        f'{offset + nbytes}'
+      f'tensor {printing.short(name)} needs bytes {offset} to {offset + nbytes}'
     )
   return TensorInfo(shape, kind, offset, nbytes)

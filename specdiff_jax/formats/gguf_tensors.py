@@ -54,7 +54,7 @@ class Quantised:
     kind = self.info.kind
     with gguf_io.open_mapped(self.path) as data:
       packed = np.frombuffer(
-          data, np.uint8, self.info.nbytes, self.info.offset
+        data, np.uint8, self.info.nbytes, self.info.offset
       ).reshape(-1, self._row_bytes())
       # Copied, since the file is closed below.
       packed = packed[first if last is None else slice(first, last)].copy()
@@ -64,9 +64,9 @@ class Quantised:
       return np.asarray(quants.dequantize(packed, kind), np.float32)
     except NotImplementedError as e:
       raise errors.InputError(
-          f'{self.path}: tensor {self.name!r} is stored as {kind.name}, which '
-          'the installed gguf package cannot dequantise; convert the model to '
-          'Q8_0 or F16.'
+        f'{self.path}: tensor {self.name!r} is stored as {kind.name}, which '
+        'the installed gguf package cannot dequantise; convert the model to '
+        'Q8_0 or F16.'
       ) from e
 
   def _row_bytes(self) -> int:

@@ -5,10 +5,13 @@ drafters, mask token and alignment, is read here. Sources: the models' own
 config.json and modelling files. Tensor names are in `drafter_names`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
@@ -61,11 +64,11 @@ def read(folder: str, family: str = '') -> Published:
 
 
 def tensors(
-    folder: str, published: Published
+  folder: str, published: Published
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, name in the file, tensor) as `huggingface` does."""
   return huggingface.iterate_tensors(
-      folder, published.sizes, published.our_name
+    folder, published.sizes, published.our_name
   )
 
 
@@ -84,15 +87,14 @@ def _family(file: str, raw: Raw) -> str:
       return KNOWN[name]
   if set(found) & set(hf_families.FAMILIES):
     hint = (
-        'which is that of an autoregressive model. If it is a diffusion '
-        "drafter of this form, say which: config.masked_lm.family is 'diffugpt'"
-        " or 'diffullama'"
+      'which is that of an autoregressive model. If it is a diffusion '
+      "drafter of this form, say which: config.masked_lm.family is 'diffugpt'"
+      " or 'diffullama'"
     )
   else:
     hint = f'which is not known here; known: {", ".join(KNOWN)}'
   raise errors.InputError(
-      f'{file}: the drafter has the architecture {printing.names(found)}, '
-      f'{hint}.'
+    f'{file}: the drafter has the architecture {printing.names(found)}, {hint}.'
   )
 
 
@@ -159,9 +161,9 @@ def _llada(file: str, raw: Raw) -> Published:
   }.items():  # fmt: skip
     if raw.get(key) is None:
       raise errors.InputError(
-          f'{file}: {key} is not there, and without it LLaDA would be another '
-          f'network than the published ones; add it ({value!r} in those), or '
-          'download the file again.'
+        f'{file}: {key} is not there, and without it LLaDA would be another '
+        f'network than the published ones; add it ({value!r} in those), or '
+        'download the file again.'
       )
     _only(file, raw, {key: value})
   _only(file, raw, {
@@ -198,10 +200,11 @@ def _mdlm(file: str, raw: Raw) -> Published:
       'heads': 'n_heads', 'condition_width': 'cond_dim',
       'max_positions': 'model_length',
   }  # fmt: skip
-  sizes = ddit.DDiTConfig(**{
-      ours: hf_sizes.integer(file, raw, theirs)
-      for ours, theirs in keys.items()
-  })
+  sizes = ddit.DDiTConfig(
+    **{
+      ours: hf_sizes.integer(file, raw, theirs) for ours, theirs in keys.items()
+    }
+  )
   ours = {theirs: name for name, theirs in drafter_names.mdlm(sizes).items()}
 
   def our_name(name):
@@ -220,21 +223,21 @@ _DFLASH_KEYS = frozenset({
 })  # fmt: skip
 # Keys of either place -> the values with which our network is theirs.
 _DFLASH_ONLY: Mapping[str, tuple[Any, ...]] = {
-    'is_causal': (False,),
-    'causal': (False,),
-    'use_causal_mask': (False,),
-    'use_sliding_window': (False,),
-    'use_swa': (False,),
-    'attention_bias': (False,),
-    'input_embedding_scale': (1.0,),
-    'output_multiplier': (1.0,),
-    'final_logit_softcapping': (),
-    'sample_from_anchor': (False,),
-    'shift_label': (False,),
-    'use_aux_hidden_state': (True,),
-    'use_confidence_head': (False,),
-    'projector_type': ('dflash',),
-    'draft_vocab_size': (),  # beside the verifier's: see _dflash
+  'is_causal': (False,),
+  'causal': (False,),
+  'use_causal_mask': (False,),
+  'use_sliding_window': (False,),
+  'use_swa': (False,),
+  'attention_bias': (False,),
+  'input_embedding_scale': (1.0,),
+  'output_multiplier': (1.0,),
+  'final_logit_softcapping': (),
+  'sample_from_anchor': (False,),
+  'shift_label': (False,),
+  'use_aux_hidden_state': (True,),
+  'use_confidence_head': (False,),
+  'projector_type': ('dflash',),
+  'draft_vocab_size': (),  # beside the verifier's: see _dflash
 }
 # What the config.json of a sparse verifier leaves in that of its drafter, whose
 # layers are dense: no DFlash network reads these.
@@ -261,49 +264,49 @@ def _dflash(file: str, raw: Raw) -> Published:
     if key in _DFLASH_WINDOWS and own.get('use_swa') is False:
       continue  # it says that there is none
     raise errors.InputError(
-        f'{file}: dflash_config.{key} is {printing.short(value)}, which may '
-        'change the network and is not supported. Take another drafter.'
+      f'{file}: dflash_config.{key} is {printing.short(value)}, which may '
+      'change the network and is not supported. Take another drafter.'
     )
   raw = {**raw, **{k: v for k, v in own.items() if k not in _DFLASH_WINDOWS}}
   count = hf_sizes.integer(file, raw, 'num_hidden_layers')
   only = {
-      **_DFLASH_ONLY,
-      'layer_types': (['full_attention'] * count,),
-      'draft_vocab_size': (raw.get('vocab_size'),),
+    **_DFLASH_ONLY,
+    'layer_types': (['full_attention'] * count,),
+    'draft_vocab_size': (raw.get('vocab_size'),),
   }
   for key, good in only.items():
     if raw.get(key) not in (None, *good):
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}; only '
-          f'{" or ".join(map(printing.short, good or (None,)))} is supported. '
-          'Take another drafter.'
+        f'{file}: {key} is {printing.short(raw[key])}; only '
+        f'{" or ".join(map(printing.short, good or (None,)))} is supported. '
+        'Take another drafter.'
       )
   for key in ('swa_window_size', 'window_size'):
     if raw.get(key) and raw.get('use_swa') is not False:
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}, but windows are not '
-          'supported. Take another drafter.'
+        f'{file}: {key} is {printing.short(raw[key])}, but windows are not '
+        'supported. Take another drafter.'
       )
   layers = raw.get('target_layer_ids')
   good = isinstance(layers, list) and 0 < len(layers) <= config_lib.MOST_LAYERS
   if not good or not all(type(x) is int and x >= 0 for x in layers):
     raise errors.InputError(
-        f'{file}: dflash_config.target_layer_ids is {printing.short(layers)}, '
-        "where a list of numbers of the verifier's layers is expected; "
-        'download the file again.'
+      f'{file}: dflash_config.target_layer_ids is {printing.short(layers)}, '
+      "where a list of numbers of the verifier's layers is expected; "
+      'download the file again.'
     )
   unread = dict.fromkeys(
-      ('input_embedding_scale', 'output_multiplier', *_DFLASH_LEFT_OVER)
+    ('input_embedding_scale', 'output_multiplier', *_DFLASH_LEFT_OVER)
   )
   network = _like(
       'Qwen3ForCausalLM', file, raw, tie_word_embeddings=True,
       final_logit_softcapping=None, causal=None, **unread,
   )  # fmt: skip
   sizes = dflash.DFlashConfig(
-      network=network,
-      features=tuple(layers),
-      block=hf_sizes.integer(file, raw, 'block_size', 16),
-      mask_id=_mask(file, raw),
+    network=network,
+    features=tuple(layers),
+    block=hf_sizes.integer(file, raw, 'block_size', 16),
+    mask_id=_mask(file, raw),
   )
   ours = {theirs: name for name, theirs in drafter_names.dflash(sizes).items()}
   return Published(sizes, lambda name: ours.get(name, ''), sizes.mask_id)
@@ -314,8 +317,8 @@ def _agreeing(file: str, raw: Raw, own: Raw) -> None:
   for key, value in own.items():
     if None not in (value, raw.get(key)) and raw[key] != value:
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}, but '
-          f'dflash_config.{key} is {printing.short(value)}; give one of them.'
+        f'{file}: {key} is {printing.short(raw[key])}, but '
+        f'dflash_config.{key} is {printing.short(value)}; give one of them.'
       )
 
 
@@ -324,35 +327,35 @@ def _only(file: str, raw: Raw, wanted: Raw) -> None:
   for key, value in wanted.items():
     if raw.get(key) not in (None, value):
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
-          'supported. Take another drafter.'
+        f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
+        'supported. Take another drafter.'
       )
 
 
 FAMILIES: Mapping[str, Callable[[str, Raw], Published]] = {
-    'dream': _dream,
-    'llada': _llada,
-    'a2d_llama': functools.partial(_a2d, 'LlamaForCausalLM'),
-    'a2d_qwen2': functools.partial(_a2d, 'Qwen2ForCausalLM'),
-    'a2d_qwen3': functools.partial(_a2d, 'Qwen3ForCausalLM'),
-    'diffullama': _diffullama,
-    'diffugpt': _diffugpt,
-    'mdlm': _mdlm,
-    'dflash': _dflash,
+  'dream': _dream,
+  'llada': _llada,
+  'a2d_llama': functools.partial(_a2d, 'LlamaForCausalLM'),
+  'a2d_qwen2': functools.partial(_a2d, 'Qwen2ForCausalLM'),
+  'a2d_qwen3': functools.partial(_a2d, 'Qwen3ForCausalLM'),
+  'diffullama': _diffullama,
+  'diffugpt': _diffugpt,
+  'mdlm': _mdlm,
+  'dflash': _dflash,
 }
 # What config.json calls them: architectures, or else model_type.
 KNOWN = {
-    'DreamModel': 'dream',
-    'Dream': 'dream',
-    'LLaDAModelLM': 'llada',
-    'llada': 'llada',
-    'A2DLlamaLMHeadModel': 'a2d_llama',
-    'a2d-llama': 'a2d_llama',
-    'A2DQwen2LMHeadModel': 'a2d_qwen2',
-    'a2d-qwen2': 'a2d_qwen2',
-    'A2DQwen3LMHeadModel': 'a2d_qwen3',
-    'a2d-qwen3': 'a2d_qwen3',
-    'MDLM': 'mdlm',
-    'mdlm': 'mdlm',
-    'DFlashDraftModel': 'dflash',
+  'DreamModel': 'dream',
+  'Dream': 'dream',
+  'LLaDAModelLM': 'llada',
+  'llada': 'llada',
+  'A2DLlamaLMHeadModel': 'a2d_llama',
+  'a2d-llama': 'a2d_llama',
+  'A2DQwen2LMHeadModel': 'a2d_qwen2',
+  'a2d-qwen2': 'a2d_qwen2',
+  'A2DQwen3LMHeadModel': 'a2d_qwen3',
+  'a2d-qwen3': 'a2d_qwen3',
+  'MDLM': 'mdlm',
+  'mdlm': 'mdlm',
+  'DFlashDraftModel': 'dflash',
 }

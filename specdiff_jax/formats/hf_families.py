@@ -5,10 +5,12 @@ otherwise; GPT-2 has sizes of its own. What a file asks for and no field of ours
 can say is refused by name. Tensor names are in `hf_names`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
@@ -58,9 +60,9 @@ def read_config(folder: str) -> networks.Config:
 
 
 def untied(
-    folder: str,
-    config: networks.Config,
-    usual: Callable[[str], str] = lambda name: name,
+  folder: str,
+  config: networks.Config,
+  usual: Callable[[str], str] = lambda name: name,
 ) -> networks.Config:
   """Returns a config whose head is tied only if the file has no other head.
 
@@ -82,8 +84,8 @@ def untied(
 def _object(file: str, key: str, value: Any) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise errors.InputError(
-        f'{file}: {key} is {printing.short(value)}, where an object is '
-        'expected; download the file again.'
+      f'{file}: {key} is {printing.short(value)}, where an object is '
+      'expected; download the file again.'
     )
   return value
 
@@ -99,9 +101,9 @@ def hf_config(config: networks.Config) -> dict[str, Any]:
   lost = _differences(config, again)
   if lost:
     raise errors.InputError(
-        f'A model with {", ".join(lost)} cannot be written for transformers: '
-        f'{raw["architectures"][0]}, the family most like it, has no such '
-        'layers. Keep it in the native form.'
+      f'A model with {", ".join(lost)} cannot be written for transformers: '
+      f'{raw["architectures"][0]}, the family most like it, has no such '
+      'layers. Keep it in the native form.'
     )
   return raw
 
@@ -112,9 +114,9 @@ def _differences(config: networks.Config, again: networks.Config) -> list[str]:
   alike |= {'norm_offset'} if getattr(config, 'post_norms', False) else set()
   names = [field.name for field in dataclasses.fields(config)]
   return [
-      f'{name}={getattr(config, name)!r}'
-      for name in (*names, 'local_layers')
-      if name not in alike and getattr(config, name) != getattr(again, name)
+    f'{name}={getattr(config, name)!r}'
+    for name in (*names, 'local_layers')
+    if name not in alike and getattr(config, name) != getattr(again, name)
   ]
 
 
@@ -127,8 +129,8 @@ def architecture(file: str, raw: Raw) -> str:
       _check_type(file, raw, name)
       return name
   raise errors.InputError(
-      f'{file}: architecture {printing.names(found)} is not known here; known: '
-      f'{", ".join(FAMILIES)}.'
+    f'{file}: architecture {printing.names(found)} is not known here; known: '
+    f'{", ".join(FAMILIES)}.'
   )
 
 
@@ -139,8 +141,8 @@ def _check_type(file: str, raw: Raw, name: str) -> None:
     return
   if kind not in (None, usual):
     raise errors.InputError(
-        f'{file}: the architecture is {name}, but model_type is '
-        f'{printing.short(kind)}, not {usual!r}; correct the wrong one.'
+      f'{file}: the architecture is {name}, but model_type is '
+      f'{printing.short(kind)}, not {usual!r}; correct the wrong one.'
     )
 
 
@@ -151,8 +153,9 @@ def config_of(name: str, file: str, raw: Raw) -> networks.Config:
   """
   family = FAMILIES[name]
   given = {
-      key: value for key, value in raw.items()
-      if value is not None or key in family.off
+    key: value
+    for key, value in raw.items()
+    if value is not None or key in family.off
   }
   for key in family.aliases & given.keys():
     given.setdefault(family.spellings[key], given[key])
@@ -161,8 +164,8 @@ def config_of(name: str, file: str, raw: Raw) -> networks.Config:
   for key, value in family.only.items():
     if raw.get(key, value) != value:
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
-          'supported. Take another model.'
+        f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
+        'supported. Take another model.'
       )
   _check_others(file, family, raw)
   try:
@@ -178,8 +181,8 @@ def _no_quantising(file: str, raw: Raw) -> None:
   for key in ('quantization_config', 'compression_config'):
     if raw.get(key) is not None:
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}; only models without '
-          'it are supported. Take an unquantised copy of this one.'
+        f'{file}: {key} is {printing.short(raw[key])}; only models without '
+        'it are supported. Take an unquantised copy of this one.'
       )
 
 
@@ -188,18 +191,18 @@ def _check_others(file: str, family: 'Family', raw: Raw) -> None:
   for key, usual in family.spellings.items():
     if raw.get(key) is not None and raw[key] != raw.get(usual):
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}, but {usual}, which '
-          f'this architecture reads, is {printing.short(raw.get(usual))}; give '
-          'them one value, or take away the wrong one.'
+        f'{file}: {key} is {printing.short(raw[key])}, but {usual}, which '
+        f'this architecture reads, is {printing.short(raw.get(usual))}; give '
+        'them one value, or take away the wrong one.'
       )
   for key, harmless in _CHANGING.items():
     if key in family.own or raw.get(key) in (None, False, *harmless):
       continue
     if raw[key] not in ([], {}):
       raise errors.InputError(
-          f'{file}: {key} is {printing.short(raw[key])}, which changes the '
-          'network of another architecture and is not supported here; take '
-          'another model.'
+        f'{file}: {key} is {printing.short(raw[key])}, which changes the '
+        'network of another architecture and is not supported here; take '
+        'another model.'
       )
 
 
@@ -209,16 +212,16 @@ def _llama(file: str, raw: Raw, **more: Any) -> config_lib.TransformerConfig:
   integer = lambda key, default=None: hf_sizes.integer(file, raw, key, default)
   heads, width = integer('num_attention_heads'), integer('hidden_size')
   sizes = dict(
-      vocab_size=integer('vocab_size'),
-      width=width,
-      layers=integer('num_hidden_layers'),
-      heads=heads,
-      kv_heads=integer('num_key_value_heads', heads),
-      head_dim=integer('head_dim', width // max(heads, 1)),
-      mlp_width=integer('intermediate_size'),
-      norm_eps=float(number(file, raw, 'rms_norm_eps')),
-      tied_head=raw['tie_word_embeddings'],
-      max_positions=integer('max_position_embeddings'),
+    vocab_size=integer('vocab_size'),
+    width=width,
+    layers=integer('num_hidden_layers'),
+    heads=heads,
+    kv_heads=integer('num_key_value_heads', heads),
+    head_dim=integer('head_dim', width // max(heads, 1)),
+    mlp_width=integer('intermediate_size'),
+    norm_eps=float(number(file, raw, 'rms_norm_eps')),
+    tied_head=raw['tie_word_embeddings'],
+    max_positions=integer('max_position_embeddings'),
   )
   rope = {} if 'rope_base' in more else hf_sizes.rope(file, raw)
   return config_lib.TransformerConfig(**sizes | rope | more)
@@ -229,9 +232,9 @@ def _only_global(file: str, raw: Raw) -> None:
   hf_sizes.windows(file, raw, 0, [_GLOBAL] * _layers(file, raw))
   if raw.get('sliding_window') and raw.get('use_sliding_window') is not False:
     raise errors.InputError(
-        f'{file}: sliding_window is {printing.short(raw["sliding_window"])}, '
-        'but layers of this architecture see all tokens; take it away, or '
-        'take another model.'
+      f'{file}: sliding_window is {printing.short(raw["sliding_window"])}, '
+      'but layers of this architecture see all tokens; take it away, or '
+      'take another model.'
     )
 
 
@@ -246,8 +249,8 @@ def _window(file: str, raw: Raw) -> int:
   size = hf_sizes.integer(file, raw, 'sliding_window')
   if not size:
     raise errors.InputError(
-        f'{file}: sliding_window is 0, with which a layer would see nothing; '
-        'give null where there is no window.'
+      f'{file}: sliding_window is 0, with which a layer would see nothing; '
+      'give null where there is no window.'
     )
   return size
 
@@ -256,16 +259,16 @@ def _mistral(file: str, raw: Raw) -> config_lib.TransformerConfig:
   size = _window(file, raw)
   if size and raw.get('use_sliding_window') is False:
     raise errors.InputError(
-        f'{file}: sliding_window is {size} (also where the key is absent), and '
-        'use_sliding_window, which this architecture does not read, is false; '
-        'give null as sliding_window, or take away use_sliding_window.'
+      f'{file}: sliding_window is {size} (also where the key is absent), and '
+      'use_sliding_window, which this architecture does not read, is false; '
+      'give null as sliding_window, or take away use_sliding_window.'
     )
   usual = [_LOCAL if size else _GLOBAL] * _layers(file, raw)
   if raw.get('layer_types') not in (None, usual):
     raise errors.InputError(
-        f'{file}: layer_types is {printing.short(raw["layer_types"])}, which '
-        'this architecture does not read; all its layers see sliding_window='
-        f'{size or None} tokens. Take another model, or correct the file.'
+      f'{file}: layer_types is {printing.short(raw["layer_types"])}, which '
+      'this architecture does not read; all its layers see sliding_window='
+      f'{size or None} tokens. Take another model, or correct the file.'
     )
   return _llama(file, raw, window=size)
 
@@ -283,8 +286,8 @@ def _qwen_windows(file: str, raw: Raw) -> dict[str, Any]:
   size = _window(file, raw) if on else 0
   first = hf_sizes.integer(file, raw, 'max_window_layers')
   usual = [
-      _LOCAL if size and i >= first else _GLOBAL
-      for i in range(_layers(file, raw))
+    _LOCAL if size and i >= first else _GLOBAL
+    for i in range(_layers(file, raw))
   ]
   return {'window': 0} | hf_sizes.windows(file, raw, size, usual)
 
@@ -302,15 +305,15 @@ def _gemma3(file: str, raw: Raw) -> config_lib.TransformerConfig:
     more = more | {'window': 0}
     del more['local_rope_base']
   return _llama(
-      file,
-      raw,
-      qk_norm=True,
-      norm_offset=1.0,
-      post_norms=True,
-      activation='gelu_tanh',
-      embed_scale=float(width) ** 0.5,
-      query_scale=0.0 if scalar == raw['head_dim'] else float(scalar) ** -0.5,
-      **more,
+    file,
+    raw,
+    qk_norm=True,
+    norm_offset=1.0,
+    post_norms=True,
+    activation='gelu_tanh',
+    embed_scale=float(width) ** 0.5,
+    query_scale=0.0 if scalar == raw['head_dim'] else float(scalar) ** -0.5,
+    **more,
   )
 
 
@@ -319,22 +322,22 @@ def _gemma3_rope(file: str, raw: Raw) -> dict[str, Any]:
   both = _object(file, 'rope_parameters', raw.get('rope_parameters') or {})
   if set(both) - {_GLOBAL, _LOCAL}:  # `transformers` would pass them over
     raise errors.InputError(
-        f'{file}: rope_parameters has {printing.names(both)}, but those of '
-        f'this architecture are told for each kind of layer, {_GLOBAL!r} and '
-        f'{_LOCAL!r}; correct the file.'
+      f'{file}: rope_parameters has {printing.names(both)}, but those of '
+      f'this architecture are told for each kind of layer, {_GLOBAL!r} and '
+      f'{_LOCAL!r}; correct the file.'
     )
   near = {
-      'rope_parameters': both.get(_LOCAL),
-      'rope_theta': raw.get('rope_local_base_freq'),
+    'rope_parameters': both.get(_LOCAL),
+    'rope_theta': raw.get('rope_local_base_freq'),
   }
   local = hf_sizes.rope(file, _with_base(near, 1e4))
   if local['rope_scaling']:
     raise errors.InputError(
-        f'{file}: the rotary positions of local layers are scaled, which is '
-        'not supported; take another model.'
+      f'{file}: the rotary positions of local layers are scaled, which is '
+      'not supported; take another model.'
     )
   far = hf_sizes.rope(
-      file, _with_base({**raw, 'rope_parameters': both.get(_GLOBAL)}, 1e6)
+    file, _with_base({**raw, 'rope_parameters': both.get(_GLOBAL)}, 1e6)
   )
   return far | {'local_rope_base': local['rope_base']}
 
@@ -352,14 +355,14 @@ def _gpt2(file: str, raw: Raw) -> gpt2.GPT2Config:
   integer = lambda key, default=None: hf_sizes.integer(file, raw, key, default)
   width = integer('n_embd')
   return gpt2.GPT2Config(
-      vocab_size=integer('vocab_size'),
-      width=width,
-      layers=integer('n_layer'),
-      heads=integer('n_head'),
-      mlp_width=integer('n_inner', 4 * width),
-      max_positions=integer('n_positions'),
-      norm_eps=float(number(file, raw, 'layer_norm_epsilon')),
-      tied_head=raw['tie_word_embeddings'],
+    vocab_size=integer('vocab_size'),
+    width=width,
+    layers=integer('n_layer'),
+    heads=integer('n_head'),
+    mlp_width=integer('n_inner', 4 * width),
+    max_positions=integer('n_positions'),
+    norm_eps=float(number(file, raw, 'layer_norm_epsilon')),
+    tied_head=raw['tie_word_embeddings'],
   )
 
 
@@ -422,33 +425,33 @@ _CHANGING: Mapping[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _PLAIN = {'hidden_act': 'silu', 'attention_bias': False, 'mlp_bias': False}
 _LLAMA_SPELLINGS = {
-    'hidden_activation': 'hidden_act',
-    'activation_function': 'hidden_act',
-    'layer_norm_epsilon': 'rms_norm_eps',
-    'layer_norm_eps': 'rms_norm_eps',
-    'norm_eps': 'rms_norm_eps',
-    'norm_epsilon': 'rms_norm_eps',
-    'n_embd': 'hidden_size',
-    'd_model': 'hidden_size',
-    'n_layer': 'num_hidden_layers',
-    'n_layers': 'num_hidden_layers',
-    'num_layers': 'num_hidden_layers',
-    'n_head': 'num_attention_heads',
-    'n_heads': 'num_attention_heads',
-    'n_kv_heads': 'num_key_value_heads',
-    'num_kv_heads': 'num_key_value_heads',
-    'n_inner': 'intermediate_size',
-    'ffn_hidden_size': 'intermediate_size',
-    'rotary_emb_base': 'rope_theta',
-    'rope_base': 'rope_theta',
-    'rotary_base': 'rope_theta',
-    'tie_embeddings': 'tie_word_embeddings',
-    'tie_weights': 'tie_word_embeddings',
+  'hidden_activation': 'hidden_act',
+  'activation_function': 'hidden_act',
+  'layer_norm_epsilon': 'rms_norm_eps',
+  'layer_norm_eps': 'rms_norm_eps',
+  'norm_eps': 'rms_norm_eps',
+  'norm_epsilon': 'rms_norm_eps',
+  'n_embd': 'hidden_size',
+  'd_model': 'hidden_size',
+  'n_layer': 'num_hidden_layers',
+  'n_layers': 'num_hidden_layers',
+  'num_layers': 'num_hidden_layers',
+  'n_head': 'num_attention_heads',
+  'n_heads': 'num_attention_heads',
+  'n_kv_heads': 'num_key_value_heads',
+  'num_kv_heads': 'num_key_value_heads',
+  'n_inner': 'intermediate_size',
+  'ffn_hidden_size': 'intermediate_size',
+  'rotary_emb_base': 'rope_theta',
+  'rope_base': 'rope_theta',
+  'rotary_base': 'rope_theta',
+  'tie_embeddings': 'tie_word_embeddings',
+  'tie_weights': 'tie_word_embeddings',
 }
 _GEMMA3_SPELLINGS = {
-    **_LLAMA_SPELLINGS,  # its files may have a hidden_act that nobody reads
-    'hidden_activation': 'hidden_activation',
-    'activation_function': 'hidden_activation',
+  **_LLAMA_SPELLINGS,  # its files may have a hidden_act that nobody reads
+  'hidden_activation': 'hidden_activation',
+  'activation_function': 'hidden_activation',
 }
 # The sizes that are the same in all families but GPT-2.
 _USUAL = {
@@ -461,28 +464,28 @@ _QWEN = {
 _KV_OFF = frozenset({'num_key_value_heads'})
 _WINDOW_OFF = frozenset({'sliding_window'})
 _GEMMA3 = Family(
-    _gemma3,
-    {
-        'hidden_activation': 'gelu_pytorch_tanh',
-        'attention_bias': False,
-        'mlp_bias': False,
-    },
-    {
-        'vocab_size': 262208,
-        'num_attention_heads': 8,
-        'num_key_value_heads': 4,
-        'head_dim': 256,
-        'hidden_activation': 'gelu_pytorch_tanh',
-        'max_position_embeddings': 131072,
-        'rms_norm_eps': 1e-6,
-        'query_pre_attn_scalar': 256,
-        'sliding_window': 4096,
-        'sliding_window_pattern': 6,
-        'tie_word_embeddings': True,
-    },
-    _WINDOW_OFF,
-    _GEMMA3_SPELLINGS,
-    frozenset({'query_pre_attn_scalar', 'sliding_window_pattern'}),
+  _gemma3,
+  {
+    'hidden_activation': 'gelu_pytorch_tanh',
+    'attention_bias': False,
+    'mlp_bias': False,
+  },
+  {
+    'vocab_size': 262208,
+    'num_attention_heads': 8,
+    'num_key_value_heads': 4,
+    'head_dim': 256,
+    'hidden_activation': 'gelu_pytorch_tanh',
+    'max_position_embeddings': 131072,
+    'rms_norm_eps': 1e-6,
+    'query_pre_attn_scalar': 256,
+    'sliding_window': 4096,
+    'sliding_window_pattern': 6,
+    'tie_word_embeddings': True,
+  },
+  _WINDOW_OFF,
+  _GEMMA3_SPELLINGS,
+  frozenset({'query_pre_attn_scalar', 'sliding_window_pattern'}),
 )
 FAMILIES: Mapping[str, Family] = {
     'LlamaForCausalLM': Family(

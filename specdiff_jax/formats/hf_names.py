@@ -11,68 +11,68 @@ from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 
 _LAYER = {
-    'attention_norm': 'input_layernorm.weight',
-    'query': 'self_attn.q_proj.weight',
-    'key': 'self_attn.k_proj.weight',
-    'value': 'self_attn.v_proj.weight',
-    'output': 'self_attn.o_proj.weight',
-    'mlp_norm': 'post_attention_layernorm.weight',
-    'gate': 'mlp.gate_proj.weight',
-    'up': 'mlp.up_proj.weight',
-    'down': 'mlp.down_proj.weight',
-    'query_bias': 'self_attn.q_proj.bias',
-    'key_bias': 'self_attn.k_proj.bias',
-    'value_bias': 'self_attn.v_proj.bias',
-    'query_norm': 'self_attn.q_norm.weight',
-    'key_norm': 'self_attn.k_norm.weight',
+  'attention_norm': 'input_layernorm.weight',
+  'query': 'self_attn.q_proj.weight',
+  'key': 'self_attn.k_proj.weight',
+  'value': 'self_attn.v_proj.weight',
+  'output': 'self_attn.o_proj.weight',
+  'mlp_norm': 'post_attention_layernorm.weight',
+  'gate': 'mlp.gate_proj.weight',
+  'up': 'mlp.up_proj.weight',
+  'down': 'mlp.down_proj.weight',
+  'query_bias': 'self_attn.q_proj.bias',
+  'key_bias': 'self_attn.k_proj.bias',
+  'value_bias': 'self_attn.v_proj.bias',
+  'query_norm': 'self_attn.q_norm.weight',
+  'key_norm': 'self_attn.k_norm.weight',
 }
 _POST_NORMS = {  # one name means another norm where there are four
-    'attention_post_norm': 'post_attention_layernorm.weight',
-    'mlp_norm': 'pre_feedforward_layernorm.weight',
-    'mlp_post_norm': 'post_feedforward_layernorm.weight',
+  'attention_post_norm': 'post_attention_layernorm.weight',
+  'mlp_norm': 'pre_feedforward_layernorm.weight',
+  'mlp_post_norm': 'post_feedforward_layernorm.weight',
 }
 _OTHERS = {
-    'embed': 'model.embed_tokens.weight',
-    'final_norm': 'model.norm.weight',
-    'head': 'lm_head.weight',
+  'embed': 'model.embed_tokens.weight',
+  'final_norm': 'model.norm.weight',
+  'head': 'lm_head.weight',
 }
 _GPT2_LAYER = {
-    'attention_norm': 'ln_1.weight',
-    'attention_norm_bias': 'ln_1.bias',
-    'qkv': 'attn.c_attn.weight',
-    'qkv_bias': 'attn.c_attn.bias',
-    'output': 'attn.c_proj.weight',
-    'output_bias': 'attn.c_proj.bias',
-    'mlp_norm': 'ln_2.weight',
-    'mlp_norm_bias': 'ln_2.bias',
-    'up': 'mlp.c_fc.weight',
-    'up_bias': 'mlp.c_fc.bias',
-    'down': 'mlp.c_proj.weight',
-    'down_bias': 'mlp.c_proj.bias',
+  'attention_norm': 'ln_1.weight',
+  'attention_norm_bias': 'ln_1.bias',
+  'qkv': 'attn.c_attn.weight',
+  'qkv_bias': 'attn.c_attn.bias',
+  'output': 'attn.c_proj.weight',
+  'output_bias': 'attn.c_proj.bias',
+  'mlp_norm': 'ln_2.weight',
+  'mlp_norm_bias': 'ln_2.bias',
+  'up': 'mlp.c_fc.weight',
+  'up_bias': 'mlp.c_fc.bias',
+  'down': 'mlp.c_proj.weight',
+  'down_bias': 'mlp.c_proj.bias',
 }
 _GPT2_OTHERS = {
-    'embed': 'transformer.wte.weight',
-    'position_embed': 'transformer.wpe.weight',
-    'final_norm': 'transformer.ln_f.weight',
-    'final_norm_bias': 'transformer.ln_f.bias',
-    'head': 'lm_head.weight',
+  'embed': 'transformer.wte.weight',
+  'position_embed': 'transformer.wpe.weight',
+  'final_norm': 'transformer.ln_f.weight',
+  'final_norm_bias': 'transformer.ln_f.bias',
+  'head': 'lm_head.weight',
 }
 _GPT2_TRANSPOSED = ('qkv', 'output', 'up', 'down')  # of a Conv1D: [in, out]
 
 # Spellings of files: GPT-2 saved without its head, and the language model in
 # one that sees pictures too (old and current).
 _SPELLINGS = (
-    (re.compile(r'(wte|wpe|h|ln_f)\.'), r'transformer.\g<0>'),
-    (re.compile(r'language_model\.lm_head\.'), 'lm_head.'),
-    (re.compile(r'language_model\.model\.'), 'model.'),
-    (re.compile(r'model\.language_model\.'), 'model.'),
+  (re.compile(r'(wte|wpe|h|ln_f)\.'), r'transformer.\g<0>'),
+  (re.compile(r'language_model\.lm_head\.'), 'lm_head.'),
+  (re.compile(r'language_model\.model\.'), 'model.'),
+  (re.compile(r'model\.language_model\.'), 'model.'),
 )
 # Tables that can be computed (rotary frequencies, GPT-2's masks), and the parts
 # of a model that see pictures.
 _LEFT_OUT = re.compile(
-    r'(model\.(.+\.)?rotary_emb\.inv_freq'
-    r'|transformer\.h\.\d+\.attn\.(masked_)?bias'
-    r'|(model\.)?(vision_tower|multi_modal_projector)\..+)'
+  r'(model\.(.+\.)?rotary_emb\.inv_freq'
+  r'|transformer\.h\.\d+\.attn\.(masked_)?bias'
+  r'|(model\.)?(vision_tower|multi_modal_projector)\..+)'
 )
 
 
@@ -122,13 +122,14 @@ def transposed(config: networks.Config) -> frozenset[str]:
   if not isinstance(config, gpt2.GPT2Config):
     return frozenset()
   return frozenset(
-      name for name in networks.shapes(config)
-      if name.rpartition('.')[2] in _GPT2_TRANSPOSED and '.' in name
+    name
+    for name in networks.shapes(config)
+    if name.rpartition('.')[2] in _GPT2_TRANSPOSED and '.' in name
   )
 
 
 def as_stored(
-    config: networks.Config, name: str, array: np.ndarray
+  config: networks.Config, name: str, array: np.ndarray
 ) -> np.ndarray:
   """Returns our tensor `name` as a file of its family holds it.
 

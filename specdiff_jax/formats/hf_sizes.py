@@ -1,6 +1,7 @@
 """Numbers, windows and rotary positions out of a config.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ Raw = Mapping[str, Any]  # config.json
 
 
 def windows(
-    file: str, raw: Raw, size: int, usual: Sequence[str]
+  file: str, raw: Raw, size: int, usual: Sequence[str]
 ) -> dict[str, int]:
   """Returns window and global_every of the kinds of layers.
 
@@ -32,20 +33,20 @@ def windows(
     return {}
   for every in (0, *range(2, len(usual) + 1)):
     if kinds == [
-        GLOBAL if every and (i + 1) % every == 0 else LOCAL
-        for i in range(len(usual))
+      GLOBAL if every and (i + 1) % every == 0 else LOCAL
+      for i in range(len(usual))
     ]:
       break
   else:
     raise errors.InputError(
-        f'{file}: layer_types, or what max_window_layers makes of them, is '
-        f'{printing.short(kinds)}; only {LOCAL!r} with {GLOBAL!r} at every so '
-        f'many-th of {len(usual)} layers is supported. Take another model.'
+      f'{file}: layer_types, or what max_window_layers makes of them, is '
+      f'{printing.short(kinds)}; only {LOCAL!r} with {GLOBAL!r} at every so '
+      f'many-th of {len(usual)} layers is supported. Take another model.'
     )
   if not size:
     raise errors.InputError(
-        f'{file}: some of its layer_types are {LOCAL!r}, but there is no '
-        'sliding_window; correct one of the two.'
+      f'{file}: some of its layer_types are {LOCAL!r}, but there is no '
+      'sliding_window; correct one of the two.'
     )
   return {'window': size, 'global_every': every}
 
@@ -68,9 +69,9 @@ def rope(file: str, raw: Raw) -> dict[str, Any]:
   if kind == 'default':
     if told.get('factor', 1.0) != 1.0:
       raise errors.InputError(
-          f'{file}: the rotary positions have the factor '
-          f'{printing.short(told["factor"])}, but no rope_type that says how '
-          "it scales; give rope_type 'linear' if it is meant so."
+        f'{file}: the rotary positions have the factor '
+        f'{printing.short(told["factor"])}, but no rope_type that says how '
+        "it scales; give rope_type 'linear' if it is meant so."
       )
   else:
     more = {}
@@ -78,11 +79,9 @@ def rope(file: str, raw: Raw) -> dict[str, Any]:
       key = 'original_max_position_embeddings'
       _agreed(file, told, 'config.json', key, raw.get(key))
       more = dict(
-          low=float(number(file, told, 'low_freq_factor')),
-          high=float(number(file, told, 'high_freq_factor')),
-          original=integer(
-              file, told, key, raw.get('max_position_embeddings')
-          ),
+        low=float(number(file, told, 'low_freq_factor')),
+        high=float(number(file, told, 'high_freq_factor')),
+        original=integer(file, told, key, raw.get('max_position_embeddings')),
       )
     factor = float(number(file, told, 'factor'))
     scaling = config_lib.RopeScaling(kind, factor, **more)
@@ -96,12 +95,12 @@ def _rope_object(file: str, raw: Raw, key: str) -> dict[str, Any]:
   if part is None or part == {}:
     return {}
   if not isinstance(part, dict) or any(
-      isinstance(value, dict) for value in part.values()
+    isinstance(value, dict) for value in part.values()
   ):
     raise errors.InputError(
-        f'{file}: rope settings {printing.short(part)} under {key} are not an '
-        'object of numbers; other rotary positions for some layers are '
-        'supported in Gemma 3 alone. Take another model.'
+      f'{file}: rope settings {printing.short(part)} under {key} are not an '
+      'object of numbers; other rotary positions for some layers are '
+      'supported in Gemma 3 alone. Take another model.'
     )
   part = {name: value for name, value in part.items() if value is not None}
   kind = part.pop('type', None)
@@ -115,10 +114,10 @@ def _rope_object(file: str, raw: Raw, key: str) -> dict[str, Any]:
 def _supported(file: str, kind: Any, part: Any) -> None:
   if kind not in ('default', *config_lib.ROPE_SCALINGS) or part != 1.0:
     raise errors.InputError(
-        f'{file}: rotary positions of type {printing.short(kind)} '
-        f"(partial_rotary_factor {printing.short(part)}) are not supported; "
-        "'default', 'linear' and 'llama3' on whole heads are. Take another "
-        'model, or another scaling.'
+      f'{file}: rotary positions of type {printing.short(kind)} '
+      f'(partial_rotary_factor {printing.short(part)}) are not supported; '
+      "'default', 'linear' and 'llama3' on whole heads are. Take another "
+      'model, or another scaling.'
     )
 
 
@@ -128,10 +127,10 @@ def _agreed(file: str, told: dict, key: str, name: str, value: Any) -> None:
     return
   if told.setdefault(name, value) != value:
     raise errors.InputError(
-        f'{file}: {name} is {printing.short(told[name])} in one place and '
-        f'{printing.short(value)} in another ({key}); rotary positions are '
-        'told in rope_parameters, rope_scaling and keys beside them, and have '
-        'to agree. Correct one of the two.'
+      f'{file}: {name} is {printing.short(told[name])} in one place and '
+      f'{printing.short(value)} in another ({key}); rotary positions are '
+      'told in rope_parameters, rope_scaling and keys beside them, and have '
+      'to agree. Correct one of the two.'
     )
 
 
@@ -141,13 +140,13 @@ def number(file: str, raw: Raw, key: str, default: Any = None) -> int | float:
   value = default if value is None else value
   if isinstance(value, bool) or not isinstance(value, (int, float)):
     raise errors.InputError(
-        f'{file}: {key} is {printing.short(value)}, where a number is '
-        'expected; download the file again.'
+      f'{file}: {key} is {printing.short(value)}, where a number is '
+      'expected; download the file again.'
     )
   if not 0 <= value < 1 << 63:  # NaN neither
     raise errors.InputError(
-        f'{file}: {key}={printing.short(value)}, but it cannot be negative, '
-        'infinite or so large; download the file again.'
+      f'{file}: {key}={printing.short(value)}, but it cannot be negative, '
+      'infinite or so large; download the file again.'
     )
   return value
 
@@ -157,8 +156,8 @@ def integer(file: str, raw: Raw, key: str, default: Any = None) -> int:
   value = number(file, raw, key, default)
   if not isinstance(value, int):
     raise errors.InputError(
-        f'{file}: {key} is {printing.short(value)}, where a whole number is '
-        'expected; download the file again.'
+      f'{file}: {key} is {printing.short(value)}, where a whole number is '
+      'expected; download the file again.'
     )
   config_lib.check_bound(file, key, value)
   return value
@@ -169,8 +168,8 @@ def positive(file: str, raw: Raw, key: str, default: Any = None) -> int | float:
   value = number(file, raw, key, default)
   if not value or not math.isfinite(1.0 / value):
     raise errors.InputError(
-        f'{file}: {key} is {value}, where a positive number is expected; '
-        'download the file again.'
+      f'{file}: {key} is {value}, where a positive number is expected; '
+      'download the file again.'
     )
   return value
 
@@ -180,7 +179,7 @@ def flag(file: str, raw: Raw, key: str) -> bool:
   value = raw.get(key)
   if not isinstance(value, bool | None):
     raise errors.InputError(
-        f'{file}: {key} is {printing.short(value)}, where true or false is '
-        'expected; download the file again.'
+      f'{file}: {key} is {printing.short(value)}, where true or false is '
+      'expected; download the file again.'
     )
   return bool(value)

@@ -7,12 +7,12 @@ from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 
 MODEL_TYPES = {
-    'LlamaForCausalLM': 'llama',
-    'MistralForCausalLM': 'mistral',
-    'Qwen2ForCausalLM': 'qwen2',
-    'Qwen3ForCausalLM': 'qwen3',
-    'Gemma3ForCausalLM': 'gemma3_text',
-    'GPT2LMHeadModel': 'gpt2',
+  'LlamaForCausalLM': 'llama',
+  'MistralForCausalLM': 'mistral',
+  'Qwen2ForCausalLM': 'qwen2',
+  'Qwen3ForCausalLM': 'qwen3',
+  'Gemma3ForCausalLM': 'gemma3_text',
+  'GPT2LMHeadModel': 'gpt2',
 }
 
 
@@ -44,19 +44,19 @@ def _family(config: networks.Config) -> str:
 
 def _llama(config: config_lib.TransformerConfig) -> dict[str, Any]:
   return {
-      'hidden_act': 'silu',
-      'vocab_size': config.vocab_size,
-      'hidden_size': config.width,
-      'num_hidden_layers': config.layers,
-      'num_attention_heads': config.heads,
-      'num_key_value_heads': config.kv_heads,
-      'head_dim': config.head_dim,
-      'intermediate_size': config.mlp_width,
-      'rms_norm_eps': config.norm_eps,
-      'tie_word_embeddings': config.tied_head,
-      'max_position_embeddings': config.max_positions,
-      'attention_bias': False,
-      'sliding_window': None,
+    'hidden_act': 'silu',
+    'vocab_size': config.vocab_size,
+    'hidden_size': config.width,
+    'num_hidden_layers': config.layers,
+    'num_attention_heads': config.heads,
+    'num_key_value_heads': config.kv_heads,
+    'head_dim': config.head_dim,
+    'intermediate_size': config.mlp_width,
+    'rms_norm_eps': config.norm_eps,
+    'tie_word_embeddings': config.tied_head,
+    'max_position_embeddings': config.max_positions,
+    'attention_bias': False,
+    'sliding_window': None,
   }
 
 
@@ -65,9 +65,9 @@ def _rope(config: config_lib.TransformerConfig) -> dict[str, Any]:
   scaling = _scaling(config)
   whole = {'rope_theta': config.rope_base, **(scaling or _DEFAULT)}
   return {
-      'rope_theta': config.rope_base,
-      'rope_scaling': scaling,
-      'rope_parameters': whole,
+    'rope_theta': config.rope_base,
+    'rope_scaling': scaling,
+    'rope_parameters': whole,
   }
 
 
@@ -81,21 +81,19 @@ def _scaling(config: config_lib.TransformerConfig) -> dict[str, Any] | None:
   raw = {'rope_type': scaling.kind, 'factor': scaling.factor}
   if scaling.kind == 'llama3':
     raw |= {
-        'low_freq_factor': scaling.low,
-        'high_freq_factor': scaling.high,
-        'original_max_position_embeddings': scaling.original,
+      'low_freq_factor': scaling.low,
+      'high_freq_factor': scaling.high,
+      'original_max_position_embeddings': scaling.original,
     }
   return raw
 
 
-def _windows(
-    config: config_lib.TransformerConfig, name: str
-) -> dict[str, Any]:
+def _windows(config: config_lib.TransformerConfig, name: str) -> dict[str, Any]:
   raw = {'sliding_window': config.window}
   if name != 'MistralForCausalLM':
     raw['layer_types'] = [
-        'sliding_attention' if local else 'full_attention'
-        for local in config.local_layers
+      'sliding_attention' if local else 'full_attention'
+      for local in config.local_layers
     ]
   if name.startswith('Qwen'):
     raw |= {'use_sliding_window': True, 'max_window_layers': 0}
@@ -107,32 +105,32 @@ def _gemma3(config: config_lib.TransformerConfig) -> dict[str, Any]:
   near, scaling = config.local_rope_base or config.rope_base, _scaling(config)
   far = {'rope_theta': config.rope_base, **(scaling or _DEFAULT)}
   return {
-      'hidden_activation': 'gelu_pytorch_tanh',
-      'query_pre_attn_scalar': round(scalar),
-      'attn_logit_softcapping': None,
-      'final_logit_softcapping': None,
-      'use_bidirectional_attention': False,
-      'layer_types': ['full_attention'] * config.layers,
-      'sliding_window_pattern': config.global_every or config.layers + 1,
-      'rope_theta': config.rope_base,
-      'rope_local_base_freq': near,
-      'rope_scaling': scaling,
-      'rope_parameters': {
-          'full_attention': far,
-          'sliding_attention': {'rope_theta': near, **_DEFAULT},
-      },
+    'hidden_activation': 'gelu_pytorch_tanh',
+    'query_pre_attn_scalar': round(scalar),
+    'attn_logit_softcapping': None,
+    'final_logit_softcapping': None,
+    'use_bidirectional_attention': False,
+    'layer_types': ['full_attention'] * config.layers,
+    'sliding_window_pattern': config.global_every or config.layers + 1,
+    'rope_theta': config.rope_base,
+    'rope_local_base_freq': near,
+    'rope_scaling': scaling,
+    'rope_parameters': {
+      'full_attention': far,
+      'sliding_attention': {'rope_theta': near, **_DEFAULT},
+    },
   }
 
 
 def _gpt2(config: gpt2.GPT2Config) -> dict[str, Any]:
   return {
-      'activation_function': 'gelu_new',
-      'vocab_size': config.vocab_size,
-      'n_embd': config.width,
-      'n_layer': config.layers,
-      'n_head': config.heads,
-      'n_inner': config.mlp_width,
-      'n_positions': config.max_positions,
-      'layer_norm_epsilon': config.norm_eps,
-      'tie_word_embeddings': config.tied_head,
+    'activation_function': 'gelu_new',
+    'vocab_size': config.vocab_size,
+    'n_embd': config.width,
+    'n_layer': config.layers,
+    'n_head': config.heads,
+    'n_inner': config.mlp_width,
+    'n_positions': config.max_positions,
+    'layer_norm_epsilon': config.norm_eps,
+    'tie_word_embeddings': config.tied_head,
   }

@@ -30,7 +30,7 @@ def folder(name: str) -> str:
 def cache_dir() -> str:
   """Returns where the hub's cache lies: HF_HUB_CACHE, or under HF_HOME."""
   own = os.environ.get('HF_HUB_CACHE') or os.environ.get(
-      'HUGGINGFACE_HUB_CACHE'  # its older name
+    'HUGGINGFACE_HUB_CACHE'  # its older name
   )
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   home = os.environ.get('HF_HOME') or os.path.join(base, 'huggingface')
@@ -60,9 +60,9 @@ def cached(name: str) -> str:
   found = [commit for commit in names if _is_whole(root, commit)]
   if len(found) > 1:
     raise errors.InputError(
-        f'{name}: the hub\'s cache has {len(found)} snapshots of it and no '
-        f'refs/main that says which is current; give one of them, as in '
-        f'{name}@{found[0]}: {printing.names(found)}.'
+      f"{name}: the hub's cache has {len(found)} snapshots of it and no "
+      f'refs/main that says which is current; give one of them, as in '
+      f'{name}@{found[0]}: {printing.names(found)}.'
     )
   if not found:
     return ''
@@ -95,9 +95,9 @@ def _check_links(root: str, snapshot: str) -> None:
       real = os.path.realpath(path)
       if os.path.commonpath((real, home)) != home:
         raise errors.InputError(
-            f'{path}: this file of the hub\'s cache is a link to {real}, '
-            f'outside of {home}; delete that folder and download the model '
-            'again.'
+          f"{path}: this file of the hub's cache is a link to {real}, "
+          f'outside of {home}; delete that folder and download the model '
+          'again.'
         )
 
 
@@ -121,7 +121,7 @@ def _is_whole(root: str, commit: str) -> bool:
     return there('model.safetensors')
   shards = files.read_json(index).get('weight_map')
   return isinstance(shards, dict) and all(
-      there(shard) for shard in set(map(str, shards.values()))
+    there(shard) for shard in set(map(str, shards.values()))
   )
 
 
@@ -130,22 +130,22 @@ def _download(name: str) -> str:
     import huggingface_hub  # optional, and slow to import
   except ImportError as e:
     raise errors.InputError(
-        f'{name}: there is no such file or directory, nor a whole model of '
-        f'this name in the hub\'s cache ({cache_dir()}), and to fetch it from '
-        'the Hugging Face hub the package huggingface_hub is needed; correct '
-        'the path, or `pip install huggingface_hub`.'
+      f'{name}: there is no such file or directory, nor a whole model of '
+      f"this name in the hub's cache ({cache_dir()}), and to fetch it from "
+      'the Hugging Face hub the package huggingface_hub is needed; correct '
+      'the path, or `pip install huggingface_hub`.'
     ) from e
   try:
     name, _, revision = name.partition('@')
     more = {'revision': revision} if revision else {}
     return huggingface_hub.snapshot_download(
-        name, allow_patterns=list(_WANTED), **more
+      name, allow_patterns=list(_WANTED), **more
     )
   except Exception as e:  # it raises dozens of kinds, from several packages
     first = (str(e).strip() or type(e).__name__).splitlines()[0]
     raise errors.InputError(
-        f'{name}: there is no such file or directory, nor a whole model of '
-        f'this name in the hub\'s cache ({cache_dir()}), and the Hugging Face '
-        f'hub did not give one ({first}). Check the name and the network, log '
-        'in if the model is gated, or give a local directory.'
+      f'{name}: there is no such file or directory, nor a whole model of '
+      f"this name in the hub's cache ({cache_dir()}), and the Hugging Face "
+      f'hub did not give one ({first}). Check the name and the network, log '
+      'in if the model is gated, or give a local directory.'
     ) from e

@@ -1,6 +1,7 @@
 """Directories in the form of Hugging Face: where their tensors lie."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 import functools
 import os
 
@@ -42,21 +43,21 @@ def _index(path: str, stem: str) -> dict[str, str]:
   if os.path.exists(whole) or not os.path.exists(index):
     if stem != STEM and os.path.exists(index):  # never written by us
       raise errors.InputError(
-          f'{path}: both {os.path.basename(whole)} and an index of other files '
-          'are there, which may be two models; remove one of the two.'
+        f'{path}: both {os.path.basename(whole)} and an index of other files '
+        'are there, which may be two models; remove one of the two.'
       )
     return {}
   names = files.read_json(index).get('weight_map')
   if not isinstance(names, dict) or not names:
     raise errors.InputError(
-        f'{index}: there is no weight_map in it; download the file again.'
+      f'{index}: there is no weight_map in it; download the file again.'
     )
   for name, shard in names.items():
     if not _is_file_name(shard):
       raise errors.InputError(
-          f'{index}: tensor {printing.short(name)} is said to lie in '
-          f'{printing.short(shard)}, which is not the name of a file in this '
-          'directory; download the index again.'
+        f'{index}: tensor {printing.short(name)} is said to lie in '
+        f'{printing.short(shard)}, which is not the name of a file in this '
+        'directory; download the index again.'
       )
   return {name: os.path.join(path, shard) for name, shard in names.items()}
 
@@ -70,9 +71,9 @@ def _refuse_pickles(path: str) -> None:
   pickles = [n for n in sorted(os.listdir(path)) if n.endswith(PICKLES)]
   if pickles:
     raise errors.InputError(
-        f'{path}: the weights are there only as {pickles[0]}, a pickle, which '
-        'can run any code and is never read; take or write the model as '
-        'safetensors.'
+      f'{path}: the weights are there only as {pickles[0]}, a pickle, which '
+      'can run any code and is never read; take or write the model as '
+      'safetensors.'
     )
 
 
@@ -96,24 +97,24 @@ def tensors(path: str, stem: str = STEM) -> dict[str, stored.InFile]:
     for name, tensor in safetensors_io.tensors(file).items():
       if name in found:
         raise errors.InputError(
-            f'{file}: tensor {printing.short(name)} is also in '
-            f'{found[name].path}; one of the two is left over from another '
-            'model. Download the files again.'
+          f'{file}: tensor {printing.short(name)} is also in '
+          f'{found[name].path}; one of the two is left over from another '
+          'model. Download the files again.'
         )
       found[name] = tensor
   for name, file in index.items():
     if name not in found or found[name].path != file:
       raise errors.InputError(
-          f'{file}: the index says that tensor {printing.short(name)} is in '
-          'this file, but it is missing; download index and file again.'
+        f'{file}: the index says that tensor {printing.short(name)} is in '
+        'this file, but it is missing; download index and file again.'
       )
   return found
 
 
 def iterate_tensors(
-    path: str,
-    config: networks.Config,
-    our_name: Callable[[str], str | None] | None = None,
+  path: str,
+  config: networks.Config,
+  our_name: Callable[[str], str | None] | None = None,
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, name in the file, tensor), none of them read yet.
 
@@ -133,7 +134,7 @@ def iterate_tensors(
       continue
     if tensor.kind not in _FLOATS:
       raise errors.InputError(
-          f'{tensor.path}: tensor {name!r} is stored as {tensor.kind}, not as '
-          f'one of {", ".join(_FLOATS)}; take an unquantised copy of the model.'
+        f'{tensor.path}: tensor {name!r} is stored as {tensor.kind}, not as '
+        f'one of {", ".join(_FLOATS)}; take an unquantised copy of the model.'
       )
     yield ours, name, stored.transposed(tensor) if ours in turned else tensor

@@ -6,7 +6,10 @@ sqrt(r) where it is rank-stabilised (Kalajdzievski, 2023, arXiv:2312.03732).
 The merged model is another model, with a fingerprint of its own.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import math
@@ -25,17 +28,17 @@ from specdiff_jax.formats import stored
 from specdiff_jax.models import networks
 
 _KEY = re.compile(
-    r'(?s)(?:base_model\.model\.)?(.*?)'
-    r'(?:\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|base_layer))?'
-    r'(?:\.default)?(?:\.weight)?'
+  r'(?s)(?:base_model\.model\.)?(.*?)'
+  r'(?:\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|base_layer))?'
+  r'(?:\.default)?(?:\.weight)?'
 )
 _WRAPPED = re.compile(r'(?:model\.|language_model\.)+')
 _PICTURES = ('vision_tower.', 'multi_modal_projector.')
 _TENSORS = 'adapter_model.safetensors'
 _PICKLE = 'adapter_model.bin'
 _ADVICE = (
-    'Merge the adapter into its model with peft (merge_and_unload), and give '
-    'the merged directory.'
+  'Merge the adapter into its model with peft (merge_and_unload), and give '
+  'the merged directory.'
 )
 # Starts that leave the base's own weights; others (PiSSA, OLoRA) change them.
 _STARTS = (None, True, False, 'gaussian', 'eva', 'orthogonal')
@@ -61,7 +64,7 @@ _LETTER = r'(?:[\w-]|\\[.dw])'
 _ONCE = '(?![*+?{])'
 _GROUP = rf'\((?:\?:)?{_LETTER}*(?:\|{_LETTER}*)*\){_ONCE}'
 _SAFE = re.compile(
-    rf'(?:{_LETTER}|\.|\[[\w-]+\]|\||\^|\$|{_GROUP}|[*+?]{_ONCE})*'
+  rf'(?:{_LETTER}|\.|\[[\w-]+\]|\||\^|\$|{_GROUP}|[*+?]{_ONCE})*'
 )
 _MOST_LOOPS, _MOST_GROUPS, _MOST_LETTERS = 2, 3, 500
 
@@ -114,8 +117,8 @@ def read(path: str, config: networks.Config) -> Adapter:
   modules, copies = {}, {}
   for name, tensor in safetensors_io.tensors(_weights(path)).items():
     module, part = _KEY.fullmatch(name).groups()
-    usual = _WRAPPED.sub('', module, count=1) if _WRAPPED.match(module) else (
-        module
+    usual = (
+      _WRAPPED.sub('', module, count=1) if _WRAPPED.match(module) else (module)
     )
     if usual.startswith(_PICTURES):
       continue  # text never goes through it
@@ -133,14 +136,14 @@ def read(path: str, config: networks.Config) -> Adapter:
     pair, side = pairs.setdefault(weight, {}), part[-1]
     if side in pair:
       raise errors.InputError(
-          f'{path}: there are two tensors of lora_{side} for {names[weight]!r} '
-          f'({printing.short(name)} is one); save the adapter again.'
+        f'{path}: there are two tensors of lora_{side} for {names[weight]!r} '
+        f'({printing.short(name)} is one); save the adapter again.'
       )
     pair[side], modules[weight] = tensor, module
   if not pairs:
     raise errors.InputError(
-        f'{path}: there are no tensors of a LoRA in {_TENSORS}; save the '
-        'adapter again.'
+      f'{path}: there are no tensors of a LoRA in {_TENSORS}; save the '
+      'adapter again.'
     )
   updates = {
       name: _update(
@@ -166,26 +169,26 @@ def _check_part(path, config, name, tensor, weight, part) -> None:
   told = f'tensor {printing.short(name)} of shape {tensor.shape}'
   if weight is None:
     raise errors.InputError(
-        f'{path}: {told} ({tensor.kind}) adapts no matrix of this model; the '
-        'adapter belongs to another model, or is not a plain LoRA.'
+      f'{path}: {told} ({tensor.kind}) adapts no matrix of this model; the '
+      'adapter belongs to another model, or is not a plain LoRA.'
     )
   embedding = part is not None and part.startswith('lora_embedding')
   copied = part in (None, 'base_layer')
   if not copied and config.tied_head and weight in ('embed', 'head'):
     raise errors.InputError(
-        f'{path}: {told} adapts the embedding or the head alone, but in this '
-        f'model both are one. {_ADVICE}'
+      f'{path}: {told} adapts the embedding or the head alone, but in this '
+      f'model both are one. {_ADVICE}'
     )
   good = tensor.dtype is not None and len(tensor.shape) == 2
   if not good or not copied and embedding != (weight == 'embed'):
     raise errors.InputError(
-        f'{path}: {told} ({tensor.kind}) adapts no matrix in the way of plain '
-        f'LoRA. {_ADVICE}'
+      f'{path}: {told} ({tensor.kind}) adapts no matrix in the way of plain '
+      f'LoRA. {_ADVICE}'
     )
 
 
 def merged(
-    tensors: Iterable[tuple[str, str, stored.Tensor]], adapter: Adapter
+  tensors: Iterable[tuple[str, str, stored.Tensor]], adapter: Adapter
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, their name, tensor) with the updates added.
 
@@ -196,18 +199,18 @@ def merged(
     copy, update = adapter.copies.get(ours), adapter.updates.get(ours)
     if copy is not None and not stored.equal(copy, stored.of(tensor)):
       raise errors.InputError(
-          f'{adapter.path}: the adapter has a {theirs!r} of its own, which is '
-          f'not that of this model (shapes {copy.shape} and '
-          f'{tuple(tensor.shape)}). {_ADVICE}'
+        f'{adapter.path}: the adapter has a {theirs!r} of its own, which is '
+        f'not that of this model (shapes {copy.shape} and '
+        f'{tuple(tensor.shape)}). {_ADVICE}'
       )
     if update is not None:
       tensor = stored.of(tensor)
       shape = (len(update.up), update.down.shape[1])
       if shape != tuple(tensor.shape):
         raise errors.InputError(
-            f'{adapter.path}: the adapter changes {theirs!r} as a matrix of '
-            f'shape {shape}, but this model has {tuple(tensor.shape)}; it '
-            'belongs to another model.'
+          f'{adapter.path}: the adapter changes {theirs!r} as a matrix of '
+          f'shape {shape}, but this model has {tuple(tensor.shape)}; it '
+          'belongs to another model.'
         )
       tensor = stored.Derived(tensor, update.added)
     yield ours, theirs, tensor
@@ -217,8 +220,8 @@ def _check_supported(file: str, settings: dict[str, Any]) -> None:
   kind = settings.get('peft_type')
   if kind != 'LORA':
     raise errors.InputError(
-        f'{file}: peft_type is {printing.short(kind)}; only LORA is known '
-        f'here. {_ADVICE}'
+      f'{file}: peft_type is {printing.short(kind)}; only LORA is known '
+      f'here. {_ADVICE}'
     )
   for key, value in settings.items():
     if key == 'init_lora_weights':
@@ -229,8 +232,8 @@ def _check_supported(file: str, settings: dict[str, Any]) -> None:
       good = key in _PLAIN or value in (None, False, 0, [], {}, '')
     if not good:
       raise errors.InputError(
-          f'{file}: {printing.short(key)[1:-1]} is {printing.short(value)}, '
-          f'which is more than plain LoRA and is not supported. {_ADVICE}'
+        f'{file}: {printing.short(key)[1:-1]} is {printing.short(value)}, '
+        f'which is more than plain LoRA and is not supported. {_ADVICE}'
       )
 
 
@@ -238,8 +241,8 @@ def _weights(path: str) -> str:
   file = os.path.join(path, _TENSORS)
   if not os.path.exists(file) and os.path.exists(os.path.join(path, _PICKLE)):
     raise errors.InputError(
-        f'{path}: the adapter is there only as {_PICKLE}, a pickle, which can '
-        'run any code and is never read; save it as safetensors.'
+      f'{path}: the adapter is there only as {_PICKLE}, a pickle, which can '
+      'run any code and is never read; save it as safetensors.'
     )
   return file
 
@@ -253,15 +256,15 @@ def _update(path, weight, pair, rank, alpha, by_root, turned) -> Update:
   if set(pair) != {'A', 'B'}:
     (there,) = pair
     raise errors.InputError(
-        f'{path}: of the weight {weight!r} there is only lora_{there}; the '
-        'adapter is incomplete, save it again.'
+      f'{path}: of the weight {weight!r} there is only lora_{there}; the '
+      'adapter is incomplete, save it again.'
     )
   up, down = (stored.read(pair[part], np.float32) for part in 'BA')
   if not up.shape[1] == down.shape[0] == rank or rank < 1:
     raise errors.InputError(
-        f'{path}: the adapter of {weight!r} has shapes {up.shape} and '
-        f'{down.shape}, which is not of the rank {rank} that its config '
-        'states; the files belong to different adapters.'
+      f'{path}: the adapter of {weight!r} has shapes {up.shape} and '
+      f'{down.shape}, which is not of the rank {rank} that its config '
+      'states; the files belong to different adapters.'
     )
   scale = alpha / (math.sqrt(rank) if by_root else rank)
   return Update(down.T, up.T, scale) if turned else Update(up, down, scale)
@@ -307,31 +310,31 @@ class _Patterns:
         self._others.append((i, pattern))
     if max(len(patterns) - _MOST_NAMES, len(self._others) - _MOST_PATTERNS) > 0:
       raise errors.InputError(
-          f'{file}: {key} has {len(patterns)} patterns, of which '
-          f'{len(self._others)} are more than names of modules; {_MOST_NAMES} '
-          f'and {_MOST_PATTERNS} are read at most. {_ADVICE}'
+        f'{file}: {key} has {len(patterns)} patterns, of which '
+        f'{len(self._others)} are more than names of modules; {_MOST_NAMES} '
+        f'and {_MOST_PATTERNS} are read at most. {_ADVICE}'
       )
     self._others = [(i, p, _compiled(p)) for i, p in self._others]
     for _, pattern, read in self._others:
       if read is None:
         raise errors.InputError(
-            f'{file}: {key} has {printing.short(pattern)}, which is no name '
-            'and not a regular expression that is read here: names, dots, '
-            f'digits, alternatives, two repetitions at most. {_ADVICE}'
+          f'{file}: {key} has {printing.short(pattern)}, which is no name '
+          'and not a regular expression that is read here: names, dots, '
+          f'digits, alternatives, two repetitions at most. {_ADVICE}'
         )
 
   def first(self, module: str) -> str | None:
     """Returns the first pattern that means a module."""
     starts = _starts(module)
     found = [
-        (i, pattern)
-        for i, pattern, read in self._others
-        if any(read.fullmatch(module, start) for start in starts)
+      (i, pattern)
+      for i, pattern, read in self._others
+      if any(read.fullmatch(module, start) for start in starts)
     ]
     for start in starts:  # a dot in a name stands for any character
       for i, pattern in self._names.get(len(module) - start, ()):
         if all(
-            one in ('.', other) for one, other in zip(pattern, module[start:])
+          one in ('.', other) for one, other in zip(pattern, module[start:])
         ):
           found.append((i, pattern))
           break
@@ -364,13 +367,13 @@ class _Targets:
   def __init__(self, file: str, settings: Mapping[str, Any]):
     self._file = file
     self._told = {
-        key: self._texts(settings, key)
-        for key in ('target_modules', 'exclude_modules', 'layers_pattern')
+      key: self._texts(settings, key)
+      for key in ('target_modules', 'exclude_modules', 'layers_pattern')
     }
     layers = settings.get('layers_to_transform')
     layers = [layers] if type(layers) is int else layers
     if not isinstance(layers, list | None) or not all(
-        type(layer) is int for layer in layers or ()
+      type(layer) is int for layer in layers or ()
     ):
       raise _unexpected(file, 'layers_to_transform', layers, 'a list of ints')
     self._layers = frozenset(layers or ())
@@ -401,9 +404,9 @@ class _Targets:
     else:
       return
     raise errors.InputError(
-        f'{path}: there is the tensor {printing.short(name)}, but {why}, so '
-        'peft would leave it out. Correct the config, or take the tensors '
-        'away.'
+      f'{path}: there is the tensor {printing.short(name)}, but {why}, so '
+      'peft would leave it out. Correct the config, or take the tensors '
+      'away.'
     )
 
   def _is_in_layers(self, module: str) -> bool:
@@ -427,6 +430,6 @@ class _Targets:
 
 def _unexpected(file: str, key: str, value: Any, wanted: str):
   return errors.InputError(
-      f'{file}: {key} is {printing.short(value)}, where {wanted} is expected; '
-      'save the adapter again.'
+    f'{file}: {key} is {printing.short(value)}, where {wanted} is expected; '
+    'save the adapter again.'
   )

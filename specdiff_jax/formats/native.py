@@ -26,8 +26,8 @@ FILE = 'specdiff.json'
 STEM = 'params'  # of the files with tensors
 FORMAT = 'specdiff_jax model 1'
 _CONFIGS = {
-    kind.__name__: kind
-    for kind in (config_lib.TransformerConfig, gpt2.GPT2Config)
+  kind.__name__: kind
+  for kind in (config_lib.TransformerConfig, gpt2.GPT2Config)
 }
 
 
@@ -39,10 +39,10 @@ def is_native(folder: str) -> bool:
 def describe(config: Any, names: dict[str, str]) -> dict[str, Any]:
   """Returns what specdiff.json says; `names`: ours -> Hugging Face's."""
   return {
-      'format': FORMAT,
-      'network': type(config).__name__,
-      'config': dataclasses.asdict(config),
-      'names': names,
+    'format': FORMAT,
+    'network': type(config).__name__,
+    'config': dataclasses.asdict(config),
+    'names': names,
   }
 
 
@@ -60,10 +60,10 @@ def read(folder: str) -> tuple[Any, dict[str, str]]:
   kind = _CONFIGS.get(str(raw.get('network')))
   if raw.get('format') != FORMAT or kind is None:
     raise errors.InputError(
-        f'{file}: a model of the format {printing.short(raw.get("format"))} '
-        f'with the network {printing.short(raw.get("network"))}; known are '
-        f'{FORMAT!r} with {", ".join(_CONFIGS)}. Another version wrote it: '
-        'convert the model again.'
+      f'{file}: a model of the format {printing.short(raw.get("format"))} '
+      f'with the network {printing.short(raw.get("network"))}; known are '
+      f'{FORMAT!r} with {", ".join(_CONFIGS)}. Another version wrote it: '
+      'convert the model again.'
     )
   names = raw.get('names')
   try:
@@ -73,14 +73,13 @@ def read(folder: str) -> tuple[Any, dict[str, str]]:
       raise TypeError('names has to be a table of texts')
   except (KeyError, TypeError, AttributeError, errors.InputError) as e:
     raise errors.InputError(
-        f'{file}: config or names cannot be read ({e}); convert the model '
-        'again.'
+      f'{file}: config or names cannot be read ({e}); convert the model again.'
     ) from e
   return config, names
 
 
 def iterate_tensors(
-    folder: str, names: dict[str, str]
+  folder: str, names: dict[str, str]
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, Hugging Face's, tensor), none of them read yet."""
   for ours, tensor in huggingface.tensors(folder, STEM).items():

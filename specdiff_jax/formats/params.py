@@ -1,10 +1,13 @@
 """Names, shapes and identity of a transformer's params, whatever their file."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 import dataclasses
 import hashlib
 import json
 import math
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -31,12 +34,12 @@ shapes = networks.shapes
 
 
 def gather(
-    config: networks.Config,
-    tensors: Iterable[tuple[str, str, Any]],
-    dtype: Any,
-    source: str,
-    shardings: Callable[[Any], Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+  config: networks.Config,
+  tensors: Iterable[tuple[str, str, Any]],
+  dtype: Any,
+  source: str,
+  shardings: Callable[[Any], Any] | None = None,
+  progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], str]:
   """Collects (our name, their name, tensor) into params and a fingerprint.
 
@@ -77,9 +80,9 @@ def gather(
 
 
 def checked(
-    config: networks.Config,
-    tensors: Iterable[tuple[str, str, Any]],
-    source: str,
+  config: networks.Config,
+  tensors: Iterable[tuple[str, str, Any]],
+  source: str,
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields the tensors, all in the form of `stored.Tensor`.
 
@@ -96,18 +99,18 @@ def checked(
         raise _no_place(config, [theirs, *more], tuple(tensor.shape), source)
       if tuple(tensor.shape) != expected[ours]:
         raise errors.InputError(
-            f'{source}: tensor {theirs!r} has shape {tuple(tensor.shape)}, but '
-            f"the model's config asks for {expected[ours]}; weights and config "
-            'belong to different models.'
+          f'{source}: tensor {theirs!r} has shape {tuple(tensor.shape)}, but '
+          f"the model's config asks for {expected[ours]}; weights and config "
+          'belong to different models.'
         )
       seen.add(ours)
     yield ours, theirs, tensor
   missing = sorted(set(expected) - seen)
   if missing:
     raise errors.InputError(
-        f'{source}: {len(missing)} of {len(expected)} tensors are missing: '
-        f'{_listed(missing)} (by our names); the weights are incomplete, '
-        'download them again.'
+      f'{source}: {len(missing)} of {len(expected)} tensors are missing: '
+      f'{_listed(missing)} (by our names); the weights are incomplete, '
+      'download them again.'
     )
 
 
@@ -121,9 +124,9 @@ def _no_place(config, names, shape, source) -> errors.InputError:
   head = ' with a tied head' if getattr(config, 'tied_head', False) else ''
   more = f' Nor have {_listed(names[1:])}.' if names[1:] else ''
   return errors.InputError(
-      f'{source}: tensor {names[0]!r} of shape {shape} has no place in a '
-      f'{kind} of {config.layers} layers{head}; the weights belong to another '
-      f'architecture, or to another config.{more}'
+    f'{source}: tensor {names[0]!r} of shape {shape} has no place in a '
+    f'{kind} of {config.layers} layers{head}; the weights belong to another '
+    f'architecture, or to another config.{more}'
   )
 
 
@@ -145,7 +148,7 @@ def dtype_of(dtype: Any):
   name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
   if name not in _DTYPES:
     raise errors.InputError(
-        f'dtype={name!r} is not known; it is one of {", ".join(_DTYPES)}.'
+      f'dtype={name!r} is not known; it is one of {", ".join(_DTYPES)}.'
     )
   return _DTYPES[name]
 
@@ -187,7 +190,7 @@ def _combine(config: networks.Config, digests: dict[str, bytes]) -> str:
 
 
 def flatten(
-    params: dict[str, Any], prefix: str = ''
+  params: dict[str, Any], prefix: str = ''
 ) -> Iterator[tuple[str, Any]]:
   """Yields (name joined by '.', array) of a nested dict."""
   for key, value in params.items():
@@ -209,8 +212,8 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
         break
     if not isinstance(place, dict) or last in place:
       raise errors.InputError(
-          f'Tensor {name!r} has the name of a group of tensors, or lies in one '
-          'that is a tensor itself; the file was not written by this program.'
+        f'Tensor {name!r} has the name of a group of tensors, or lies in one '
+        'that is a tensor itself; the file was not written by this program.'
       )
     place[last] = value
   return nested

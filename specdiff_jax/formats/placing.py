@@ -15,7 +15,7 @@ def default(tree: Any) -> Any:
 
 
 def place(
-    tensor: stored.Tensor, dtype: Any, sharding: jax.sharding.Sharding | None
+  tensor: stored.Tensor, dtype: Any, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
   """Returns a tensor, cast, as an array that is split as `sharding` says.
 
@@ -27,19 +27,18 @@ def place(
     return jnp.asarray(stored.read(tensor, dtype)).block_until_ready()
   shape = tuple(tensor.shape)
   wanted = {
-      device: _bounds(index, shape)
-      for device, index in
-      sharding.addressable_devices_indices_map(shape).items()
+    device: _bounds(index, shape)
+    for device, index in sharding.addressable_devices_indices_map(shape).items()
   }
   pieces = {
-      bounds: np.empty([last - first for first, last in bounds], dtype)
-      for bounds in wanted.values()
+    bounds: np.empty([last - first for first, last in bounds], dtype)
+    for bounds in wanted.values()
   }
   _fill(tensor, pieces)
   shards = [
-      # Waited for, so that a copy never outlives what it is made of.
-      jax.device_put(pieces[bounds], device).block_until_ready()
-      for device, bounds in wanted.items()
+    # Waited for, so that a copy never outlives what it is made of.
+    jax.device_put(pieces[bounds], device).block_until_ready()
+    for device, bounds in wanted.items()
   ]
   return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
@@ -59,7 +58,7 @@ def _fill(tensor: stored.Tensor, pieces: dict) -> None:
         if low < high:
           inner = tuple(slice(*bounds) for bounds in columns)
           piece[low - rows[0] : high - rows[0]] = block[
-              (slice(low - row, high - row), *inner)
+            (slice(low - row, high - row), *inner)
           ]
 
 

@@ -14,23 +14,23 @@ from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 SIZES = {
-    'tiny': config_lib.TransformerConfig(
-        vocab_size=320,
-        width=64,
-        layers=3,
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        mlp_width=128,
-        tied_head=False,
-        max_positions=1024,
-    ),
+  'tiny': config_lib.TransformerConfig(
+    vocab_size=320,
+    width=64,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    mlp_width=128,
+    tied_head=False,
+    max_positions=1024,
+  ),
 }
 
 
 def _sizes(vocab, width, layers, heads, kv_heads, head_dim, mlp, **rest):
   return config_lib.TransformerConfig(
-      vocab, width, layers, heads, kv_heads, head_dim, mlp, **rest
+    vocab, width, layers, heads, kv_heads, head_dim, mlp, **rest
   )
 
 
@@ -127,7 +127,7 @@ def published(name: str) -> Any:
   """
   if name not in PUBLISHED:
     raise errors.InputError(
-        f'preset:{name} is not known; there are: {", ".join(PUBLISHED)}.'
+      f'preset:{name} is not known; there are: {", ".join(PUBLISHED)}.'
     )
   return PUBLISHED[name]
 
@@ -145,14 +145,12 @@ def random(name: str, dtype: str, seed: int = 0) -> weights.Checkpoint:
   config = SIZES[name]
   generator = np.random.default_rng(seed)
   tensors = (
-      (ours, ours, _draw(generator, shape))
-      for ours, shape in sorted(networks.shapes(config).items())
+    (ours, ours, _draw(generator, shape))
+    for ours, shape in sorted(networks.shapes(config).items())
   )
   params, digest = params_lib.gather(config, tensors, dtype, f'random:{name}')
   tokenizer = tokenizer_lib.Tokenizer.bytes(config.vocab_size)
-  return weights.Checkpoint(
-      config, params, tokenizer, digest, f'random:{name}'
-  )
+  return weights.Checkpoint(config, params, tokenizer, digest, f'random:{name}')
 
 
 def _draw(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:

@@ -1,11 +1,12 @@
 """Safetensors files: read with every doubt checked, written atomically."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import json
 import math
 import os
-from typing import Any, Iterator
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -39,8 +40,8 @@ def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
   leaves what was there before.
   """
   flat = {
-      name: np.ascontiguousarray(np.asarray(x))
-      for name, x in params_lib.flatten(params)
+    name: np.ascontiguousarray(np.asarray(x))
+    for name, x in params_lib.flatten(params)
   }
   folder = os.path.dirname(os.path.abspath(path))
   try:
@@ -53,8 +54,8 @@ def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
     _sync(folder)
   except (OSError, safetensors.SafetensorError) as e:
     raise errors.InputError(
-        f'{path}: the weights cannot be written ({e}). Nothing that was there '
-        'is lost; make room or choose another folder, then run again.'
+      f'{path}: the weights cannot be written ({e}). Nothing that was there '
+      'is lost; make room or choose another folder, then run again.'
     ) from e
 
 
@@ -79,13 +80,13 @@ def tensors(path: str) -> dict[str, stored.InFile]:
     first, last = entry['data_offsets']
     kind = entry['dtype']
     found[name] = stored.InFile(
-        path=path,
-        name=name,
-        kind=kind,
-        dtype=_NUMPY.get(kind),
-        shape=tuple(entry['shape']),
-        offset=8 + size + first,
-        nbytes=last - first,
+      path=path,
+      name=name,
+      kind=kind,
+      dtype=_NUMPY.get(kind),
+      shape=tuple(entry['shape']),
+      offset=8 + size + first,
+      nbytes=last - first,
     )
   return found
 
@@ -97,9 +98,9 @@ def metadata(path: str) -> dict[str, str]:
 
 
 def write(
-    path: str,
-    entries: Mapping[str, tuple[stored.Tensor, Any]],
-    facts: Mapping[str, str],
+  path: str,
+  entries: Mapping[str, tuple[stored.Tensor, Any]],
+  facts: Mapping[str, str],
 ) -> Iterator[int]:
   """Writes name -> (tensor, dtype) into a new file, and yields bytes written.
 
@@ -107,16 +108,16 @@ def write(
   the caller writes into a folder that gets its name in the end.
   """
   order = sorted(
-      entries, key=lambda n: (-np.dtype(entries[n][1]).itemsize, n)
+    entries, key=lambda n: (-np.dtype(entries[n][1]).itemsize, n)
   )  # the wide ones first, so that every value is aligned
   table, at = {'__metadata__': dict(facts)}, 0
   for name in order:
     tensor, dtype = entries[name]
     end = at + math.prod(tensor.shape) * np.dtype(dtype).itemsize
     table[name] = {
-        'dtype': _KINDS[np.dtype(dtype)],
-        'shape': list(tensor.shape),
-        'data_offsets': [at, end],
+      'dtype': _KINDS[np.dtype(dtype)],
+      'shape': list(tensor.shape),
+      'data_offsets': [at, end],
     }
     at = end
   header = json.dumps(table, separators=(',', ':')).encode()
@@ -138,8 +139,8 @@ def opened(path: str) -> Iterator[Any]:
   """Opens a file, whose header is checked against the file's size."""
   if not os.path.lexists(path):
     raise errors.InputError(
-        f'{path}: there is no such safetensors file; correct the path, or '
-        'download the file again.'
+      f'{path}: there is no such safetensors file; correct the path, or '
+      'download the file again.'
     )
   _check_size(path)
   try:
@@ -170,8 +171,8 @@ def _check_size(path: str) -> None:
 
 def _damaged(path: str, why: str) -> errors.InputError:
   return errors.InputError(
-      f'{path}: not a complete safetensors file ({why[:200]}). It is truncated '
-      'or damaged; download it or write it again.'
+    f'{path}: not a complete safetensors file ({why[:200]}). It is truncated '
+    'or damaged; download it or write it again.'
   )
 
 
@@ -182,8 +183,8 @@ def read(file: Any, path: str, name: str) -> np.ndarray:
   except (KeyError, TypeError, safetensors.SafetensorError) as e:
     kind = file.get_slice(name).get_dtype() if name in file.keys() else 'absent'
     raise errors.InputError(
-        f'{path}: tensor {printing.short(name)} (stored as {kind}) cannot be '
-        f'read ({e}); take the weights in F32, BF16 or F16.'
+      f'{path}: tensor {printing.short(name)} (stored as {kind}) cannot be '
+      f'read ({e}); take the weights in F32, BF16 or F16.'
     ) from e
 
 

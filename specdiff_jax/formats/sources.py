@@ -5,10 +5,12 @@ directory, and a name on the hub. Nothing here runs code out of a file: pickles
 are refused.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
@@ -75,9 +77,9 @@ def open_model(path: str, adapter: str = '') -> Source:
     return source
   changes = lora.read(adapter, source.config)
   return dataclasses.replace(
-      source,
-      name=f'{path} with {adapter}',
-      tensors=lambda: lora.merged(source.tensors(), changes),
+    source,
+    name=f'{path} with {adapter}',
+    tensors=lambda: lora.merged(source.tensors(), changes),
   )
 
 
@@ -86,9 +88,9 @@ def _refuse_adapter(source: Source) -> None:
   file = os.path.join(source.folder, 'adapter_config.json')
   if source.folder and os.path.exists(file):
     raise errors.InputError(
-        f'{file}: beside the model there is a LoRA adapter, which may or may '
-        f'not be merged into it. Give {source.folder} as the adapter too '
-        '(where it is not), or remove this file (where it is).'
+      f'{file}: beside the model there is a LoRA adapter, which may or may '
+      f'not be merged into it. Give {source.folder} as the adapter too '
+      '(where it is not), or remove this file (where it is).'
     )
 
 
@@ -101,12 +103,12 @@ def _open(path: str) -> Source:
     return _directory(hub.folder(path), path)
   if os.path.exists(path):
     raise errors.InputError(
-        f'{path}: not a regular file (a pipe, a socket or a device); give a '
-        '.gguf file or a directory.'
+      f'{path}: not a regular file (a pipe, a socket or a device); give a '
+      '.gguf file or a directory.'
     )
   raise errors.InputError(
-      f'{path}: there is no such file or directory; give a .gguf file, a '
-      "Hugging Face directory, or a name on its hub ('org/name')."
+    f'{path}: there is no such file or directory; give a .gguf file, a '
+    "Hugging Face directory, or a name on its hub ('org/name')."
   )
 
 
@@ -124,50 +126,50 @@ def open_drafter(path: str) -> Source | None:
     return None
   published = hf_drafters.read(folder)
   return Source(
-      name=path,
-      form='hf',
-      family=printing.names(known),
-      folder=folder,
-      config=published.sizes,
-      tensors=lambda: hf_drafters.tensors(folder, published),
-      entries=lambda: _entries(folder, huggingface.STEM),
-      tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
-      drafter=published,
+    name=path,
+    form='hf',
+    family=printing.names(known),
+    folder=folder,
+    config=published.sizes,
+    tensors=lambda: hf_drafters.tensors(folder, published),
+    entries=lambda: _entries(folder, huggingface.STEM),
+    tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
+    drafter=published,
   )
 
 
 def _entries(folder: str, stem: str) -> list[Entry]:
   return [
-      Entry(name, tensor.kind, tensor.shape, tensor.nbytes)
-      for name, tensor in huggingface.tensors(folder, stem).items()
+    Entry(name, tensor.kind, tensor.shape, tensor.nbytes)
+    for name, tensor in huggingface.tensors(folder, stem).items()
   ]
 
 
 def _file(path: str) -> Source:
   if path.endswith(huggingface.PICKLES):
     raise errors.InputError(
-        f'{path}: a pickle can run any code and is never read; take or write '
-        'the model as safetensors, and give its directory.'
+      f'{path}: a pickle can run any code and is never read; take or write '
+      'the model as safetensors, and give its directory.'
     )
   if path.endswith('.safetensors'):
     raise errors.InputError(
-        f'{path}: a file of tensors alone does not say what model it is; give '
-        'its directory, with config.json and tokenizer.json.'
+      f'{path}: a file of tensors alone does not say what model it is; give '
+      'its directory, with config.json and tokenizer.json.'
     )
   header = gguf_io.read_header(path)
   config = gguf_models.read_config(header)
   return Source(
-      name=path,
-      form='gguf',
-      family=header.fields['general.architecture'],
-      folder='',
-      config=config,
-      tensors=lambda: gguf_models.iterate_tensors(header, config),
-      entries=lambda: [
-          Entry(name, info.kind.name, info.shape, info.nbytes)
-          for name, info in header.tensors.items()
-      ],
-      tokenizer=lambda: tokenizer_lib.Tokenizer.from_gguf(header.fields, path),
+    name=path,
+    form='gguf',
+    family=header.fields['general.architecture'],
+    folder='',
+    config=config,
+    tensors=lambda: gguf_models.iterate_tensors(header, config),
+    entries=lambda: [
+      Entry(name, info.kind.name, info.shape, info.nbytes)
+      for name, info in header.tensors.items()
+    ],
+    tokenizer=lambda: tokenizer_lib.Tokenizer.from_gguf(header.fields, path),
   )
 
 
@@ -175,9 +177,9 @@ def _directory(folder: str, name: str) -> Source:
   if native.is_native(folder):
     if huggingface.has_tensors(folder):
       raise errors.InputError(
-          f'{folder}: there are two models in this directory, one of '
-          f'{native.FILE} and one of {huggingface.STEM}.safetensors; remove '
-          'one of the two.'
+        f'{folder}: there are two models in this directory, one of '
+        f'{native.FILE} and one of {huggingface.STEM}.safetensors; remove '
+        'one of the two.'
       )
     form, stem = 'native', native.STEM
     config, names = native.read(folder)
@@ -191,14 +193,14 @@ def _directory(folder: str, name: str) -> Source:
     family = hf_families.architecture(file, files.read_json(file))
     tensors = lambda: huggingface.iterate_tensors(folder, config)
   return Source(
-      name=name,
-      form=form,
-      family=family,
-      folder=folder,
-      config=config,
-      tensors=tensors,
-      entries=lambda: _entries(folder, stem),
-      tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
+    name=name,
+    form=form,
+    family=family,
+    folder=folder,
+    config=config,
+    tensors=tensors,
+    entries=lambda: _entries(folder, stem),
+    tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
   )
 
 
@@ -212,5 +214,5 @@ def _check_is_model(folder: str) -> None:
     elif 'adapter_config.json' in names:
       hint = 'the model, and this LoRA adapter beside it as the adapter.'
     raise errors.InputError(
-        f'{folder}: there is no config.json in this directory; give {hint}'
+      f'{folder}: there is no config.json in this directory; give {hint}'
     )

@@ -6,11 +6,13 @@ what is made of it. Four classes have the one form of `Tensor`: what lies in a
 safetensors file, an array, a transposed tensor, and one computed row by row.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 import dataclasses
 import math
 import os
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -27,7 +29,7 @@ class Tensor(Protocol):
   dtype: np.dtype
 
   def blocks(
-      self, first: int = 0, last: int | None = None
+    self, first: int = 0, last: int | None = None
   ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (number of the first row, rows [n, ...]) of rows first..last."""
 
@@ -82,13 +84,13 @@ class InFile:
       raw = os.pread(file.fileno(), size, self.offset + start)
     except OSError as e:
       raise errors.InputError(
-          f'{self.path}: tensor {self.name!r} cannot be read ({e.strerror}); '
-          'check the disk, or download the file again.'
+        f'{self.path}: tensor {self.name!r} cannot be read ({e.strerror}); '
+        'check the disk, or download the file again.'
       ) from e
     if len(raw) != size:
       raise errors.InputError(
-          f'{self.path}: the file ends within tensor {self.name!r}. It is '
-          'truncated or damaged; download it or write it again.'
+        f'{self.path}: the file ends within tensor {self.name!r}. It is '
+        'truncated or damaged; download it or write it again.'
       )
     return raw
 
@@ -210,8 +212,8 @@ def equal(one: Tensor, other: Tensor) -> bool:
   for first in range(0, one.shape[0], step):
     last = min(first + step, one.shape[0])
     rows = (
-        [block.astype(np.float64) for _, block in tensor.blocks(first, last)]
-        for tensor in (one, other)
+      [block.astype(np.float64) for _, block in tensor.blocks(first, last)]
+      for tensor in (one, other)
     )
     if not np.array_equal(*map(np.concatenate, rows), equal_nan=True):
       return False

@@ -29,12 +29,12 @@ class Checkpoint:
 
 
 def load(
-    path: str,
-    dtype: Any,
-    *,
-    adapter: str = '',
-    shardings: Callable[[Any], Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+  path: str,
+  dtype: Any,
+  *,
+  adapter: str = '',
+  shardings: Callable[[Any], Any] | None = None,
+  progress: Callable[[int, int], None] | None = None,
 ) -> Checkpoint:
   """Loads a .gguf file, a directory or a hub name ('org/name').
 
@@ -62,6 +62,6 @@ def load(
   config = source.config
   tokenizer = source.tokenizer().within(config.vocab_size, path)
   params, digest = params_lib.gather(
-      config, source.tensors(), dtype, source.name, shardings, progress
+    config, source.tensors(), dtype, source.name, shardings, progress
   )
   return Checkpoint(config, params, tokenizer, digest, source.name)

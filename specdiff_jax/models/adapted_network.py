@@ -7,7 +7,8 @@ stands for what is masked (DiffuLLaMA, arXiv 2410.17891).
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def initial(config: AdaptedConfig, key: jax.Array) -> dict[str, Any]:
 
 
 def initial_from_verifier(
-    config: AdaptedConfig, key: jax.Array, verifier
+  config: AdaptedConfig, key: jax.Array, verifier
 ) -> dict[str, Any]:
   """Returns the verifier's layers and final norm, float32."""
   return causal_network.initial_from_verifier(config.layers, key, verifier)
@@ -76,15 +77,15 @@ def whole(params, verifier) -> dict[str, Any]:
 
 
 def states(
-    config: AdaptedConfig,
-    params,
-    embed: jax.Array,
-    tokens: jax.Array,
-    mask: jax.Array,
+  config: AdaptedConfig,
+  params,
+  embed: jax.Array,
+  tokens: jax.Array,
+  mask: jax.Array,
 ) -> jax.Array:
   """Returns the final states [B, T, E] of tokens [B, T], mask [B, T, T]."""
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   x, _ = causal_network.run(
-      config.layers, params, embed, tokens, positions, mask
+    config.layers, params, embed, tokens, positions, mask
   )
   return x

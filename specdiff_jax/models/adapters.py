@@ -6,7 +6,8 @@ training starts at the model that is adapted. `formats.lora` reads those of
 other projects into the weights.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ def names(params: Any, rank: int = 2) -> list[str]:
 
 
 def initial(
-    params: Any, adapted: Collection[str], rank: int, key: jax.Array
+  params: Any, adapted: Collection[str], rank: int, key: jax.Array
 ) -> Adapters:
   """Returns new adapters of some matrices: B is 0, A normal with variance 1/r.
 
@@ -39,11 +40,11 @@ def initial(
     if name in adapted:
       *stacked, rows, columns = leaf.shape
       draw = jax.random.normal(
-          jax.random.fold_in(key, number), (*stacked, rank, columns)
+        jax.random.fold_in(key, number), (*stacked, rank, columns)
       )
       found[name] = {
-          'a': draw / jnp.sqrt(rank),
-          'b': jnp.zeros((*stacked, rows, rank)),
+        'a': draw / jnp.sqrt(rank),
+        'b': jnp.zeros((*stacked, rows, rank)),
       }
   return found
 

@@ -7,7 +7,8 @@ in training over whole trajectories and in serving over a cache.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +44,11 @@ class CausalConfig:
   def network(self) -> config_lib.TransformerConfig:
     """The sizes of its own layers."""
     return dataclasses.replace(
-        self.verifier,
-        layers=len(self.start),
-        vocab_size=self.vocab,
-        tied_head=True,
-        scan_layers=False,
+      self.verifier,
+      layers=len(self.start),
+      vocab_size=self.vocab,
+      tied_head=True,
+      scan_layers=False,
     )
 
   def shapes(self):
@@ -64,27 +65,27 @@ def initial(config: CausalConfig, key: jax.Array) -> dict[str, Any]:
 
 
 def initial_from_verifier(
-    config: CausalConfig, key: jax.Array, verifier
+  config: CausalConfig, key: jax.Array, verifier
 ) -> dict[str, Any]:
   """Returns parameters whose layers are those of the verifier at `start`."""
   del key
   params = {
-      f'layer_{i}': transformer.layer_params(verifier, layer)
-      for i, layer in enumerate(config.start)
+    f'layer_{i}': transformer.layer_params(verifier, layer)
+    for i, layer in enumerate(config.start)
   }
   params['final_norm'] = verifier['final_norm']
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
 
 
 def run(
-    config: CausalConfig,
-    params,
-    embed: jax.Array,
-    tokens: jax.Array,
-    positions: jax.Array,
-    mask: jax.Array,
-    cache=None,
-    start: jax.Array | None = None,
+  config: CausalConfig,
+  params,
+  embed: jax.Array,
+  tokens: jax.Array,
+  positions: jax.Array,
+  mask: jax.Array,
+  cache=None,
+  start: jax.Array | None = None,
 ):
   """Returns the final states [B, M, E] of tokens [B, M], and the cache.
 
@@ -92,24 +93,24 @@ def run(
   that starts as a local one of the verifier's is local.
   """
   return transformer.first_layers(
-      config.network,
-      params,
-      len(config.start),
-      transformer.embedded(config.verifier, embed, tokens),
-      positions,
-      mask,
-      cache,
-      start,
-      tuple(config.verifier.local_layers[i] for i in config.start),
+    config.network,
+    params,
+    len(config.start),
+    transformer.embedded(config.verifier, embed, tokens),
+    positions,
+    mask,
+    cache,
+    start,
+    tuple(config.verifier.local_layers[i] for i in config.start),
   )
 
 
 def next_logits(
-    config: CausalConfig,
-    params,
-    embed: jax.Array,
-    head: jax.Array,
-    tokens: jax.Array,
+  config: CausalConfig,
+  params,
+  embed: jax.Array,
+  head: jax.Array,
+  tokens: jax.Array,
 ) -> jax.Array:
   """Returns logits [B, T, vocab] of the token after each (training).
 

@@ -35,16 +35,16 @@ class RopeScaling:
   def __post_init__(self):
     if self.kind not in ROPE_SCALINGS:
       raise errors.InputError(
-          f'RopeScaling: kind={printing.short(self.kind)} is not known; it is '
-          f'one of {", ".join(ROPE_SCALINGS)}.'
+        f'RopeScaling: kind={printing.short(self.kind)} is not known; it is '
+        f'one of {", ".join(ROPE_SCALINGS)}.'
       )
     for field in dataclasses.fields(self)[1:]:
       value = getattr(self, field.name)
       check_type('RopeScaling', field.name, field.type, value)
     if self.high <= self.low:
       raise errors.InputError(
-          f'RopeScaling: high={self.high} has to be more than low={self.low}; '
-          'correct them where the model is configured.'
+        f'RopeScaling: high={self.high} has to be more than low={self.low}; '
+        'correct them where the model is configured.'
       )
 
 
@@ -106,38 +106,38 @@ class TransformerConfig:
         scaling = RopeScaling(**self.rope_scaling)
       except TypeError as e:  # a name that it has not
         raise errors.InputError(
-            f'TransformerConfig: rope_scaling cannot be read ({e}).'
+          f'TransformerConfig: rope_scaling cannot be read ({e}).'
         ) from e
       object.__setattr__(self, 'rope_scaling', scaling)
     check_sizes(self, _ZERO)
     if not isinstance(self.rope_scaling, RopeScaling | None):
       raise errors.InputError(
-          'TransformerConfig: rope_scaling='
-          f'{printing.short(self.rope_scaling)} is neither a RopeScaling nor '
-          'None; correct it where the model is configured.'
+        'TransformerConfig: rope_scaling='
+        f'{printing.short(self.rope_scaling)} is neither a RopeScaling nor '
+        'None; correct it where the model is configured.'
       )
     if self.activation not in ACTIVATIONS:
       raise errors.InputError(
-          f'TransformerConfig: activation={printing.short(self.activation)} is '
-          f'not known; it is one of {", ".join(ACTIVATIONS)}.'
+        f'TransformerConfig: activation={printing.short(self.activation)} is '
+        f'not known; it is one of {", ".join(ACTIVATIONS)}.'
       )
     if self.heads % self.kv_heads:
       raise errors.InputError(
-          f'TransformerConfig: heads={self.heads} is not a multiple of '
-          f'kv_heads={self.kv_heads}, so query heads cannot share key heads '
-          'evenly; change one of the two.'
+        f'TransformerConfig: heads={self.heads} is not a multiple of '
+        f'kv_heads={self.kv_heads}, so query heads cannot share key heads '
+        'evenly; change one of the two.'
       )
     if self.head_dim % 2:
       raise errors.InputError(
-          f'TransformerConfig: head_dim={self.head_dim} is odd, but rotary '
-          'position embedding turns halves of a head; make it even.'
+        f'TransformerConfig: head_dim={self.head_dim} is odd, but rotary '
+        'position embedding turns halves of a head; make it even.'
       )
     if not self.window and (self.global_every or self.local_rope_base):
       raise errors.InputError(
-          f'TransformerConfig: global_every={self.global_every} and '
-          f'local_rope_base={self.local_rope_base} say what local layers do, '
-          'but without a window no layer is local; give window, or leave both '
-          'at 0.'
+        f'TransformerConfig: global_every={self.global_every} and '
+        f'local_rope_base={self.local_rope_base} say what local layers do, '
+        'but without a window no layer is local; give window, or leave both '
+        'at 0.'
       )
 
   @property
@@ -145,8 +145,8 @@ class TransformerConfig:
     """Which layers see only `window` keys."""
     every = self.global_every
     return tuple(
-        bool(self.window) and not (every and (i + 1) % every == 0)
-        for i in range(self.layers)
+      bool(self.window) and not (every and (i + 1) % every == 0)
+      for i in range(self.layers)
     )
 
   @property
@@ -159,10 +159,10 @@ def require_transformer(config, wanted_by: str) -> None:
   """Raises InputError for a network that has no layers of `Transformer`."""
   if not isinstance(config, TransformerConfig):
     raise errors.InputError(
-        f'{wanted_by} runs layers of the Llama family and its kin, but the '
-        f'verifier is another network ({type(config).__name__}); take a system '
-        'that does not look into the verifier (ar, lookup, or a drafter that '
-        'is a model of its own), or another verifier.'
+      f'{wanted_by} runs layers of the Llama family and its kin, but the '
+      f'verifier is another network ({type(config).__name__}); take a system '
+      'that does not look into the verifier (ar, lookup, or a drafter that '
+      'is a model of its own), or another verifier.'
     )
 
 
@@ -189,13 +189,13 @@ def check_bound(owner: str, name: str, value: int) -> None:
     most = MOST_POSITIONS
   if value > most:
     raise errors.InputError(
-        f'{owner}: {name}={value} is more than {most}; the number is wrong, or '
-        'the file that it was read from is damaged.'
+      f'{owner}: {name}={value} is more than {most}; the number is wrong, or '
+      'the file that it was read from is damaged.'
     )
 
 
 def check_type(
-    owner: str, name: str, kind: type, value, may_be_zero: bool = False
+  owner: str, name: str, kind: type, value, may_be_zero: bool = False
 ) -> None:
   """Raises InputError unless `value` is a positive number (or 0) or a bool."""
   if kind is bool:
@@ -209,8 +209,8 @@ def check_type(
     wanted += ', or 0' if may_be_zero else ''
   if not good:
     raise errors.InputError(
-        f'{owner}: {name}={printing.short(value)}, but it has to be {wanted}; '
-        'correct it where the model is configured.'
+      f'{owner}: {name}={printing.short(value)}, but it has to be {wanted}; '
+      'correct it where the model is configured.'
     )
   if kind is int:
     check_bound(owner, name, value)

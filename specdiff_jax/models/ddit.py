@@ -42,8 +42,8 @@ class DDiTConfig:
     config_lib.check_sizes(self)
     if self.width % (2 * self.heads):
       raise errors.InputError(
-          f'DDiTConfig: width={self.width} does not part into {self.heads} '
-          'heads of an even size; change one of the two.'
+        f'DDiTConfig: width={self.width} does not part into {self.heads} '
+        'heads of an even size; change one of the two.'
       )
 
   @property
@@ -81,16 +81,16 @@ def top_shapes(config: DDiTConfig) -> dict[str, tuple[int, ...]]:
   vocab, width = config.vocab_size, config.width
   condition = config.condition_width
   return {
-      'embed': (vocab, width),
-      'noise_in': (condition, _FREQUENCIES),
-      'noise_in_bias': (condition,),
-      'noise_out': (condition, condition),
-      'noise_out_bias': (condition,),
-      'final_norm': (width,),
-      'final_modulation': (2 * width, condition),
-      'final_modulation_bias': (2 * width,),
-      'head': (vocab, width),
-      'head_bias': (vocab,),
+    'embed': (vocab, width),
+    'noise_in': (condition, _FREQUENCIES),
+    'noise_in_bias': (condition,),
+    'noise_out': (condition, condition),
+    'noise_out_bias': (condition,),
+    'final_norm': (width,),
+    'final_modulation': (2 * width, condition),
+    'final_modulation_bias': (2 * width,),
+    'head': (vocab, width),
+    'head_bias': (vocab,),
   }
 
 
@@ -98,16 +98,16 @@ def layer_shapes(config: DDiTConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of one layer."""
   width, between = config.width, _MLP_RATIO * config.width
   return {
-      'attention_norm': (width,),
-      'qkv': (3 * width, width),
-      'output': (width, width),
-      'mlp_norm': (width,),
-      'up': (between, width),
-      'up_bias': (between,),
-      'down': (width, between),
-      'down_bias': (width,),
-      'modulation': (6 * width, config.condition_width),
-      'modulation_bias': (6 * width,),
+    'attention_norm': (width,),
+    'qkv': (3 * width, width),
+    'output': (width, width),
+    'mlp_norm': (width,),
+    'up': (between, width),
+    'up_bias': (between,),
+    'down': (width, between),
+    'down_bias': (width,),
+    'modulation': (6 * width, config.condition_width),
+    'modulation_bias': (6 * width,),
   }
 
 
@@ -130,7 +130,7 @@ class Layer(nn.Module):
     condition, cos, sin, mask = view
     parts = affine(condition, self.modulation, self.modulation_bias)
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(
-        parts, 6, axis=-1
+      parts, 6, axis=-1
     )
     h = modulated(x, self.attention_norm, shift, scale)
     qkv = layers_lib.dense(h, self.qkv)
@@ -158,11 +158,11 @@ class DDiT(nn.Module):
   def setup(self):
     _make(self, top_shapes(self.config))
     self.layer = [
-        Layer(self.config, self.param_dtype) for _ in range(self.config.layers)
+      Layer(self.config, self.param_dtype) for _ in range(self.config.layers)
     ]
 
   def __call__(
-      self, tokens, positions, mask, cache=None, start=None, features=()
+    self, tokens, positions, mask, cache=None, start=None, features=()
   ):
     """Returns the final state, the cache, features; as `Transformer` does."""
     c = self.config
@@ -171,11 +171,9 @@ class DDiT(nn.Module):
     condition = self._condition()
     view = jax.lax.optimization_barrier((condition,) + angles + (mask,))
     x, cache, taken = transformer.run(
-        self.layer, c, x, cache, start, {False: view}, features
+      self.layer, c, x, cache, start, {False: view}, features
     )
-    parts = affine(
-        condition, self.final_modulation, self.final_modulation_bias
-    )
+    parts = affine(condition, self.final_modulation, self.final_modulation_bias)
     x = modulated(x, self.final_norm, *jnp.split(parts, 2, axis=-1))
     return x, cache, taken
 
@@ -196,7 +194,7 @@ def affine(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def modulated(
-    x: jax.Array, norm: jax.Array, shift: jax.Array, scale: jax.Array
+  x: jax.Array, norm: jax.Array, shift: jax.Array, scale: jax.Array
 ) -> jax.Array:
   """Returns the normed x, scaled by 1 + scale and shifted."""
   x = layers_lib.layer_norm(x, norm, None, _NORM_EPS)

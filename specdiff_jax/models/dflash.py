@@ -44,17 +44,17 @@ class DFlashConfig:
     config_lib.check_type('DFlashConfig', 'block', int, self.block)
     if not 2 <= self.block <= _MOST_BLOCK or not self.features:
       raise errors.InputError(
-          f'a DFlash drafter has a block of {self.block} slots and reads the '
-          f'layers {self.features} of the verifier, but it needs 2 to '
-          f'{_MOST_BLOCK} and at least 1; correct block_size or dflash_config '
-          'in its config.json.'
+        f'a DFlash drafter has a block of {self.block} slots and reads the '
+        f'layers {self.features} of the verifier, but it needs 2 to '
+        f'{_MOST_BLOCK} and at least 1; correct block_size or dflash_config '
+        'in its config.json.'
       )
     known = range(self.network.vocab_size)
     if self.mask_id not in known:
       raise errors.InputError(
-          f'the mask token of a DFlash drafter has the id {self.mask_id}, but '
-          f'its vocabulary has the ids 0 to {known[-1]}; correct '
-          'dflash_config.mask_token_id in its config.json.'
+        f'the mask token of a DFlash drafter has the id {self.mask_id}, but '
+        f'its vocabulary has the ids 0 to {known[-1]}; correct '
+        'dflash_config.mask_token_id in its config.json.'
       )
 
   @property
@@ -71,9 +71,9 @@ def shapes(config: DFlashConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
   network = config.network
   table = {
-      'fuse': (network.width, len(config.features) * network.width),
-      'context_norm': (network.width,),
-      'final_norm': (network.width,),
+    'fuse': (network.width, len(config.features) * network.width),
+    'context_norm': (network.width,),
+    'final_norm': (network.width,),
   }
   for i in range(network.layers):
     for name, shape in layer_lib.shapes(network).items():
@@ -90,11 +90,11 @@ class Layer(layer_lib.LayerParts):
     query = self.queries(h, cos, sin)
     own = self.keys_values(h, cos, sin)
     key, value = (
-        jnp.concatenate([old, new.astype(old.dtype)], axis=2)
-        for old, new in zip(context, own)
+      jnp.concatenate([old, new.astype(old.dtype)], axis=2)
+      for old, new in zip(context, own)
     )
     out = layers_lib.grouped_attention(
-        query, key, value, mask, self.config.score_scale
+      query, key, value, mask, self.config.score_scale
     )
     return self.after(x, out)
 
@@ -112,11 +112,11 @@ class DFlash(nn.Module):
         setattr(self, name, self.param(name, init, shape, self.param_dtype))
     network = self.config.network
     self.layer = [
-        Layer(network, self.param_dtype) for _ in range(network.layers)
+      Layer(network, self.param_dtype) for _ in range(network.layers)
     ]
 
   def context(
-      self, features: jax.Array, positions: jax.Array
+    self, features: jax.Array, positions: jax.Array
   ) -> tuple[tuple[jax.Array, jax.Array], ...]:
     """Returns each layer's (keys, values) [B, Hkv, T, Dh] of verified tokens.
 
@@ -132,11 +132,11 @@ class DFlash(nn.Module):
     return tuple(layer.keys_values(h, cos, sin) for layer in self.layer)
 
   def __call__(
-      self,
-      x: jax.Array,
-      positions: jax.Array,
-      context: Sequence[tuple[jax.Array, jax.Array]],
-      seen: jax.Array,
+    self,
+    x: jax.Array,
+    positions: jax.Array,
+    context: Sequence[tuple[jax.Array, jax.Array]],
+    seen: jax.Array,
   ) -> jax.Array:
     """Returns the final states [B, M, E] of blocks.
 

@@ -47,7 +47,7 @@ def window_attention(query, context, window, mask):
   flat = query.reshape(batch, kv_heads, -1, head_dim)
   f32 = dict(preferred_element_type=jnp.float32)
   outer = jnp.einsum(
-      'bkqd,bksd->bkqs', flat.astype(context[0].dtype), context[0], **f32
+    'bkqd,bksd->bkqs', flat.astype(context[0].dtype), context[0], **f32
   ).reshape(query.shape[:-1] + (size,))
   outer = jnp.where(mask[:, None, :, None, None], outer, -1e30)
   inner = jnp.einsum('bknrgd,bnkcd->bknrgc', query, window[0])
@@ -56,10 +56,10 @@ def window_attention(query, context, window, mask):
   outer, inner = jnp.exp(outer - top), jnp.exp(inner - top)
   total = outer.sum(-1, keepdims=True) + inner.sum(-1, keepdims=True)
   out = jnp.einsum(
-      'bkqs,bksd->bkqd',
-      outer.reshape(batch, kv_heads, -1, size).astype(context[1].dtype),
-      context[1],
-      **f32,
+    'bkqs,bksd->bkqd',
+    outer.reshape(batch, kv_heads, -1, size).astype(context[1].dtype),
+    context[1],
+    **f32,
   ).reshape(query.shape)
   out = (out + jnp.einsum('bknrgc,bnkcd->bknrgd', inner, window[1])) / total
   out = out.transpose(0, 2, 4, 1, 3, 5)

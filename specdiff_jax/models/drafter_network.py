@@ -13,7 +13,8 @@ so its keys are exact in serving and shared by all windows in training.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -88,7 +89,7 @@ class DrafterNetwork(nn.Module):
     self.fuse = param('fuse', matrix, width, read)
     self.trunk = param('trunk', matrix, c.trunk, read + width)
     self.slot_shift = param(
-        'slot_shift', nn.initializers.normal(0.5), c.gamma, c.trunk
+      'slot_shift', nn.initializers.normal(0.5), c.gamma, c.trunk
     )
     self.slot_scale = param('slot_scale', ones, c.gamma, c.trunk)
     self.expand = param('expand', matrix, width, c.trunk)
@@ -98,9 +99,7 @@ class DrafterNetwork(nn.Module):
       self.matched = param('matched', zeros, c.ngram + 1, width)
     layer = drafter_layer.DrafterLayer
     layer = nn.remat(layer) if self.remat else layer
-    self.layer = [
-        layer(c.verifier, self.param_dtype) for _ in range(c.layers)
-    ]
+    self.layer = [layer(c.verifier, self.param_dtype) for _ in range(c.layers)]
     final = layers_lib.initializer('final_norm', 1.0 - c.verifier.norm_offset)
     self.final_norm = param('final_norm', final, width)
 
@@ -109,15 +108,15 @@ class DrafterNetwork(nn.Module):
     h = layers_lib.dense(self._read(features), self.fuse)
     turns, kinds = self._turns(positions), self.config.local_layers
     return tuple(
-        layer.context(h, *turns[local])
-        for layer, local in zip(self.layer, kinds, strict=True)
+      layer.context(h, *turns[local])
+      for layer, local in zip(self.layer, kinds, strict=True)
     )
 
   def _turns(self, positions):
     """Returns (cos, sin) of global layers (False) and of local ones."""
     return {
-        local: views.rope_of(self.config.verifier, positions, local)
-        for local in sorted(set(self.config.local_layers))
+      local: views.rope_of(self.config.verifier, positions, local)
+      for local in sorted(set(self.config.local_layers))
     }
 
   def _read(self, features):
@@ -140,7 +139,7 @@ class DrafterNetwork(nn.Module):
     read = self._read(last)
     anchor = layers_lib.rms_norm(anchor, None, 1e-6)
     hidden = layers_lib.dense(
-        jnp.concatenate([read, anchor], axis=-1), self.trunk
+      jnp.concatenate([read, anchor], axis=-1), self.trunk
     )
     hidden = hidden[..., None, :] + self.slot_shift.astype(jnp.float32)
     hidden = jax.nn.silu(hidden) * self.slot_scale.astype(jnp.float32)
@@ -154,11 +153,11 @@ class DrafterNetwork(nn.Module):
     x = x * self.stream.astype(jnp.float32)
     turns = self._turns(positions)
     for layer, local, kv in zip(
-        self.layer, c.local_layers, context, strict=True
+      self.layer, c.local_layers, context, strict=True
     ):
       x = layer(x, kv, mask, *turns[local])
     return layers_lib.rms_norm(
-        x, self.final_norm, c.verifier.norm_eps, c.verifier.norm_offset
+      x, self.final_norm, c.verifier.norm_eps, c.verifier.norm_offset
     )
 
 
@@ -173,13 +172,13 @@ def initial(config: DrafterConfig, key: jax.Array):
   def touch(module):
     module.context(features, jnp.zeros((batch, size), jnp.int32))
     return module(
-        features,
-        jnp.zeros((batch, windows, c.width)),
-        jnp.zeros((batch, windows, config.gamma, c.width)),
-        jnp.zeros((batch, windows, config.gamma), jnp.int32),
-        ((kv, kv),) * config.layers,
-        jnp.ones((batch, windows, size), bool),
-        jnp.zeros((batch, windows, config.gamma), jnp.int32),
+      features,
+      jnp.zeros((batch, windows, c.width)),
+      jnp.zeros((batch, windows, config.gamma, c.width)),
+      jnp.zeros((batch, windows, config.gamma), jnp.int32),
+      ((kv, kv),) * config.layers,
+      jnp.ones((batch, windows, size), bool),
+      jnp.zeros((batch, windows, config.gamma), jnp.int32),
     )
 
   return nn.init(touch, network)(key)['params']
@@ -198,8 +197,8 @@ def initial_from_verifier(config: DrafterConfig, key: jax.Array, verifier):
   first = c.layers - config.layers
   for i in range(config.layers):
     params[f'layer_{i}'] = jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.float32),
-        dict(transformer.layer_params(verifier, first + i)),
+      lambda x: jnp.asarray(x, jnp.float32),
+      dict(transformer.layer_params(verifier, first + i)),
     )
   params['stream'] = _STREAM * params['stream']
   params['final_norm'] = jnp.asarray(verifier['final_norm'], jnp.float32)

@@ -15,7 +15,7 @@ from specdiff_jax.models import layers as layers_lib
 
 
 def hints(
-    config: drafter_network.DrafterConfig, tokens: jax.Array, anchors: jax.Array
+  config: drafter_network.DrafterConfig, tokens: jax.Array, anchors: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Returns what lookup would copy after each anchor.
 
@@ -33,23 +33,23 @@ def hints(
 
   def one(tokens, anchor):
     return ngram_lib.continuation(
-        tokens, anchor + 1, config.gamma, config.ngram
+      tokens, anchor + 1, config.gamma, config.ngram
     )
 
   return jax.vmap(jax.vmap(one, (None, 0)))(tokens, anchors)
 
 
 def fill(
-    config: drafter_network.DrafterConfig,
-    params,
-    embed: jax.Array,
-    tokens: jax.Array,
-    anchors: jax.Array,
-    last: jax.Array,
-    context: Sequence[tuple[jax.Array, jax.Array]],
-    first: jax.Array | None = None,
-    revealed: tuple[jax.Array, jax.Array] | None = None,
-    remat: bool = False,
+  config: drafter_network.DrafterConfig,
+  params,
+  embed: jax.Array,
+  tokens: jax.Array,
+  anchors: jax.Array,
+  last: jax.Array,
+  context: Sequence[tuple[jax.Array, jax.Array]],
+  first: jax.Array | None = None,
+  revealed: tuple[jax.Array, jax.Array] | None = None,
+  remat: bool = False,
 ) -> jax.Array:
   """Returns the final states [B, N, G, E] of the windows after the anchors.
 
@@ -83,26 +83,26 @@ def fill(
   mask = index[:, None] < anchors[..., None]
   positions = anchors[..., None] + 1 + jnp.arange(config.gamma)
   return drafter_network.DrafterNetwork(config, remat=remat).apply(
-      {'params': params},
-      last,
-      layers_lib.lookup(embed, anchor_token),
-      layers_lib.lookup(embed, copied),
-      matched,
-      context,
-      mask,
-      positions,
+    {'params': params},
+    last,
+    layers_lib.lookup(embed, anchor_token),
+    layers_lib.lookup(embed, copied),
+    matched,
+    context,
+    mask,
+    positions,
   )
 
 
 def window_states(
-    config: drafter_network.DrafterConfig,
-    params,
-    embed: jax.Array,
-    tokens: jax.Array,
-    features: jax.Array,
-    anchors: jax.Array,
-    revealed: tuple[jax.Array, jax.Array] | None = None,
-    remat: bool = False,
+  config: drafter_network.DrafterConfig,
+  params,
+  embed: jax.Array,
+  tokens: jax.Array,
+  features: jax.Array,
+  anchors: jax.Array,
+  revealed: tuple[jax.Array, jax.Array] | None = None,
+  remat: bool = False,
 ) -> jax.Array:
   """Returns the final states [B, N, G, E] of many windows of one pass.
 
@@ -118,7 +118,7 @@ def window_states(
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   context = drafter_network.DrafterNetwork(config).apply(
-      {'params': params}, features, positions, method='context'
+    {'params': params}, features, positions, method='context'
   )
   last = jax.vmap(lambda f, a: f[a])(features, jnp.maximum(anchors - 1, 0))
   return fill(

@@ -39,8 +39,8 @@ class GPT2Config:
     config_lib.check_sizes(self)
     if self.width % self.heads:
       raise errors.InputError(
-          f'GPT2Config: width={self.width} is not a multiple of '
-          f'heads={self.heads}; change one of the two.'
+        f'GPT2Config: width={self.width} is not a multiple of '
+        f'heads={self.heads}; change one of the two.'
       )
 
   @property
@@ -60,10 +60,10 @@ def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
   c = config
   table = {
-      'embed': (c.vocab_size, c.width),
-      'position_embed': (c.max_positions, c.width),
-      'final_norm': (c.width,),
-      'final_norm_bias': (c.width,),
+    'embed': (c.vocab_size, c.width),
+    'position_embed': (c.max_positions, c.width),
+    'final_norm': (c.width,),
+    'final_norm_bias': (c.width,),
   }
   if not c.tied_head:
     table['head'] = (c.vocab_size, c.width)
@@ -76,18 +76,18 @@ def layer_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of one layer's tensors."""
   c = config
   return {
-      'attention_norm': (c.width,),
-      'attention_norm_bias': (c.width,),
-      'qkv': (3 * c.width, c.width),
-      'qkv_bias': (3 * c.width,),
-      'output': (c.width, c.width),
-      'output_bias': (c.width,),
-      'mlp_norm': (c.width,),
-      'mlp_norm_bias': (c.width,),
-      'up': (c.mlp_width, c.width),
-      'up_bias': (c.mlp_width,),
-      'down': (c.width, c.mlp_width),
-      'down_bias': (c.width,),
+    'attention_norm': (c.width,),
+    'attention_norm_bias': (c.width,),
+    'qkv': (3 * c.width, c.width),
+    'qkv_bias': (3 * c.width,),
+    'output': (c.width, c.width),
+    'output_bias': (c.width,),
+    'mlp_norm': (c.width,),
+    'mlp_norm_bias': (c.width,),
+    'up': (c.mlp_width, c.width),
+    'up_bias': (c.mlp_width,),
+    'down': (c.width, c.mlp_width),
+    'down_bias': (c.width,),
   }
 
 
@@ -126,7 +126,7 @@ class Layer(nn.Module):
   def _norm(self, x, name):
     bias = getattr(self, f'{name}_bias')
     return layers_lib.layer_norm(
-        x, getattr(self, name), bias, self.config.norm_eps
+      x, getattr(self, name), bias, self.config.norm_eps
     )
 
   def _affine(self, x, name):
@@ -152,7 +152,7 @@ class GPT2(nn.Module):
       self.layer = [Layer(c, self.param_dtype) for _ in range(c.layers)]
 
   def __call__(
-      self, tokens, positions, mask, cache=None, start=None, features=()
+    self, tokens, positions, mask, cache=None, start=None, features=()
   ):
     """Returns the final state, the cache, features; as `Transformer` does."""
     c = self.config
@@ -161,15 +161,15 @@ class GPT2(nn.Module):
     views = {False: lax.optimization_barrier(mask)}
     layers = self.layers if c.scan_layers else self.layer
     x, cache, taken = transformer.run(
-        layers, c, x, cache, start, views, features
+      layers, c, x, cache, start, views, features
     )
     x = layers_lib.layer_norm(
-        x, self.final_norm, self.final_norm_bias, c.norm_eps
+      x, self.final_norm, self.final_norm_bias, c.norm_eps
     )
     return x, cache, taken
 
   def logits(self, x: jax.Array) -> jax.Array:
     """Maps final states [..., E] to float32 logits [..., V]."""
     return layers_lib.dense(
-        x, self.embed if self.config.tied_head else self.head
+      x, self.embed if self.config.tied_head else self.head
     )

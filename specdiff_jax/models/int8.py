@@ -57,7 +57,7 @@ def quantise(params: Any) -> Any:
     return _quantised(leaf)
 
   return jax.tree_util.tree_map_with_path(
-      convert, params, is_leaf=lambda leaf: isinstance(leaf, Int8)
+    convert, params, is_leaf=lambda leaf: isinstance(leaf, Int8)
   )
 
 
@@ -74,7 +74,7 @@ def widen(params: Any) -> Any:
     return values.astype(params['final_norm'].dtype)
 
   return jax.tree.map(
-      convert, params, is_leaf=lambda leaf: isinstance(leaf, Int8)
+    convert, params, is_leaf=lambda leaf: isinstance(leaf, Int8)
   )
 
 
@@ -96,10 +96,10 @@ def dense(x: jax.Array, weight: Int8) -> jax.Array:
   high = (whole + _BASE // 2) >> 8  # floor(x / 256)
   low = whole - high * _BASE
   sums = lax.dot_general(
-      jnp.concatenate([high, low]).astype(jnp.int8),
-      weight.values,
-      (((1,), (1,)), ((), ())),
-      preferred_element_type=jnp.int32,
+    jnp.concatenate([high, low]).astype(jnp.int8),
+    weight.values,
+    (((1,), (1,)), ((), ())),
+    preferred_element_type=jnp.int32,
   ).astype(jnp.float32)
   count = rows.shape[0]
   out = (sums[:count] * _BASE + sums[count:]) * step * weight.scale

@@ -30,10 +30,10 @@ def dense(x: jax.Array, weight: jax.Array | int8.Int8) -> jax.Array:
 
   def alone(rows, weight):
     return lax.dot_general(
-        rows,
-        weight,
-        (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
+      rows,
+      weight,
+      (((1,), (1,)), ((), ())),
+      preferred_element_type=jnp.float32,
     )
 
   def doubled(rows, weight):
@@ -70,7 +70,7 @@ def lookup(table: jax.Array | int8.Int8, ids: jax.Array) -> jax.Array:
 
 
 def rms_norm(
-    x: jax.Array, scale: jax.Array | None, eps: float, offset: float = 0.0
+  x: jax.Array, scale: jax.Array | None, eps: float, offset: float = 0.0
 ) -> jax.Array:
   """Divides by the root mean square over the last axis, in float32.
 
@@ -85,7 +85,7 @@ def rms_norm(
 
 
 def layer_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: float
+  x: jax.Array, scale: jax.Array, bias: jax.Array | None, eps: float
 ) -> jax.Array:
   """Norms to mean 0 and variance 1 over the last axis, in float32."""
   x = x.astype(jnp.float32)
@@ -96,10 +96,10 @@ def layer_norm(
 
 
 def rope(
-    positions: jax.Array,
-    head_dim: int,
-    base: float,
-    scaling: config_lib.RopeScaling | None = None,
+  positions: jax.Array,
+  head_dim: int,
+  base: float,
+  scaling: config_lib.RopeScaling | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns cos and sin [..., Dh/2] of rotary position embedding."""
   exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
@@ -111,7 +111,7 @@ def rope(
 
 
 def scaled(
-    frequencies: jax.Array, scaling: config_lib.RopeScaling
+  frequencies: jax.Array, scaling: config_lib.RopeScaling
 ) -> jax.Array:
   """Returns rotary frequencies after scaling; see `RopeScaling`.
 
@@ -132,16 +132,16 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   first, second = jnp.split(x, 2, axis=-1)
   cos, sin = cos[..., None, :], sin[..., None, :]
   return jnp.concatenate(
-      [first * cos - second * sin, second * cos + first * sin], axis=-1
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
 
 
 def grouped_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array,
-    scale: float = 0.0,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  mask: jax.Array,
+  scale: float = 0.0,
 ) -> jax.Array:
   """Attends with grouped queries.
 
@@ -162,21 +162,21 @@ def grouped_attention(
   # each (row, kv head) is one plain matmul.
   query = query.reshape(batch, slots, kv_heads, group, head_dim)
   query = query.transpose(0, 2, 3, 1, 4).reshape(
-      batch, kv_heads, group * slots, head_dim
+    batch, kv_heads, group * slots, head_dim
   )
   scale = scale or head_dim**-0.5
   query = (query * scale).astype(key.dtype)
   scores = jnp.einsum(
-      'bkqd,bksd->bkqs', query, key, preferred_element_type=jnp.float32
+    'bkqd,bksd->bkqs', query, key, preferred_element_type=jnp.float32
   ).reshape(batch, kv_heads, group, slots, -1)
   scores = jnp.where(mask[:, None, None], scores, _MASKED)
   weights = jax.nn.softmax(scores, axis=-1)
   weights = weights.reshape(batch, kv_heads, group * slots, -1)
   out = jnp.einsum(
-      'bkqs,bksd->bkqd',
-      weights.astype(value.dtype),
-      value,
-      preferred_element_type=jnp.float32,
+    'bkqs,bksd->bkqd',
+    weights.astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
   ).reshape(batch, kv_heads, group, slots, head_dim)
   return out.transpose(0, 3, 1, 2, 4).reshape(batch, slots, heads * head_dim)
 
@@ -193,7 +193,7 @@ def write_rows(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
   if cache.shape[0] == 1:
     return _write_one_by_one(cache, new, start)
   return lax.platform_dependent(
-      cache, new, start, cpu=_write_one_by_one, default=_write_all
+    cache, new, start, cpu=_write_one_by_one, default=_write_all
   )
 
 

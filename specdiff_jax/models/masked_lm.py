@@ -37,12 +37,12 @@ class MaskedLM:
     known = range(self.network.vocab_size)
     if self.mask_id not in known:
       raise errors.InputError(
-          f'the mask token has the id {self.mask_id}, but the model knows the '
-          f'ids 0 to {known[-1]}; correct it in its config.json, or give '
-          'config.masked_lm.mask_id.'
+        f'the mask token has the id {self.mask_id}, but the model knows the '
+        f'ids 0 to {known[-1]}; correct it in its config.json, or give '
+        'config.masked_lm.mask_id.'
       )
     if self.prefix not in PREFIXES:
       raise errors.InputError(
-          f'the prefix attention of a masked language model is '
-          f'{self.prefix!r}, but it has to be one of {", ".join(PREFIXES)}.'
+        f'the prefix attention of a masked language model is '
+        f'{self.prefix!r}, but it has to be one of {", ".join(PREFIXES)}.'
       )

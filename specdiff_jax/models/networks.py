@@ -48,8 +48,8 @@ def abstract(config: Config, dtype: Any) -> dict[str, Any]:
   """
   one = jnp.zeros((1, 1), jnp.int32)
   params = jax.eval_shape(
-      lambda: network(config).init(
-          jax_settings.key(0), one, one, jnp.ones((1, 1, 1), bool)
-      )['params']
+    lambda: network(config).init(
+      jax_settings.key(0), one, one, jnp.ones((1, 1, 1), bool)
+    )['params']
   )
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)

@@ -13,14 +13,14 @@ _AT_ONCE = 16  # positions whose logits exist at once, of each row
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def top_k(
-    model: nn.Module,
-    count: int,
-    k: int,
-    params,
-    tokens: jax.Array,
-    length: jax.Array,
-    first: jax.Array,
-    temperature: jax.Array | float,
+  model: nn.Module,
+  count: int,
+  k: int,
+  params,
+  tokens: jax.Array,
+  length: jax.Array,
+  first: jax.Array,
+  temperature: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the k likeliest next tokens after each of `count` positions.
 

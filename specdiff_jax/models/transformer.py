@@ -45,33 +45,33 @@ class Transformer(nn.Module):
     c = self.config
     table = (c.vocab_size, c.width)
     self.embed = self.param(
-        'embed', layers_lib.normal(), table, self.param_dtype
+      'embed', layers_lib.normal(), table, self.param_dtype
     )
     self.final_norm = self.param(
-        'final_norm',
-        layers_lib.initializer('final_norm', 1.0 - c.norm_offset),
-        (c.width,),
-        self.param_dtype,
+      'final_norm',
+      layers_lib.initializer('final_norm', 1.0 - c.norm_offset),
+      (c.width,),
+      self.param_dtype,
     )
     if not c.tied_head:
       self.head = self.param(
-          'head', layers_lib.normal(), table, self.param_dtype
+        'head', layers_lib.normal(), table, self.param_dtype
       )
     if c.scan_layers:
       self.layers = layer_lib.Layer(c, self.param_dtype)
     else:
       self.layer = [
-          layer_lib.Layer(c, self.param_dtype) for _ in range(c.layers)
+        layer_lib.Layer(c, self.param_dtype) for _ in range(c.layers)
       ]
 
   def __call__(
-      self,
-      tokens: jax.Array,
-      positions: jax.Array,
-      mask: jax.Array,
-      cache: Cache | None = None,
-      start: jax.Array | None = None,
-      features: Sequence[int] = (),
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    cache: Cache | None = None,
+    start: jax.Array | None = None,
+    features: Sequence[int] = (),
   ) -> tuple[jax.Array, Cache, jax.Array | None]:
     """Runs all layers; `logits` turns the result into scores.
 
@@ -100,12 +100,12 @@ class Transformer(nn.Module):
   def logits(self, x: jax.Array) -> jax.Array:
     """Maps final states [..., E] to float32 logits [..., V]."""
     return layers_lib.dense(
-        x, self.embed if self.config.tied_head else self.head
+      x, self.embed if self.config.tied_head else self.head
     )
 
 
 def embedded(
-    config: config_lib.TransformerConfig, embed: jax.Array, tokens: jax.Array
+  config: config_lib.TransformerConfig, embed: jax.Array, tokens: jax.Array
 ) -> jax.Array:
   """Returns what the first layer reads of tokens [...], float32 [..., E]."""
   x = layers_lib.lookup(embed, tokens)
@@ -113,7 +113,7 @@ def embedded(
 
 
 def run(
-    layers, config, x, cache, start, views, features
+  layers, config, x, cache, start, views, features
 ) -> tuple[jax.Array, Cache, jax.Array | None]:
   """Drives all layers of a network, unrolled or scanned.
 
@@ -139,7 +139,7 @@ def run(
   outputs, caches = [], []
   for i, layer in enumerate(layers):
     x, (updated, output) = layer(
-        x, None if cache is None else cache[i], None, start, views[local[i]]
+      x, None if cache is None else cache[i], None, start, views[local[i]]
     )
     outputs.append(output)
     caches.append(updated)
@@ -165,16 +165,16 @@ def _scan(layer, config, x, cache, which, start, view, features):
     return (x, kept), cache
 
   over_layers = nn.scan(
-      body,
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
-      length=config.layers,
+    body,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
+    length=config.layers,
   )
   kept = jnp.zeros((len(wanted) + 1, *x.shape), x.dtype) if wanted else None
   place = jnp.asarray(place, jnp.int32)
   (x, kept), cache = over_layers(
-      layer, (x, kept), cache, which, place, start, view
+    layer, (x, kept), cache, which, place, start, view
   )
   if not wanted:
     return x, cache, None
@@ -190,15 +190,15 @@ def layer_params(params, index: int):
 
 
 def first_layers(
-    config: config_lib.TransformerConfig,
-    params,
-    count: int,
-    x: jax.Array,
-    positions: jax.Array,
-    mask: jax.Array,
-    cache: Sequence[tuple[jax.Array, jax.Array]] | None = None,
-    start: jax.Array | None = None,
-    local: Sequence[bool] | None = None,
+  config: config_lib.TransformerConfig,
+  params,
+  count: int,
+  x: jax.Array,
+  positions: jax.Array,
+  mask: jax.Array,
+  cache: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+  start: jax.Array | None = None,
+  local: Sequence[bool] | None = None,
 ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...] | None]:
   """Runs the first layers over states: what drafters share with a verifier.
 
@@ -226,13 +226,13 @@ def first_layers(
     )  # fmt: skip
     caches.append(updated)
   x = layers_lib.rms_norm(
-      x, params['final_norm'], config.norm_eps, config.norm_offset
+    x, params['final_norm'], config.norm_eps, config.norm_offset
   )
   return x, (None if cache is None else tuple(caches))
 
 
 def empty_cache(
-    config: config_lib.TransformerConfig, batch: int, slots: int, dtype
+  config: config_lib.TransformerConfig, batch: int, slots: int, dtype
 ) -> Cache:
   """Returns a zeroed cache of `slots` for each of `batch` rows."""
   shape = (batch, config.kv_heads, slots, config.head_dim)
@@ -240,8 +240,8 @@ def empty_cache(
     shape = (config.layers,) + shape
     return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
   return tuple(
-      (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-      for _ in range(config.layers)
+    (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    for _ in range(config.layers)
   )
 
 

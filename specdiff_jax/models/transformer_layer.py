@@ -16,21 +16,21 @@ def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
   c = config
   query_width, kv_width = c.heads * c.head_dim, c.kv_heads * c.head_dim
   table = {
-      'attention_norm': (c.width,),
-      'query': (query_width, c.width),
-      'key': (kv_width, c.width),
-      'value': (kv_width, c.width),
-      'output': (c.width, query_width),
-      'mlp_norm': (c.width,),
-      'gate': (c.mlp_width, c.width),
-      'up': (c.mlp_width, c.width),
-      'down': (c.width, c.mlp_width),
+    'attention_norm': (c.width,),
+    'query': (query_width, c.width),
+    'key': (kv_width, c.width),
+    'value': (kv_width, c.width),
+    'output': (c.width, query_width),
+    'mlp_norm': (c.width,),
+    'gate': (c.mlp_width, c.width),
+    'up': (c.mlp_width, c.width),
+    'down': (c.width, c.mlp_width),
   }
   if c.qkv_bias:
     table |= {
-        'query_bias': (query_width,),
-        'key_bias': (kv_width,),
-        'value_bias': (kv_width,),
+      'query_bias': (query_width,),
+      'key_bias': (kv_width,),
+      'value_bias': (kv_width,),
     }
   if c.qk_norm:
     table |= {'query_norm': (c.head_dim,), 'key_norm': (c.head_dim,)}
@@ -118,7 +118,7 @@ class Layer(LayerParts):
       key = layers_lib.write_rows(cache[0], key, start)
       value = layers_lib.write_rows(cache[1], value, start)
     out = layers_lib.grouped_attention(
-        query, key, value, mask, self.config.score_scale
+      query, key, value, mask, self.config.score_scale
     )
     x = pin.rows(self.after(x, out))
     return x, (None if cache is None else (key, value), x)

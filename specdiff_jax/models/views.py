@@ -1,6 +1,7 @@
 """What a layer sees by: angles of rotation and masks, global and local."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 import jax
 from jax import lax
@@ -11,22 +12,22 @@ from specdiff_jax.models import layers as layers_lib
 
 
 def rope_of(
-    config: config_lib.TransformerConfig, positions: jax.Array, local: bool
+  config: config_lib.TransformerConfig, positions: jax.Array, local: bool
 ) -> tuple[jax.Array, jax.Array]:
   """Returns cos and sin [..., Dh/2] of a global or a local layer."""
   if local and config.local_rope_base:
     return layers_lib.rope(positions, config.head_dim, config.local_rope_base)
   return layers_lib.rope(
-      positions, config.head_dim, config.rope_base, config.rope_scaling
+    positions, config.head_dim, config.rope_base, config.rope_scaling
   )
 
 
 def views_of(
-    config: config_lib.TransformerConfig,
-    positions: jax.Array,
-    mask: jax.Array,
-    start: jax.Array | None,
-    kinds: Sequence[bool],
+  config: config_lib.TransformerConfig,
+  positions: jax.Array,
+  mask: jax.Array,
+  start: jax.Array | None,
+  kinds: Sequence[bool],
 ) -> Mapping[bool, tuple[jax.Array, jax.Array, jax.Array]]:
   """Returns (cos, sin, mask) of the global layers (False) and the local.
 
@@ -43,7 +44,7 @@ def views_of(
 
 
 def near(
-    positions: jax.Array, slots: int, start: jax.Array | None, window: int
+  positions: jax.Array, slots: int, start: jax.Array | None, window: int
 ) -> jax.Array:
   """Returns [B, M, S]: which keys are less than `window` positions away.
 

@@ -41,11 +41,11 @@ def initialize(distributed: bool, timeout: int = 300) -> None:
   except (RuntimeError, ValueError) as error:  # a port that is no number too
     text = ' '.join(str(error).split())
     raise errors.InputError(
-        f'distributed: the processes did not join within {timeout} seconds '
-        f'({text[:300]}). Start every process with a reachable coordinator '
-        '(under Slurm or on a TPU pod it is found; elsewhere set '
-        'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID), '
-        'raise config.join_timeout, or run without config.distributed.'
+      f'distributed: the processes did not join within {timeout} seconds '
+      f'({text[:300]}). Start every process with a reachable coordinator '
+      '(under Slurm or on a TPU pod it is found; elsewhere set '
+      'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID), '
+      'raise config.join_timeout, or run without config.distributed.'
     ) from error
 
 
@@ -136,7 +136,7 @@ def whole(array: Any) -> np.ndarray:
   Of an array that no process holds whole all processes must ask.
   """
   if isinstance(array, jax.Array) and not (
-      array.is_fully_addressable or array.is_fully_replicated
+    array.is_fully_addressable or array.is_fully_replicated
   ):
     replicated = rules.replicated(array.sharding.mesh)
     array = jax.jit(lambda x: x, out_shardings=replicated)(array)
@@ -158,9 +158,9 @@ def row_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
   size = len(held)
   if ways % size or held[0] % size or held[-1] - held[0] != size - 1:
     raise errors.InputError(
-        f'mesh: of {ways} parts of a batch this process holds {held}, which '
-        'are not neighbours. Make the number of processes a divisor of the '
-        'data axis, or each data axis a divisor of it.'
+      f'mesh: of {ways} parts of a batch this process holds {held}, which '
+      'are not neighbours. Make the number of processes a divisor of the '
+      'data axis, or each data axis a divisor of it.'
     )
   return held[0] // size, ways // size
 
@@ -190,8 +190,8 @@ def check_rows(rows: int, ways: int) -> None:
   """Raises InputError unless `rows` divide over `ways` devices."""
   if rows % ways:
     raise errors.InputError(
-        f'batch: {rows} rows do not divide over a data axis of {ways}. Make '
-        f'the batch a multiple of {ways}, or the data axis smaller.'
+      f'batch: {rows} rows do not divide over a data axis of {ways}. Make '
+      f'the batch a multiple of {ways}, or the data axis smaller.'
     )
 
 
@@ -220,9 +220,9 @@ def _join(timeout: int) -> None:
   def join():
     try:
       jax.distributed.initialize(
-          num_processes=count,
-          process_id=_number('JAX_PROCESS_ID'),
-          initialization_timeout=timeout + 60,
+        num_processes=count,
+        process_id=_number('JAX_PROCESS_ID'),
+        initialization_timeout=timeout + 60,
       )
     except Exception as error:
       failures.append(error)

@@ -1,6 +1,7 @@
 """The device mesh."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 
 import jax
@@ -13,9 +14,9 @@ SLICED = ('replica', *AXES)  # of several slices, the first over the slices
 
 
 def make_mesh(
-    shape: Sequence[int] | Mapping[str, int],
-    axes: Sequence[str] | None = None,
-    devices: Sequence[jax.Device] | None = None,
+  shape: Sequence[int] | Mapping[str, int],
+  axes: Sequence[str] | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Returns a mesh of the first devices, all or a fraction of them.
 
@@ -44,9 +45,9 @@ def make_mesh(
   used = math.prod(sizes)
   if several and used != len(devices):
     raise errors.InputError(
-        f'mesh: {_show(axes, sizes)} uses {used} of {len(devices)} devices, '
-        'but with several processes every device must be in the mesh. Give '
-        'sizes whose product is the number of devices, or -1 for one axis.'
+      f'mesh: {_show(axes, sizes)} uses {used} of {len(devices)} devices, '
+      'but with several processes every device must be in the mesh. Give '
+      'sizes whose product is the number of devices, or -1 for one axis.'
     )
   types = (jax.sharding.AxisType.Auto,) * len(axes)
   placed = _placed(sizes, axes, devices[:used])
@@ -59,42 +60,42 @@ def _placed(sizes, axes, devices):
   slices = len({getattr(d, 'slice_index', None) for d in devices})
   if slices == 1:
     return mesh_utils.create_device_mesh(
-        sizes, devices, allow_split_physical_axes=True
+      sizes, devices, allow_split_physical_axes=True
     )
   if sizes[0] % slices:
     raise errors.InputError(
-        f'mesh: {_show(axes, sizes)} on {slices} slices, over which the axis '
-        f'{axes[0]!r} goes; make it a multiple of {slices}.'
+      f'mesh: {_show(axes, sizes)} on {slices} slices, over which the axis '
+      f'{axes[0]!r} goes; make it a multiple of {slices}.'
     )
   within = (sizes[0] // slices, *sizes[1:])
   across = (slices,) + (1,) * (len(sizes) - 1)
   return mesh_utils.create_hybrid_device_mesh(
-      within, across, devices, allow_split_physical_axes=True
+    within, across, devices, allow_split_physical_axes=True
   )
 
 
 def _sizes(
-    shape: tuple[int, ...], axes: tuple[str, ...], count: int
+  shape: tuple[int, ...], axes: tuple[str, ...], count: int
 ) -> tuple[int, ...]:
   """Returns `shape` with its -1 filled in, checked against the devices."""
   shown = _show(axes, shape)
   if len(shape) != len(axes) or len(set(axes)) != len(axes):
     raise errors.InputError(
-        f'mesh: {len(shape)} sizes {shape} for the axes {axes}. Give one '
-        'size for each axis, and each axis a name of its own.'
+      f'mesh: {len(shape)} sizes {shape} for the axes {axes}. Give one '
+      'size for each axis, and each axis a name of its own.'
     )
   if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
     raise errors.InputError(
-        f'mesh: {shown} is not a shape. Every size is at least 1; one of '
-        'them may be -1 to take the devices that are left.'
+      f'mesh: {shown} is not a shape. Every size is at least 1; one of '
+      'them may be -1 to take the devices that are left.'
     )
   known = math.prod(size for size in shape if size != -1)
   if count % known:
     raise errors.InputError(
-        f'mesh: {shown} does not fit {count} device(s), which ask for a '
-        f'divisor of {count} in all, not {known}. Change the mesh, or start '
-        'with another number of devices '
-        '(JAX_NUM_CPU_DEVICES=8 makes eight out of a CPU).'
+      f'mesh: {shown} does not fit {count} device(s), which ask for a '
+      f'divisor of {count} in all, not {known}. Change the mesh, or start '
+      'with another number of devices '
+      '(JAX_NUM_CPU_DEVICES=8 makes eight out of a CPU).'
     )
   return tuple(count // known if size == -1 else size for size in shape)
 

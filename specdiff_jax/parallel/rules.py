@@ -19,18 +19,18 @@ Rule = tuple[str, Sequence[str | tuple[str, ...] | None]]
 # all-reduce a block is enough; embedding and head by vocabulary. Names with
 # `layers/` are of layers that are stacked.
 TRANSFORMER: tuple[Rule, ...] = (
-    (r'layers/.*(query|key|value|gate|up)$', (None, 'model', None)),
-    (r'layers/.*(query|key|value)_bias$', (None, 'model')),
-    (r'layers/.*(output|down)$', (None, None, 'model')),
-    (r'(query|key|value|gate|up)$', ('model', None)),
-    (r'(query|key|value)_bias$', ('model',)),
-    (r'(output|down)$', (None, 'model')),
-    (r'(embed|head)$', ('model', None)),
-    # What a drafter has besides: the MLP that starts its slots, and the maps
-    # of the verifier's features and of its lookup hints.
-    (r'(trunk|fuse|hint)$', ('model', None)),
-    (r'slot_(shift|scale)$', (None, 'model')),
-    (r'expand$', (None, 'model')),
+  (r'layers/.*(query|key|value|gate|up)$', (None, 'model', None)),
+  (r'layers/.*(query|key|value)_bias$', (None, 'model')),
+  (r'layers/.*(output|down)$', (None, None, 'model')),
+  (r'(query|key|value|gate|up)$', ('model', None)),
+  (r'(query|key|value)_bias$', ('model',)),
+  (r'(output|down)$', (None, 'model')),
+  (r'(embed|head)$', ('model', None)),
+  # What a drafter has besides: the MLP that starts its slots, and the maps
+  # of the verifier's features and of its lookup hints.
+  (r'(trunk|fuse|hint)$', ('model', None)),
+  (r'slot_(shift|scale)$', (None, 'model')),
+  (r'expand$', (None, 'model')),
 )
 
 # What TRANSFORMER leaves whole of a matrix is split over 'data' too, whose
@@ -38,29 +38,29 @@ TRANSFORMER: tuple[Rule, ...] = (
 # and each keeps its part of the gradients (FSDP, ZeRO-3). Not over 'replica':
 # the network between slices is slow.
 FSDP_LAYERS: tuple[Rule, ...] = (
-    (r'layers/.*(query|key|value|gate|up)$', (None, 'model', 'data')),
-    (r'layers/.*(output|down)$', (None, 'data', 'model')),
-    (r'(query|key|value|gate|up)$', ('model', 'data')),
-    (r'(trunk|fuse|hint)$', ('model', 'data')),
-    (r'(output|down|expand)$', ('data', 'model')),
-    *TRANSFORMER,
+  (r'layers/.*(query|key|value|gate|up)$', (None, 'model', 'data')),
+  (r'layers/.*(output|down)$', (None, 'data', 'model')),
+  (r'(query|key|value|gate|up)$', ('model', 'data')),
+  (r'(trunk|fuse|hint)$', ('model', 'data')),
+  (r'(output|down|expand)$', ('data', 'model')),
+  *TRANSFORMER,
 )
 
 # Of what is trained, embedding and head too: it is gathered before the loss
 # (`training.step`). Not of what is frozen: with tables split both ways the
 # partitioner of XLA made wrong gradients on (2, 2, 2), which test_meshes saw.
 FSDP: tuple[Rule, ...] = (
-    (r'(embed|head)$', ('model', 'data')),
-    *FSDP_LAYERS,
+  (r'(embed|head)$', ('model', 'data')),
+  *FSDP_LAYERS,
 )
 
 # Of a DecodeState: rows over 'data', keys and values by heads over 'model'.
 # Stacked layers, [L, B, Hkv, S, Dh], have one pair; others a pair a layer.
 DECODING: tuple[Rule, ...] = (
-    (r'^end_ids$', ()),
-    (r'(cache|context)/\d+$', (None, ROWS, 'model')),
-    (r'(cache|context)/\d+/\d+$', (ROWS, 'model')),
-    (r'', (ROWS,)),
+  (r'^end_ids$', ()),
+  (r'(cache|context)/\d+$', (None, ROWS, 'model')),
+  (r'(cache|context)/\d+/\d+$', (ROWS, 'model')),
+  (r'', (ROWS,)),
 )
 
 
@@ -95,8 +95,8 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
   def choose(path, leaf):
     axes = _first_match(name(path), leaf.shape, compiled)
     spec = (
-        axis if dim % _size(axis, mesh) == 0 else None
-        for axis, dim in zip(axes, leaf.shape, strict=False)
+      axis if dim % _size(axis, mesh) == 0 else None
+      for axis, dim in zip(axes, leaf.shape, strict=False)
     )
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
 
@@ -104,7 +104,7 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
 
 
 def not_split(
-    tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh
+  tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh
 ) -> list[str]:
   """Returns, in words, the dimensions that their mesh axes do not divide.
 
@@ -117,8 +117,8 @@ def not_split(
       ways = _size(axis, mesh)
       if leaf.shape[place] % ways:
         told.append(
-            f'{name(path)}: dimension {place} of {tuple(leaf.shape)} does not '
-            f'divide over {"x".join(_parts(axis))}={ways}'
+          f'{name(path)}: dimension {place} of {tuple(leaf.shape)} does not '
+          f'divide over {"x".join(_parts(axis))}={ways}'
         )
   return told
 
@@ -163,10 +163,10 @@ def _first_match(leaf_name, shape, rules) -> tuple[Any, ...]:
       continue
     if len(axes) > len(shape):
       raise errors.InputError(
-          f'sharding rule {pattern.pattern!r} partitions {len(axes)} '
-          f'dimensions {axes}, but matches {leaf_name!r} of shape '
-          f'{tuple(shape)}. Make the expression narrower, or put a rule for '
-          'this leaf before it.'
+        f'sharding rule {pattern.pattern!r} partitions {len(axes)} '
+        f'dimensions {axes}, but matches {leaf_name!r} of shape '
+        f'{tuple(shape)}. Make the expression narrower, or put a rule for '
+        'this leaf before it.'
       )
     return axes
   return ()
@@ -189,6 +189,6 @@ def _check_axes(pattern: str, axes, mesh: jax.sharding.Mesh) -> None:
   for part in (part for axis in axes for part in _parts(axis)):
     if part not in mesh.shape:
       raise errors.InputError(
-          f'sharding rule {pattern!r} names the axis {part!r}, but the mesh '
-          f'has {tuple(mesh.shape)}. Use one of these, or None.'
+        f'sharding rule {pattern!r} names the axis {part!r}, but the mesh '
+        f'has {tuple(mesh.shape)}. Use one of these, or None.'
       )

@@ -15,25 +15,31 @@ _DOES_NOT_FIT = 3
 
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string(
-      'topology', None,
-      'chips to compile for: generation and shape, as v5p:4x4x4. Needed',
-      flag_values=own,
+    'topology',
+    None,
+    'chips to compile for: generation and shape, as v5p:4x4x4. Needed',
+    flag_values=own,
   )
   flags.DEFINE_integer(
-      'slices', 1, 'how many of these, joined by the data centre network; the '
-      'first axis of config.mesh goes over them', flag_values=own,
+    'slices',
+    1,
+    'how many of these, joined by the data centre network; the '
+    'first axis of config.mesh goes over them',
+    flag_values=own,
   )
   flags.DEFINE_enum(
-      'program', 'train', ['train', 'decode'],
-      'a step of `distill`, with the verifier running in it where the drafter '
-      'reads its features; or the loop of `decode` over config.batch rows',
-      flag_values=own,
+    'program',
+    'train',
+    ['train', 'decode'],
+    'a step of `distill`, with the verifier running in it where the drafter '
+    'reads its features; or the loop of `decode` over config.batch rows',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='aot',
-    what="""
+  name='aot',
+  what="""
     Compiles a program of the recipe for a TPU topology, without a TPU, weights
     or data: config.verifier may be preset:NAME, the shape of a published model
     (`inspect preset:` lists them), and config.drafter 'random' or preset:NAME
@@ -48,20 +54,20 @@ COMMAND = command.Command(
     stdout is one JSON object: topology, fits, peak_bytes, limit_bytes,
     flops_per_chip, collectives ({kind: {count, bytes}}) and more.
     """,
-    define=_define,
-    fields=fields_decoding.DECODING | fields_training.TRAINING,
-    examples=(
-        'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:4x4x4',
-        'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:2x2x4 '
-        '--program=decode --config.batch=16',
-        'aot --config=configs/distill_smollm2.py --topology=v5e:4x4 --slices=2 '
-        '--config.batch=64',
-    ),
-    exit_codes={
-        0: 'it fits',
-        2: 'bad input; the message says what and where, and what to do',
-        3: 'it does not fit; the advice says what to change',
-    },
+  define=_define,
+  fields=fields_decoding.DECODING | fields_training.TRAINING,
+  examples=(
+    'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:4x4x4',
+    'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:2x2x4 '
+    '--program=decode --config.batch=16',
+    'aot --config=configs/distill_smollm2.py --topology=v5e:4x4 --slices=2 '
+    '--config.batch=64',
+  ),
+  exit_codes={
+    0: 'it fits',
+    2: 'bad input; the message says what and where, and what to do',
+    3: 'it does not fit; the advice says what to change',
+  },
 )
 
 
@@ -84,7 +90,8 @@ def _body(call: command.Call) -> int:
   outcome = aot.compiled(program.lowered, limit)
   advice = [] if outcome.fits else aot.advice(program.held, outcome)
   _show(program, outcome, advice)
-  console.result({
+  console.result(
+    {
       'topology': name,
       'slices': call.options.slices,
       'program': call.options.program,
@@ -98,13 +105,13 @@ def _body(call: command.Call) -> int:
       'flops_per_chip': outcome.costs and outcome.costs.flops,
       'collectives': outcome.costs.collectives() if outcome.costs else {},
       'largest': [
-          vars(x)
-          for x in (outcome.costs.arrays if outcome.costs else ())[:_ROWS]
+        vars(x) for x in (outcome.costs.arrays if outcome.costs else ())[:_ROWS]
       ],
       'not_split': list(program.whole),
       'advice': advice,
       'compile_seconds': round(outcome.seconds, 1),
-  })
+    }
+  )
   return 0 if outcome.fits else _DOES_NOT_FIT
 
 
@@ -114,13 +121,13 @@ def _show(program: Any, outcome: Any, advice: list[str]) -> None:
   if costs := outcome.costs:
     console.out().print(f'FLOPs of each chip: {costs.flops:.4g}')
     rows = [
-        (x.kind, f'{x.count:,}', console.size(x.nbytes), x.shape, _end(x.label))
-        for x in costs.traffic[:_ROWS]
+      (x.kind, f'{x.count:,}', console.size(x.nbytes), x.shape, _end(x.label))
+      for x in costs.traffic[:_ROWS]
     ]
     _table('collectives', ['kind', 'count', 'bytes', 'of', 'name'], rows)
     rows = [
-        (console.size(x.nbytes), x.shape, _end(x.label))
-        for x in costs.arrays[:_ROWS]
+      (console.size(x.nbytes), x.shape, _end(x.label))
+      for x in costs.arrays[:_ROWS]
     ]
     _table('largest arrays', ['bytes', 'shape', 'name'], rows)
   whole = [f'Held whole by every chip: {line}' for line in program.whole]

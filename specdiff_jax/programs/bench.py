@@ -13,34 +13,43 @@ from specdiff_jax.programs import text as text_lib
 def _define(own: flags.FlagValues) -> None:
   command.define_prompts(own)
   flags.DEFINE_list(
-      'systems', None, 'what to compare: some of the names of config.system',
-      flag_values=own,
+    'systems',
+    None,
+    'what to compare: some of the names of config.system',
+    flag_values=own,
   )
   flags.DEFINE_integer(
-      'rounds', None, 'interleaved repetitions; their median is reported',
-      lower_bound=1, flag_values=own,
+    'rounds',
+    None,
+    'interleaved repetitions; their median is reported',
+    lower_bound=1,
+    flag_values=own,
   )
   flags.DEFINE_bool(
-      'rival', False,
-      "time transformers' greedy generate on the same weights too (torch on "
-      'CPU, one prompt at a time; needs the extra [rival])',
-      flag_values=own,
+    'rival',
+    False,
+    "time transformers' greedy generate on the same weights too (torch on "
+    'CPU, one prompt at a time; needs the extra [rival])',
+    flag_values=own,
   )
   flags.DEFINE_bool(
-      'costs', False,
-      "time the parts of each system's cycle alone (r, c_draft, overhead) and "
-      "predict its speed-up from them; half a minute of compilation a system",
-      flag_values=own,
+    'costs',
+    False,
+    "time the parts of each system's cycle alone (r, c_draft, overhead) and "
+    'predict its speed-up from them; half a minute of compilation a system',
+    flag_values=own,
   )
   flags.DEFINE_string(
-      'plot', None, 'draw the result into this .png, .svg or .pdf',
-      flag_values=own,
+    'plot',
+    None,
+    'draw the result into this .png, .svg or .pdf',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='bench',
-    what="""
+  name='bench',
+  what="""
     Decodes the same prompts with several systems in turns, after a warm-up on
     the same shapes: by default plain AR decoding (ar), prompt lookup (lookup)
     and the trained diffusion drafter (specdiff). It shows one example as it is
@@ -54,20 +63,20 @@ COMMAND = command.Command(
 
     The last line of stdout is one JSON object with "schema": 1.
     """,
-    define=_define,
-    fields=fields_decoding.DECODING | fields_decoding.BENCH,
-    examples=(
-        'bench --config=configs/quickstart.py',
-        'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '
-        '--config.temperature=1.0 --config.max_new_tokens=256',
-        'bench --config=configs/tiny.py --systems ar,specdiff '
-        '--config.drafter=runs/tiny/drafter.safetensors',
-    ),
-    exit_codes={
-        0: 'done; every output was exact, or rounding explains its difference',
-        1: "an output differed from plain AR's (the table says how many)",
-        2: 'bad input; the message says what and where, and what to do',
-    },
+  define=_define,
+  fields=fields_decoding.DECODING | fields_decoding.BENCH,
+  examples=(
+    'bench --config=configs/quickstart.py',
+    'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '
+    '--config.temperature=1.0 --config.max_new_tokens=256',
+    'bench --config=configs/tiny.py --systems ar,specdiff '
+    '--config.drafter=runs/tiny/drafter.safetensors',
+  ),
+  exit_codes={
+    0: 'done; every output was exact, or rounding explains its difference',
+    1: "an output differed from plain AR's (the table says how many)",
+    2: 'bad input; the message says what and where, and what to do',
+  },
 )
 
 
@@ -96,7 +105,7 @@ def _body(call: command.Call) -> int:
   systems = plan.systems()
   if options.rival:
     systems['transformers'] = rival.system(
-        checkpoint, systems['ar'].settings.max_new_tokens
+      checkpoint, systems['ar'].settings.max_new_tokens
     )
   with console.progress('compiling') as show:
     for number, (name, system) in enumerate(systems.items()):
@@ -112,24 +121,24 @@ def _body(call: command.Call) -> int:
   fastest = max(plan.ars, key=lambda name: metrics.speed(measured[name]))
   parts = _costs(plan, systems, requests) if options.costs else {}
   rows = [
-      metrics.row(
-          name,
-          measured[name],
-          measured['ar'],
-          measured[fastest],
-          references[name],
-          systems[name].size,
-          parts.get(name),
-          plan.coupled or name == 'ar',
-          plan.excused(
-              systems[name],
-              systems['ar'],
-              requests,
-              references[name],
-              metrics.tokens(measured[name]),
-          ),
-      )
-      for name in plan.names
+    metrics.row(
+      name,
+      measured[name],
+      measured['ar'],
+      measured[fastest],
+      references[name],
+      systems[name].size,
+      parts.get(name),
+      plan.coupled or name == 'ar',
+      plan.excused(
+        systems[name],
+        systems['ar'],
+        requests,
+        references[name],
+        metrics.tokens(measured[name]),
+      ),
+    )
+    for name in plan.names
   ]
   fastest_dtype, _ = plan.ars[fastest]
   _show(rows, plan, fastest_dtype)
@@ -141,30 +150,29 @@ def _body(call: command.Call) -> int:
     ratio = ours / theirs if theirs else float('nan')
     beside |= {'ar_over_rival': round(ratio, 4) if theirs else None}
     console.say(
-        f"transformers' generate, {plan.dtype}: {theirs:.1f} tokens/s; ar is "
-        f'{ratio:.2f} times as fast.'
+      f"transformers' generate, {plan.dtype}: {theirs:.1f} tokens/s; ar is "
+      f'{ratio:.2f} times as fast.'
     )
   console.result(
-      report.json_line(
-          rows,
-          device=decoding.device(),
-          fastest_ar_tokens_per_s=metrics.speed(measured[fastest]),
-          config=call.recipe,
-          verifier=checkpoint.source,
-          dtype=plan.dtype,
-          temperature=plan.temperature,
-          extra={
-              'settings': dict(plan.facts),
-              **beside,
-              'rounds': plan.rounds,
-              'fastest_ar_dtype': fastest_dtype,
-              # Bits may differ between shapes; see config.exact.
-              'ar_rows_unlike_reference': max(
-                  metrics.unlike(plain, references[name])
-                  for name in plan.names
-              ),
-          },
-      )
+    report.json_line(
+      rows,
+      device=decoding.device(),
+      fastest_ar_tokens_per_s=metrics.speed(measured[fastest]),
+      config=call.recipe,
+      verifier=checkpoint.source,
+      dtype=plan.dtype,
+      temperature=plan.temperature,
+      extra={
+        'settings': dict(plan.facts),
+        **beside,
+        'rounds': plan.rounds,
+        'fastest_ar_dtype': fastest_dtype,
+        # Bits may differ between shapes; see config.exact.
+        'ar_rows_unlike_reference': max(
+          metrics.unlike(plain, references[name]) for name in plan.names
+        ),
+      },
+    )
   )
   if options.plot:  # last: what was measured is out whatever the disk says
     plots.save(options.plot, rows, f'{checkpoint.source}, {plan.dtype}')
@@ -177,9 +185,9 @@ def _costs(plan, systems, requests) -> dict[str, Any]:
 
   _, plain_slots = plan.ars['ar']
   names = [
-      name
-      for name in plan.names
-      if len(systems[name].engine.drafter.buckets) == 1 and name != 'ar'
+    name
+    for name in plan.names
+    if len(systems[name].engine.drafter.buckets) == 1 and name != 'ar'
   ]
   found = {}
   with console.progress('timing the parts of a cycle') as show:
@@ -187,11 +195,11 @@ def _costs(plan, systems, requests) -> dict[str, Any]:
       show(number, len(names), name)
       one = systems[name]
       found[name] = costs.measure(
-          one.engine,
-          one.params,
-          one.drafter_params,
-          lambda one=one: one.start(requests),
-          plain_slots,
+        one.engine,
+        one.params,
+        one.drafter_params,
+        lambda one=one: one.start(requests),
+        plain_slots,
       )
   return found
 
@@ -205,16 +213,12 @@ def _show(rows, plan, fastest_dtype: str) -> None:
   for more in (report.curves(rows), report.costs(rows)):
     if more is not None:
       out.print(more)
-  out.print(
-      report.legend(plan.rounds, plan.dtype, fastest_dtype, plan.exact)
-  )
+  out.print(report.legend(plan.rounds, plan.dtype, fastest_dtype, plan.exact))
 
 
 def _example(system, request) -> None:
   """Shows one prompt's completion while it is decoded."""
-  stream = text_lib.Stream(
-      system.decode_text, system.stop, system.settled_text
-  )
+  stream = text_lib.Stream(system.decode_text, system.stop, system.settled_text)
 
   def show(number: int, tokens) -> bool:
     del number

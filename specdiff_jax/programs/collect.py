@@ -20,36 +20,39 @@ _REFRESH = (
 
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string(
-      'workdir', None, 'where the trajectories go. Needed', flag_values=own
+    'workdir', None, 'where the trajectories go. Needed', flag_values=own
   )
   flags.DEFINE_string(
-      'prompts',
-      None,
-      'a JSONL file of prompts, with the fields id and prompt',
-      flag_values=own,
+    'prompts',
+    None,
+    'a JSONL file of prompts, with the fields id and prompt',
+    flag_values=own,
   )
   flags.DEFINE_integer(
-      'limit', 0, 'take this many prompts of the file; 0 takes all',
-      lower_bound=0, flag_values=own,
+    'limit',
+    0,
+    'take this many prompts of the file; 0 takes all',
+    lower_bound=0,
+    flag_values=own,
   )
   flags.DEFINE_string(
-      'refresh',
-      None,
-      'a drafter, as config.drafter has it: instead of prompts, continue the '
-      'trajectories of --from anew where this drafter fails on them',
-      flag_values=own,
+    'refresh',
+    None,
+    'a drafter, as config.drafter has it: instead of prompts, continue the '
+    'trajectories of --from anew where this drafter fails on them',
+    flag_values=own,
   )
   flags.DEFINE_string(
-      'from',
-      None,
-      'the work directory of the trajectories that --refresh continues',
-      flag_values=own,
+    'from',
+    None,
+    'the work directory of the trajectories that --refresh continues',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='collect',
-    what="""
+  name='collect',
+  what="""
     Completes every prompt with the verifier and keeps what a drafter learns
     from: prompt, completion with its end token, temperature, seed, and the
     verifier's fingerprint. Use the temperature and chat template that will be
@@ -71,26 +74,26 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object: prompts, tokens, tokens_per_s,
     trajectories, duplicates (left out of the dataset), verifier, workdir.
     """,
-    define=_define,
-    fields=fields_decoding.DECODING
-    | {'prompts': fields_decoding.BENCH['prompts']}
-    | fields_training.COLLECTING
-    | {name: fields_training.TRAINING[name] for name in _REFRESH},
-    examples=(
-        'collect --config=configs/distill_smollm2.py --prompts train.jsonl '
-        '--workdir runs/trajectories',
-        'collect --config=configs/tiny.py --workdir runs/tiny '
-        '--prompts configs/prompts/tiny.jsonl --config.temperature=1.0 '
-        '--config.completions=4',
-        'collect --config=configs/tiny.py --workdir runs/refreshed '
-        '--refresh runs/tiny/drafter.safetensors --from runs/trajectories '
-        '--config.temperature=1.0',
-    ),
-    exit_codes={
-        0: 'done',
-        2: 'bad input, or a full disk: nothing written is lost, run it again',
-        130: 'interrupted; run it again to go on',
-    },
+  define=_define,
+  fields=fields_decoding.DECODING
+  | {'prompts': fields_decoding.BENCH['prompts']}
+  | fields_training.COLLECTING
+  | {name: fields_training.TRAINING[name] for name in _REFRESH},
+  examples=(
+    'collect --config=configs/distill_smollm2.py --prompts train.jsonl '
+    '--workdir runs/trajectories',
+    'collect --config=configs/tiny.py --workdir runs/tiny '
+    '--prompts configs/prompts/tiny.jsonl --config.temperature=1.0 '
+    '--config.completions=4',
+    'collect --config=configs/tiny.py --workdir runs/refreshed '
+    '--refresh runs/tiny/drafter.safetensors --from runs/trajectories '
+    '--config.temperature=1.0',
+  ),
+  exit_codes={
+    0: 'done',
+    2: 'bad input, or a full disk: nothing written is lost, run it again',
+    130: 'interrupted; run it again to go on',
+  },
 )
 
 
@@ -116,12 +119,12 @@ def _body(call: command.Call) -> int:
     folder = command.needed(options, 'from')
     if options.prompts:
       raise errors.InputError(
-          '--refresh continues the trajectories of --from and takes no '
-          '--prompts; give one or the other.'
+        '--refresh continues the trajectories of --from and takes no '
+        '--prompts; give one or the other.'
       )
     checkpoint = command.verifier(config)
     wanted, facts = build_collecting.refreshed(
-        config, checkpoint, options.refresh, folder
+      config, checkpoint, options.refresh, folder
     )
     found = _collect(config, checkpoint, wanted, workdir, facts=facts)
   else:
@@ -146,7 +149,7 @@ def into(config, checkpoint, prompts, workdir: str, system: str = '') -> dict:
 
 
 def _collect(
-    config, checkpoint, wanted, workdir: str, system: str = '', facts=None
+  config, checkpoint, wanted, workdir: str, system: str = '', facts=None
 ) -> dict:
   from specdiff_jax.build import collecting as build_collecting
 
@@ -158,14 +161,14 @@ def _collect(
       show(done, total, f'{speed:.0f} tokens/s')
 
     found = build_collecting.collect(
-        config, checkpoint, wanted, workdir, progress, system, facts
+      config, checkpoint, wanted, workdir, progress, system, facts
     )
   seconds = time.perf_counter() - start
   return {
-      'prompts': found.pop('prompts'),
-      'tokens': found['tokens'],
-      'tokens_per_s': round(found.pop('tokens') / seconds, 3),
-      **found,
-      'verifier': checkpoint.fingerprint,
-      'workdir': workdir,
+    'prompts': found.pop('prompts'),
+    'tokens': found['tokens'],
+    'tokens_per_s': round(found.pop('tokens') / seconds, 3),
+    **found,
+    'verifier': checkpoint.fingerprint,
+    'workdir': workdir,
   }

@@ -7,6 +7,9 @@ that only handle files need no config, and may take a path instead.
 """
 
 import ast
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import importlib.util
@@ -15,7 +18,6 @@ import os
 import pathlib
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -55,9 +57,9 @@ class Command:
   takes: str = ''  # what its one positional argument is called
 
   def run(
-      self,
-      argv: Sequence[str],
-      body: Callable[[Call], int],
+    self,
+    argv: Sequence[str],
+    body: Callable[[Call], int],
   ) -> int:
     """Parses `argv` and calls `body`; or prints the help."""
     if any(arg in ('-h', '--help', '--helpfull', '-help') for arg in argv):
@@ -68,8 +70,8 @@ class Command:
 
     for other in jax_settings.settle():
       console.say(
-          f'specdiff {self.name}: {other} is set for jax, which would change '
-          'results or stop the program; it goes on with jax\'s default.'
+        f'specdiff {self.name}: {other} is set for jax, which would change '
+        "results or stop the program; it goes on with jax's default."
       )
     return body(call)
 
@@ -85,19 +87,19 @@ class Command:
     try:
       if self.recipe:
         config_flags.DEFINE_config_dict(
-            'config', config, flag_values=options, sys_argv=['', *argv]
+          'config', config, flag_values=options, sys_argv=['', *argv]
         )
       rest = options(['', *argv])[1:]
     except flags.UnrecognizedFlagError as error:
       own = ['config'] * self.recipe
       own += [n for n in options if '.' not in n and n != 'config']
       raise fields.unknown(
-          f'{self.name} was given the flag', f'{error.flagname}', own
+        f'{self.name} was given the flag', f'{error.flagname}', own
       ) from None
     except (flags.Error, TypeError, ValueError, LookupError) as error:
       raise errors.InputError(
-          f'The command line cannot be read: {_one_line(error)}. '
-          f'See `python -m specdiff_jax {self.name} --help`.'
+        f'The command line cannot be read: {_one_line(error)}. '
+        f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
     self._check_positional(rest)
     config = options['config'].value if self.recipe else None
@@ -111,14 +113,14 @@ class Command:
   def _check_positional(self, rest: Sequence[str]) -> None:
     if self.takes and len(rest) != 1:
       raise errors.InputError(
-          f'{self.name} takes one {self.takes}, but was given '
-          f'{" ".join(rest) or "none"}. '
-          f'See `python -m specdiff_jax {self.name} --help`.'
+        f'{self.name} takes one {self.takes}, but was given '
+        f'{" ".join(rest) or "none"}. '
+        f'See `python -m specdiff_jax {self.name} --help`.'
       )
     if rest and not self.takes:
       raise errors.InputError(
-          f'{self.name} takes no positional arguments, but was given '
-          f'{" ".join(rest)!r}. Flags start with `--`.'
+        f'{self.name} takes no positional arguments, but was given '
+        f'{" ".join(rest)!r}. Flags start with `--`.'
       )
 
   def help(self) -> str:
@@ -130,33 +132,34 @@ class Command:
     if self.recipe:
       usage += ' --config=FILE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
       recipe = (
-          '--config=FILE', 'the recipe, a Python program that is run: none from '
-          'a stranger. See configs/. Needed.',
+        '--config=FILE',
+        'the recipe, a Python program that is run: none from '
+        'a stranger. See configs/. Needed.',
       )
       flag_lines.insert(0, recipe)
     else:
       usage += f' {self.takes} [FLAGS]' if self.takes else ' [FLAGS]'
     field_lines = [
-        (f'{name} = {_show(default)}', meaning)
-        for name, (default, meaning) in self.fields.items()
+      (f'{name} = {_show(default)}', meaning)
+      for name, (default, meaning) in self.fields.items()
     ]
     parts = [
-        usage,
-        '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),
-        'Flags:\n' + _entries(*flag_lines),
+      usage,
+      '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),
+      'Flags:\n' + _entries(*flag_lines),
     ]
     if self.recipe:
       parts.append(
-          'Config fields (name = default unless the recipe says otherwise):\n'
-          + _entries(*field_lines)
+        'Config fields (name = default unless the recipe says otherwise):\n'
+        + _entries(*field_lines)
       )
     parts += [
-        'Examples:\n' + '\n'.join(
-            f'  python -m specdiff_jax {line}' for line in self.examples
-        ),
-        'Exit codes:\n' + _entries(
-            *((str(code), text) for code, text in self.exit_codes.items())
-        ),
+      'Examples:\n'
+      + '\n'.join(f'  python -m specdiff_jax {line}' for line in self.examples),
+      'Exit codes:\n'
+      + _entries(
+        *((str(code), text) for code, text in self.exit_codes.items())
+      ),
     ]
     return '\n\n'.join(parts) + '\n'
 
@@ -175,13 +178,13 @@ def load(spec: str) -> ml_collections.ConfigDict:
   function = getattr(module, 'get_config', None)
   if not callable(function):
     raise errors.InputError(
-        f'{path} has no function get_config() that returns a ConfigDict; add '
-        'one, or give another file by --config.'
+      f'{path} has no function get_config() that returns a ConfigDict; add '
+      'one, or give another file by --config.'
     )
   if colon and not inspect.signature(function).parameters:
     raise errors.InputError(
-        f'{path} knows no variants, but was given {variant!r}: leave '
-        f'":{variant}" out.'
+      f'{path} knows no variants, but was given {variant!r}: leave '
+      f'":{variant}" out.'
     )
   try:
     config = function(variant) if colon else function()
@@ -189,12 +192,12 @@ def load(spec: str) -> ml_collections.ConfigDict:
     raise
   except Exception as error:
     raise errors.InputError(
-        f'get_config() of {path} fails: {_one_line(error)}.'
+      f'get_config() of {path} fails: {_one_line(error)}.'
     ) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.InputError(
-        f'get_config() of {path} returns a {type(config).__name__}; it must '
-        'return an ml_collections.ConfigDict.'
+      f'get_config() of {path} returns a {type(config).__name__}; it must '
+      'return an ml_collections.ConfigDict.'
     )
   return fields.complete(config, path)
 
@@ -209,7 +212,7 @@ def _load_module(path: str):
   source = importlib.util.spec_from_file_location('specdiff_config', path)
   if source is None or source.loader is None:
     raise errors.InputError(
-        f'The config file {path!r} is not a Python file (*.py).'
+      f'The config file {path!r} is not a Python file (*.py).'
     )
   module = importlib.util.module_from_spec(source)
   try:
@@ -218,7 +221,7 @@ def _load_module(path: str):
     raise
   except Exception as error:
     raise errors.InputError(
-        f'The config file {path} cannot be run: {_one_line(error)}.'
+      f'The config file {path} cannot be run: {_one_line(error)}.'
     ) from error
   return module
 
@@ -237,8 +240,8 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
       break
   if not spec:
     raise errors.InputError(
-        'There is no --config=FILE. Give a recipe, such as '
-        '--config=configs/quickstart.py.'
+      'There is no --config=FILE. Give a recipe, such as '
+      '--config=configs/quickstart.py.'
     )
   return spec, rest
 
@@ -257,16 +260,16 @@ def _check_overrides(argv, config, spec: str) -> None:
       names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
       if part not in names:
         raise fields.unknown(
-            f'The config {spec} was given (on the command line) the field',
-            match.group(2),
-            names or fields.ALL,
+          f'The config {spec} was given (on the command line) the field',
+          match.group(2),
+          names or fields.ALL,
         )
       node = node[part]
     if isinstance(node, tuple) and _is_unordered(value):
       raise errors.InputError(
-          f'The config {spec} was given (on the command line) {value} for '
-          f'{match.group(2)!r}, which has to be a tuple, such as (2, 4) or '
-          "('a', 'b')."
+        f'The config {spec} was given (on the command line) {value} for '
+        f'{match.group(2)!r}, which has to be a tuple, such as (2, 4) or '
+        "('a', 'b')."
       )
 
 
@@ -305,10 +308,10 @@ def _entries(*pairs: tuple[str, str]) -> str:
 def _wrap(text: str, indent: int) -> str:
   pad = ' ' * indent
   return textwrap.fill(
-      ' '.join(text.split()),
-      width=80,
-      initial_indent=pad,
-      subsequent_indent=pad,
+    ' '.join(text.split()),
+    width=80,
+    initial_indent=pad,
+    subsequent_indent=pad,
   )
 
 
@@ -321,41 +324,41 @@ def _show(default: Any) -> str:
 def define_prompts(own: flags.FlagValues) -> None:
   """Defines --prompts and --limit, which `decoding.prompts` takes."""
   flags.DEFINE_string(
-      'prompts',
-      None,
-      'a JSONL file of prompts, with the fields id and prompt; goes before '
-      'config.prompts',
-      flag_values=own,
+    'prompts',
+    None,
+    'a JSONL file of prompts, with the fields id and prompt; goes before '
+    'config.prompts',
+    flag_values=own,
   )
   flags.DEFINE_integer(
-      'limit',
-      None,
-      'take this many prompts of the file; 0 takes all. Without it all of '
-      '--prompts, or config.limit of config.prompts',
-      lower_bound=0,
-      flag_values=own,
+    'limit',
+    None,
+    'take this many prompts of the file; 0 takes all. Without it all of '
+    '--prompts, or config.limit of config.prompts',
+    lower_bound=0,
+    flag_values=own,
   )
 
 
 def verifier(
-    config: ml_collections.ConfigDict,
-    split: Callable[[Any], Any] | None = None,
+  config: ml_collections.ConfigDict,
+  split: Callable[[Any], Any] | None = None,
 ):
   """Returns `decoding.verifier`, with a bar where loading takes long."""
   from specdiff_jax.build import decoding
 
   with console.patient('loading (million values)') as show:
     loaded = decoding.verifier(
-        config,
-        progress=lambda done, all: show(done // 10**6, all // 10**6),
-        split=split,
+      config,
+      progress=lambda done, all: show(done // 10**6, all // 10**6),
+      split=split,
     )
   if ignored := decoding.not_applied(config):
     console.say(
-        f'{loaded.source}: generation_config.json asks for '
-        f'{", ".join(f"{k}={v!r:.40}" for k, v in ignored.items())}, which is '
-        "not applied: the text is that of the verifier's own law, under "
-        'config.temperature, top_k and top_p.'
+      f'{loaded.source}: generation_config.json asks for '
+      f'{", ".join(f"{k}={v!r:.40}" for k, v in ignored.items())}, which is '
+      "not applied: the text is that of the verifier's own law, under "
+      'config.temperature, top_k and top_p.'
     )
   return loaded
 
@@ -365,7 +368,7 @@ def needed(options: flags.FlagValues, name: str) -> str:
   value = options[name].value
   if not value:
     raise errors.InputError(
-        f'There is no --{name}, which is needed: '
-        f'{options[name].help.removesuffix(". Needed")}.'
+      f'There is no --{name}, which is needed: '
+      f'{options[name].help.removesuffix(". Needed")}.'
     )
   return value

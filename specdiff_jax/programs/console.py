@@ -1,10 +1,11 @@
 """Where the programs print: text and results on stdout, the rest on stderr."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import rich.console
@@ -46,18 +47,18 @@ def result(fields: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def progress(
-    what: str, total: int | None = None
+  what: str, total: int | None = None
 ) -> Iterator[Callable[..., None]]:
   """Shows a bar on stderr; yields `update(done, total, note)`."""
   columns = (
-      rich.progress.TextColumn('{task.description}', markup=False),
-      rich.progress.BarColumn(),
-      rich.progress.MofNCompleteColumn(),
-      rich.progress.TimeRemainingColumn(),
-      rich.progress.TextColumn('{task.fields[note]}', markup=False),
+    rich.progress.TextColumn('{task.description}', markup=False),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeRemainingColumn(),
+    rich.progress.TextColumn('{task.fields[note]}', markup=False),
   )
   with rich.progress.Progress(
-      *columns, console=notes(), disable=not sys.stderr.isatty()
+    *columns, console=notes(), disable=not sys.stderr.isatty()
   ) as bar:
     task = bar.add_task(printing.one_line(what), total=total, note='')
 
@@ -107,5 +108,5 @@ class _Console(rich.console.Console):
 def _console(stream) -> rich.console.Console:
   width = None if stream.isatty() else 100
   return _Console(
-      file=stream, width=width, highlight=False, markup=False, emoji=False
+    file=stream, width=width, highlight=False, markup=False, emoji=False
   )

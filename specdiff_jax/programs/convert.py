@@ -8,32 +8,43 @@ from specdiff_jax.programs import console
 
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string(
-      'from', None, 'the model: a GGUF file, a directory, or a name on the '
-      'hub. Needed',
-      flag_values=own,
+    'from',
+    None,
+    'the model: a GGUF file, a directory, or a name on the hub. Needed',
+    flag_values=own,
   )
   flags.DEFINE_string(
-      'to', None, 'the directory to write, not there yet or empty. Needed',
-      flag_values=own,
+    'to',
+    None,
+    'the directory to write, not there yet or empty. Needed',
+    flag_values=own,
   )
   flags.DEFINE_enum(
-      'format', 'hf', ['hf', 'native', 'dflash'], 'what to write',
-      flag_values=own,
+    'format',
+    'hf',
+    ['hf', 'native', 'dflash'],
+    'what to write',
+    flag_values=own,
   )
   flags.DEFINE_enum(
-      'dtype', '', ['', 'float32', 'bfloat16', 'float16'], 'of all weights; '
-      'without it each stays as it is stored, quantised ones become float32',
-      flag_values=own,
+    'dtype',
+    '',
+    ['', 'float32', 'bfloat16', 'float16'],
+    'of all weights; '
+    'without it each stays as it is stored, quantised ones become float32',
+    flag_values=own,
   )
   flags.DEFINE_string(
-      'adapter', '', 'directory of a LoRA adapter (PEFT) to merge in',
-      flag_values=own,
+    'adapter',
+    '',
+    'directory of a LoRA adapter (PEFT) to merge in',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='convert',
-    what="""
+  name='convert',
+  what="""
     Writes a model in another form, tensor by tensor, so that it needs little
     memory whatever the model's size. The directory appears whole in the end, or
     not at all.
@@ -53,19 +64,19 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object: to, format, tensors, bytes,
     files.
     """,
-    define=_define,
-    fields={},
-    examples=(
-        'convert --from runs/verifier/SmolLM2-135M-Instruct.Q4_1.gguf '
-        '--to runs/smollm2 --format hf --dtype bfloat16',
-        'convert --from runs/smollm2 --to runs/native --format native',
-        'convert --from org/name --adapter runs/lora --to runs/merged',
-    ),
-    exit_codes={
-        0: 'done',
-        2: 'bad input, or a full disk; nothing is left of what was written',
-    },
-    recipe=False,
+  define=_define,
+  fields={},
+  examples=(
+    'convert --from runs/verifier/SmolLM2-135M-Instruct.Q4_1.gguf '
+    '--to runs/smollm2 --format hf --dtype bfloat16',
+    'convert --from runs/smollm2 --to runs/native --format native',
+    'convert --from org/name --adapter runs/lora --to runs/merged',
+  ),
+  exit_codes={
+    0: 'done',
+    2: 'bad input, or a full disk; nothing is left of what was written',
+  },
+  recipe=False,
 )
 
 
@@ -84,11 +95,11 @@ def _body(call: command.Call) -> int:
   source = source or sources.open_model(origin, options.adapter)
   with console.patient('converting (MB)') as show:
     done = export.convert(
-        source,
-        target,
-        options.format,
-        options.dtype,
-        lambda written, total: show(written // 10**6, total // 10**6),
+      source,
+      target,
+      options.format,
+      options.dtype,
+      lambda written, total: show(written // 10**6, total // 10**6),
     )
   console.say(f'{target}: written.')
   console.result({'to': target, 'format': options.format, **done})

@@ -13,34 +13,39 @@ from specdiff_jax.programs import text as text_lib
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string('prompt', None, 'the prompt itself', flag_values=own)
   flags.DEFINE_string(
-      'prompts',
-      None,
-      'a JSONL file of prompts, with the fields id and prompt',
-      flag_values=own,
+    'prompts',
+    None,
+    'a JSONL file of prompts, with the fields id and prompt',
+    flag_values=own,
   )
   flags.DEFINE_integer(
-      'limit', 0, 'take this many prompts of the file; 0 takes all',
-      lower_bound=0, flag_values=own,
+    'limit',
+    0,
+    'take this many prompts of the file; 0 takes all',
+    lower_bound=0,
+    flag_values=own,
   )
   flags.DEFINE_string(
-      'out',
-      None,
-      'write JSON lines here in place of text on stdout: id, text, tokens '
-      '(with the end token if it came), tau, prompt_sha256 (of the '
-      "prompt's tokens), and sum (of the line's bytes before it). Each is on "
-      'disk once it is done. Run again with the same settings, it goes on '
-      'where it was; FILE.settings.json tells them',
-      flag_values=own,
+    'out',
+    None,
+    'write JSON lines here in place of text on stdout: id, text, tokens '
+    '(with the end token if it came), tau, prompt_sha256 (of the '
+    "prompt's tokens), and sum (of the line's bytes before it). Each is on "
+    'disk once it is done. Run again with the same settings, it goes on '
+    'where it was; FILE.settings.json tells them',
+    flag_values=own,
   )
   flags.DEFINE_bool(
-      'overwrite', False, 'drop what is in the file of --out',
-      flag_values=own,
+    'overwrite',
+    False,
+    'drop what is in the file of --out',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='decode',
-    what="""
+  name='decode',
+  what="""
     Completes prompts with the verifier. Whatever drafts (config.system), the
     text is the one that plain decoding with the same seed gives, at every
     temperature; only the speed differs.
@@ -48,21 +53,21 @@ COMMAND = command.Command(
     The text goes to stdout as it is made (with several rows at once: when it
     and those before it are done), remarks go to stderr.
     """,
-    define=_define,
-    fields=fields_decoding.DECODING,
-    examples=(
-        'decode --config=configs/quickstart.py --prompt "What is 12 * 7?"',
-        'decode --config=configs/quickstart.py --prompts my.jsonl --out '
-        'out.jsonl --config.batch=4 --config.temperature=1.0',
-        'decode --config=configs/quickstart.py --config.system=ar '
-        '--config.verifier=model.gguf --prompt Hello',
-        'decode --config=configs/quickstart.py --prompt Hello '
-        "--config.stop=\"('\\n\\n',)\"",
-    ),
-    exit_codes={
-        0: 'done',
-        2: 'bad input; the message says what and where, and what to do',
-    },
+  define=_define,
+  fields=fields_decoding.DECODING,
+  examples=(
+    'decode --config=configs/quickstart.py --prompt "What is 12 * 7?"',
+    'decode --config=configs/quickstart.py --prompts my.jsonl --out '
+    'out.jsonl --config.batch=4 --config.temperature=1.0',
+    'decode --config=configs/quickstart.py --config.system=ar '
+    '--config.verifier=model.gguf --prompt Hello',
+    'decode --config=configs/quickstart.py --prompt Hello '
+    '--config.stop="(\'\\n\\n\',)"',
+  ),
+  exit_codes={
+    0: 'done',
+    2: 'bad input; the message says what and where, and what to do',
+  },
 )
 
 
@@ -78,8 +83,8 @@ def _body(call: command.Call) -> int:
   options = call.options
   if (options.prompt is None) == (options.prompts is None):
     raise errors.InputError(
-        'decode takes either --prompt TEXT or --prompts FILE.jsonl; give one '
-        'of the two.'
+      'decode takes either --prompt TEXT or --prompts FILE.jsonl; give one '
+      'of the two.'
     )
   decoding.check(call.config)
   if options.prompt is None:
@@ -93,7 +98,7 @@ def _body(call: command.Call) -> int:
   requests = decoding.requests(call.config, checkpoint, prompts)
   if options.out:
     settings = decoding.identity(
-        call.config, checkpoint, fields_decoding.DECODING
+      call.config, checkpoint, fields_decoding.DECODING
     )
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
@@ -106,9 +111,7 @@ def _body(call: command.Call) -> int:
 
 def _stream(system, request, head: bool) -> None:
   """Writes a completion to stdout while it is made."""
-  stream = text_lib.Stream(
-      system.decode_text, system.stop, system.settled_text
-  )
+  stream = text_lib.Stream(system.decode_text, system.stop, system.settled_text)
 
   def show(number: int, tokens) -> bool:
     del number
@@ -150,13 +153,15 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
       def on_done(request, completion) -> None:
         nonlocal there
         text, tokens = _cut(system, completion)
-        file.append({
+        file.append(
+          {
             'id': request.id,
             'text': text,
             'tokens': tokens,
             'tau': round(completion.tau, 4),
             'prompt_sha256': keys[request.id],
-        })
+          }
+        )
         there += 1
         show(there, total)
 
@@ -165,7 +170,7 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
 
 def _cut(system, completion) -> tuple[str, list[int]]:
   return text_lib.cut(
-      system.decode_text, completion.tokens, system.stop, system.settled_text
+    system.decode_text, completion.tokens, system.stop, system.settled_text
   )
 
 

@@ -16,16 +16,16 @@ PREEMPTED = 75  # as launch/environment.sh has it
 
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string(
-      'workdir',
-      None,
-      'where checkpoints, metrics and the drafter go. Needed',
-      flag_values=own,
+    'workdir',
+    None,
+    'where checkpoints, metrics and the drafter go. Needed',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='distill',
-    what="""
+  name='distill',
+  what="""
     Trains a masked-diffusion drafter on the verifier's own completions
     (config.data: the work directory of `collect`, or a file of prompts that
     are then completed first). The default loss is streak-distillation
@@ -37,20 +37,20 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object: steps, loss, tau_eval,
     params_sha256.
     """,
-    define=_define,
-    fields=fields_decoding.DECODING | fields_training.TRAINING,
-    examples=(
-        'distill --config=configs/tiny.py --workdir runs/tiny',
-        'distill --config=configs/distill_smollm2.py --workdir runs/mine '
-        '--config.data=runs/trajectories --config.steps=2000',
-    ),
-    exit_codes={
-        0: 'done',
-        2: 'bad input, or a full disk: nothing written is lost, run it again',
-        PREEMPTED: 'SIGTERM came, as when a machine is taken away; the state '
-        'is saved, and the launchers start it again',
-        130: 'interrupted after a checkpoint; run it again to go on',
-    },
+  define=_define,
+  fields=fields_decoding.DECODING | fields_training.TRAINING,
+  examples=(
+    'distill --config=configs/tiny.py --workdir runs/tiny',
+    'distill --config=configs/distill_smollm2.py --workdir runs/mine '
+    '--config.data=runs/trajectories --config.steps=2000',
+  ),
+  exit_codes={
+    0: 'done',
+    2: 'bad input, or a full disk: nothing written is lost, run it again',
+    PREEMPTED: 'SIGTERM came, as when a machine is taken away; the state '
+    'is saved, and the launchers start it again',
+    130: 'interrupted after a checkpoint; run it again to go on',
+  },
 )
 
 
@@ -78,11 +78,11 @@ def _body(call: command.Call) -> int:
 
 
 def train(
-    config,
-    checkpoint,
-    workdir: str,
-    memory: dict[Any, dict] | None = None,
-    what: str = 'distilling',
+  config,
+  checkpoint,
+  workdir: str,
+  memory: dict[Any, dict] | None = None,
+  what: str = 'distilling',
 ):
   """Trains in `workdir`; returns a `loop.Result` and the drafter's file.
 
@@ -107,8 +107,8 @@ def train(
     console.say(f'Held whole by every device: {line}')
   with console.progress(what, run.schedule.steps) as show:
     result = run.train(
-        lambda step, steps, values: show(step, steps, _note(values)),
-        console.say,
+      lambda step, steps, values: show(step, steps, _note(values)),
+      console.say,
     )
   path = os.path.join(workdir, 'drafter.safetensors')
   if not result.interrupted:
@@ -119,13 +119,13 @@ def train(
 def figures(result) -> dict[str, Any]:
   """Returns what a finished run came to, as its JSON line has it."""
   return {
-      'steps': result.steps,
-      'loss': result.loss,
-      'tau_eval': result.evaluation.get('tau'),
-      'params_sha256': result.params_sha256,
-      'evaluation': result.evaluation,
-      'skipped': result.skipped,
-      'best_step': result.best,
+    'steps': result.steps,
+    'loss': result.loss,
+    'tau_eval': result.evaluation.get('tau'),
+    'params_sha256': result.params_sha256,
+    'evaluation': result.evaluation,
+    'skipped': result.skipped,
+    'best_step': result.best,
   }
 
 

@@ -16,9 +16,9 @@ _NO_MEMORY = (  # in errors of jax, of the loader, and of threads
     'std::bad_alloc', "can't start new thread",
 )  # fmt: skip
 _MEMORY = (
-    'There is not enough memory ({}). Lower config.batch, config.prompt_buckets '
-    'or config.max_new_tokens (while training config.tokens or config.windows), '
-    'take a smaller model or config.dtype=bfloat16, or raise the limit.'
+  'There is not enough memory ({}). Lower config.batch, config.prompt_buckets '
+  'or config.max_new_tokens (while training config.tokens or config.windows), '
+  'take a smaller model or config.dtype=bfloat16, or raise the limit.'
 )
 
 
@@ -29,8 +29,8 @@ def reason(error: BaseException) -> str | None:
   if isinstance(error, OSError) and error.errno in _FULL:
     where = f'{error.filename}: ' if error.filename else ''
     return (
-        f'{where}{error.strerror}. Make room, or write elsewhere; what was '
-        'written before stays.'
+      f'{where}{error.strerror}. Make room, or write elsewhere; what was '
+      'written before stays.'
     )
   return _of_jax()
 
@@ -54,17 +54,17 @@ def _of_jax() -> str | None:
     return _MEMORY.format(_short(error))
   except Exception as error:  # it reads its variables as it is imported
     return (
-        f'jax cannot be loaded: {_short(error)}. Correct or unset the '
-        'environment variable that it names (JAX_...), or install jax again.'
+      f'jax cannot be loaded: {_short(error)}. Correct or unset the '
+      'environment variable that it names (JAX_...), or install jax again.'
     )
   try:
     jax.devices()
     return None
   except Exception as error:  # of any type: its plugins raise their own
     return (
-        f'jax finds no device (JAX_PLATFORMS={platforms!r}): {_short(error)}. '
-        f'{_there()} Set JAX_PLATFORMS to one that is there, or unset it; GPUs '
-        "need pip install 'specdiff_jax[gpu]', TPUs 'specdiff_jax[tpu]'."
+      f'jax finds no device (JAX_PLATFORMS={platforms!r}): {_short(error)}. '
+      f'{_there()} Set JAX_PLATFORMS to one that is there, or unset it; GPUs '
+      "need pip install 'specdiff_jax[gpu]', TPUs 'specdiff_jax[tpu]'."
     )
 
 

@@ -16,10 +16,10 @@ from specdiff_jax.programs import fields_decoding
 from specdiff_jax.programs import fields_training
 
 ALL = (
-    fields_decoding.DECODING
-    | fields_decoding.BENCH
-    | fields_training.TRAINING
-    | fields_training.COLLECTING
+  fields_decoding.DECODING
+  | fields_decoding.BENCH
+  | fields_training.TRAINING
+  | fields_training.COLLECTING
 )
 
 # What the elements of tuples are whose defaults are empty.
@@ -28,13 +28,16 @@ ELEMENTS = {
     'network.features': int,
 }  # fmt: skip
 _KINDS = {
-    bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text'
+  bool: 'True or False',
+  int: 'an integer',
+  float: 'a number',
+  str: 'a text',
 }
 _EXAMPLES = {int: '(2, 4)', float: '(0.5, 1.0)', str: "('a', 'b')"}
 
 
 def complete(
-    config: ml_collections.ConfigDict, where: str = 'the config'
+  config: ml_collections.ConfigDict, where: str = 'the config'
 ) -> ml_collections.ConfigDict:
   """Returns the config with every field; raises InputError on unknown ones.
 
@@ -44,7 +47,7 @@ def complete(
     if name not in ALL:
       raise unknown(f'{where} has the field', name, ALL)
   full = ml_collections.ConfigDict(
-      {name: default for name, (default, _) in ALL.items()}
+    {name: default for name, (default, _) in ALL.items()}
   )
   full = full.copy_and_resolve_references()
   for name, value in config.items():
@@ -53,20 +56,18 @@ def complete(
       continue
     if not isinstance(value, ml_collections.ConfigDict):
       raise errors.InputError(
-          f'{where} sets {name!r} to {value!r}, but it has fields of its own: '
-          f'{", ".join(full[name])}. Give a ConfigDict of them.'
+        f'{where} sets {name!r} to {value!r}, but it has fields of its own: '
+        f'{", ".join(full[name])}. Give a ConfigDict of them.'
       )
     for inner, one in value.items():
       if inner not in full[name]:
-        raise unknown(
-            f'{where} has the field', f'{name}.{inner}', full[name]
-        )
+        raise unknown(f'{where} has the field', f'{name}.{inner}', full[name])
       _set(full[name], inner, one, where, f'{name}.{inner}')
   return full
 
 
 def _set(
-    node: ml_collections.ConfigDict, key: str, value: Any, where: str, name: str
+  node: ml_collections.ConfigDict, key: str, value: Any, where: str, name: str
 ) -> None:
   """Gives a field its value; raises InputError where its kind is another.
 
@@ -78,16 +79,16 @@ def _set(
   if kind is tuple:
     kind = type(default[0]) if default else ELEMENTS[name]
     if not isinstance(value, (tuple, list)) or any(
-        _fault(one, kind) for one in value
+      _fault(one, kind) for one in value
     ):
       raise errors.InputError(
-          f'{where} sets {name!r} to {value!r}, but it has to be a tuple, each '
-          f'element {_KINDS[kind]}, such as {_EXAMPLES[kind]}.'
+        f'{where} sets {name!r} to {value!r}, but it has to be a tuple, each '
+        f'element {_KINDS[kind]}, such as {_EXAMPLES[kind]}.'
       )
   elif fault := _fault(value, kind):
     raise errors.InputError(
-        f'{where} sets {name!r} to {value!r}, but it has to be '
-        f'{_KINDS[kind]}{fault}, like its default {default!r}.'
+      f'{where} sets {name!r} to {value!r}, but it has to be '
+      f'{_KINDS[kind]}{fault}, like its default {default!r}.'
     )
   node[key] = value
 
@@ -97,7 +98,7 @@ def _fault(value: Any, kind: type) -> str | None:
   if kind is float and type(value) is int:
     kind = int
   if not isinstance(value, kind) or (
-      isinstance(value, bool) and kind is not bool
+    isinstance(value, bool) and kind is not bool
   ):
     return f', not of type {type(value).__name__}'
   if kind is int and not -(2**31) <= value < 2**32:
@@ -111,8 +112,8 @@ def unknown(where: str, name: str, known) -> errors.InputError:
   """Returns the error for a name that is none of the `known` ones."""
   near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
   guess = (
-      f'Did you mean {" or ".join(near)}?'
-      if near
-      else f'There are: {", ".join(sorted(known))}.'
+    f'Did you mean {" or ".join(near)}?'
+    if near
+    else f'There are: {", ".join(sorted(known))}.'
   )
   return errors.InputError(f'{where} {name!r}, which does not exist. {guess}')

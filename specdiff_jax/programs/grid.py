@@ -1,6 +1,7 @@
 """The points of a grid: all combinations of values of some config fields."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import itertools
 import re
@@ -20,7 +21,7 @@ class Point:
 
 
 def points(
-    program: command.Command, argv: Sequence[str], specs: Sequence[str]
+  program: command.Command, argv: Sequence[str], specs: Sequence[str]
 ) -> list[Point]:
   """Returns the points of `--grid` flags, the last one turning fastest.
 
@@ -36,16 +37,16 @@ def points(
   """
   if not specs:
     raise errors.InputError(
-        'There is no --grid FIELD=VALUE,VALUE, so there is nothing to sweep. '
-        'Give at least one, such as --grid loss=streak,ce, or run `distill`.'
+      'There is no --grid FIELD=VALUE,VALUE, so there is nothing to sweep. '
+      'Give at least one, such as --grid loss=streak,ce, or run `distill`.'
     )
   axes = {}
   for spec in specs:
     field, values = _axis(spec)
     if field in axes:
       raise errors.InputError(
-          f'--grid was given the field {field!r} twice; give it once, with all '
-          f'its values: --grid {field}={",".join((*axes[field], *values))}.'
+        f'--grid was given the field {field!r} twice; give it once, with all '
+        f'its values: --grid {field}={",".join((*axes[field], *values))}.'
       )
     axes[field] = values
   found = []
@@ -65,9 +66,9 @@ def _axis(spec: str) -> tuple[str, list[str]]:
   values = _split(text)
   if not (field and equals) or '' in values:
     raise errors.InputError(
-        f'--grid {spec!r} cannot be read. Write a field of the config and its '
-        'values, FIELD=VALUE,VALUE: --grid gamma=8,16, or '
-        '--grid "network.features=(9,18),(9,29)".'
+      f'--grid {spec!r} cannot be read. Write a field of the config and its '
+      'values, FIELD=VALUE,VALUE: --grid gamma=8,16, or '
+      '--grid "network.features=(9,18),(9,29)".'
     )
   return field, values
 
@@ -88,8 +89,8 @@ def _name(values: Mapping[str, str]) -> str:
   """Returns a directory's name, such as 'loss-ce_network.layers-2'."""
   odd = r'[^\w.+-]+'
   plain = {
-      field: re.sub(odd, '-', re.sub(f'^{odd}|{odd}$', '', value))
-      for field, value in values.items()
+    field: re.sub(odd, '-', re.sub(f'^{odd}|{odd}$', '', value))
+    for field, value in values.items()
   }
   return '_'.join(f'{field}-{value}' for field, value in plain.items())
 
@@ -100,8 +101,8 @@ def _check_different(found: Sequence[Point]) -> None:
     for other in found[:number]:
       if point.config == other.config or point.name == other.name:
         raise errors.InputError(
-            f'--grid: {_show(other)} and {_show(point)} are the same run, or '
-            f'would share the directory {point.name}; leave one out.'
+          f'--grid: {_show(other)} and {_show(point)} are the same run, or '
+          f'would share the directory {point.name}; leave one out.'
         )
 
 

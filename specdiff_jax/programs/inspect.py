@@ -15,23 +15,31 @@ _GIB = 2**30
 
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string(
-      'mesh', '', 'axes and sizes, as data=2,model=4: say how many bytes each '
-      'chip holds when the weights are split over such a mesh',
-      flag_values=own,
+    'mesh',
+    '',
+    'axes and sizes, as data=2,model=4: say how many bytes each '
+    'chip holds when the weights are split over such a mesh',
+    flag_values=own,
   )
   flags.DEFINE_float(
-      'chip-gib', 0.0, 'memory of a chip in GiB, to say whether they fit',
-      lower_bound=0.0, flag_values=own,
+    'chip-gib',
+    0.0,
+    'memory of a chip in GiB, to say whether they fit',
+    lower_bound=0.0,
+    flag_values=own,
   )
   flags.DEFINE_enum(
-      'dtype', 'bfloat16', ['float32', 'bfloat16'],
-      'of the weights on the chips', flag_values=own,
+    'dtype',
+    'bfloat16',
+    ['float32', 'bfloat16'],
+    'of the weights on the chips',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='inspect',
-    what="""
+  name='inspect',
+  what="""
     Says what a model is, from the headers of its files alone: network and
     sizes, parameters, dtypes and bytes, tokenizer, and whether names and shapes
     of the tensors are those that the config asks for. No weight is read (but a
@@ -48,20 +56,20 @@ COMMAND = command.Command(
     does not divide, which each chip holds whole: the dimension, and the axis of
     the mesh. The last line of stdout is one JSON object.
     """,
-    define=_define,
-    fields={},
-    examples=(
-        'inspect runs/verifier/SmolLM2-135M-Instruct.Q4_1.gguf',
-        'inspect preset:llama2_70b --mesh data=2,model=4 --chip-gib 16',
-        'inspect smollm2_135m_instruct.safetensors',
-    ),
-    exit_codes={
-        0: 'done',
-        1: 'the tensors are not those that the config asks for; it says which',
-        2: 'bad input; the message says what and where, and what to do',
-    },
-    recipe=False,
-    takes='PATH',
+  define=_define,
+  fields={},
+  examples=(
+    'inspect runs/verifier/SmolLM2-135M-Instruct.Q4_1.gguf',
+    'inspect preset:llama2_70b --mesh data=2,model=4 --chip-gib 16',
+    'inspect smollm2_135m_instruct.safetensors',
+  ),
+  exit_codes={
+    0: 'done',
+    1: 'the tensors are not those that the config asks for; it says which',
+    2: 'bad input; the message says what and where, and what to do',
+  },
+  recipe=False,
+  takes='PATH',
 )
 
 
@@ -92,8 +100,8 @@ def _mesh(text: str) -> dict[str, int]:
     axis, _, size = part.partition('=')
     if axis not in ('data', 'model') or not size.isdecimal() or int(size) < 1:
       raise errors.InputError(
-          f'--mesh has the part {part!r}; give sizes of the axes data and '
-          'model, as in --mesh data=2,model=4.'
+        f'--mesh has the part {part!r}; give sizes of the axes data and '
+        'model, as in --mesh data=2,model=4.'
       )
     sizes[axis] = int(size)
   return {'data': 1, 'model': 1, **sizes} if sizes else {}
@@ -140,9 +148,13 @@ def _rows(told: dict[str, Any]):
     if name in told:
       yield name, _line(told[name])
   if 'bytes' in told:
-    yield 'stored', ', '.join(
+    yield (
+      'stored',
+      ', '.join(
         f'{kind} {console.size(n)}' for kind, n in told['dtypes'].items()
-    ) + f'; {console.size(told["bytes"])} in all'
+      )
+      + f'; {console.size(told["bytes"])} in all',
+    )
   if 'tokenizer' in told:
     yield 'tokenizer', _line(told['tokenizer'])
   if 'mesh' in told:
@@ -163,13 +175,13 @@ def _line(value: Any) -> str:
 def _chip(mesh: dict[str, Any]) -> str:
   axes = ', '.join(f'{axis}={size}' for axis, size in mesh['axes'].items())
   text = (
-      f'{axes}: {console.size(mesh["weights"])} of '
-      f'{console.size(mesh["weights_whole"])} in {mesh["dtype"]}'
+    f'{axes}: {console.size(mesh["weights"])} of '
+    f'{console.size(mesh["weights_whole"])} in {mesh["dtype"]}'
   )
   if 'fits' in mesh:
     does = 'fits' if mesh['fits'] else 'does not fit'
     text += f', which {does} in {mesh["chip_gib"]:g} GiB'
   return text + (
-      f'; keys and values take {console.size(mesh["cache_per_token"])} for '
-      'each token of a row (bfloat16, on all chips together)'
+    f'; keys and values take {console.size(mesh["cache_per_token"])} for '
+    'each token of a row (bfloat16, on all chips together)'
   )

@@ -35,9 +35,9 @@ def expand(path: str, where: str) -> str:
   """
   if _ADDRESS.match(path):
     raise errors.InputError(
-        f'{where} is {path!r}, but files are read and written on disks that '
-        'are mounted here, not at addresses: mount it (as with gcsfuse), or '
-        'give a directory here and copy from or to it.'
+      f'{where} is {path!r}, but files are read and written on disks that '
+      'are mounted here, not at addresses: mount it (as with gcsfuse), or '
+      'give a directory here and copy from or to it.'
     )
   if '\0' in path:
     raise errors.InputError(f'{where} is {path!r}, which holds a zero byte.')

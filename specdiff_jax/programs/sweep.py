@@ -1,6 +1,7 @@
 """`sweep`: a `distill` run for every point of a grid, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import json
 import os
@@ -21,8 +22,10 @@ from specdiff_jax.programs import grid
 
 def _define(own: flags.FlagValues) -> None:
   flags.DEFINE_string(
-      'workdir', None, 'where the runs, the table and the figure go. Needed',
-      flag_values=own,
+    'workdir',
+    None,
+    'where the runs, the table and the figure go. Needed',
+    flag_values=own,
   )
   flags.DEFINE_multi_string(
       'grid', [],
@@ -34,8 +37,8 @@ def _define(own: flags.FlagValues) -> None:
 
 
 COMMAND = command.Command(
-    name='sweep',
-    what="""
+  name='sweep',
+  what="""
     Trains one drafter, as `distill` does, for every combination of the values
     that --grid gives, and compares them: which loss, how many layers, which
     window.
@@ -54,23 +57,23 @@ COMMAND = command.Command(
     a table, and ends with one JSON object: runs, done, failed, best (its
     values), best_tau, results, figure.
     """,
-    define=_define,
-    fields=fields_decoding.DECODING | fields_training.TRAINING,
-    examples=(
-        'sweep --config=configs/ablations/losses_smollm2.py '
-        '--grid loss=streak,ce,kl --workdir=runs/losses',
-        'sweep --config=configs/tiny.py --grid loss=streak,ce '
-        '--grid network.layers=1,2 --workdir=runs/tiny_sweep',
-        'sweep --config=configs/tiny.py --grid "network.features=(1,),(0,1)" '
-        '--workdir=runs/tiny_features',
-    ),
-    exit_codes={
-        0: 'every run is done',
-        1: 'some runs failed; the table says which, the lines below it why',
-        2: 'bad input; nothing was trained',
-        distill.PREEMPTED: 'SIGTERM came; what was trained is saved',
-        130: 'interrupted after a checkpoint; run it again to go on',
-    },
+  define=_define,
+  fields=fields_decoding.DECODING | fields_training.TRAINING,
+  examples=(
+    'sweep --config=configs/ablations/losses_smollm2.py '
+    '--grid loss=streak,ce,kl --workdir=runs/losses',
+    'sweep --config=configs/tiny.py --grid loss=streak,ce '
+    '--grid network.layers=1,2 --workdir=runs/tiny_sweep',
+    'sweep --config=configs/tiny.py --grid "network.features=(1,),(0,1)" '
+    '--workdir=runs/tiny_features',
+  ),
+  exit_codes={
+    0: 'every run is done',
+    1: 'some runs failed; the table says which, the lines below it why',
+    2: 'bad input; nothing was trained',
+    distill.PREEMPTED: 'SIGTERM came; what was trained is saved',
+    130: 'interrupted after a checkpoint; run it again to go on',
+  },
 )
 
 
@@ -96,7 +99,7 @@ def _body(call: command.Call, argv: Sequence[str]) -> int:
 
 
 def _sweep(
-    call: command.Call, workdir: str, points: Sequence[grid.Point]
+  call: command.Call, workdir: str, points: Sequence[grid.Point]
 ) -> int:
   """Runs the points of a directory that is held; returns the exit code."""
   from specdiff_jax.bench import sweep as sweep_lib
@@ -146,7 +149,7 @@ class _Trainer:
     console.say(f'{what} ...')
     verifier = self._verifier(config)
     result, drafter = distill.train(
-        config, verifier, workdir, self._memory, what
+      config, verifier, workdir, self._memory, what
     )
     if result.interrupted:
       return {}, distill.stopped(result)
@@ -214,9 +217,9 @@ def _summary(rows) -> Mapping[str, Any]:
   best = max(measured, key=lambda row: row.result['tau_eval'], default=None)
   failed = sum(bool(row.failure) for row in rows)
   return {
-      'runs': len(rows),
-      'done': len(rows) - failed,
-      'failed': failed,
-      'best': dict(best.values) if best else None,
-      'best_tau': best.result['tau_eval'] if best else None,
+    'runs': len(rows),
+    'done': len(rows) - failed,
+    'failed': failed,
+    'best': dict(best.values) if best else None,
+    'best_tau': best.result['tau_eval'] if best else None,
   }

@@ -7,16 +7,17 @@ no token follows. So a completion is a function of its tokens alone, whenever
 the host looks at them and whatever drafted them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 
 Decode = Callable[[Sequence[int]], str]
 
 
 def cut(
-    decode: Decode,
-    tokens: Sequence[int],
-    stop: Sequence[str],
-    settled: Decode | None = None,
+  decode: Decode,
+  tokens: Sequence[int],
+  stop: Sequence[str],
+  settled: Decode | None = None,
 ) -> tuple[str, list[int]]:
   """Returns the text before the first stop string, and the tokens so far.
 
@@ -60,7 +61,7 @@ def find(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
 
 
 def watch(
-    decode: Decode, stop: Sequence[str], settled: Decode | None = None
+  decode: Decode, stop: Sequence[str], settled: Decode | None = None
 ) -> Callable[[int, Sequence[int]], bool] | None:
   """Returns an `on_tokens` that ends a row at a stop string; None without."""
   if not any(stop):
@@ -77,10 +78,10 @@ class Stream:
   """
 
   def __init__(
-      self,
-      decode: Decode,
-      stop: Sequence[str] = (),
-      settled: Decode | None = None,
+    self,
+    decode: Decode,
+    stop: Sequence[str] = (),
+    settled: Decode | None = None,
   ):
     self._decode = decode
     self._settled = settled or _finished(decode)
@@ -112,10 +113,10 @@ class Stream:
   def _held(self, text: str) -> int:
     """Returns the length of the longest end of `text` that begins a stop."""
     sizes = (
-        size
-        for s in self._stop
-        for size in range(min(len(s) - 1, len(text)), 0, -1)
-        if text.endswith(s[:size])
+      size
+      for s in self._stop
+      for size in range(min(len(s) - 1, len(text)), 0, -1)
+      if text.endswith(s[:size])
     )
     return max(sizes, default=0)
 

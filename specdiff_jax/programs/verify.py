@@ -13,22 +13,25 @@ from specdiff_jax.programs import fields_decoding
 def _define(own: flags.FlagValues) -> None:
   command.define_prompts(own)
   flags.DEFINE_list(
-      'systems', None, 'what to verify: some of the names of config.system but '
-      'ar; without it config.systems',
-      flag_values=own,
+    'systems',
+    None,
+    'what to verify: some of the names of config.system but '
+    'ar; without it config.systems',
+    flag_values=own,
   )
   flags.DEFINE_bool(
-      'fast', False,
-      "decode as `bench` does when it is fast: in config.dtype, and plain AR "
-      'through its own fastest shape. A difference passes if the verifier was '
-      'undecided there: by no more than its logits move between the shapes',
-      flag_values=own,
+    'fast',
+    False,
+    'decode as `bench` does when it is fast: in config.dtype, and plain AR '
+    'through its own fastest shape. A difference passes if the verifier was '
+    'undecided there: by no more than its logits move between the shapes',
+    flag_values=own,
   )
 
 
 COMMAND = command.Command(
-    name='verify',
-    what="""
+  name='verify',
+  what="""
     Checks on your verifier, drafter and prompts that drafting changes nothing:
     every system decodes the prompts at temperature 0 and at config.temperature
     (1.0 if that is 0), one at a time and in batches of config.batch, and has to
@@ -52,24 +55,25 @@ COMMAND = command.Command(
     It prints a certificate: what was verified, and a table. The last line of
     stdout is one JSON object.
     """,
-    define=_define,
-    fields=fields_decoding.DECODING | {
-        name: fields_decoding.BENCH[name]
-        for name in ('prompts', 'limit', 'systems')
-    },
-    examples=(
-        'verify --config=configs/quickstart.py',
-        'verify --config=configs/quickstart.py --fast --prompts my.jsonl '
-        '--limit 8 --config.batch=4 --config.temperature=0.7',
-        'verify --config=configs/tiny.py --systems '
-        'lookup,specdiff,specdiff2,tree,best_first',
-    ),
-    exit_codes={
-        0: 'every output equals plain decoding (trees, and with --fast all: '
-        'every difference is within the rounding)',
-        1: 'an output differs; the table says where',
-        2: 'bad input; the message says what and where, and what to do',
-    },
+  define=_define,
+  fields=fields_decoding.DECODING
+  | {
+    name: fields_decoding.BENCH[name]
+    for name in ('prompts', 'limit', 'systems')
+  },
+  examples=(
+    'verify --config=configs/quickstart.py',
+    'verify --config=configs/quickstart.py --fast --prompts my.jsonl '
+    '--limit 8 --config.batch=4 --config.temperature=0.7',
+    'verify --config=configs/tiny.py --systems '
+    'lookup,specdiff,specdiff2,tree,best_first',
+  ),
+  exit_codes={
+    0: 'every output equals plain decoding (trees, and with --fast all: '
+    'every difference is within the rounding)',
+    1: 'an output differs; the table says where',
+    2: 'bad input; the message says what and where, and what to do',
+  },
 )
 
 
@@ -95,20 +99,20 @@ def _body(call: command.Call) -> int:
   # Other than CPUs multiply float32 at a lower precision unless they are told.
   precision = 'highest' if plan.exact else None
   with (
-      jax.default_matmul_precision(precision),
-      console.progress('verifying', len(plan)) as show,
+    jax.default_matmul_precision(precision),
+    console.progress('verifying', len(plan)) as show,
   ):
     for row in plan.rows(requests):
       rows.append(row)
       show(len(rows), len(plan), row.system)
   summary = verification.summary(rows)
   facts = {
-      'verifier': checkpoint.source,
-      'fingerprint': checkpoint.fingerprint,
-      'mode': 'exact' if plan.exact else 'fast',
-      **plan.facts,
-      'device': decoding.device(),
-      'jax': jax.__version__,
+    'verifier': checkpoint.source,
+    'fingerprint': checkpoint.fingerprint,
+    'mode': 'exact' if plan.exact else 'fast',
+    **plan.facts,
+    'device': decoding.device(),
+    'jax': jax.__version__,
   }
   names = {request.number: request.id for request in requests}
   for line in summary['systems']:
@@ -142,15 +146,15 @@ def table(rows: Sequence) -> rich.table.Table:
   for row in rows:
     found = row.report.divergences
     result.add_row(
-        row.system,
-        f'{row.temperature:g}',
-        str(row.batch),
-        str(row.prompts),
-        str(row.report.tokens),
-        str(len(found)),
-        f'{row.report.worst_margin:.4f}' if found else '-',
-        f'{found[0].allowed:.4f}' if found and not row.exact else '-',
-        ('within rounding' if found else 'yes') if row.passed else 'NO',
+      row.system,
+      f'{row.temperature:g}',
+      str(row.batch),
+      str(row.prompts),
+      str(row.report.tokens),
+      str(len(found)),
+      f'{row.report.worst_margin:.4f}' if found else '-',
+      f'{found[0].allowed:.4f}' if found and not row.exact else '-',
+      ('within rounding' if found else 'yes') if row.passed else 'NO',
     )
   return result
 
@@ -165,14 +169,14 @@ def differences(rows: Sequence, names, decode) -> rich.table.Table:
   for row in rows:
     for d in row.report.divergences:
       result.add_row(
-          row.system,
-          f'{row.temperature:g}',
-          str(row.batch),
-          names[d.number],
-          str(d.index),
-          *(_token(decode, token) for token in (d.expected, d.got)),
-          f'{d.top2:.4f}',
-          f'{d.margin:.4f}',
+        row.system,
+        f'{row.temperature:g}',
+        str(row.batch),
+        names[d.number],
+        str(d.index),
+        *(_token(decode, token) for token in (d.expected, d.got)),
+        f'{d.top2:.4f}',
+        f'{d.margin:.4f}',
       )
   return result
 
@@ -189,8 +193,8 @@ def _verdict(rows, summary, exact: bool) -> str:
   bad = [row for row in rows if not row.passed]
   if not bad:
     return (
-        f'Equal to plain decoding up to rounding: {what}. Every difference '
-        'is at a near-tie that rounding turned.'
+      f'Equal to plain decoding up to rounding: {what}. Every difference '
+      'is at a near-tie that rounding turned.'
     )
   where = ', '.join(dict.fromkeys(row.system for row in bad))
   why = 'Rounding does not explain a margin above the allowed one'

@@ -34,12 +34,12 @@ class _Process:
     self.owner = os.getpid()
     try:
       self._process = subprocess.Popen(
-          children.command('template_program.py', 'jinja2', str(_SECONDS)),
-          stdin=subprocess.PIPE,
-          stdout=subprocess.PIPE,
-          stderr=subprocess.DEVNULL,
-          cwd='/',
-          start_new_session=True,  # an interrupt is ours to handle
+        children.command('template_program.py', 'jinja2', str(_SECONDS)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd='/',
+        start_new_session=True,  # an interrupt is ours to handle
       )
     except OSError as error:
       raise Error(f'the process that renders it does not start: {error}')

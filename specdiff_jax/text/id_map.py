@@ -4,7 +4,8 @@ Only a drafter with a vocabulary of its own needs this: those that read the
 verifier's embedding share its ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 import os
 import re
 
@@ -22,9 +23,9 @@ _BYTE_NAME = re.compile('<0x([89A-F][0-9A-F])>')  # those that are not ASCII
 
 
 def match(
-    drafter: Sequence[str | None],
-    verifier: Sequence[str | None],
-    allowed: float = 0.01,
+  drafter: Sequence[str | None],
+  verifier: Sequence[str | None],
+  allowed: float = 0.01,
 ) -> tuple[np.ndarray, float]:
   """Maps each of the drafter's ids to the verifier's id of the same string.
 
@@ -51,19 +52,19 @@ def match(
   for text, index in own.items():
     ids[index] = known.get(text, MASKED)
   lost = [
-      index
-      for index, text in enumerate(drafter)
-      if text is not None and ids[index] == MASKED
+    index
+    for index, text in enumerate(drafter)
+    if text is not None and ids[index] == MASKED
   ]
   total = sum(text is not None for text in drafter)
   fraction = len(lost) / total if total else 1.0
   if not fraction <= allowed:
     some = ', '.join(f'{drafter[index]!r} (id {index})' for index in lost[:5])
     raise errors.InputError(
-        f"The drafter's tokenizer is not the verifier's: {len(lost)} of its "
-        f'{total} tokens ({fraction:.1%}; {allowed:.1%} is allowed) have no '
-        f'id of their own there, such as {some or "(it has no tokens)"}. Use a '
-        "drafter with the verifier's tokenizer, or allow that much."
+      f"The drafter's tokenizer is not the verifier's: {len(lost)} of its "
+      f'{total} tokens ({fraction:.1%}; {allowed:.1%} is allowed) have no '
+      f'id of their own there, such as {some or "(it has no tokens)"}. Use a '
+      "drafter with the verifier's tokenizer, or allow that much."
     )
   return ids, fraction
 
@@ -96,7 +97,7 @@ def spelled(tokens: Mapping[str, int]) -> list[str | None]:
 
 
 def tokens_of(
-    tokenizer: tokenizer_lib.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
 ) -> dict[str, int]:
   """Returns the tokens in use, special ones included."""
   return tokenizer.tokens()

@@ -13,9 +13,16 @@ from specdiff_jax.text import tokenizer_bpe
 
 # What transformers puts right behind decoders that write a space too many.
 _TIDY = (
-    (' .', '.'), (' ?', '?'), (' !', '!'), (' ,', ','), (" ' ", "'"),
-    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"),
-    (" 're", "'re"),
+  (' .', '.'),
+  (' ?', '?'),
+  (' !', '!'),
+  (' ,', ','),
+  (" ' ", "'"),
+  (" n't", "n't"),
+  (" 'm", "'m"),
+  (" 's", "'s"),
+  (" 've", "'ve"),
+  (" 're", "'re"),
 )
 _LONGEST = 4
 _BYTES = {text: byte for byte, text in enumerate(tokenizer_bpe.byte_letters())}

@@ -80,9 +80,9 @@ def _check(name):
 def environment():
   """Returns the environment that transformers gives to a template."""
   result = jinja2.sandbox.ImmutableSandboxedEnvironment(
-      trim_blocks=True,
-      lstrip_blocks=True,
-      extensions=[Generation, jinja2.ext.loopcontrols],
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=[Generation, jinja2.ext.loopcontrols],
   )
   result.filters['tojson'] = _tojson
   result.globals['raise_exception'] = _raise_exception
@@ -93,14 +93,14 @@ def environment():
 
 
 def _tojson(
-    value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
+  value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
 ):
   return json.dumps(
-      value,
-      ensure_ascii=ensure_ascii,
-      indent=indent,
-      separators=separators,
-      sort_keys=sort_keys,
+    value,
+    ensure_ascii=ensure_ascii,
+    indent=indent,
+    separators=separators,
+    sort_keys=sort_keys,
   )
 
 
@@ -115,10 +115,10 @@ def _strftime_now(format):
 def limit():
   """Has the operating system bound what this process can take."""
   for name, most in (
-      ('RLIMIT_AS', MEMORY),
-      ('RLIMIT_FSIZE', 0),
-      ('RLIMIT_NOFILE', 16),
-      ('RLIMIT_CORE', 0),
+    ('RLIMIT_AS', MEMORY),
+    ('RLIMIT_FSIZE', 0),
+    ('RLIMIT_NOFILE', 16),
+    ('RLIMIT_CORE', 0),
   ):
     try:  # not every system has, and lets set, each of them
       resource.setrlimit(getattr(resource, name), (most, most))

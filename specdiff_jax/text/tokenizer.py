@@ -1,8 +1,11 @@
 """Text to ids and back, with the chat template: from GGUF, directory, bytes."""
 
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import copy
 import itertools
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders
@@ -39,15 +42,15 @@ class Tokenizer:
   """
 
   def __init__(
-      self,
-      backend: tokenizers.Tokenizer,
-      special: dict[str, str],
-      end_ids: Iterable[int],
-      chat_template: str | None = None,
-      source: str = 'the tokenizer',
-      *,
-      templates: Iterable[str] = (),
-      tidies: bool = False,
+    self,
+    backend: tokenizers.Tokenizer,
+    special: dict[str, str],
+    end_ids: Iterable[int],
+    chat_template: str | None = None,
+    source: str = 'the tokenizer',
+    *,
+    templates: Iterable[str] = (),
+    tidies: bool = False,
   ):
     """`special` maps bos_token, eos_token and other roles to texts.
 
@@ -63,8 +66,8 @@ class Tokenizer:
     self._source = source
     if chat_template and len(chat_template) > _MOST_TEMPLATE:
       raise errors.InputError(
-          f'{source}: the chat template has {len(chat_template)} characters, '
-          f'where at most {_MOST_TEMPLATE} may be; download the file again.'
+        f'{source}: the chat template has {len(chat_template)} characters, '
+        f'where at most {_MOST_TEMPLATE} may be; download the file again.'
       )
     self._templates = tuple(templates)
     self._tidies = tidies
@@ -75,9 +78,9 @@ class Tokenizer:
     """Sets what follows from the ids of the tokens that are in use."""
     added = self.backend.get_added_tokens_decoder()
     names = {
-        i: token.content
-        for i, token in sorted(added.items())
-        if token.special and i not in self.barred
+      i: token.content
+      for i, token in sorted(added.items())
+      if token.special and i not in self.barred
     }
     self._special = frozenset(names)
     turns = [i for i, text in names.items() if text in _END_OF_TURN]
@@ -85,8 +88,8 @@ class Tokenizer:
     self.vocab_size = 1 + max(tokens.values(), default=-1)
     if self.vocab_size > tokenizer_bpe.MOST_IDS:
       raise errors.InputError(
-          f'{self._source}: a token has the id {self.vocab_size - 1}, but no '
-          'vocabulary is that large; the file is damaged, download it again.'
+        f'{self._source}: a token has the id {self.vocab_size - 1}, but no '
+        'vocabulary is that large; the file is damaged, download it again.'
       )
     ends = {*end_ids, *turns}.difference(self.barred)
     self.end_ids = tuple(sorted(ends))
@@ -103,9 +106,9 @@ class Tokenizer:
     """
     named, template = {*self.special.values()}, self.chat_template or ''
     return tuple(
-        i
-        for i, text in self._others.items()
-        if text not in named and text not in template
+      i
+      for i, text in self._others.items()
+      if text not in named and text not in template
     )
 
   def tokens(self) -> dict[str, int]:
@@ -129,10 +132,10 @@ class Tokenizer:
     ordinary = [i for i in beyond if i not in added]
     if ordinary or len(beyond) > _MOST_BARRED:
       raise errors.InputError(
-          f'{source}: the tokenizer has ids up to {max(beyond)}, but the '
-          f'weights know {rows} tokens; they belong to different models '
-          f'({len(beyond)} ids lie behind the weights, {len(ordinary)} of them '
-          f'of ordinary tokens, where at most {_MOST_BARRED} added tokens may).'
+        f'{source}: the tokenizer has ids up to {max(beyond)}, but the '
+        f'weights know {rows} tokens; they belong to different models '
+        f'({len(beyond)} ids lie behind the weights, {len(ordinary)} of them '
+        f'of ordinary tokens, where at most {_MOST_BARRED} added tokens may).'
       )
     result = copy.copy(self)
     result.barred = beyond
@@ -148,20 +151,19 @@ class Tokenizer:
       text.encode('utf-8')
     except UnicodeEncodeError as e:
       raise errors.InputError(
-          f'The text {printing.one_line(text[max(e.start - 20, 0):][:60])!r} '
-          'holds half of a surrogate pair (\\ud800 to \\udfff), which is no '
-          'character; take it out.'
+        f'The text {printing.one_line(text[max(e.start - 20, 0) :][:60])!r} '
+        'holds half of a surrogate pair (\\ud800 to \\udfff), which is no '
+        'character; take it out.'
       ) from e
     with tokenizer_json.calls(
-        f'{self._source}: the tokenizer fails on the text {_begin(text)}',
-        "it is damaged or made for other texts; download the model's files "
-        'again',
+      f'{self._source}: the tokenizer fails on the text {_begin(text)}',
+      "it is damaged or made for other texts; download the model's files again",
     ):
       ids = self.backend.encode(text, add_special_tokens=processed).ids
     for i in self.barred.keys() & ids if self.barred else ():
       raise errors.InputError(
-          f'The text {_begin(text)} holds {self.barred[i]!r} (id {i}), for '
-          f'which the weights of {self._source} have no row; leave it out.'
+        f'The text {_begin(text)} holds {self.barred[i]!r} (id {i}), for '
+        f'which the weights of {self._source} have no row; leave it out.'
       )
     return ids
 
@@ -172,11 +174,11 @@ class Tokenizer:
 
   def _text(self, ids: Sequence[int]) -> str:
     with tokenizer_json.calls(
-        f'{self._source}: the tokenizer fails on ids of its own',
-        "it is damaged; download the model's files again",
+      f'{self._source}: the tokenizer fails on ids of its own',
+      "it is damaged; download the model's files again",
     ):
       text = self.backend.decode(
-          [int(i) for i in ids], skip_special_tokens=True
+        [int(i) for i in ids], skip_special_tokens=True
       )
     return text
 
@@ -193,7 +195,9 @@ class Tokenizer:
         names = filter(None, map(self._name, reversed(ids)))
         last = list(itertools.islice(names, 3))[::-1]
         text = text[:-1] if settled.unfinished(last) else text
-    return settled.tidy(text[: settled.untidied(text)]) if self._tidies else text
+    return (
+      settled.tidy(text[: settled.untidied(text)]) if self._tidies else text
+    )
 
   def _name(self, i: int) -> str:
     """Returns a token as the vocabulary has it; '' where it makes no text."""
@@ -211,9 +215,9 @@ class Tokenizer:
       for text in special:
         if text.strip() and text in string and text != string:
           raise errors.InputError(
-              f'The stop string {string!r} holds the special token {text!r}, '
-              'which is no part of a text and would never be found. Give '
-              f'{text!r} alone: then that token ends the text.'
+            f'The stop string {string!r} holds the special token {text!r}, '
+            'which is no part of a text and would never be found. Give '
+            f'{text!r} alone: then that token ends the text.'
           )
     return [special[string] for string in stop if string in special]
 
@@ -222,23 +226,23 @@ class Tokenizer:
     if not self.chat_template:
       named = ', '.join(map(repr, self._templates))
       raise errors.InputError(
-          f'{self._source}: this model has no chat template'
-          + (f" named 'default' (it has {named})" if named else '')
-          + '; decode with --config.chat=False, or take an instruction-tuned '
-          'model.'
+        f'{self._source}: this model has no chat template'
+        + (f" named 'default' (it has {named})" if named else '')
+        + '; decode with --config.chat=False, or take an instruction-tuned '
+        'model.'
       )
     given = {
-        'messages': [{'role': 'user', 'content': prompt}],
-        'tools': None,
-        'documents': None,
-        'add_generation_prompt': True,
+      'messages': [{'role': 'user', 'content': prompt}],
+      'tools': None,
+      'documents': None,
+      'add_generation_prompt': True,
     }
     try:
       return chat_template_lib.render(self.chat_template, given | self.special)
     except chat_template_lib.Error as e:
       raise errors.InputError(
-          f'{self._source}: the chat template fails ({printing.one_line(e)}); '
-          'decode with --config.chat=False, or correct the template.'
+        f'{self._source}: the chat template fails ({printing.one_line(e)}); '
+        'decode with --config.chat=False, or correct the template.'
       ) from e
 
   def encode_prompt(self, prompt: str, chat: bool) -> list[int]:
@@ -253,14 +257,14 @@ class Tokenizer:
     """Returns a tokenizer without files: id = byte, then an end token."""
     if vocab_size < 257:
       raise errors.InputError(
-          f'A byte tokenizer has 256 bytes and an end token, but vocab_size='
-          f'{vocab_size}; make it at least 257.'
+        f'A byte tokenizer has 256 bytes and an end token, but vocab_size='
+        f'{vocab_size}; make it at least 257.'
       )
     letters = tokenizer_bpe.byte_letters()
     vocabulary = {letter: i for i, letter in enumerate(letters)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=False
+      add_prefix_space=False, use_regex=False
     )
     backend.decoder = decoders.ByteLevel()
     spare = [f'<|spare_{i}|>' for i in range(257, vocab_size)]
@@ -270,15 +274,15 @@ class Tokenizer:
 
   @classmethod
   def from_gguf(
-      cls, fields: dict[str, Any], source: str = 'the GGUF file'
+    cls, fields: dict[str, Any], source: str = 'the GGUF file'
   ) -> 'Tokenizer':
     """Builds it from a GGUF's metadata (gguf_io.Header.fields)."""
     backend, special, end_ids = tokenizer_gguf.read(fields, source)
     template = fields.get('tokenizer.chat_template')
     if not isinstance(template, str | None):
       raise errors.InputError(
-          f'{source}: tokenizer.chat_template is no text; the file is damaged, '
-          'download it again.'
+        f'{source}: tokenizer.chat_template is no text; the file is damaged, '
+        'download it again.'
       )
     return cls(backend, special, end_ids, template, source)
 
@@ -287,19 +291,19 @@ class Tokenizer:
     """Reads tokenizer.json, else tokenizer.model, and what lies beside it."""
     found = tokenizer_files.read(path)
     result = cls(
-        found.backend,
-        found.special,
-        found.end_ids,
-        found.templates.get('default'),
-        path,
-        templates=found.templates,
-        tidies=found.tidies,
+      found.backend,
+      found.special,
+      found.end_ids,
+      found.templates.get('default'),
+      path,
+      templates=found.templates,
+      tidies=found.tidies,
     )
     for i in result.encode(''):  # what the processor adds is up to the file
       if found.backend.id_to_token(i) is None:
         raise errors.InputError(
-            f'{path}: the post_processor of tokenizer.json adds the id {i}, '
-            'which no token has; download the file again.'
+          f'{path}: the post_processor of tokenizer.json adds the id {i}, '
+          'which no token has; download the file again.'
         )
     return result
 

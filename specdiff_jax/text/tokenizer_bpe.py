@@ -20,21 +20,21 @@ MOST_TOKENS = 1 << 19  # in a file; the largest known have 262,144
 _MOST_WORK = 1 << 25  # letters copied to find all pairs; Gemma 3 has half
 # How Llama 3 and Qwen 2 split a text before BPE, by their tokenizer.json.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
-    r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 
 
 def model(
-    source: str,
-    tokens: Sequence[str],
-    merges: Sequence[tuple[str, str]],
-    **options,
+  source: str,
+  tokens: Sequence[str],
+  merges: Sequence[tuple[str, str]],
+  **options,
 ) -> models.BPE:
   """Returns the model of a vocabulary; InputError where it makes none."""
   with tokenizer_json.calls(
-      f'{source}: its tokens and merges do not make a vocabulary',
-      'the file is damaged, download it again',
+    f'{source}: its tokens and merges do not make a vocabulary',
+    'the file is damaged, download it again',
   ):
     vocabulary = {text: i for i, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
@@ -43,12 +43,12 @@ def model(
 
 
 def from_scores(
-    source: str,
-    tokens: Sequence[str],
-    scores: Sequence[float],
-    types: Sequence[int],
-    unknown: str,
-    space_prefix: bool,
+  source: str,
+  tokens: Sequence[str],
+  scores: Sequence[float],
+  types: Sequence[int],
+  unknown: str,
+  space_prefix: bool,
 ) -> tokenizers.Tokenizer:
   """Returns SentencePiece's BPE: neighbours of the best score merge first.
 
@@ -57,28 +57,28 @@ def from_scores(
   """
   if sum(len(text) ** 2 for text in tokens) > _MOST_WORK:
     raise errors.InputError(
-        f'{source}: its tokens are so long that merges cannot be found (the '
-        f'longest has {max(map(len, tokens))} letters); take the '
-        'tokenizer.json of this model instead.'
+      f'{source}: its tokens are so long that merges cannot be found (the '
+      f'longest has {max(map(len, tokens))} letters); take the '
+      'tokenizer.json of this model instead.'
     )
   if not all(map(math.isfinite, scores)):
     raise errors.InputError(
-        f'{source}: a score of its tokens is not finite, so no order of merges '
-        'follows; the file is damaged, download it again.'
+      f'{source}: a score of its tokens is not finite, so no order of merges '
+      'follows; the file is damaged, download it again.'
     )
   tokens = [
-      text.replace(_SPACE, ' ') if kind == USER else text
-      for text, kind in zip(tokens, types, strict=True)
+    text.replace(_SPACE, ' ') if kind == USER else text
+    for text, kind in zip(tokens, types, strict=True)
   ]
   backend = tokenizers.Tokenizer(
-      model(
-          source,
-          tokens,
-          _merges(tokens, scores, types),
-          unk_token=unknown,
-          fuse_unk=True,
-          byte_fallback=BYTE in types,
-      )
+    model(
+      source,
+      tokens,
+      _merges(tokens, scores, types),
+      unk_token=unknown,
+      fuse_unk=True,
+      byte_fallback=BYTE in types,
+    )
   )
   before = [normalizers.Replace(' ', _SPACE)]
   after = [decoders.Replace(_SPACE, ' '), decoders.ByteFallback()]
@@ -100,15 +100,15 @@ def byte_letters() -> list[str]:
 
 
 def add_tokens(
-    backend: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]
+  backend: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]
 ) -> None:
   """Has control tokens and those of the user found in the text as it is."""
 
   def of_type(wanted, special):
     return [
-        tokenizers.AddedToken(text, special=special, normalized=False)
-        for text, kind in zip(tokens, types)
-        if kind == wanted
+      tokenizers.AddedToken(text, special=special, normalized=False)
+      for text, kind in zip(tokens, types)
+      if kind == wanted
     ]
 
   backend.add_special_tokens(of_type(CONTROL, True))
@@ -116,15 +116,15 @@ def add_tokens(
 
 
 def add_ends(
-    backend: tokenizers.Tokenizer, first: str | None, last: str | None
+  backend: tokenizers.Tokenizer, first: str | None, last: str | None
 ) -> None:
   """Has a token added before a text, and one behind it, where one is given."""
   ends = [text for text in (first, last) if text]
   single = [text for text in (first, '$A', last) if text]
   if ends:
     backend.post_processor = processors.TemplateProcessing(
-        single=single,
-        special_tokens=[(text, backend.token_to_id(text)) for text in {*ends}],
+      single=single,
+      special_tokens=[(text, backend.token_to_id(text)) for text in {*ends}],
     )
 
 

@@ -14,7 +14,8 @@ tokens, those that only tokenizer.json has are kept.
 
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import decoders
@@ -31,34 +32,41 @@ from specdiff_jax.text import tokenizer_sentencepiece
 from specdiff_jax.text import tokenizer_settings
 
 _TIDIES_BPE = (
-    'clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output'
+  'clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output'
 )
 _END = dict.fromkeys(('bos_token', 'eos_token', 'unk_token'), '<|endoftext|>')
 # Roles that a class fills where the settings do not say.
 _CLASSES = {
-    'GPT2Tokenizer': _END,
-    'Qwen2Tokenizer': {**_END, 'bos_token': None, 'pad_token': '<|endoftext|>'},
-    'LlamaTokenizer': {
-        'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>'
-    },
-    'GemmaTokenizer': {
-        'bos_token': '<bos>', 'eos_token': '<eos>', 'unk_token': '<unk>',
-        'pad_token': '<pad>', 'mask_token': '<mask>',
-    },
+  'GPT2Tokenizer': _END,
+  'Qwen2Tokenizer': {**_END, 'bos_token': None, 'pad_token': '<|endoftext|>'},
+  'LlamaTokenizer': {
+    'bos_token': '<s>',
+    'eos_token': '</s>',
+    'unk_token': '<unk>',
+  },
+  'GemmaTokenizer': {
+    'bos_token': '<bos>',
+    'eos_token': '<eos>',
+    'unk_token': '<unk>',
+    'pad_token': '<pad>',
+    'mask_token': '<mask>',
+  },
 }
 # What transformers takes by model_type: a class where the files name none; and
 # instead of what they name, since it is known to be wrong ('': none).
 _OF_MODELS = dict.fromkeys(('gpt2', 'gptj', 'gpt_neo'), 'GPT2Tokenizer')
 _OF_MODELS |= dict.fromkeys(('qwen2', 'qwen3', 'qwen3_moe'), 'Qwen2Tokenizer')
 _OF_MODELS |= dict.fromkeys(
-    ('gemma', 'gemma2', 'gemma3', 'gemma3_text'), 'GemmaTokenizer'
+  ('gemma', 'gemma2', 'gemma3', 'gemma3_text'), 'GemmaTokenizer'
 )
 _INSTEAD = {'qwen2': 'Qwen2Tokenizer'} | dict.fromkeys(
-    ('granite', 'mistral', 'mixtral', 'olmo2', 'phi3'), ''
+  ('granite', 'mistral', 'mixtral', 'olmo2', 'phi3'), ''
 )
 _SPACE = '\u2581'  # how SentencePiece writes a space
 _UNSPACE = [
-    decoders.Replace(_SPACE, ' '), decoders.ByteFallback(), decoders.Fuse()
+  decoders.Replace(_SPACE, ' '),
+  decoders.ByteFallback(),
+  decoders.Fuse(),
 ]
 _MOST_TEMPLATE = 1 << 20  # bytes; long ones have 20 thousand
 
@@ -75,9 +83,7 @@ class Found(NamedTuple):
 
 def read(path: str) -> Found:
   """Reads the tokenizer of a directory; InputError says what is wrong."""
-  settings = tokenizer_settings.optional(
-      path, tokenizer_settings.SETTINGS
-  )
+  settings = tokenizer_settings.optional(path, tokenizer_settings.SETTINGS)
   roles, more, added = tokenizer_roles.read(path, settings)
   backend, own, adds_bos = _backend(path, settings)
   roles = own | roles
@@ -89,8 +95,8 @@ def read(path: str) -> Found:
   if adds_bos:  # a tokenizer.model: they are found in the text as it is
     as_it_is = {'normalized': False}
     added = {
-        i: tokenizers.AddedToken(**token.__getstate__() | as_it_is)
-        for i, token in added.items()
+      i: tokenizers.AddedToken(**token.__getstate__() | as_it_is)
+      for i, token in added.items()
     }
   tokenizer_roles.add(path, backend, roles, more, added)
   if _class(path, settings) == 'Qwen2Tokenizer':  # makes all of them so
@@ -101,13 +107,13 @@ def read(path: str) -> Found:
   if adds_bos is not None:
     bos, eos = flag('add_bos_token', adds_bos), flag('add_eos_token')
     tokenizer_bpe.add_ends(
-        backend,
-        special.get('bos_token') if bos else None,
-        special.get('eos_token') if eos else None,
+      backend,
+      special.get('bos_token') if bos else None,
+      special.get('eos_token') if eos else None,
     )
   backend.encode_special_tokens = flag('split_special_tokens')
   tidies = flag('clean_up_tokenization_spaces') and (
-      not isinstance(backend.model, models.BPE) or flag(_TIDIES_BPE)
+    not isinstance(backend.model, models.BPE) or flag(_TIDIES_BPE)
   )
   ends = _end_ids(path, backend, special)
   return Found(backend, special, ends, _templates(path, settings), tidies)
@@ -130,12 +136,12 @@ def _backend(path: str, settings: dict[str, Any]):
     words = backend.pre_tokenizer
     if kind == 'GPT2Tokenizer' and isinstance(words, pre_tokenizers.ByteLevel):
       words.add_prefix_space = tokenizer_settings.flag(
-          path, settings, 'add_prefix_space'
+        path, settings, 'add_prefix_space'
       )
     own = {
-        role: text
-        for role, text in _CLASSES.get(kind, {}).items()
-        if text and backend.token_to_id(text) is not None
+      role: text
+      for role, text in _CLASSES.get(kind, {}).items()
+      if text and backend.token_to_id(text) is not None
     }
     return backend, _as_tokens(own), None
   names = ('vocab.json', 'merges.txt')
@@ -145,8 +151,8 @@ def _backend(path: str, settings: dict[str, Any]):
   file = os.path.join(path, 'tokenizer.model')
   if not os.path.lexists(file):
     raise errors.InputError(
-        f'{path}: there is no tokenizer.json, and no tokenizer.model; put one '
-        'of this model there.'
+      f'{path}: there is no tokenizer.json, and no tokenizer.model; put one '
+      'of this model there.'
     )
   backend, own = tokenizer_sentencepiece.backend(file)
   return backend, _as_tokens(own), True
@@ -154,9 +160,9 @@ def _backend(path: str, settings: dict[str, Any]):
 
 def _as_tokens(texts: dict[str, str | None]):
   return {
-      role: tokenizers.AddedToken(text, special=True)
-      for role, text in texts.items()
-      if text
+    role: tokenizers.AddedToken(text, special=True)
+    for role, text in texts.items()
+    if text
   }
 
 
@@ -175,7 +181,7 @@ def _as_class(path: str, settings: dict[str, Any], kind: str, backend) -> None:
   """Has the class say how a text is changed, split and put together."""
   model = backend.model
   if kind not in ('LlamaTokenizer', 'GemmaTokenizer', 'Qwen2Tokenizer') or (
-      not isinstance(model, models.BPE)
+    not isinstance(model, models.BPE)
   ):
     return
   flag = functools.partial(tokenizer_settings.flag, path, settings)
@@ -193,9 +199,9 @@ def _as_class(path: str, settings: dict[str, Any], kind: str, backend) -> None:
     always = 'always' if flag('legacy') else 'first'
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.Metaspace(
-        replacement=_SPACE,
-        prepend_scheme=always if prefix else 'never',
-        split=False,
+      replacement=_SPACE,
+      prepend_scheme=always if prefix else 'never',
+      split=False,
     )
     strip = [decoders.Strip(' ', 1, 0)] if prefix else []
     backend.decoder = decoders.Sequence(_UNSPACE + strip)
@@ -214,15 +220,15 @@ def _end_ids(path: str, backend, special: dict[str, str]) -> list[int]:
     for i in value if isinstance(value, list) else [value]:
       if i is not None and type(i) is not int:
         raise tokenizer_settings.wrong(
-            os.path.join(path, name), 'eos_token_id', value, 'ids of tokens'
+          os.path.join(path, name), 'eos_token_id', value, 'ids of tokens'
         )
       ids.append(i)
   return [
-      i
-      for i in ids
-      if i is not None
-      and 0 <= i < tokenizer_bpe.MOST_IDS
-      and backend.id_to_token(i) is not None
+    i
+    for i in ids
+    if i is not None
+    and 0 <= i < tokenizer_bpe.MOST_IDS
+    and backend.id_to_token(i) is not None
   ]
 
 
@@ -243,8 +249,10 @@ def _templates(path: str, settings: dict[str, Any]) -> dict[str, str]:
   if found or value is None:
     return found
   wrong = tokenizer_settings.wrong(
-      os.path.join(path, tokenizer_settings.SETTINGS), 'chat_template', value,
-      'a template, or a list of templates with names'
+    os.path.join(path, tokenizer_settings.SETTINGS),
+    'chat_template',
+    value,
+    'a template, or a list of templates with names',
   )
   if isinstance(value, str):
     value = {'default': value}
@@ -254,7 +262,7 @@ def _templates(path: str, settings: dict[str, Any]) -> dict[str, str]:
       raise wrong
     pairs = [(one.get('name'), one.get('template')) for one in value]
   if not isinstance(pairs, list) or not all(
-      isinstance(text, str) for pair in pairs for text in pair
+    isinstance(text, str) for pair in pairs for text in pair
   ):
     raise wrong
   return dict(pairs)
@@ -265,7 +273,7 @@ def _template(file: str) -> str:
     text = tokenizer_json.read(file, _MOST_TEMPLATE).decode('utf-8')
   except UnicodeDecodeError as e:
     raise errors.InputError(
-        f'{file}: not UTF-8 ({e}); download the file again.'
+      f'{file}: not UTF-8 ({e}); download the file again.'
     ) from e
   # As a file that is opened as text: a template may be written on Windows.
   return text.replace('\r\n', '\n').replace('\r', '\n')

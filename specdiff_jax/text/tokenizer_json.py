@@ -22,8 +22,8 @@ def load(path: str) -> tokenizers.Tokenizer:
   wrong = _tried(data)
   if wrong:
     raise errors.InputError(
-        f'{path}: not a tokenizer ({printing.one_line(wrong)}); download the '
-        'file again.'
+      f'{path}: not a tokenizer ({printing.one_line(wrong)}); download the '
+      'file again.'
     )
   with calls(f'{path}: not a tokenizer', 'download the file again'):
     return tokenizers.Tokenizer.from_buffer(data)
@@ -35,8 +35,8 @@ def read(path: str, most: int = _MOST) -> bytes:
     data = file.read(most + 1)
   if len(data) > most:
     raise errors.InputError(
-        f'{path}: larger than {most} bytes, which no such file needs; download '
-        'it again.'
+      f'{path}: larger than {most} bytes, which no such file needs; download '
+      'it again.'
     )
   return data
 
@@ -55,7 +55,7 @@ def calls(what: str, advice: str) -> Iterator[None]:
     if not isinstance(e, Exception) and type(e).__name__ != 'PanicException':
       raise
     raise errors.InputError(
-        f'{what} ({printing.one_line(e)[:300]}); {advice}.'
+      f'{what} ({printing.one_line(e)[:300]}); {advice}.'
     ) from e
 
 
@@ -64,14 +64,14 @@ def _tried(data: bytes) -> str:
   one_thread = {'RAYON_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false'}
   try:
     done = subprocess.run(
-        children.command('trial_program.py', 'tokenizers'),
-        input=data,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        timeout=_WAIT,
-        cwd='/',
-        env=os.environ | one_thread,
-        start_new_session=True,
+      children.command('trial_program.py', 'tokenizers'),
+      input=data,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      timeout=_WAIT,
+      cwd='/',
+      env=os.environ | one_thread,
+      start_new_session=True,
     )
     said = done.stdout.decode('utf-8', 'replace')
   except subprocess.TimeoutExpired:

@@ -17,25 +17,25 @@ from specdiff_jax.text import tokenizer_settings
 
 
 def backend(
-    path: str, kind: str, settings: dict[str, Any]
+  path: str, kind: str, settings: dict[str, Any]
 ) -> tokenizers.Tokenizer:
   """Returns byte-level BPE, with the words of the class `kind`."""
   if kind not in ('GPT2Tokenizer', 'Qwen2Tokenizer'):
     raise errors.InputError(
-        f'{path}: there is no tokenizer.json, and vocab.json and merges.txt do '
-        f'not say how {tokenizer_settings.shown(kind)} splits a text (known '
-        'are GPT2Tokenizer and Qwen2Tokenizer); make a tokenizer.json with '
-        "transformers: AutoTokenizer.from_pretrained('.').save_pretrained('.') "
-        'in this directory.'
+      f'{path}: there is no tokenizer.json, and vocab.json and merges.txt do '
+      f'not say how {tokenizer_settings.shown(kind)} splits a text (known '
+      'are GPT2Tokenizer and Qwen2Tokenizer); make a tokenizer.json with '
+      "transformers: AutoTokenizer.from_pretrained('.').save_pretrained('.') "
+      'in this directory.'
     )
   file, merges = (
-      os.path.join(path, name) for name in ('vocab.json', 'merges.txt')
+    os.path.join(path, name) for name in ('vocab.json', 'merges.txt')
   )
   vocabulary = files.read_json(file)
   if len(vocabulary) > tokenizer_bpe.MOST_TOKENS:
     raise errors.InputError(
-        f'{file}: holds {len(vocabulary)} tokens, where at most '
-        f'{tokenizer_bpe.MOST_TOKENS} may be; download the file again.'
+      f'{file}: holds {len(vocabulary)} tokens, where at most '
+      f'{tokenizer_bpe.MOST_TOKENS} may be; download the file again.'
     )
   for text, i in vocabulary.items():
     if type(i) is not int or not 0 <= i < tokenizer_bpe.MOST_IDS:
@@ -46,7 +46,7 @@ def backend(
     lines = tokenizer_json.read(merges).decode('utf-8').split('\n')
   except UnicodeDecodeError as e:
     raise errors.InputError(
-        f'{merges}: not UTF-8 ({e}); download the file again.'
+      f'{merges}: not UTF-8 ({e}); download the file again.'
     ) from e
   lines = lines[:-1] if lines[-1] == '' else lines
   for number, line in enumerate(lines, 1):
@@ -56,14 +56,14 @@ def backend(
     pair = tuple(line.split(' ', 2))
     if len(pair) != 2:
       raise errors.InputError(
-          f'{merges}: line {number} is not two tokens with a space between '
-          'them; download the file again.'
+        f'{merges}: line {number} is not two tokens with a space between '
+        'them; download the file again.'
       )
     pairs.append(pair)
   prefix = tokenizer_settings.flag(path, settings, 'add_prefix_space')
   with tokenizer_json.calls(
-      f'{path}: vocab.json and merges.txt do not make a vocabulary',
-      'download both again',
+    f'{path}: vocab.json and merges.txt do not make a vocabulary',
+    'download both again',
   ):
     result = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
   if kind == 'GPT2Tokenizer':
@@ -78,8 +78,10 @@ def split_as_qwen2(backend: tokenizers.Tokenizer, prefix: bool) -> None:
   """Has the words of Qwen2 looked up; `prefix` puts a space before a text."""
   backend.normalizer = normalizers.NFC()
   split = tokenizers.Regex(tokenizer_bpe.SPLIT.replace('DIGITS', ''))
-  backend.pre_tokenizer = pre_tokenizers.Sequence([
+  backend.pre_tokenizer = pre_tokenizers.Sequence(
+    [
       pre_tokenizers.Split(split, behavior='isolated'),
       pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
-  ])
+    ]
+  )
   backend.decoder = decoders.ByteLevel()

@@ -16,13 +16,13 @@ from specdiff_jax.text import tokenizer_settings
 _OLD_ROLES = 'special_tokens_map.json'
 _OLD_ADDED = 'added_tokens.json'
 ROLES = (
-    'bos_token',
-    'eos_token',
-    'unk_token',
-    'sep_token',
-    'pad_token',
-    'cls_token',
-    'mask_token',
+  'bos_token',
+  'eos_token',
+  'unk_token',
+  'sep_token',
+  'pad_token',
+  'cls_token',
+  'mask_token',
 )
 _OWN_ROLES = 'model_specific_special_tokens'
 _MOST_ADDED = 1 << 17  # models of speech have 65,536
@@ -48,8 +48,8 @@ def read(path: str, settings: dict[str, Any]):
   listed = settings.get('added_tokens_decoder')
   if listed is not None:
     added = {
-        _id(at, i): _token(at, 'added_tokens_decoder', token)
-        for i, token in _table(at, 'added_tokens_decoder', listed).items()
+      _id(at, i): _token(at, 'added_tokens_decoder', token)
+      for i, token in _table(at, 'added_tokens_decoder', listed).items()
     }
     return roles, more, added
   at = os.path.join(path, _OLD_ROLES)
@@ -64,7 +64,7 @@ def read(path: str, settings: dict[str, Any]):
   for text, i in _few(at, 'the file', old).items():
     known = text in special
     added[_id(at, i)] = tokenizers.AddedToken(
-        text, special=known, normalized=not known
+      text, special=known, normalized=not known
     )
   return roles, more, added
 
@@ -77,9 +77,14 @@ def _roles(at: str, settings: dict[str, Any]):
       value = settings[key]
       roles[key] = None if value is None else _token(at, key, value, True)
   for key, value in settings.items():
-    if key not in ROLES and key.endswith('_token') and (
+    if (
+      key not in ROLES
+      and key.endswith('_token')
+      and (
         isinstance(value, str)
-        or isinstance(value, dict) and value.get('__type') == 'AddedToken'
+        or isinstance(value, dict)
+        and value.get('__type') == 'AddedToken'
+      )
     ):
       roles[key] = _token(at, key, value, True)
   key = 'extra_special_tokens'
@@ -89,8 +94,10 @@ def _roles(at: str, settings: dict[str, Any]):
   # So transformers 5 saves roles of a model's own. It does not read them where
   # others are spelled as texts.
   texts = (k for k, v in settings.items() if isinstance(v, str))
-  if settings.get(_OWN_ROLES) and not named and not any(
-      k.endswith('_token') and k not in ROLES for k in texts
+  if (
+    settings.get(_OWN_ROLES)
+    and not named
+    and not any(k.endswith('_token') and k not in ROLES for k in texts)
   ):
     named = _table(at, _OWN_ROLES, settings[_OWN_ROLES])
   for role, text in named.items():
@@ -133,8 +140,8 @@ def _table(at: str, key: str, value: Any) -> dict[str, Any]:
 def _few(at: str, key: str, value: Any) -> Any:
   if len(value) > _MOST_ADDED:
     raise errors.InputError(
-        f'{at}: {key} adds {len(value)} tokens, where at most {_MOST_ADDED} '
-        'may be; download the file again.'
+      f'{at}: {key} adds {len(value)} tokens, where at most {_MOST_ADDED} '
+      'may be; download the file again.'
     )
   return value
 
@@ -157,14 +164,14 @@ def add(path: str, backend, roles, more, added) -> None:
   letters = sum(len(t.content) for t in new if t.normalized)
   if letters > _MOST_LETTERS:  # the normaliser may make more of them
     raise errors.InputError(
-        f'{path}: its added tokens that are normalised have {letters} letters, '
-        f'where at most {_MOST_LETTERS} may be; download its files again.'
+      f'{path}: its added tokens that are normalised have {letters} letters, '
+      f'where at most {_MOST_LETTERS} may be; download its files again.'
     )
   for token in new:
     if token.content in named:
       token.special = True
   with tokenizer_json.calls(
-      f'{path}: its added tokens cannot be added', 'download its files again'
+    f'{path}: its added tokens cannot be added', 'download its files again'
   ):
     backend.add_tokens(new)
   for i, token in added.items():
@@ -172,7 +179,7 @@ def add(path: str, backend, roles, more, added) -> None:
     if found != i:
       text = tokenizer_settings.shown(token.content)
       raise errors.InputError(
-          f'{path}: the added token {text} is to have the id {i}, but the next '
-          f'free one, or that of the vocabulary, is {found}; the vocabulary '
-          'and the files beside it belong to different models.'
+        f'{path}: the added token {text} is to have the id {i}, but the next '
+        f'free one, or that of the vocabulary, is {found}; the vocabulary '
+        'and the files beside it belong to different models.'
       )

@@ -5,7 +5,8 @@ here (sentencepiece_model.proto states them), every size checked against the
 file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import struct
 from typing import Any
@@ -25,10 +26,10 @@ _TEXT, _SCORE, _TYPE = 1, 2, 3
 _MODEL_TYPE, _SPACE_BEHIND = 3, 24
 _CHARSMAP, _SPACE_PREFIX, _STRIP, _ESCAPE = 2, 3, 4, 5
 _IDS = {  # role: field of the trainer, and its default
-    'unk_token': (40, 0),
-    'bos_token': (41, 1),
-    'eos_token': (42, 2),
-    'pad_token': (43, -1),
+  'unk_token': (40, 0),
+  'bos_token': (41, 1),
+  'eos_token': (42, 2),
+  'pad_token': (43, -1),
 }
 
 
@@ -47,12 +48,12 @@ def backend(path: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
   """Returns the tokenizer of a file, and its special tokens by role."""
   found = read(path)
   result = tokenizer_bpe.from_scores(
-      path,
-      found.tokens,
-      found.scores,
-      found.types,
-      found.special['unk_token'],
-      found.space_prefix,
+    path,
+    found.tokens,
+    found.scores,
+    found.types,
+    found.special['unk_token'],
+    found.space_prefix,
   )
   return result, found.special
 
@@ -76,8 +77,8 @@ def read(path: str) -> Model:
     special = _special(trainer, [text for text, _, _ in pieces])
   except (TypeError, ValueError, struct.error) as e:
     raise errors.InputError(
-        f'{path}: not a complete SentencePiece model ({e}); download the file '
-        'again.'
+      f'{path}: not a complete SentencePiece model ({e}); download the file '
+      'again.'
     ) from e
   _check_supported(path, trainer, normaliser)
   tokens, scores, types = map(list, zip(*pieces))
@@ -96,8 +97,8 @@ def _check_supported(path: str, trainer, normaliser) -> None:
     wrong = 'does not write a space as a letter before the word'
   if wrong:
     raise errors.InputError(
-        f'{path}: this SentencePiece model {wrong}, which is not supported; '
-        'put the tokenizer.json of this model beside it.'
+      f'{path}: this SentencePiece model {wrong}, which is not supported; '
+      'put the tokenizer.json of this model beside it.'
     )
 
 

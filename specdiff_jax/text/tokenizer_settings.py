@@ -19,7 +19,7 @@ def optional(path: str, name: str) -> dict[str, Any]:
 
 
 def flag(
-    path: str, settings: dict[str, Any], key: str, usual: bool = False
+  path: str, settings: dict[str, Any], key: str, usual: bool = False
 ) -> bool:
   """Returns a switch of the settings."""
   value = settings.get(key)
@@ -32,8 +32,8 @@ def number(at: str, what: str, value: Any) -> int:
   """Returns the id of a token; InputError if no vocabulary has it."""
   if type(value) is not int or not 0 <= value < tokenizer_bpe.MOST_IDS:
     raise errors.InputError(
-        f'{at}: {what} has the id {shown(value)}, which is no number of a '
-        'token, so this is not a table of tokens; download the file again.'
+      f'{at}: {what} has the id {shown(value)}, which is no number of a '
+      'token, so this is not a table of tokens; download the file again.'
     )
   return value
 
@@ -41,7 +41,7 @@ def number(at: str, what: str, value: Any) -> int:
 def wrong(at: str, key: str, value: Any, wanted: str) -> errors.InputError:
   """Returns the error of a value that is something else."""
   return errors.InputError(
-      f'{at}: {key} is {shown(value)}, not {wanted}; download the file again.'
+    f'{at}: {key} is {shown(value)}, not {wanted}; download the file again.'
   )
 
 

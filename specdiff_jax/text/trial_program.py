@@ -25,12 +25,12 @@ _MOST_TOKENS = 1 << 19  # as in tokenizer_bpe.py
 _MOST_KEYS = 1 << 20  # of JSON: an added token has eight, 65,536 are known
 _MOST_GROWTH = 16  # letters that a letter may become, by what is replaced
 _TEXTS = (
-    '',
-    'The 3 quick\n\n  brown foxes, "jumped" over 42,000 lazy dogs\u2019 backs;'
-    "\tit's <|x|> [MASK] d\u00e9j\u00e0 \u65e5\u672c \U0001f642e\u0301 "
-    '\x00\x7f#!',
-    ' ' * 40 + 'a' * 40 + 'A' * 40 + '1' * 40 + '!' * 40 + '\n' * 40 + '-',
-    'a a ' * 20 + 'a1' * 20 + 'aA' * 20 + '!',
+  '',
+  'The 3 quick\n\n  brown foxes, "jumped" over 42,000 lazy dogs\u2019 backs;'
+  "\tit's <|x|> [MASK] d\u00e9j\u00e0 \u65e5\u672c \U0001f642e\u0301 "
+  '\x00\x7f#!',
+  ' ' * 40 + 'a' * 40 + 'A' * 40 + '1' * 40 + '!' * 40 + '\n' * 40 + '-',
+  'a a ' * 20 + 'a1' * 20 + 'aA' * 20 + '!',
 )
 
 

@@ -27,7 +27,7 @@ def annealed_share(step: jax.Array | int, steps: int) -> jax.Array:
 
 
 def annealed_mask(
-    key: jax.Array, causal: jax.Array, full: jax.Array, share: jax.Array
+  key: jax.Array, causal: jax.Array, full: jax.Array, share: jax.Array
 ) -> jax.Array:
   """Returns an attention mask between causal and full.
 
@@ -41,14 +41,15 @@ def annealed_mask(
     full: [..., T, T] bool, padding left out.
     share: [] in 0..1; see `annealed_share`.
   """
-  opened = jax.random.uniform(key, jnp.broadcast_shapes(
-      causal.shape, full.shape
-  )) < share
+  opened = (
+    jax.random.uniform(key, jnp.broadcast_shapes(causal.shape, full.shape))
+    < share
+  )
   return full & (causal | opened)
 
 
 def shifted_targets(
-    tokens: jax.Array, masked: jax.Array
+  tokens: jax.Array, masked: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Returns what the outputs of a shifted model are to predict.
 
@@ -72,9 +73,9 @@ def shifted_targets(
 
 
 def whole_elbo(
-    config: adapted_network.AdaptedConfig,
-    schedule: revealed.Schedule,
-    steps: int,
+  config: adapted_network.AdaptedConfig,
+  schedule: revealed.Schedule,
+  steps: int,
 ) -> Callable[..., losses.Loss]:
   """Returns the ELBO of whole completions, given their prompts.
 
@@ -89,28 +90,26 @@ def whole_elbo(
     index = jnp.arange(size)
     there = index < length[:, None]
     asked = there & (index >= batch['prompt_length'][:, None])
-    drawn = jax.vmap(
-        lambda key: revealed.draw_masks(key, (), size, schedule)
-    )(mask_keys)
+    drawn = jax.vmap(lambda key: revealed.draw_masks(key, (), size, schedule))(
+      mask_keys
+    )
     masked = asked & ~drawn.mask
     seen = jax.vmap(annealed_mask, (0, 0, 0, None))(
-        attention_keys,
-        views.causal_mask(length, size),
-        jnp.broadcast_to(there[:, None], (rows, size, size)),
-        annealed_share(step, steps),
+      attention_keys,
+      views.causal_mask(length, size),
+      jnp.broadcast_to(there[:, None], (rows, size, size)),
+      annealed_share(step, steps),
     )
     given = jnp.where(masked, config.mask_id, tokens)
     x = adapted_network.states(config, params, frozen['embed'], given, seen)
     target, counted = shifted_targets(tokens, asked)
-    log_q, _ = head_lib.judge(
-        x, frozen['head'], frozen['index'][target], block
-    )
+    log_q, _ = head_lib.judge(x, frozen['head'], frozen['index'][target], block)
     shown = revealed.Shown(jnp.roll(~masked, -1, axis=-1), drawn.weight)
     loss, metrics = revealed.elbo(log_q, counted, shown)
     targets = jnp.sum(masked & (index > 0))
     return loss, metrics | {
-        'targets': targets,
-        'useful_targets_per_token': targets / tokens.size,
+      'targets': targets,
+      'useful_targets_per_token': targets / tokens.size,
     }
 
   return value
@@ -144,10 +143,10 @@ def window_score(config: adapted_network.AdaptedConfig) -> scores.Score:
     place = jnp.arange(windows * gamma).reshape(windows, gamma)
     position = batch['anchors'][..., None] + slots
     return scores.Predictions(
-        states=states.reshape(rows, windows * gamma, -1),
-        position=position.reshape(rows, -1),
-        place=jnp.broadcast_to(place, position.shape),
-        extra_tokens=windows * tokens.size - batch['tokens'].size,
+      states=states.reshape(rows, windows * gamma, -1),
+      position=position.reshape(rows, -1),
+      place=jnp.broadcast_to(place, position.shape),
+      extra_tokens=windows * tokens.size - batch['tokens'].size,
     )
 
   return score

@@ -1,6 +1,8 @@
 """Checkpoints of a training state together with its data iterator."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import json
 import math
@@ -20,7 +22,6 @@ from specdiff_jax.parallel import rules
 from specdiff_jax.training import disk
 from specdiff_jax.training import memory
 from specdiff_jax.training import seal
-
 
 _STEP = re.compile('0|[1-9][0-9]*')  # names of folders that are checkpoints
 _METADATA = {  # what Orbax needs of a checkpoint's own file, all optional
@@ -50,10 +51,10 @@ class Checkpointer:
   """
 
   def __init__(
-      self,
-      directory: str,
-      keep: int = 3,
-      say: Callable[[str], None] = lambda text: None,
+    self,
+    directory: str,
+    keep: int = 3,
+    say: Callable[[str], None] = lambda text: None,
   ):
     """Opens or makes the directory.
 
@@ -75,9 +76,9 @@ class Checkpointer:
       raise
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
-          f'checkpoints: the directory {self.directory} cannot be used '
-          f'({disk.brief(error)}). Make it writable, or choose another work '
-          'directory.'
+        f'checkpoints: the directory {self.directory} cannot be used '
+        f'({disk.brief(error)}). Make it writable, or choose another work '
+        'directory.'
       ) from error
 
   def _make(self) -> None:
@@ -91,8 +92,8 @@ class Checkpointer:
     if faults and all(faults.values()):
       newest = max(faults)
       raise errors.InputError(
-          f'of the steps {sorted(faults)} none is whole; step {newest}: '
-          f'{faults[newest]}; remove them to start over'
+        f'of the steps {sorted(faults)} none is whole; step {newest}: '
+        f'{faults[newest]}; remove them to start over'
       )
     for step, fault in faults.items():
       if fault:
@@ -121,22 +122,22 @@ class Checkpointer:
     newest = checkpoint_managers.LatestN(self._keep)
     best = checkpoint_managers.BestN(get_metric_fn=_tau, n=1)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-            [newest, best]
-        ),
-        best_fn=_tau,
-        enable_async_checkpointing=True,
-        async_options=ocp.AsyncOptions(barrier_sync_fn=meeting()),
-        cleanup_tmp_directories=True,
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+        [newest, best]
+      ),
+      best_fn=_tau,
+      enable_async_checkpointing=True,
+      async_options=ocp.AsyncOptions(barrier_sync_fn=meeting()),
+      cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(
-        self._alias,
-        options=options,
-        item_handlers={
-            'state': ocp.StandardCheckpointHandler(),
-            'data': ocp.JsonCheckpointHandler(),
-            'seal': ocp.JsonCheckpointHandler(),
-        },
+      self._alias,
+      options=options,
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'data': ocp.JsonCheckpointHandler(),
+        'seal': ocp.JsonCheckpointHandler(),
+      },
     )
 
   def steps(self) -> list[int]:
@@ -158,7 +159,7 @@ class Checkpointer:
     return self._manager.reached_preemption(step)
 
   def save(
-      self, state: Any, iterator: Iterator, tau: float | None = None
+    self, state: Any, iterator: Iterator, tau: float | None = None
   ) -> None:
     """Starts to save both under `state.step`, unless that is there already.
 
@@ -179,16 +180,14 @@ class Checkpointer:
     # At least 1 where it is known; orbax wants a number each time.
     metrics = {'tau': float(tau) if tau and tau > 0 else 0.0}
     args = ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        data=ocp.args.JsonSave(seal.position(iterator)),
-        seal=ocp.args.JsonSave(seal.of(state, iterator) | metrics),
+      state=ocp.args.StandardSave(state),
+      data=ocp.args.JsonSave(seal.position(iterator)),
+      seal=ocp.args.JsonSave(seal.of(state, iterator) | metrics),
     )
     self._try(step, self._probe)
     self._try(
-        step,
-        lambda: self._manager.save(
-            step, args=args, metrics=metrics, force=True
-        ),
+      step,
+      lambda: self._manager.save(step, args=args, metrics=metrics, force=True),
     )
     self._writing = step
 
@@ -219,11 +218,11 @@ class Checkpointer:
       hosts.on_first(lambda: disk.clear(self.directory))
       self._manager = self._open()
       raise errors.InputError(
-          f'checkpoints: step {step} could not be written to '
-          f'{self.directory} ({self._brief(error)}). Earlier checkpoints '
-          f'{self.steps()} are untouched. Free some space there (or make it '
-          'writable) and start the same command again: it goes on from the '
-          'last one.'
+        f'checkpoints: step {step} could not be written to '
+        f'{self.directory} ({self._brief(error)}). Earlier checkpoints '
+        f'{self.steps()} are untouched. Free some space there (or make it '
+        'writable) and start the same command again: it goes on from the '
+        'last one.'
       ) from error
 
   def restore(self, template: Any, iterator: Iterator) -> Any | None:
@@ -258,11 +257,11 @@ class Checkpointer:
       return None
     newest = max(failures)
     raise errors.InputError(
-        f'checkpoints: none of the steps {sorted(failures)} in '
-        f'{self.directory} can be restored; step {newest}: '
-        f'{self._brief(failures[newest])}. If the configuration changed '
-        '(sizes, optimizer, data), go back to the one that wrote them; else choose '
-        'another work directory, or remove this one to start over.'
+      f'checkpoints: none of the steps {sorted(failures)} in '
+      f'{self.directory} can be restored; step {newest}: '
+      f'{self._brief(failures[newest])}. If the configuration changed '
+      '(sizes, optimizer, data), go back to the one that wrote them; else choose '
+      'another work directory, or remove this one to start over.'
     )
 
   def at(self, step: int, template: Any, iterator: Iterator) -> Any:
@@ -275,9 +274,9 @@ class Checkpointer:
       return self._read(step, template, iterator)
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
-          f'checkpoints: step {step} in {self.directory} cannot be read '
-          f'({self._brief(error)}). Start the same command with '
-          '--config.export=last, which does without it.'
+        f'checkpoints: step {step} in {self.directory} cannot be read '
+        f'({self._brief(error)}). Start the same command with '
+        '--config.export=last, which does without it.'
       ) from error
 
   def _brief(self, error: BaseException) -> str:
@@ -308,12 +307,12 @@ class Checkpointer:
   def _stored(self, step: int, abstract: Any) -> ocp.args.Composite:
     try:
       return self._manager.restore(
-          step,
-          args=ocp.args.Composite(
-              state=ocp.args.StandardRestore(abstract),
-              data=ocp.args.JsonRestore(),
-              seal=ocp.args.JsonRestore(),
-          ),
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract),
+          data=ocp.args.JsonRestore(),
+          seal=ocp.args.JsonRestore(),
+        ),
       )
     except MemoryError:
       raise
@@ -328,9 +327,10 @@ class Checkpointer:
     leaves = jax.tree_util.tree_flatten_with_path(template)[0]
     here = {rules.name(path): _kind(leaf) for path, leaf in leaves}
     other = [
-        f'{name} is {there.get(name, "missing")} there, '
-        f'{here.get(name, "missing")} here'
-        for name in here | there if here.get(name) != there.get(name)
+      f'{name} is {there.get(name, "missing")} there, '
+      f'{here.get(name, "missing")} here'
+      for name in here | there
+      if here.get(name) != there.get(name)
     ]
     if other:
       raise ValueError('; '.join(other))
@@ -348,8 +348,8 @@ class Checkpointer:
     files.remove(f'{source}.corrupt')
     os.rename(source, f'{source}.corrupt')
     self._say(
-        f'checkpoints: step {step} is damaged and set aside, as '
-        f'{source}.corrupt ({fault}).'
+      f'checkpoints: step {step} is damaged and set aside, as '
+      f'{source}.corrupt ({fault}).'
     )
 
 
@@ -368,8 +368,8 @@ def _orbax_reads(path: str) -> bool:
   except (ValueError, errors.InputError):
     return False
   return isinstance(about, dict) and all(
-      isinstance(about.get(key), (*kinds, type(None)))
-      for key, kinds in _METADATA.items()
+    isinstance(about.get(key), (*kinds, type(None)))
+    for key, kinds in _METADATA.items()
   )
 
 

@@ -42,7 +42,7 @@ def probe(folder: str) -> None:
   What a kill leaves of them orbax removes, by the name, with its own.
   """
   with tempfile.TemporaryDirectory(
-      dir=folder, prefix='probe', suffix=_UNFINISHED
+    dir=folder, prefix='probe', suffix=_UNFINISHED
   ) as inner:
     with open(os.path.join(inner, 'probe'), 'wb') as file:
       file.write(b'0')
@@ -67,7 +67,7 @@ def _is_disk_trouble(error: BaseException) -> bool:
   Or that of a process which waited in vain for another one's part.
   """
   return isinstance(error, OSError) or bool(
-      re.search(rf'os_error_code|OS error|{_LATE}', str(error))
+    re.search(rf'os_error_code|OS error|{_LATE}', str(error))
   )
 
 
@@ -95,8 +95,8 @@ def stop_noise() -> None:
   def hook(found):
     code = getattr(found.object, 'cr_code', None)  # of a coroutine
     if not (
-        'Event loop is closed' in str(found.exc_value)
-        or (code and 'orbax' in code.co_filename)
+      'Event loop is closed' in str(found.exc_value)
+      or (code and 'orbax' in code.co_filename)
     ):
       before(found)
 
@@ -104,12 +104,13 @@ def stop_noise() -> None:
   sys.unraisablehook = hook
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
   logging.getLogger('absl').addFilter(
-      lambda record: record.levelno < logging.ERROR
-      or 'orbax' not in record.pathname
+    lambda record: (
+      record.levelno < logging.ERROR or 'orbax' not in record.pathname
+    )
   )
   # Errors of tasks that nobody waits for any more, once one has failed.
   logging.getLogger('asyncio').addFilter(
-      lambda record: not (record.exc_info and _of_orbax(record.exc_info[2]))
+    lambda record: not (record.exc_info and _of_orbax(record.exc_info[2]))
   )
 
 

@@ -1,6 +1,8 @@
 """A distillation run: a drafter learns from its verifier's trajectories."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import os
@@ -79,9 +81,9 @@ class Run:
     return frequent_tokens(self.data, self.network.vocab, size)
 
   def train(
-      self,
-      progress: loop.Progress,
-      say: Callable[[str], None] = lambda text: None,
+    self,
+    progress: loop.Progress,
+    say: Callable[[str], None] = lambda text: None,
   ) -> loop.Result:
     """Trains, from the newest checkpoint in the work directory if any.
 
@@ -98,72 +100,72 @@ class Run:
       return self._train(progress, say)
 
   def _train(
-      self, progress: loop.Progress, say: Callable[[str], None]
+    self, progress: loop.Progress, say: Callable[[str], None]
   ) -> loop.Result:
     state, frozen, step = self.start()
     path = os.path.join(self.workdir, 'metrics.jsonl')
     events = os.path.join(self.workdir, 'events') if self.tensorboard else None
     writer = hosts.together(
-        lambda: metrics.MetricsWriter(
-            path if hosts.is_first() else None, events, say
-        )
+      lambda: metrics.MetricsWriter(
+        path if hosts.is_first() else None, events, say
+      )
     )
     share = hosts.row_share(self.mesh)
     matches = objective.make_matches(
-        self.score, self.sizes.gamma, self.vocab_block
+      self.score, self.sizes.gamma, self.vocab_block
     )
     return loop.train(
-        state,
-        step,
-        iter(windows.batches(self.data, self.sizes, *share)),
-        checkpoint.Checkpointer(
-            os.path.join(self.workdir, 'checkpoints'), self.keep, say
-        ),
-        writer,
-        self.schedule,
-        frozen=frozen,
-        prepare=self._with_stored_law(
-            self.prepare(self.data, self._temperature())
-        ),
-        evaluate=every_anchor.evaluator(
-            self._with_features(matches),
-            frozen,
-            self.prepare(self.held_out),
-            self.held_out,
-            self.sizes,
-            self.mesh,
-        ),
-        progress=progress,
-        records=lambda batch: [
-            self.data[i].id for i in batch['record'] if i != windows.BLANK
-        ],
-        best=self.best,
+      state,
+      step,
+      iter(windows.batches(self.data, self.sizes, *share)),
+      checkpoint.Checkpointer(
+        os.path.join(self.workdir, 'checkpoints'), self.keep, say
+      ),
+      writer,
+      self.schedule,
+      frozen=frozen,
+      prepare=self._with_stored_law(
+        self.prepare(self.data, self._temperature())
+      ),
+      evaluate=every_anchor.evaluator(
+        self._with_features(matches),
+        frozen,
+        self.prepare(self.held_out),
+        self.held_out,
+        self.sizes,
+        self.mesh,
+      ),
+      progress=progress,
+      records=lambda batch: [
+        self.data[i].id for i in batch['record'] if i != windows.BLANK
+      ],
+      best=self.best,
     )
 
   def start(self) -> tuple[step_lib.TrainState, Any, Callable[..., Any]]:
     """Returns the first state, what stays frozen, and the train step."""
     loss = objective.make_loss(
-        self.score,
-        self.loss,
-        self.sizes.gamma,
-        self.vocab_block,
-        self.sizes.seed,
-        self.parts,
+      self.score,
+      self.loss,
+      self.sizes.gamma,
+      self.vocab_block,
+      self.sizes.seed,
+      self.parts,
     )
     state, shardings = step_lib.init_state(
-        lambda key, params: self.initial(self.network, key, params),
-        [jax_settings.key(self.sizes.seed), self.verifier.params],
-        self.optimizer,
-        self.split,
-        self.mesh,
+      lambda key, params: self.initial(self.network, key, params),
+      [jax_settings.key(self.sizes.seed), self.verifier.params],
+      self.optimizer,
+      self.split,
+      self.mesh,
     )
     step = step_lib.make_train_step(
-        self._with_features(loss, self._temperature()),
-        self.optimizer,
-        self.mesh,
-        shardings,
-        self.explosion,
-        rules.TRANSFORMER,
+      self._with_features(loss, self._temperature()),
+      self.optimizer,
+      self.mesh,
+      shardings,
+      self.explosion,
+      rules.TRANSFORMER,
     )
     return state, self._frozen(), step
 
@@ -175,14 +177,14 @@ class Run:
       return objective.frozen(params, vocab)
 
     shardings = rules.shardings(
-        jax.eval_shape(make, verifier), self.split_frozen, self.mesh
+      jax.eval_shape(make, verifier), self.split_frozen, self.mesh
     )
     frozen = jax.jit(make, out_shardings=shardings)(verifier)
     if self._online(self._temperature()):
       if self.network.features:  # evaluations have the verifier's, too
         del frozen['embed']
       frozen['verifier'] = jax.device_put(
-          verifier, rules.shardings(verifier, self.split_frozen, self.mesh)
+        verifier, rules.shardings(verifier, self.split_frozen, self.mesh)
       )
     return frozen
 
@@ -208,7 +210,7 @@ class Run:
     return told
 
   def prepare(
-      self, source: windows.Source, temperature: float = 0.0
+    self, source: windows.Source, temperature: float = 0.0
   ) -> Callable[[Any], Any]:
     """Returns what makes a source's batches such as the step takes.
 
@@ -222,12 +224,12 @@ class Run:
     dtype = jax.tree.leaves(self.verifier.params)[0].dtype.name
     own = self.verifier.fingerprint, dtype, layers, temperature, tokens
     features = features_lib.Features(
-        transformer.Transformer(self.verifier.config),
-        self.verifier.params,
-        layers,
-        self.feature_cache,
-        temperature,
-        self.memory.setdefault((*own, windows.digest(source)), {}),
+      transformer.Transformer(self.verifier.config),
+      self.verifier.params,
+      layers,
+      self.feature_cache,
+      temperature,
+      self.memory.setdefault((*own, windows.digest(source)), {}),
     )
     return lambda batch: hosts.global_batch(self.mesh, features(batch))
 
@@ -241,11 +243,11 @@ class Run:
     if not self._online(temperature):
       return function
     return online.with_features(
-        function,
-        networks.network(self.verifier.config),
-        self.network.features,
-        temperature,
-        self.parts,
+      function,
+      networks.network(self.verifier.config),
+      self.network.features,
+      temperature,
+      self.parts,
     )
 
   def save(self, path: str, result: loop.Result) -> None:
@@ -254,18 +256,18 @@ class Run:
     if not hosts.is_first():
       return
     facts = {
-        'steps': int(result.state.step),
-        'tau_eval': result.evaluation.get('tau'),
-        'params_sha256': result.params_sha256,
-        'verifier_source': self.verifier.source,
+      'steps': int(result.state.step),
+      'tau_eval': result.evaluation.get('tau'),
+      'params_sha256': result.params_sha256,
+      'verifier_source': self.verifier.source,
     }
     drafter_file.save(
-        path,
-        self.network,
-        self.finished(params),
-        self.vocab(),
-        self.verifier,
-        facts,
+      path,
+      self.network,
+      self.finished(params),
+      self.vocab(),
+      self.verifier,
+      facts,
     )
 
 
@@ -278,15 +280,15 @@ def _check_same_run(path: str, facts: Mapping[str, Any]) -> None:
     before = journal.without_sum(files.read_json(path))
   except (errors.InputError, ValueError) as error:
     raise errors.InputError(
-        f'{path}, which tells what decides this run, cannot be used ({error}). '
-        'If this run was begun with these very settings, delete that file and '
-        'start the same command again; else give another --workdir.'
+      f'{path}, which tells what decides this run, cannot be used ({error}). '
+      'If this run was begun with these very settings, delete that file and '
+      'start the same command again; else give another --workdir.'
     ) from error
   other = journal.differences(_flat(before), _flat(facts))
   if other:
     raise errors.InputError(
-        f'{path}: this work directory belongs to another run: {other}. Go on '
-        'with the same settings, or give another --workdir.'
+      f'{path}: this work directory belongs to another run: {other}. Go on '
+      'with the same settings, or give another --workdir.'
     )
 
 
@@ -303,7 +305,7 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frequent_tokens(
-    source: windows.Source, size: int, vocab_size: int
+  source: windows.Source, size: int, vocab_size: int
 ) -> np.ndarray:
   """Returns the `size` most frequent completion tokens, most frequent first.
 

@@ -11,7 +11,8 @@ random anchor. `tau` is what serving sees: tokens per verifier call, the bonus
 token included, over the anchors that serving would visit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,11 +40,11 @@ def curves(match: np.ndarray, valid: np.ndarray) -> dict[str, list | float]:
   reached = np.concatenate([valid[:, :1], alive[:, :-1]], axis=-1) & valid
   windows = len(match)
   return {
-      'agree': _ratio(match.sum(0), valid.sum(0)),
-      'cond': _ratio(alive.sum(0), reached.sum(0)),
-      'surv': _ratio(alive.sum(0), np.full(valid.shape[-1], windows)),
-      'accepted': float(alive.sum() / windows) if windows else float('nan'),
-      'windows': windows,
+    'agree': _ratio(match.sum(0), valid.sum(0)),
+    'cond': _ratio(alive.sum(0), reached.sum(0)),
+    'surv': _ratio(alive.sum(0), np.full(valid.shape[-1], windows)),
+    'accepted': float(alive.sum() / windows) if windows else float('nan'),
+    'windows': windows,
   }
 
 

@@ -1,6 +1,8 @@
 """Acceptance on held-out trajectories, from every anchor of each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,12 +16,12 @@ from specdiff_jax.training import evaluate as evaluate_lib
 
 
 def evaluator(
-    matches: Callable[..., Any],
-    frozen: Any,
-    prepare: Callable[[Any], Any],
-    source: windows.Source,
-    sizes: windows.WindowConfig,
-    mesh: jax.sharding.Mesh,
+  matches: Callable[..., Any],
+  frozen: Any,
+  prepare: Callable[[Any], Any],
+  source: windows.Source,
+  sizes: windows.WindowConfig,
+  mesh: jax.sharding.Mesh,
 ) -> Callable[[Any], dict[str, Any]]:
   """Returns `params -> figures` of argmax drafts over held-out trajectories.
 
@@ -46,7 +48,7 @@ def evaluator(
     found = [[] for _ in range(len(source))]
     for batch in batches(source, sizes):
       match, valid = jax.device_get(
-          jitted(params, frozen, prepare(_share(batch, mesh)))
+        jitted(params, frozen, prepare(_share(batch, mesh)))
       )
       for row, record in enumerate(batch['record']):
         some = batch['anchor_valid'][row]
@@ -58,7 +60,7 @@ def evaluator(
 
 
 def batches(
-    source: windows.Source, sizes: windows.WindowConfig
+  source: windows.Source, sizes: windows.WindowConfig
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields batches in which every anchor of every trajectory stands once.
 
@@ -85,17 +87,17 @@ def _row(record, whole, prompt_length, chosen, sizes) -> dict[str, np.ndarray]:
   anchors = np.full(sizes.windows, prompt_length, np.int32)
   anchors[: len(chosen)] = chosen
   return {
-      'tokens': tokens,
-      'length': np.int32(len(whole)),
-      'prompt_length': np.int32(prompt_length),
-      'anchors': anchors,
-      'anchor_valid': np.arange(sizes.windows) < len(chosen),
-      'record': np.int32(record),
+    'tokens': tokens,
+    'length': np.int32(len(whole)),
+    'prompt_length': np.int32(prompt_length),
+    'anchors': anchors,
+    'anchor_valid': np.arange(sizes.windows) < len(chosen),
+    'record': np.int32(record),
   }
 
 
 def _share(
-    batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh
+  batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh
 ) -> dict[str, np.ndarray]:
   """Returns the rows of this process, in the order of the global batch."""
   index, count = hosts.row_share(mesh)

@@ -40,15 +40,15 @@ class Features:
   limit: int
   temperature: float = 0.0
   kept: dict[int, dict[str, np.ndarray]] = dataclasses.field(
-      default_factory=dict
+    default_factory=dict
   )
 
   def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns the batch with what is wanted added.
 
-      features  [B, T, F, E] bfloat16
-      final     [B, T, E] float32, the state that the head reads
-      log_z     [B, T] float32
+    features  [B, T, F, E] bfloat16
+    final     [B, T, E] float32, the state that the head reads
+    log_z     [B, T] float32
     """
     records, length = batch['record'], batch['length']
     if not all(int(r) in self.kept for r in records):
@@ -70,8 +70,8 @@ class Features:
     for row, record in enumerate(records):
       if len(self.kept) < self.limit:
         self.kept[int(record)] = {
-            name: value[row, : length[row]].copy()
-            for name, value in found.items()
+          name: value[row, : length[row]].copy()
+          for name, value in found.items()
         }
 
 
@@ -114,7 +114,7 @@ def forward(model, layers, temperature, params, tokens, length):
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   mask = views.causal_mask(length, tokens.shape[1])
   final, _, features = model.apply(
-      {'params': params}, tokens, positions, mask, features=layers
+    {'params': params}, tokens, positions, mask, features=layers
   )
   found = {}
   if layers:

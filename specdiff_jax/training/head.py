@@ -15,10 +15,10 @@ from specdiff_jax.models import layers
 
 
 def log_z(
-    states: jax.Array,
-    head: jax.Array,
-    block: int = 0,
-    temperature: jax.Array | float = 1.0,
+  states: jax.Array,
+  head: jax.Array,
+  block: int = 0,
+  temperature: jax.Array | float = 1.0,
 ) -> jax.Array:
   """Returns logsumexp_v(states . head_v / temperature) [...], float32.
 
@@ -31,16 +31,14 @@ def log_z(
 
   def take(carry, logits, first):
     del first
-    return jnp.logaddexp(
-        carry, jax.nn.logsumexp(logits / temperature, axis=-1)
-    )
+    return jnp.logaddexp(carry, jax.nn.logsumexp(logits / temperature, axis=-1))
 
   start = jnp.full(states.shape[:-1], -jnp.inf)
   return _fold(states, head, block, take, start)
 
 
 def judge(
-    states: jax.Array, head: jax.Array, index: jax.Array, block: int = 0
+  states: jax.Array, head: jax.Array, index: jax.Array, block: int = 0
 ) -> tuple[jax.Array, jax.Array]:
   """Returns (log_q, match), each [...], of targets.
 
@@ -62,10 +60,10 @@ def judge(
     here = jnp.take_along_axis(logits, place[..., None], axis=-1)[..., 0]
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     return (
-        jnp.logaddexp(z, jax.nn.logsumexp(logits, axis=-1)),
-        jnp.where(inside, here, picked),
-        jnp.maximum(best, top),
-        jnp.where(top > best, first + jnp.argmax(logits, axis=-1), at),
+      jnp.logaddexp(z, jax.nn.logsumexp(logits, axis=-1)),
+      jnp.where(inside, here, picked),
+      jnp.maximum(best, top),
+      jnp.where(top > best, first + jnp.argmax(logits, axis=-1), at),
     )
 
   low = jnp.full(index.shape, -jnp.inf)
@@ -75,11 +73,11 @@ def judge(
 
 
 def _fold(
-    states: jax.Array,
-    head: jax.Array,
-    block: int,
-    take: Callable[[Any, jax.Array, Any], Any],
-    carry: Any,
+  states: jax.Array,
+  head: jax.Array,
+  block: int,
+  take: Callable[[Any, jax.Array, Any], Any],
+  carry: Any,
 ) -> Any:
   """Folds `take(carry, logits [..., block], first)` over the head's rows."""
   size = head.shape[0]

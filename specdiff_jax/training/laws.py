@@ -73,7 +73,7 @@ def tv(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
 
 
 def distillation(
-    divergence: jax.Array, log_q: jax.Array, valid: jax.Array
+  divergence: jax.Array, log_q: jax.Array, valid: jax.Array
 ) -> losses.Loss:
   """Returns the mean divergence of the slots that a draft can reach.
 
@@ -92,11 +92,11 @@ def distillation(
 
 
 def lk_loss(
-    kl: jax.Array,
-    overlap: jax.Array,
-    log_q: jax.Array,
-    valid: jax.Array,
-    eta: jax.Array | float,
+  kl: jax.Array,
+  overlap: jax.Array,
+  log_q: jax.Array,
+  valid: jax.Array,
+  eta: jax.Array | float,
 ) -> losses.Loss:
   """Returns the LK hybrid: lambda KL + (1 - lambda) TV, slot by slot.
 
@@ -120,7 +120,7 @@ def lk_loss(
 
 
 def soft_value(
-    log_factor: jax.Array, log_last: jax.Array, valid: jax.Array
+  log_factor: jax.Array, log_last: jax.Array, valid: jax.Array
 ) -> jax.Array:
   """Returns log sum_m prod_{j<m} a_j(x_j) b_m, [...].
 
@@ -143,10 +143,10 @@ def soft_value(
 
 
 def soft_streak_loss(
-    log_q: jax.Array,
-    log_agreement: jax.Array,
-    valid: jax.Array,
-    beta: jax.Array | float,
+  log_q: jax.Array,
+  log_agreement: jax.Array,
+  valid: jax.Array,
+  beta: jax.Array | float,
 ) -> losses.Loss:
   """Returns the streak loss with its last factor averaged: <p_m, q_m>.
 
@@ -160,16 +160,16 @@ def soft_streak_loss(
   log_j = soft_value(log_q, log_agreement, valid)
   loss = losses.length_loss(log_j, beta)
   return loss, losses.window_metrics(log_q, valid) | {
-      'soft_streak': losses.mean(jnp.exp(log_j), valid[..., 0])
+    'soft_streak': losses.mean(jnp.exp(log_j), valid[..., 0])
   }
 
 
 def rejection_loss(
-    log_q: jax.Array,
-    log_p: jax.Array,
-    valid: jax.Array,
-    beta: jax.Array | float,
-    log_last: jax.Array | None = None,
+  log_q: jax.Array,
+  log_p: jax.Array,
+  valid: jax.Array,
+  beta: jax.Array | float,
+  log_last: jax.Array | None = None,
 ) -> losses.Loss:
   """Returns the Box-Cox loss of the length that rejection sampling accepts.
 
@@ -194,12 +194,12 @@ def rejection_loss(
     log_j = soft_value(log_factor, log_last, valid)
   loss = losses.length_loss(log_j, beta)
   return loss, losses.window_metrics(log_q, valid) | {
-      'rejection_accepted': losses.mean(jnp.exp(log_j), valid[..., 0])
+    'rejection_accepted': losses.mean(jnp.exp(log_j), valid[..., 0])
   }
 
 
 def overlap_metrics(
-    overlap: jax.Array, log_q: jax.Array, valid: jax.Array
+  overlap: jax.Array, log_q: jax.Array, valid: jax.Array
 ) -> dict[str, jax.Array]:
   """Returns the mean overlap of the slots that a draft can reach."""
   overlap = jax.lax.stop_gradient(overlap)
@@ -207,7 +207,7 @@ def overlap_metrics(
 
 
 def from_top_k(
-    ids: jax.Array, log_p: jax.Array, index: jax.Array, size: int
+  ids: jax.Array, log_p: jax.Array, index: jax.Array, size: int
 ) -> jax.Array:
   """Returns log_p [..., size] over the draft vocabulary, of stored top-k laws.
 
@@ -233,7 +233,7 @@ def from_top_k(
   rows = jnp.arange(flat.size)[:, None]
   dense = jnp.broadcast_to(flat.reshape(-1, 1), (flat.size, size))
   dense = dense.at[rows, place.reshape(flat.size, -1)].set(
-      log_p.reshape(flat.size, -1), mode='drop'
+    log_p.reshape(flat.size, -1), mode='drop'
   )
   return dense.reshape(flat.shape + (size,))
 

@@ -1,6 +1,7 @@
 """The training loop on the host: resume, step, log, evaluate, save."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
@@ -61,19 +62,19 @@ class Schedule:
 
 
 def train(
-    state: step_lib.TrainState,
-    step_fn: Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]],
-    iterator: Iterator,
-    checkpointer: checkpoint.Checkpointer,
-    writer: metrics_lib.MetricsWriter,
-    schedule: Schedule,
-    *,
-    frozen: Any = None,
-    prepare: Callable[[Any], Any] = lambda batch: batch,
-    evaluate: Evaluate | None = None,
-    progress: Progress = lambda step, steps, values: None,
-    records: Callable[[Any], list[str]] = lambda batch: [],
-    best: bool = False,
+  state: step_lib.TrainState,
+  step_fn: Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]],
+  iterator: Iterator,
+  checkpointer: checkpoint.Checkpointer,
+  writer: metrics_lib.MetricsWriter,
+  schedule: Schedule,
+  *,
+  frozen: Any = None,
+  prepare: Callable[[Any], Any] = lambda batch: batch,
+  evaluate: Evaluate | None = None,
+  progress: Progress = lambda step, steps, values: None,
+  records: Callable[[Any], list[str]] = lambda batch: [],
+  best: bool = False,
 ) -> Result:
   """Trains until `schedule.steps`, from the newest checkpoint if any.
 
@@ -149,10 +150,10 @@ def train(
     return result
   state = checkpointer.at(result.best, state, iterator)
   return dataclasses.replace(
-      result,
-      state=state,
-      evaluation=_evaluation(writer, result.best),
-      params_sha256=seal.digest(state.params),
+    result,
+    state=state,
+    evaluation=_evaluation(writer, result.best),
+    params_sha256=seal.digest(state.params),
   )
 
 
@@ -207,32 +208,32 @@ class _Watch:
     if not self._limit or len(self._row) < self._limit:
       return
     named = '; '.join(
-        f'step {step}: {", ".join(ids) or "unknown"}'
-        for step, ids in self._row.items()
+      f'step {step}: {", ".join(ids) or "unknown"}'
+      for step, ids in self._row.items()
     )
     raise errors.InputError(
-        f'training: the last {len(self._row)} updates were left out, since '
-        'the loss or its gradient was not finite, or exploded '
-        f'(config.explosion). Their trajectories: {named}. Take these out of '
-        'the data, or lower config.learning_rate. The checkpoints before are '
-        'intact.'
+      f'training: the last {len(self._row)} updates were left out, since '
+      'the loss or its gradient was not finite, or exploded '
+      f'(config.explosion). Their trajectories: {named}. Take these out of '
+      'the data, or lower config.learning_rate. The checkpoints before are '
+      'intact.'
     )
 
 
 def _result(
-    state, checkpointer, writer, schedule: Schedule, preempted: bool
+  state, checkpointer, writer, schedule: Schedule, preempted: bool
 ) -> Result:
   steps = int(state.step)
   return Result(
-      state=state,
-      steps=steps,
-      skipped=int(state.skipped),
-      loss=writer.last('loss'),
-      evaluation=_evaluation(writer),
-      best=checkpointer.best(),
-      params_sha256=seal.digest(state.params),
-      interrupted=steps < schedule.steps,
-      preempted=preempted and steps < schedule.steps,
+    state=state,
+    steps=steps,
+    skipped=int(state.skipped),
+    loss=writer.last('loss'),
+    evaluation=_evaluation(writer),
+    best=checkpointer.best(),
+    params_sha256=seal.digest(state.params),
+    interrupted=steps < schedule.steps,
+    preempted=preempted and steps < schedule.steps,
   )
 
 
@@ -245,8 +246,8 @@ def _next(iterator: Iterator, step: int) -> Any:
     return next(iterator)
   except StopIteration:
     raise errors.InputError(
-        f'training data: they ended before step {step}. Give more epochs '
-        '(or none, to repeat without end), more data, or fewer steps.'
+      f'training data: they ended before step {step}. Give more epochs '
+      '(or none, to repeat without end), more data, or fewer steps.'
     ) from None
 
 

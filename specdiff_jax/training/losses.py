@@ -38,7 +38,7 @@ def reached(log_q: jax.Array, valid: jax.Array) -> jax.Array:
   """
   alive = live_prefix(log_q, valid)
   before = jnp.concatenate(
-      [jnp.ones_like(alive[..., :1]), alive[..., :-1]], axis=-1
+    [jnp.ones_like(alive[..., :1]), alive[..., :-1]], axis=-1
   )
   return valid & before
 
@@ -74,7 +74,7 @@ def box_cox(log_j: jax.Array, beta: jax.Array | float) -> jax.Array:
 
 
 def streak_loss(
-    log_q: jax.Array, valid: jax.Array, beta: jax.Array | float
+  log_q: jax.Array, valid: jax.Array, beta: jax.Array | float
 ) -> Loss:
   """Returns the mean over windows of the Box-Cox streak loss.
 
@@ -101,7 +101,7 @@ def length_loss(log_j: jax.Array, beta: jax.Array | float) -> jax.Array:
 
 
 def dpace(
-    log_q: jax.Array, valid: jax.Array, smoothing: jax.Array | float
+  log_q: jax.Array, valid: jax.Array, smoothing: jax.Array | float
 ) -> Loss:
   """Returns D-PACE: cross-entropy under weights of smoothed confidences.
 
@@ -127,7 +127,7 @@ def dpace(
 
 
 def decayed_ce(
-    log_q: jax.Array, valid: jax.Array, decay: jax.Array | float
+  log_q: jax.Array, valid: jax.Array, decay: jax.Array | float
 ) -> Loss:
   """Returns the cross-entropy with weights exp(-(j-1) / decay).
 
@@ -163,27 +163,27 @@ def ce_streak(log_q: jax.Array, valid: jax.Array) -> Loss:
 
 
 def warmed_streak(
-    log_q: jax.Array,
-    valid: jax.Array,
-    *,
-    ce_weight: jax.Array | float,
-    beta: jax.Array | float,
-    decay: jax.Array | float,
+  log_q: jax.Array,
+  valid: jax.Array,
+  *,
+  ce_weight: jax.Array | float,
+  beta: jax.Array | float,
+  decay: jax.Array | float,
 ) -> Loss:
   """Returns ce_weight * decayed_ce + (1 - ce_weight) * streak_loss."""
   ce, _ = decayed_ce(log_q, valid, decay)
   streak, metrics = streak_loss(log_q, valid, beta)
   loss = ce_weight * ce + (1 - ce_weight) * streak
   return loss, metrics | {
-      'ce': ce,
-      'streak_loss': streak,
-      'ce_weight': jnp.asarray(ce_weight, log_q.dtype),
-      'beta': jnp.asarray(beta, log_q.dtype),
+    'ce': ce,
+    'streak_loss': streak,
+    'ce_weight': jnp.asarray(ce_weight, log_q.dtype),
+    'beta': jnp.asarray(beta, log_q.dtype),
   }
 
 
 def window_metrics(
-    log_q: jax.Array, valid: jax.Array, log_j: jax.Array | None = None
+  log_q: jax.Array, valid: jax.Array, log_j: jax.Array | None = None
 ) -> dict[str, jax.Array]:
   """Returns scalars of the windows that have a target at all.
 
@@ -197,22 +197,22 @@ def window_metrics(
   first, counted = jax.lax.stop_gradient(log_q[..., 0]), valid[..., 0]
   log_j = jax.lax.stop_gradient(log_j)
   return {
-      'streak': mean(jnp.exp(log_j), counted),
-      'q_first': mean(jnp.exp(first), counted),
-      'outside': mean((first == -jnp.inf).astype(log_q.dtype), counted),
-      'windows': jnp.sum(counted),
+    'streak': mean(jnp.exp(log_j), counted),
+    'q_first': mean(jnp.exp(first), counted),
+    'outside': mean((first == -jnp.inf).astype(log_q.dtype), counted),
+    'windows': jnp.sum(counted),
   }
 
 
 def anneal(
-    step: jax.Array | int, start: int, end: int, final: float = 1.0
+  step: jax.Array | int, start: int, end: int, final: float = 1.0
 ) -> jax.Array:
   """Returns beta: 0 until `start`, rising linearly to `final` at `end`."""
   return final * _ramp(step, start, end)
 
 
 def warmup_weight(
-    step: jax.Array | int, warmup: int, fade: int = 0
+  step: jax.Array | int, warmup: int, fade: int = 0
 ) -> jax.Array:
   """Returns the share of cross-entropy: 1 for `warmup` steps, then 0.
 

@@ -1,6 +1,7 @@
 """Metrics as JSON lines, and as TensorBoard's event files beside them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import errno
 import glob
@@ -80,10 +81,10 @@ class MetricsWriter:
   """
 
   def __init__(
-      self,
-      path: str | None,
-      events: str | None = None,
-      say: Callable[[str], None] = lambda text: None,
+    self,
+    path: str | None,
+    events: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
   ):
     self._path, self._say = path, say
     self._events = _Events(events) if path and events else None
@@ -128,8 +129,8 @@ class MetricsWriter:
       aside = f'{self._path}.damaged'
       self._guard(self._replace, aside, b''.join(bad))
       self._say(
-          f'metrics: {len(bad)} damaged lines of {self._path} are set aside, '
-          f'in {aside}; the run goes on.'
+        f'metrics: {len(bad)} damaged lines of {self._path} are set aside, '
+        f'in {aside}; the run goes on.'
       )
     if self._path and os.path.lexists(self._path):
       kept = [record for record in records if record['step'] <= step]
@@ -166,9 +167,9 @@ class MetricsWriter:
       function(*args, **kwargs)
     except OSError as error:
       raise errors.InputError(
-          f'metrics: {self._path} cannot be written ({error}). No checkpoint '
-          'is lost. Free some space there (or make it writable) and start '
-          'the same command again: it goes on from the last checkpoint.'
+        f'metrics: {self._path} cannot be written ({error}). No checkpoint '
+        'is lost. Free some space there (or make it writable) and start '
+        'the same command again: it goes on from the last checkpoint.'
       ) from error
 
 
@@ -181,8 +182,8 @@ class _Events:
       from tensorboardX.proto import event_pb2
     except ImportError as error:
       raise errors.InputError(
-          'config.tensorboard is True, but tensorboardX is not installed: '
-          "`pip install 'specdiff_jax[tensorboard]'`, or set it to False."
+        'config.tensorboard is True, but tensorboardX is not installed: '
+        "`pip install 'specdiff_jax[tensorboard]'`, or set it to False."
       ) from error
     self._folder = folder
     # Not its SummaryWriter, whose thread may lose the last lines of a run.

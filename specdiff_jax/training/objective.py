@@ -4,7 +4,8 @@ A family of drafters is scored by one function (`scores.Score`); losses and
 figures are the same for all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -79,12 +80,12 @@ def frozen(verifier: dict[str, Any], vocab: np.ndarray) -> dict[str, Any]:
 
 
 def slots(
-    predictions: scores.Predictions,
-    frozen: Mapping[str, jax.Array],
-    batch: Mapping[str, jax.Array],
-    valid: jax.Array,
-    loss: Loss | None = None,
-    block: int = 0,
+  predictions: scores.Predictions,
+  frozen: Mapping[str, jax.Array],
+  batch: Mapping[str, jax.Array],
+  valid: jax.Array,
+  loss: Loss | None = None,
+  block: int = 0,
 ) -> Slots:
   """Returns what is known of each slot.
 
@@ -102,7 +103,7 @@ def slots(
   follower = jnp.minimum(predictions.position + 1, last)
   index = frozen['index'][batch['tokens'][rows[:, None], follower]]
   log_q, match = head_lib.judge(
-      predictions.states, frozen['head'], index, block
+    predictions.states, frozen['head'], index, block
   )
   known = {'log_q': log_q, 'match': match}
   if loss is not None and loss.law:
@@ -144,22 +145,22 @@ def _verifiers(law, frozen, temperature: float) -> jax.Array:
   """Returns log p over the draft vocabulary, of what a batch says of it."""
   if 'top_ids' in law:
     return laws.from_top_k(
-        law['top_ids'],
-        law['top_log_p'].astype(jnp.float32),
-        frozen['index'],
-        frozen['head'].shape[0],
+      law['top_ids'],
+      law['top_log_p'].astype(jnp.float32),
+      frozen['index'],
+      frozen['head'].shape[0],
     )
   logits = layers.dense(law['final'], frozen['head'])
   return logits / temperature - law['log_z'][..., None]
 
 
 def make_loss(
-    score: scores.Score,
-    loss: Loss,
-    gamma: int,
-    block: int = 0,
-    seed: int = 0,
-    parts: int = 1,
+  score: scores.Score,
+  loss: Loss,
+  gamma: int,
+  block: int = 0,
+  seed: int = 0,
+  parts: int = 1,
 ):
   """Returns (params, frozen, batch, step) -> (loss, metrics).
 
@@ -191,7 +192,7 @@ def make_loss(
     known = parts_lib.by_parts(judged, parts)(batch, valid, mask)
     if loss.served:
       valid = served.counted(
-          keys_B, loss.served, batch['anchors'], known.match, valid
+        keys_B, loss.served, batch['anchors'], known.match, valid
       )
       known = known.replace(valid=valid)
     value, metrics = loss.value(known.replace(shown=shown), step)
@@ -202,7 +203,7 @@ def make_loss(
 
 
 def _use(
-    predictions: scores.Predictions, batch, valid, shown
+  predictions: scores.Predictions, batch, valid, shown
 ) -> dict[str, Any]:
   """Returns the targets trained on, and how many a forward token yields.
 

@@ -4,7 +4,8 @@ A large verifier is split over the mesh, and what it says of a batch is used at
 once: nothing is kept on a host, or moved.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from specdiff_jax.training import features as features_lib
@@ -12,11 +13,11 @@ from specdiff_jax.training import parts as parts_lib
 
 
 def with_features(
-    function: Callable[..., Any],
-    model: Any,
-    layers: Sequence[int],
-    temperature: float = 0.0,
-    parts: int = 1,
+  function: Callable[..., Any],
+  model: Any,
+  layers: Sequence[int],
+  temperature: float = 0.0,
+  parts: int = 1,
 ) -> Callable[..., Any]:
   """Returns a function of raw batches out of one of batches with features.
 
@@ -34,7 +35,7 @@ def with_features(
 
     def read(tokens, length):
       return features_lib.forward(
-          model, tuple(layers), temperature, frozen['verifier'], tokens, length
+        model, tuple(layers), temperature, frozen['verifier'], tokens, length
       )
 
     read = parts_lib.by_parts(read, parts, again=False)

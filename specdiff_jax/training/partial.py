@@ -15,21 +15,21 @@ def trained(params: Any, pattern: str) -> Any:
   Names are those of the sharding rules, such as 'layer_0/query'.
   """
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: re.search(pattern, rules.name(path)) is not None, params
+    lambda path, _: re.search(pattern, rules.name(path)) is not None, params
   )
 
 
 def held(params: Any, pattern: str) -> Any:
   """Returns the params, of which only those that are trained have gradients."""
   return jax.tree.map(
-      lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf),
-      params,
-      trained(params, pattern),
+    lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf),
+    params,
+    trained(params, pattern),
   )
 
 
 def only(
-    optimizer: optax.GradientTransformation, pattern: str
+  optimizer: optax.GradientTransformation, pattern: str
 ) -> optax.GradientTransformation:
   """Returns an optimizer of the params that are trained.
 
@@ -39,9 +39,9 @@ def only(
 
   def labels(params):
     return jax.tree.map(
-        lambda train: 'trained' if train else 'held', trained(params, pattern)
+      lambda train: 'trained' if train else 'held', trained(params, pattern)
     )
 
   return optax.partition(
-      {'trained': optimizer, 'held': optax.set_to_zero()}, labels
+    {'trained': optimizer, 'held': optax.set_to_zero()}, labels
   )

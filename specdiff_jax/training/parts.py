@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def by_parts(
-    function: Callable[..., Any], parts: int, again: bool = True
+  function: Callable[..., Any], parts: int, again: bool = True
 ) -> Callable[..., Any]:
   """Returns a function of rows that takes them a part at a time.
 
@@ -33,7 +33,7 @@ def by_parts(
   def mapped(*trees):
     found = jax.lax.map(lambda one: body(*one), _split(trees, parts))
     return jax.tree.map(
-        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), found
+      lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), found
     )
 
   return mapped

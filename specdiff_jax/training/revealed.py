@@ -31,7 +31,7 @@ class Shown:
 
 
 def draw_prefixes(
-    key: jax.Array, shape: tuple[int, ...], gamma: int, base: float
+  key: jax.Array, shape: tuple[int, ...], gamma: int, base: float
 ) -> Shown:
   """Draws how many first tokens each window shows: Pr(l) ~ base^l, l < gamma.
 
@@ -44,10 +44,10 @@ def draw_prefixes(
 
 
 def variable_prefix(
-    log_q: jax.Array,
-    valid: jax.Array,
-    shown: jax.Array,
-    decay: jax.Array | float,
+  log_q: jax.Array,
+  valid: jax.Array,
+  shown: jax.Array,
+  decay: jax.Array | float,
 ) -> losses.Loss:
   """Returns D2SD's loss of the slots behind the shown prefix.
 
@@ -73,8 +73,8 @@ def variable_prefix(
   each = jnp.sum(weights * nll, axis=-1) / jnp.maximum(total, 1e-9)
   some = jnp.any(live, axis=-1)
   return losses.mean(each, some), {
-      'windows': jnp.sum(some),
-      'prefix': losses.mean(jnp.sum(shown, axis=-1).astype(log_q.dtype), some),
+    'windows': jnp.sum(some),
+    'prefix': losses.mean(jnp.sum(shown, axis=-1).astype(log_q.dtype), some),
   }
 
 
@@ -105,24 +105,22 @@ def elbo_weight(schedule: Schedule, time: jax.Array) -> jax.Array:
 
 
 def draw_masks(
-    key: jax.Array,
-    shape: tuple[int, ...],
-    gamma: int,
-    schedule: Schedule,
-    least: float = 1e-3,
+  key: jax.Array,
+  shape: tuple[int, ...],
+  gamma: int,
+  schedule: Schedule,
+  least: float = 1e-3,
 ) -> Shown:
   """Draws a time t ~ U(least, 1) for each window, and masks under it."""
   time_key, mask_key = jax.random.split(key)
   time = jax.random.uniform(time_key, shape, minval=least, maxval=1.0)
-  masked = jax.random.uniform(mask_key, shape + (gamma,)) < (
-      schedule(time)[..., None]
+  masked = (
+    jax.random.uniform(mask_key, shape + (gamma,)) < (schedule(time)[..., None])
   )
   return Shown(~masked, elbo_weight(schedule, time))
 
 
-def elbo(
-    log_q: jax.Array, valid: jax.Array, shown: Shown
-) -> losses.Loss:
+def elbo(log_q: jax.Array, valid: jax.Array, shown: Shown) -> losses.Loss:
   """Returns the masked-diffusion bound on -log p, in nats a token.
 
   -log p(x) <= integral over t of m'(t) / m(t) E[sum_{i masked} -log q_i(x_i)],
@@ -147,7 +145,7 @@ def elbo(
   tokens = jnp.sum(counted)
   loss = total / jnp.maximum(tokens, 1).astype(log_q.dtype)
   return loss, {
-      'windows': jnp.sum(jnp.any(counted, axis=-1)),
-      'masked': jnp.sum(asked) / jnp.maximum(tokens, 1),
-      'ce': losses.mean(nll, asked),
+    'windows': jnp.sum(jnp.any(counted, axis=-1)),
+    'masked': jnp.sum(asked) / jnp.maximum(tokens, 1),
+    'ce': losses.mean(nll, asked),
   }

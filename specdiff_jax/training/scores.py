@@ -30,7 +30,7 @@ Score = Callable[..., Predictions]
 
 
 def diffusion_score(
-    config: drafter_network.DrafterConfig, remat: bool = False
+  config: drafter_network.DrafterConfig, remat: bool = False
 ) -> Score:
   """Returns the score of windows that are drafted in one pass.
 
@@ -40,22 +40,22 @@ def diffusion_score(
   def score(params, frozen, batch, gamma, shown=None):
     targets, valid = windows.targets(batch, gamma)
     states = drafter_windows.window_states(
-        config,
-        params,
-        frozen['embed'],
-        batch['tokens'],
-        batch['features'].astype(jnp.float32),
-        batch['anchors'],
-        None if shown is None else (shown & valid, targets),
-        remat,
+      config,
+      params,
+      frozen['embed'],
+      batch['tokens'],
+      batch['features'].astype(jnp.float32),
+      batch['anchors'],
+      None if shown is None else (shown & valid, targets),
+      remat,
     )
     rows = targets.shape[0]
     place = jnp.arange(targets[0].size).reshape(targets[0].shape)
     return Predictions(
-        states=states.reshape(rows, -1, states.shape[-1]),
-        position=_places(batch, gamma).reshape(rows, -1),
-        place=jnp.broadcast_to(place, targets.shape),
-        extra_tokens=targets.size,
+      states=states.reshape(rows, -1, states.shape[-1]),
+      position=_places(batch, gamma).reshape(rows, -1),
+      place=jnp.broadcast_to(place, targets.shape),
+      extra_tokens=targets.size,
     )
 
   return score
@@ -70,7 +70,7 @@ def in_dtype(score: Score, dtype: Any) -> Score:
 
   def rounded(params, *rest):
     params = jax.tree.map(
-        lambda x: x.astype(dtype) if x.ndim > 1 else x, params
+      lambda x: x.astype(dtype) if x.ndim > 1 else x, params
     )
     return score(params, *rest)
 
@@ -93,7 +93,7 @@ def causal_score(config: causal_network.CausalConfig) -> Score:
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     mask = views.causal_mask(jnp.full(rows, length), length)
     states, _ = causal_network.run(
-        config, params, frozen['embed'], tokens, positions, mask
+      config, params, frozen['embed'], tokens, positions, mask
     )
     # Past the row's end there is no target.
     place = jnp.minimum(_places(batch, gamma), length - 1)

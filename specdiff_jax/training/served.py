@@ -20,11 +20,11 @@ import jax.numpy as jnp
 
 
 def counted(
-    keys: jax.Array,
-    share: float,
-    anchors: jax.Array,
-    match: jax.Array,
-    valid: jax.Array,
+  keys: jax.Array,
+  share: float,
+  anchors: jax.Array,
+  match: jax.Array,
+  valid: jax.Array,
 ) -> jax.Array:
   """Returns `valid` [B, W, G] without most windows that serving skips.
 
@@ -41,14 +41,14 @@ def counted(
   accepted = jnp.cumprod(match & valid, axis=-1).sum(axis=-1)
   stays = visited(anchors, accepted, valid[..., 0])
   left_out = jax.vmap(
-      lambda key: jax.random.bernoulli(key, share, anchors.shape[1:])
+    lambda key: jax.random.bernoulli(key, share, anchors.shape[1:])
   )
   stays |= ~left_out(keys)
   return valid & stays[..., None]
 
 
 def visited(
-    anchors: jax.Array, accepted: jax.Array, valid: jax.Array
+  anchors: jax.Array, accepted: jax.Array, valid: jax.Array
 ) -> jax.Array:
   """Returns [B, W], the windows at which serving begins a cycle.
 

@@ -1,6 +1,7 @@
 """One training step, jitted and sharded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -16,7 +17,7 @@ from specdiff_jax.parallel import rules as rules_lib
 Params = Any
 # (params, frozen, batch, step) -> (loss, dict of scalar metrics)
 LossFn = Callable[
-    [Params, Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
+  [Params, Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
 ]
 
 
@@ -32,14 +33,14 @@ class TrainState:
 
 
 def make_optimizer(
-    learning_rate: float,
-    steps: int,
-    *,
-    warmup: int | float = 0.04,
-    weight_decay: float = 0.01,
-    clip: float = 1.0,
-    b2: float = 0.95,
-    final: float = 0.0,
+  learning_rate: float,
+  steps: int,
+  *,
+  warmup: int | float = 0.04,
+  weight_decay: float = 0.01,
+  clip: float = 1.0,
+  b2: float = 0.95,
+  final: float = 0.0,
 ) -> optax.GradientTransformation:
   """Returns AdamW after clipping by global norm, warm-up then cosine.
 
@@ -54,45 +55,43 @@ def make_optimizer(
   """
   if steps < 1 or learning_rate <= 0:
     raise errors.InputError(
-        f'optimizer: learning_rate {learning_rate} and steps {steps} must be '
-        'positive.'
+      f'optimizer: learning_rate {learning_rate} and steps {steps} must be '
+      'positive.'
     )
   warmup_steps = int(warmup * steps) if warmup < 1 else int(warmup)
   schedule = optax.warmup_cosine_decay_schedule(
-      init_value=learning_rate / (warmup_steps + 1),
-      peak_value=learning_rate,
-      warmup_steps=warmup_steps,
-      decay_steps=max(steps, warmup_steps + 1),
-      end_value=final * learning_rate,
+    init_value=learning_rate / (warmup_steps + 1),
+    peak_value=learning_rate,
+    warmup_steps=warmup_steps,
+    decay_steps=max(steps, warmup_steps + 1),
+    end_value=final * learning_rate,
   )
   return optax.chain(
-      optax.clip_by_global_norm(clip),
-      optax.adamw(
-          schedule, b2=b2, weight_decay=weight_decay, mask=_is_matrix
-      ),
+    optax.clip_by_global_norm(clip),
+    optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=_is_matrix),
   )
 
 
 def first_state(
-    params: Params, optimizer: optax.GradientTransformation
+  params: Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """Returns the state before the first step."""
   zero = jnp.zeros((), jnp.int32)
   return TrainState(
-      step=zero,
-      skipped=zero,
-      norm=jnp.zeros((), jnp.float32),
-      params=params,
-      opt_state=optimizer.init(params),
+    step=zero,
+    skipped=zero,
+    norm=jnp.zeros((), jnp.float32),
+    params=params,
+    opt_state=optimizer.init(params),
   )
 
 
 def init_state(
-    init: Callable[..., Params],
-    args: Sequence[Any],
-    optimizer: optax.GradientTransformation,
-    rules: Sequence[rules_lib.Rule],
-    mesh: jax.sharding.Mesh,
+  init: Callable[..., Params],
+  args: Sequence[Any],
+  optimizer: optax.GradientTransformation,
+  rules: Sequence[rules_lib.Rule],
+  mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, Any]:
   """Returns a sharded state and its shardings.
 
@@ -111,12 +110,12 @@ def init_state(
 
 
 def make_train_step(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-    state_shardings: Any,
-    explosion: float = 0.0,
-    used: Sequence[rules_lib.Rule] | None = None,
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  state_shardings: Any,
+  explosion: float = 0.0,
+  used: Sequence[rules_lib.Rule] | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
   """Returns the jitted `(state, batch, frozen) -> (state, metrics)`.
 
@@ -157,19 +156,19 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(
-        step=state.step + 1,
-        skipped=state.skipped + (~good).astype(jnp.int32),
-        norm=jnp.where(good, 0.99 * usual + 0.01 * norm, state.norm),
-        params=_select(good, params, state.params),
-        opt_state=_select(good, opt_state, state.opt_state),
+      step=state.step + 1,
+      skipped=state.skipped + (~good).astype(jnp.int32),
+      norm=jnp.where(good, 0.99 * usual + 0.01 * norm, state.norm),
+      params=_select(good, params, state.params),
+      opt_state=_select(good, opt_state, state.opt_state),
     )
     extra = {'loss': loss, 'grad_norm': norm, 'skipped': state.skipped}
     return state, metrics | extra | {'left_out': ~good}
 
   return jax.jit(
-      step,
-      donate_argnums=0,
-      out_shardings=(state_shardings, rules_lib.replicated(mesh)),
+    step,
+    donate_argnums=0,
+    out_shardings=(state_shardings, rules_lib.replicated(mesh)),
   )
 
 

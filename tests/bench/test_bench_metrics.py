@@ -17,7 +17,7 @@ SIZE = {'gamma': 3, 'drafts': 1, 'verify_tokens': 4}
 
 def completion(tokens, cycles, accepted):
   return generate.Completion(
-      0, np.asarray(tokens), cycles, len(tokens) - 1, np.asarray(accepted)
+    0, np.asarray(tokens), cycles, len(tokens) - 1, np.asarray(accepted)
   )
 
 
@@ -63,21 +63,21 @@ def test_curves():
 
 def test_report_and_plot(tmp_path):
   rows = [
-      metrics.row('ar', AR, AR, AR, [[5, 6, 7, 8]], SIZE),
-      metrics.row('x', DRAFTED, AR, AR, [[0]], SIZE),
+    metrics.row('ar', AR, AR, AR, [[5, 6, 7, 8]], SIZE),
+    metrics.row('x', DRAFTED, AR, AR, [[0]], SIZE),
   ]
   assert report.table(rows).row_count == 2
   assert report.curves(rows).row_count == 2
   assert report.curves(rows[:1]) is None
   line = report.json_line(
-      rows,
-      device='d',
-      fastest_ar_tokens_per_s=1.0,
-      config='c',
-      verifier='v',
-      dtype='float32',
-      temperature=0.0,
-      extra={'more': 1},
+    rows,
+    device='d',
+    fastest_ar_tokens_per_s=1.0,
+    config='c',
+    verifier='v',
+    dtype='float32',
+    temperature=0.0,
+    extra={'more': 1},
   )
   assert list(line) == [
       'schema', 'device', 'fastest_ar_tokens_per_s', 'config', 'verifier',

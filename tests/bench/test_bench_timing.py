@@ -14,8 +14,8 @@ def fake(name, log, tokens=(1, 2, 3)):
     clock.decode += 0.5
     clock.prefill += 0.25
     return [
-        generate.Completion(0, np.asarray(tokens), 2, 2, np.asarray([2]))
-        for _ in batch
+      generate.Completion(0, np.asarray(tokens), 2, 2, np.asarray([2]))
+      for _ in batch
     ]
 
   return run
@@ -26,7 +26,7 @@ def test_systems_take_turns_and_sums_are_right():
   systems = {name: fake(name, log) for name in 'ab'}
   result = timing.interleave(systems, [(0, 1), (2,)], rounds=2)
   order = ''.join(name for name, _ in log)
-  assert order == 'ab' 'ba' 'ba' 'ab'
+  assert order == 'abbabaab'
   a = result['a']
   assert len(a.rounds) == 2 and len(a.completions) == 3
   assert a.rounds[0].emitted == 6 and a.rounds[0].new_tokens == 9

@@ -53,23 +53,26 @@ def test_above_temperature_0_the_noise_decides():
   assert divergence.margins(row, 9 * noise, [1, 2], GREEDY, 0)[1] == 0.5
 
 
-@pytest.mark.parametrize('settings', [
+@pytest.mark.parametrize(
+  'settings',
+  [
     generate.Settings(temperature=0.7),
     generate.Settings(temperature=0.7, top_k=3),
     generate.Settings(temperature=1.3, top_p=0.6),
     generate.Settings(temperature=1.3, top_k=9, top_p=0.5),
-])
+  ],
+)
 def test_what_is_kept_is_what_the_law_keeps(settings):
   rng = np.random.default_rng(0)
   for _ in range(20):
     row = rng.normal(size=30).astype(np.float32).round(1)  # with ties
     law = sampling_lib.law(
-        jnp.asarray(row)[None, None],
-        types.Sampling(
-            jnp.array([settings.temperature]),
-            jnp.array([settings.top_k]),
-            jnp.array([settings.top_p]),
-        ),
+      jnp.asarray(row)[None, None],
+      types.Sampling(
+        jnp.array([settings.temperature]),
+        jnp.array([settings.top_k]),
+        jnp.array([settings.top_p]),
+      ),
     )[0, 0]
     scaled = row / np.float32(settings.temperature)
     kept = divergence.kept(scaled, settings)
@@ -95,7 +98,7 @@ def test_a_token_at_the_edge_of_top_k_is_excused_by_the_noise_alone():
 @pytest.mark.parametrize('bad', [math.nan, math.inf])
 def test_broken_logits_excuse_nothing(bad):
   top2, margin = divergence.margins(
-      logits(1, bad, 2, 3), ZERO, [2, 3], GREEDY, 9.0
+    logits(1, bad, 2, 3), ZERO, [2, 3], GREEDY, 9.0
   )
   found = divergence.Divergence(0, 0, 2, 3, top2, margin, 9.0)
   assert not found.excused
@@ -109,9 +112,9 @@ def test_broken_logits_excuse_nothing(bad):
 
 NEW, BUCKET, SLOTS = 12, 16, 4
 REQUESTS = [
-    generate.Request(7, [3, 1, 4, 1, 5]),
-    generate.Request(9, [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4]),
-    generate.Request(11, [5]),
+  generate.Request(7, [3, 1, 4, 1, 5]),
+  generate.Request(9, [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4]),
+  generate.Request(11, [5]),
 ]
 
 
@@ -122,11 +125,11 @@ def checkpoint(request):
 
 def engine(checkpoint, drafter):
   return engine_lib.Engine(
-      transformer.Transformer(checkpoint.config),
-      drafter,
-      accept.SampleAndMatch(),
-      NEW,
-      jax.tree.leaves(checkpoint.params)[0].dtype.name,
+    transformer.Transformer(checkpoint.config),
+    drafter,
+    accept.SampleAndMatch(),
+    NEW,
+    jax.tree.leaves(checkpoint.params)[0].dtype.name,
   )
 
 
@@ -163,14 +166,14 @@ def test_the_reading_is_that_of_the_decoding(checkpoint, temperature):
       found = one._judge(request, pair, place, row, settings, 0.0)
       assert found.top2 > 0
       g = sampling_lib.gumbel(
-          sampling_lib.request_noise(5, jnp.array([request.number])),
-          jnp.array([[len(request.prompt) + place]]),
-          320,
+        sampling_lib.request_noise(5, jnp.array([request.number])),
+        jnp.array([[len(request.prompt) + place]]),
+        320,
       )[0, 0]
       score = row / temperature + g if temperature else row
       assert int(np.argmax(score)) == text[place]
       assert found.margin == pytest.approx(
-          float(score[text[place]] - score[pair[1][place]]), abs=1e-4
+        float(score[text[place]] - score[pair[1][place]]), abs=1e-4
       )
 
 

@@ -63,9 +63,9 @@ def test_a_loop_counts_as_often_as_it_turns():
   costs = hlo_costs.read(LOOP)
   assert costs.flops == 6 * 2 * (2 * 10 * 64 * 32)
   assert costs.collectives() == {
-      'all-reduce': {'count': 6, 'bytes': 6 * 10 * 32 * 4},
-      'reduce-scatter': {'count': 6, 'bytes': 6 * 10 * 64 * 4},
-      'all-gather': {'count': 1, 'bytes': 64 * 64 * 2},
+    'all-reduce': {'count': 6, 'bytes': 6 * 10 * 32 * 4},
+    'reduce-scatter': {'count': 6, 'bytes': 6 * 10 * 64 * 4},
+    'all-gather': {'count': 1, 'bytes': 64 * 64 * 2},
   }
   assert [t.kind for t in costs.traffic] == [
       'reduce-scatter', 'all-gather', 'all-reduce',

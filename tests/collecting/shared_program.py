@@ -39,7 +39,7 @@ def found(workdir):
 def together(count, workdir, kill_at=0):
   """Runs `count` processes; returns the exit codes."""
   running = processes.start_together(
-      count, [*ARGUMENTS, f'--workdir={workdir}']
+    count, [*ARGUMENTS, f'--workdir={workdir}']
   )
   while kill_at and len(trajectories.lengths(workdir)) < kill_at:
     time.sleep(0.05)

@@ -13,8 +13,13 @@ from specdiff_jax.data import journal as journal_lib
 from specdiff_jax.data import prompts
 from specdiff_jax.data import trajectories
 
-HEADER = {'verifier': 'abc', 'temperature': 0.5, 'top_k': 3, 'top_p': 0.9,
-          'seed': 4}
+HEADER = {
+  'verifier': 'abc',
+  'temperature': 0.5,
+  'top_k': 3,
+  'top_p': 0.9,
+  'seed': 4,
+}
 PROMPTS = [prompts.Prompt(f'p{i}', 'x' * (1 + i * 7 % 11)) for i in range(21)]
 
 
@@ -47,8 +52,12 @@ def run(workdir, generate, some=None, **options):
   with trajectories.Journal(str(workdir), HEADER) as journal:
     wanted = collect.requests_of(PROMPTS if some is None else some, encode)
     collect.collect(
-        wanted, generate, journal,
-        lambda *step: steps.append((*step, len(journal))), **options)
+      wanted,
+      generate,
+      journal,
+      lambda *step: steps.append((*step, len(journal))),
+      **options,
+    )
   return steps
 
 
@@ -69,11 +78,16 @@ def test_every_prompt_is_completed_once(tmp_path):
     assert record.completion.tolist() == encode(prompt.text)[::-1]
     assert record.prompt_hash == prompts.text_hash(prompt.text)
     assert (record.temperature, record.top_k, record.top_p, record.seed) == (
-        0.5, 3, 0.9, 4)
+      0.5,
+      3,
+      0.9,
+      4,
+    )
   assert steps[0] == (0, 21, 0, 0)
   assert steps[-1] == (21, 21, sum(len(p.text) for p in PROMPTS), 21)
   assert [(done, disk) for done, _, _, disk in steps] == [
-      (i, i) for i in range(22)]
+    (i, i) for i in range(22)
+  ]
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), RuntimeError('dead')])
@@ -89,7 +103,8 @@ def test_a_stopped_run_goes_on(tmp_path, error):
   one, other = collected(tmp_path / 'a'), collected(tmp_path / 'b')
   assert one.keys() == other.keys()
   assert all(
-      one[i].completion.tolist() == other[i].completion.tolist() for i in one)
+    one[i].completion.tolist() == other[i].completion.tolist() for i in one
+  )
   third = Echo()
   run(tmp_path / 'a', third)
   assert not third.made
@@ -104,7 +119,10 @@ def test_what_is_done_before_an_error_is_kept(tmp_path):
 def test_prompts_elsewhere_in_the_journal_do_not_count(tmp_path):
   run(tmp_path, Echo(), PROMPTS[:5])
   assert run(tmp_path, Echo(), PROMPTS[4:7]) == [
-      (1, 3, 0, 5), (2, 3, 10, 6), (3, 3, 13, 7)]
+    (1, 3, 0, 5),
+    (2, 3, 10, 6),
+    (3, 3, 13, 7),
+  ]
 
 
 def test_a_full_disk_stops_and_the_next_run_goes_on(tmp_path, monkeypatch):
@@ -112,7 +130,6 @@ def test_a_full_disk_stops_and_the_next_run_goes_on(tmp_path, monkeypatch):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   class Filling(Echo):
-
     def __call__(self, requests, on_done):
       super().__call__(requests[:8], on_done)
       monkeypatch.setattr(journal_lib.os, 'write', full)
@@ -149,8 +166,8 @@ def test_what_another_process_has_is_not_made_again(tmp_path):
 
 def test_given_tokens_stand_in_the_completion(tmp_path):
   asked = [
-      collect.Request('whole', 'a' * 16, [1, 2, 3]),
-      collect.Request('prefix', 'a' * 16, [1, 2, 3], given=1),
+    collect.Request('whole', 'a' * 16, [1, 2, 3]),
+    collect.Request('prefix', 'a' * 16, [1, 2, 3], given=1),
   ]
   with trajectories.Journal(str(tmp_path), HEADER) as journal:
     collect.collect(asked, Echo(), journal)
@@ -171,7 +188,11 @@ def test_trajectories_are_extended_some_at_once(tmp_path):
   steps = run(tmp_path, Echo(), PROMPTS[:5], extend=extend, at_once=2)
   assert groups == [['p4', 'p3'], ['p2', 'p1'], ['p0']]
   assert [(done, disk) for done, _, _, disk in steps] == [
-      (0, 0), (2, 2), (4, 4), (5, 5)]
+    (0, 0),
+    (2, 2),
+    (4, 4),
+    (5, 5),
+  ]
   assert {r.prompt_hash for r in collected(tmp_path).values()} == {'b' * 16}
 
 
@@ -186,10 +207,10 @@ def test_what_answers_other_prompts_is_refused(tmp_path):
   assert done(wanted) == done([]) == trajectories.lengths(str(tmp_path))
   texts = [prompts.Prompt(f'p{i}', f'other {i}') for i in range(7)]
   for some in (
-      collect.requests_of(texts, encode),
-      collect.requests_of(PROMPTS[:7], lambda text: [*encode(text), 7]),
-      [dataclasses.replace(one, prompt_hash='b' * 16) for one in wanted[:7]],
-      [dataclasses.replace(one, given=1) for one in wanted[:7]],
+    collect.requests_of(texts, encode),
+    collect.requests_of(PROMPTS[:7], lambda text: [*encode(text), 7]),
+    [dataclasses.replace(one, prompt_hash='b' * 16) for one in wanted[:7]],
+    [dataclasses.replace(one, given=1) for one in wanted[:7]],
   ):
     names = ', '.join(f"'p{i}'" for i in (6, 5, 4, 3, 2)) + ', ...'
     with pytest.raises(errors.InputError, match=f'folder: .* 7 .*: {names}'):

@@ -10,7 +10,7 @@ from specdiff_jax.training import every_anchor
 
 def record(prompt=3, completion=8):
   return trajectory.trajectory(
-      np.arange(prompt), np.arange(20, 20 + completion)
+    np.arange(prompt), np.arange(20, 20 + completion)
   )
 
 
@@ -54,8 +54,10 @@ def test_counts_of_all_anchors_in_order():
     return match & valid, valid
 
   found = refresh.accepted_counts(
-      matches, every_anchor.batches(source, sizes), 2
+    matches, every_anchor.batches(source, sizes), 2
   )
   # Anchors 3..10 and 5..7; the last one has one target only.
   assert [counts.tolist() for counts in found] == [
-      [0, 2, 0, 2, 0, 2, 0, 1], [0, 2, 0]]
+    [0, 2, 0, 2, 0, 2, 0, 1],
+    [0, 2, 0],
+  ]

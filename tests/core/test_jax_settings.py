@@ -12,9 +12,7 @@ from specdiff_jax.core import sampling as sampling_lib
 
 def noise(seed=3):
   """Returns the draws of two requests, one of a number above 32 bits."""
-  keys = sampling_lib.request_noise(
-      seed, *sampling_lib.halves([5, 2**40 + 5])
-  )
+  keys = sampling_lib.request_noise(seed, *sampling_lib.halves([5, 2**40 + 5]))
   positions = jnp.array([[7], [7]])
   return np.asarray(sampling_lib.gumbel(keys, positions, 3))
 
@@ -43,10 +41,10 @@ def test_the_default_implementation_decides_no_draw(implementation):
 
 
 CHANGING = (
-    ('jax_enable_x64', True),
-    ('jax_threefry_partitionable', False),
-    ('jax_random_seed_offset', 5),
-    ('jax_high_dynamic_range_gumbel', True),
+  ('jax_enable_x64', True),
+  ('jax_threefry_partitionable', False),
+  ('jax_random_seed_offset', 5),
+  ('jax_high_dynamic_range_gumbel', True),
 )
 
 
@@ -66,12 +64,12 @@ def test_what_changes_draws_is_set_back_or_named(settings, name, value):
 
 
 @pytest.mark.parametrize(
-    'name, value',
-    [
-        ('jax_numpy_dtype_promotion', 'strict'),
-        ('jax_numpy_rank_promotion', 'raise'),
-        ('jax_debug_nans', True),
-    ],
+  'name, value',
+  [
+    ('jax_numpy_dtype_promotion', 'strict'),
+    ('jax_numpy_rank_promotion', 'raise'),
+    ('jax_debug_nans', True),
+  ],
 )
 def test_what_stops_programs_is_set_back(settings, name, value):
   settings(name, value)

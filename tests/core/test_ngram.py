@@ -9,7 +9,7 @@ from specdiff_jax.core import ngram as ngram_lib
 
 continuation = jax.jit(ngram_lib.continuation, static_argnums=(2, 3))
 continuations = jax.jit(
-    jax.vmap(ngram_lib.continuation, (0, 0, None, None)), static_argnums=(2, 3)
+  jax.vmap(ngram_lib.continuation, (0, 0, None, None)), static_argnums=(2, 3)
 )
 
 

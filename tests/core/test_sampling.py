@@ -17,9 +17,9 @@ def sampling(*rows):
   """Returns Sampling of rows (temperature, top_k, top_p)."""
   temperature, top_k, top_p = zip(*rows)
   return types.Sampling(
-      jnp.array(temperature, jnp.float32),
-      jnp.array(top_k, jnp.int32),
-      jnp.array(top_p, jnp.float32),
+    jnp.array(temperature, jnp.float32),
+    jnp.array(top_k, jnp.int32),
+    jnp.array(top_p, jnp.float32),
   )
 
 
@@ -45,14 +45,14 @@ def support(logits, *setting):
 
 
 SETTINGS = (
-    (1.0, 0, 1.0),
-    (0.5, 0, 1.0),
-    (1.7, 3, 1.0),
-    (1.0, 1, 1.0),
-    (0.8, 0, 0.6),
-    (1.3, 0, 0.95),
-    (0.9, 4, 0.7),
-    (2.0, 100, 0.3),
+  (1.0, 0, 1.0),
+  (0.5, 0, 1.0),
+  (1.7, 3, 1.0),
+  (1.0, 1, 1.0),
+  (0.8, 0, 0.6),
+  (1.3, 0, 0.95),
+  (0.9, 4, 0.7),
+  (2.0, 100, 0.3),
 )
 
 
@@ -98,10 +98,10 @@ def test_ties_break_to_the_lowest_id():
   logits = np.array([0, 1, 2, 2, 2], np.float32)
   assert support(logits, 1.0, 2, 1.0) == [2, 3]
   greedy = choose(
-      jnp.asarray(logits)[None, None],
-      jnp.zeros((1, 1), jnp.int32),
-      sampling((0.0, 0, 1.0)),
-      sampling_lib.request_noise(0, jnp.zeros(1, jnp.int32)),
+    jnp.asarray(logits)[None, None],
+    jnp.zeros((1, 1), jnp.int32),
+    sampling((0.0, 0, 1.0)),
+    sampling_lib.request_noise(0, jnp.zeros(1, jnp.int32)),
   )
   assert greedy.tolist() == [[2]]
 
@@ -122,7 +122,7 @@ def test_temperature_zero_ignores_filters():
   noise = sampling_lib.request_noise(3, jnp.arange(2))
   positions = jnp.broadcast_to(jnp.arange(50), (2, 50))
   token = choose(
-      logits, positions, sampling((0.0, 3, 0.5), (1.0, 3, 0.5)), noise
+    logits, positions, sampling((0.0, 3, 0.5), (1.0, 3, 0.5)), noise
   )
   np.testing.assert_array_equal(token[0], logits[0].argmax(-1))
   assert (np.asarray(token[1]) != logits[1].argmax(-1)).any()
@@ -130,13 +130,11 @@ def test_temperature_zero_ignores_filters():
 
 def test_noise_is_that_of_request_and_position_not_of_the_row():
   positions = jnp.array([[3, 4, 5], [4, 9, 4], [5, 3, 3]])
-  g = gumbel(
-      sampling_lib.request_noise(7, jnp.array([2, 5, 2])), positions, 13
-  )
+  g = gumbel(sampling_lib.request_noise(7, jnp.array([2, 5, 2])), positions, 13)
   for row, i, other, j in ((0, 0, 2, 1), (0, 2, 2, 0), (1, 0, 1, 2)):
     np.testing.assert_array_equal(g[row, i], g[other, j])
   alone = gumbel(
-      sampling_lib.request_noise(7, jnp.array([5])), jnp.array([[9]]), 13
+    sampling_lib.request_noise(7, jnp.array([5])), jnp.array([[9]]), 13
   )
   np.testing.assert_array_equal(g[1, 1], alone[0, 0])
 
@@ -144,15 +142,13 @@ def test_noise_is_that_of_request_and_position_not_of_the_row():
 def test_noise_differs_by_position_request_and_seed():
   def draw(seed, request, position):
     noise = sampling_lib.request_noise(seed, jnp.array([request]))
-    return tuple(
-        np.asarray(gumbel(noise, jnp.array([[position]]), 4))[0, 0]
-    )
+    return tuple(np.asarray(gumbel(noise, jnp.array([[position]]), 4))[0, 0])
 
   seen = {
-      draw(seed, request, position)
-      for seed in range(3)
-      for request in range(3)
-      for position in range(3)
+    draw(seed, request, position)
+    for seed in range(3)
+    for request in range(3)
+    for position in range(3)
   }
   assert len(seen) == 27
 
@@ -167,5 +163,5 @@ def test_both_halves_of_a_number_key_the_noise():
   # Without high halves they are 0.
   alone = sampling_lib.request_noise(3, jnp.array([5]))
   np.testing.assert_array_equal(
-      jax.random.key_data(alone.key)[0], jax.random.key_data(noise.key)[0]
+    jax.random.key_data(alone.key)[0], jax.random.key_data(noise.key)[0]
   )

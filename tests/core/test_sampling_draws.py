@@ -18,14 +18,14 @@ def draws(logits, temperature, top_k=0, top_p=1.0, seed=0):
   """Returns tokens [DRAWS, N] of as many requests at N positions."""
   positions = jnp.broadcast_to(jnp.arange(3, 5), (DRAWS, 2))
   one = jnp.ones(DRAWS)
-  return np.asarray(jax.jit(sampling_lib.choose)(
+  return np.asarray(
+    jax.jit(sampling_lib.choose)(
       jnp.broadcast_to(jnp.asarray(logits), (DRAWS, 2, len(logits))),
       positions,
-      types.Sampling(
-          one * temperature, jnp.int32(one * top_k), one * top_p
-      ),
+      types.Sampling(one * temperature, jnp.int32(one * top_k), one * top_p),
       sampling_lib.request_noise(seed, jnp.arange(DRAWS)),
-  ))
+    )
+  )
 
 
 def chi_square(counts, law):

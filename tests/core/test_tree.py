@@ -41,8 +41,8 @@ def brute_walk(tree, row, token):
   for slot in range(tree.token.shape[1]):
     line = line_of(tree.parent[row], slot)
     good = all(
-        tree.valid[row, child] and tree.token[row, child] == token[row, above]
-        for above, child in zip(line, line[1:])
+      tree.valid[row, child] and tree.token[row, child] == token[row, above]
+      for above, child in zip(line, line[1:])
     )
     if good and len(line) > len(best):
       best = line
@@ -137,10 +137,10 @@ def test_matched_path_follows_every_sibling_that_repeats_a_token():
   #        \- 2(a) -- 4(c)         Slot 1 matches and leads nowhere.
   a, b, c, end = 5, 6, 7, 8
   tree = types.DraftTree(
-      token=jnp.array([[0, a, a, b, c]]),
-      parent=jnp.array([[0, 0, 0, 1, 2]]),
-      depth=jnp.array([[0, 1, 1, 2, 2]]),
-      valid=jnp.ones((1, 5), bool),
+    token=jnp.array([[0, a, a, b, c]]),
+    parent=jnp.array([[0, 0, 0, 1, 2]]),
+    depth=jnp.array([[0, 1, 1, 2, 2]]),
+    valid=jnp.ones((1, 5), bool),
   )
   got = matched_path(tree, jnp.array([[a, c, c, 0, end]]), 2)
   np.testing.assert_array_equal(got.path, [[0, 2, 4]])
@@ -150,36 +150,38 @@ def test_matched_path_follows_every_sibling_that_repeats_a_token():
 def test_golden_tree():
   """Numbers worked out by hand for the tree of `ancestors`' docstring."""
   tree = types.DraftTree(
-      token=jnp.array([[10, 11, 12, 13]] * 4),
-      parent=jnp.array([[0, 0, 1, 0]] * 4),
-      depth=jnp.array([[0, 1, 2, 1]] * 4),
-      valid=jnp.ones((4, 4), bool).at[3, 1].set(False),
+    token=jnp.array([[10, 11, 12, 13]] * 4),
+    parent=jnp.array([[0, 0, 1, 0]] * 4),
+    depth=jnp.array([[0, 1, 2, 1]] * 4),
+    valid=jnp.ones((4, 4), bool).at[3, 1].set(False),
   )
   np.testing.assert_array_equal(
-      ancestors(tree.parent)[0],
-      np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]], bool),
+    ancestors(tree.parent)[0],
+    np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]], bool),
   )
   np.testing.assert_array_equal(
-      cache_mask(tree, jnp.array([3, 1, 1, 1]), 8)[0],
-      np.array(
-          [
-              [1, 1, 1, 0, 0, 0, 0, 0],
-              [1, 1, 1, 1, 0, 0, 0, 0],
-              [1, 1, 1, 1, 1, 0, 0, 0],
-              [1, 1, 1, 0, 0, 1, 0, 0],
-          ],
-          bool,
-      ),
+    cache_mask(tree, jnp.array([3, 1, 1, 1]), 8)[0],
+    np.array(
+      [
+        [1, 1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0, 1, 0, 0],
+      ],
+      bool,
+    ),
   )
-  verifier = jnp.array([
+  verifier = jnp.array(
+    [
       [11, 12, 20, 21],  # the chain, then 20
       [13, 12, 20, 21],  # the other child, then 21
       [30, 12, 20, 21],  # nothing; 12 after 11 was never asked for
       [11, 12, 20, 21],  # slot 1 is not valid, so its child is not reached
-  ])
+    ]
+  )
   got = matched_path(tree, verifier, 2)
   np.testing.assert_array_equal(
-      got.path, [[0, 1, 2], [0, 3, 0], [0, 0, 0], [0, 0, 0]]
+    got.path, [[0, 1, 2], [0, 3, 0], [0, 0, 0], [0, 0, 0]]
   )
   np.testing.assert_array_equal(got.count, [2, 1, 0, 0])
   np.testing.assert_array_equal(got.bonus, [20, 21, 30, 11])

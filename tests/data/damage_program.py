@@ -232,10 +232,10 @@ def _unsealed(line):
 
 
 KINDS = {
-    'journal': Journal(),
-    'outputs': Outputs(),
-    'dataset': Dataset(False),
-    'dataset and journal': Dataset(True),
+  'journal': Journal(),
+  'outputs': Outputs(),
+  'dataset': Dataset(False),
+  'dataset and journal': Dataset(True),
 }
 
 
@@ -249,7 +249,7 @@ def main(flip_count, line_count, seed=0):
       whole.mkdir()
       kind.write(whole)
       cases[name] = lambda kind=kind, whole=whole: flips(
-          kind, whole, flip_count, chance
+        kind, whole, flip_count, chance
       )
     for name, case in cases.items():
       found[name], start = collections.Counter(), time.process_time()

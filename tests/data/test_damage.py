@@ -21,9 +21,7 @@ SETTINGS = {'seed': 0}
 
 
 def made(name, size=5, **fields):
-  return trajectory.trajectory(
-      np.arange(3), np.arange(size), id=name, **fields
-  )
+  return trajectory.trajectory(np.arange(3), np.arange(size), id=name, **fields)
 
 
 def journal(folder, *records):
@@ -130,19 +128,19 @@ def test_types_of_trajectories_are_checked(tmp_path):
   header, good = path.read_text().splitlines()
   law = {'top_ids': 'AAAAAA==', 'top_log_p': 'AAA='}
   for wrong, said in (
-      ({'completion': [1.5]}, 'completion'),
-      ({'completion': [True]}, 'completion'),
-      ({'prompt': [-1]}, 'no token'),
-      ({'prompt': [2**31]}, 'no token'),
-      ({'id': 7}, 'id'),
-      ({'prompt_hash': 'x'}, 'prompt_hash'),
-      ({'temperature': 'hot'}, 'temperature'),
-      ({'temperature': float('nan')}, 'temperature'),
-      ({'seed': 2**63}, 'seed'),
-      ({'more': 1}, 'more'),
-      ({'top_ids': 'AAAA'}, 'multiple of element size'),
-      ({'top_ids': 'AAAAAA=='}, 'reshape|missing'),
-      (law, 'reshape'),
+    ({'completion': [1.5]}, 'completion'),
+    ({'completion': [True]}, 'completion'),
+    ({'prompt': [-1]}, 'no token'),
+    ({'prompt': [2**31]}, 'no token'),
+    ({'id': 7}, 'id'),
+    ({'prompt_hash': 'x'}, 'prompt_hash'),
+    ({'temperature': 'hot'}, 'temperature'),
+    ({'temperature': float('nan')}, 'temperature'),
+    ({'seed': 2**63}, 'seed'),
+    ({'more': 1}, 'more'),
+    ({'top_ids': 'AAAA'}, 'multiple of element size'),
+    ({'top_ids': 'AAAAAA=='}, 'reshape|missing'),
+    (law, 'reshape'),
   ):
     path.write_text(f'{header}\n{json.dumps(json.loads(good) | wrong)}\n')
     with pytest.raises(errors.InputError, match=f'line 2: not a .*{said}'):

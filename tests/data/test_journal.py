@@ -21,7 +21,7 @@ HEADER = {'verifier': 'abc', 'temperature': 0.7, 'seed': 0, 'chat': True}
 
 def made(name, size=5):
   return trajectory.trajectory(
-      np.arange(3), np.arange(size), id=name, temperature=0.7
+    np.arange(3), np.arange(size), id=name, temperature=0.7
   )
 
 
@@ -54,8 +54,9 @@ def test_an_id_stands_once(tmp_path):
     assert journal.ids() == {'x'}
 
 
-@pytest.mark.parametrize('torn', [
-    b'{"id":"to', b'{"id":"torn"}', b'\0\0\0\0\n', b'\0\0', b'[1]\n'])
+@pytest.mark.parametrize(
+  'torn', [b'{"id":"to', b'{"id":"torn"}', b'\0\0\0\0\n', b'\0\0', b'[1]\n']
+)
 def test_a_torn_last_line_goes_and_nothing_else(tmp_path, torn):
   with trajectories.Journal(str(tmp_path), HEADER) as journal:
     journal.append([made('x'), made('y')])
@@ -85,9 +86,10 @@ def test_damage_in_the_middle_is_named(tmp_path):
   lines = path_of(tmp_path).read_bytes().splitlines(keepends=True)
   old = b'{"journal":1,"header":%s}\n' % json.dumps(HEADER).encode()
   for first, bad, said in (
-      (lines[0], b'{"id"\n', 'line 2: not a JSON object'),
-      (lines[0], b'{"id":"x"}\n', 'line 2: without a checksum'),
-      (old, b'{"id":"x"}\n', 'line 2: not a trajectory')):
+    (lines[0], b'{"id"\n', 'line 2: not a JSON object'),
+    (lines[0], b'{"id":"x"}\n', 'line 2: without a checksum'),
+    (old, b'{"id":"x"}\n', 'line 2: not a trajectory'),
+  ):
     path_of(tmp_path).write_bytes(first + bad + lines[2])
     with pytest.raises(errors.InputError, match=said):
       trajectories.Journal(str(tmp_path), HEADER)
@@ -106,10 +108,13 @@ def test_another_header_is_refused_and_the_field_named(tmp_path):
   same = dict(reversed(HEADER.items()), temperature=np.float64(0.7).item())
   trajectories.Journal(str(tmp_path), same).close()
   for changed, said in (
-      ({**HEADER, 'seed': 1}, 'seed was 0 and is now 1'),
-      ({**HEADER, 'top_k': 5}, 'top_k was absent and is now 5'),
-      ({'verifier': 'abc', 'temperature': 0.7, 'seed': 0},
-       'chat was True and is now absent')):
+    ({**HEADER, 'seed': 1}, 'seed was 0 and is now 1'),
+    ({**HEADER, 'top_k': 5}, 'top_k was absent and is now 5'),
+    (
+      {'verifier': 'abc', 'temperature': 0.7, 'seed': 0},
+      'chat was True and is now absent',
+    ),
+  ):
     with pytest.raises(errors.InputError, match=said) as caught:
       trajectories.Journal(str(tmp_path), changed)
     assert 'verifier' not in str(caught.value)
@@ -149,7 +154,8 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
 def test_a_short_write_is_finished(tmp_path, monkeypatch):
   write = os.write
   monkeypatch.setattr(
-      journal_lib.os, 'write', lambda file, data: write(file, data[:7]))
+    journal_lib.os, 'write', lambda file, data: write(file, data[:7])
+  )
   with trajectories.Journal(str(tmp_path), HEADER) as journal:
     journal.append([made('x'), made('y')])
     assert [record.id for record in journal.read()] == ['x', 'y']
@@ -180,8 +186,12 @@ with trajectories.Journal(sys.argv[1], {'seed': 0}) as journal:
 def test_a_killed_writer_loses_nothing_that_it_confirmed(tmp_path):
   for _ in range(2):
     writer = subprocess.Popen(
-        [sys.executable, '-c', WRITER, str(tmp_path)], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+      [sys.executable, '-c', WRITER, str(tmp_path)],
+      cwd=ROOT,
+      text=True,
+      stdout=subprocess.PIPE,
+      env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     for _ in range(5):
       confirmed = int(writer.stdout.readline())
     writer.kill()  # SIGKILL, most likely in the middle of a write

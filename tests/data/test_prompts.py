@@ -19,12 +19,14 @@ def write(tmp_path, text):
 
 def test_reads_ids_and_texts_and_ignores_the_rest(tmp_path):
   path = write(
-      tmp_path,
-      '{"id": "a", "prompt": "Hello", "task": "x"}\n\n'
-      '{"id": 7, "prompt": " h\\u00e9 \\n"}',
+    tmp_path,
+    '{"id": "a", "prompt": "Hello", "task": "x"}\n\n'
+    '{"id": 7, "prompt": " h\\u00e9 \\n"}',
   )
   assert prompts.read(path) == [
-      prompts.Prompt('a', 'Hello'), prompts.Prompt('7', ' hé \n')]
+    prompts.Prompt('a', 'Hello'),
+    prompts.Prompt('7', ' hé \n'),
+  ]
   assert prompts.read(path, limit=1) == [prompts.Prompt('a', 'Hello')]
   assert not prompts.read(path, limit=0)
 
@@ -36,7 +38,9 @@ def test_a_limit_stops_before_a_later_bad_line(tmp_path):
     prompts.read(path)
 
 
-@pytest.mark.parametrize('text, said', [
+@pytest.mark.parametrize(
+  'text, said',
+  [
     ('', 'is empty'),
     ('\n \n', 'is empty'),
     ('{"id": "a", "prompt": "x"}\n{"id": "b", "prompt"\n', 'line 2: not JSON'),
@@ -47,18 +51,23 @@ def test_a_limit_stops_before_a_later_bad_line(tmp_path):
     ('{"id": "a", "prompt": 3}\n', 'line 1: the field "prompt" must be'),
     ('{"id": "a", "prompt": " "}\n', 'line 1: the field "prompt" must be'),
     ('{"id": true, "prompt": "x"}\n', 'line 1: the field "id" must be'),
-    ('{"id": 1, "prompt": "x"}\n{"id": "1", "prompt": "y"}\n',
-     "line 2: the id '1' stands already on line 1"),
+    (
+      '{"id": 1, "prompt": "x"}\n{"id": "1", "prompt": "y"}\n',
+      "line 2: the id '1' stands already on line 1",
+    ),
     ('{"id": "\\ud800", "prompt": "x"}\n', 'line 1: not JSON'),
     ('{"id": "a", "prompt": "x \\udfff"}\n', 'half of a surrogate pair'),
     ('{"id": "a", "prompt": "x", "y": %s}\n' % ('[' * 10**5), 'line 1: not'),
-    ('{"id": "a", "prompt": "x", "y": %s1%s}\n' % ('[' * 99, ']' * 99),
-     'nested too deep'),
+    (
+      '{"id": "a", "prompt": "x", "y": %s1%s}\n' % ('[' * 99, ']' * 99),
+      'nested too deep',
+    ),
     ('{"id": 1%s, "prompt": "x"}\n' % ('0' * 9999), 'line 1: not JSON'),
     ('{"id": 1%s, "prompt": "x"}\n' % ('0' * 2000), 'has 2001 characters'),
     ('{"id": "a", "id": "b", "prompt": "x"}\n', '"id" stands there twice'),
     ('{"id": "a", "prompt": "x", "prompt": "y"}\n', '"prompt" stands there'),
-])
+  ],
+)
 def test_a_bad_file_is_named_with_its_line(tmp_path, text, said):
   path = write(tmp_path, text)
   with pytest.raises(errors.InputError) as caught:
@@ -69,10 +78,10 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, said):
 def test_a_missing_file_is_named(tmp_path):
   os.mkfifo(tmp_path / 'fifo')  # nobody writes to it: it would be waited for
   for path, said in (
-      (tmp_path / 'none.jsonl', 'there is no such file'),
-      (tmp_path, 'not a regular file'),
-      (tmp_path / 'fifo', 'not a regular file'),
-      ('/dev/zero', 'not a regular file'),
+    (tmp_path / 'none.jsonl', 'there is no such file'),
+    (tmp_path, 'not a regular file'),
+    (tmp_path / 'fifo', 'not a regular file'),
+    ('/dev/zero', 'not a regular file'),
   ):
     with pytest.raises(errors.InputError, match=f'{path}: {said}'):
       prompts.read(str(path))
@@ -114,8 +123,8 @@ def test_shared_prompts_are_an_error():
 @pytest.mark.skipif(not SHARED.is_dir(), reason='needs the shared prompts')
 def test_the_shared_training_prompts_are_disjoint_from_evaluation():
   hashes = {
-      path.stem: [prompts.text_hash(p.text) for p in prompts.read(str(path))]
-      for path in SHARED.glob('*.jsonl')
+    path.stem: [prompts.text_hash(p.text) for p in prompts.read(str(path))]
+    for path in SHARED.glob('*.jsonl')
   }
   assert len(hashes['gsm8k_train']) == 7473
   train = hashes['gsm8k_train'] + hashes['instructions']

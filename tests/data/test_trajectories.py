@@ -24,10 +24,15 @@ HEADER = {'verifier': 'abc', 'temperature': 0.7, 'list': [1, 2]}
 def made(number):
   rng = np.random.default_rng(number)
   return trajectories.Trajectory(
-      id=f'prompt-{number} é', prompt_hash=f'{number:016x}',
-      prompt=np.append(number, rng.integers(0, 1000, number % 5)).astype('i4'),
-      completion=rng.integers(0, 1000, number % 7).astype(np.int32),
-      temperature=0.7, top_k=50, top_p=0.95, seed=2**40 + number)
+    id=f'prompt-{number} é',
+    prompt_hash=f'{number:016x}',
+    prompt=np.append(number, rng.integers(0, 1000, number % 5)).astype('i4'),
+    completion=rng.integers(0, 1000, number % 7).astype(np.int32),
+    temperature=0.7,
+    top_k=50,
+    top_p=0.95,
+    seed=2**40 + number,
+  )
 
 
 def collected(workdir, numbers, process=0):
@@ -37,9 +42,10 @@ def collected(workdir, numbers, process=0):
 
 def same(one, other):
   return all(
-      np.array_equal(value, getattr(other, name))
-      and type(value) is type(getattr(other, name))
-      for name, value in vars(one).items())
+    np.array_equal(value, getattr(other, name))
+    and type(value) is type(getattr(other, name))
+    for name, value in vars(one).items()
+  )
 
 
 def test_the_dataset_holds_the_journal_in_order(tmp_path):
@@ -61,8 +67,10 @@ def test_it_is_made_again_only_for_a_longer_journal(tmp_path, monkeypatch):
   builds = []
   write = tfds_builder.write
   monkeypatch.setattr(
-      tfds_builder, 'write',
-      lambda *arguments: (builds.append(1), write(*arguments)))
+    tfds_builder,
+    'write',
+    lambda *arguments: (builds.append(1), write(*arguments)),
+  )
   dataset.build(str(tmp_path))
   dataset.build(str(tmp_path))
   with open(tmp_path / 'journal.jsonl', 'ab') as file:
@@ -121,7 +129,8 @@ def test_the_journals_of_all_processes_are_one_dataset(tmp_path):
   _, source = dataset.read(str(tmp_path))
   assert all(same(source[i], made(i)) for i in range(9))
   assert trajectories.lengths(str(tmp_path)) == {
-      made(i).id: len(made(i).completion) for i in range(9)}
+    made(i).id: len(made(i).completion) for i in range(9)
+  }
   collected(tmp_path, [9], 2)
   assert dataset.build(str(tmp_path))['records'] == 10
   with trajectories.Journal(str(tmp_path), HEADER | {'list': []}, 3) as journal:
@@ -152,8 +161,10 @@ def with_law(number, k=3):
   record = made(number)
   shape = (len(record.completion), k)
   return dataclasses.replace(
-      record, top_ids=rng.integers(0, 1 << 17, shape).astype(np.int32),
-      top_log_p=-rng.random(shape).astype(np.float16))
+    record,
+    top_ids=rng.integers(0, 1 << 17, shape).astype(np.int32),
+    top_log_p=-rng.random(shape).astype(np.float16),
+  )
 
 
 def test_a_stored_law_comes_back_to_the_bit(tmp_path):
@@ -251,10 +262,19 @@ def test_no_tensorflow_no_network_no_traces_elsewhere(tmp_path):
   home.mkdir()
   temporary.mkdir()
   done = subprocess.run(
-      [sys.executable, '-c', ALONE, str(tmp_path / 'work')], cwd=ROOT,
-      check=True, capture_output=True, text=True,
-      env={**os.environ, 'PYTHONPATH': str(ROOT), 'HOME': str(home),
-           'TMPDIR': str(temporary), 'JAX_PLATFORMS': 'cpu'})
+    [sys.executable, '-c', ALONE, str(tmp_path / 'work')],
+    cwd=ROOT,
+    check=True,
+    capture_output=True,
+    text=True,
+    env={
+      **os.environ,
+      'PYTHONPATH': str(ROOT),
+      'HOME': str(home),
+      'TMPDIR': str(temporary),
+      'JAX_PLATFORMS': 'cpu',
+    },
+  )
   # TFDS prints where it builds; here stdout is the programs' own.
   assert json.loads(done.stdout) == [30, True, [], []]
   assert not os.listdir(home) and not os.listdir(temporary)

@@ -38,17 +38,21 @@ def take(dataset, count=None):
 def equal(one, other):
   assert one[0].keys() == other[0].keys()
   return len(one) == len(other) and all(
-      np.array_equal(a[name], b[name])
-      for a, b in zip(one, other) for name in a)
+    np.array_equal(a[name], b[name]) for a, b in zip(one, other) for name in a
+  )
 
 
 def test_a_batch_holds_what_is_said():
   for batch in take(windows.batches(SOURCE, CONFIG), 20):
     shapes = {name: (v.shape, v.dtype.name) for name, v in batch.items()}
     assert shapes == {
-        'tokens': ((4, 24), 'int32'), 'length': ((4,), 'int32'),
-        'prompt_length': ((4,), 'int32'), 'anchors': ((4, 5), 'int32'),
-        'anchor_valid': ((4, 5), 'bool'), 'record': ((4,), 'int32')}
+      'tokens': ((4, 24), 'int32'),
+      'length': ((4,), 'int32'),
+      'prompt_length': ((4,), 'int32'),
+      'anchors': ((4, 5), 'int32'),
+      'anchor_valid': ((4, 5), 'bool'),
+      'record': ((4,), 'int32'),
+    }
     for row in range(4):
       item = SOURCE[batch['record'][row]]
       whole = np.concatenate([item.prompt, item.completion])
@@ -56,7 +60,8 @@ def test_a_batch_holds_what_is_said():
       assert batch['length'][row] == length
       assert batch['prompt_length'][row] == len(item.prompt)
       np.testing.assert_array_equal(
-          batch['tokens'][row], np.pad(whole[:length], (0, 24 - length)))
+        batch['tokens'][row], np.pad(whole[:length], (0, 24 - length))
+      )
       valid = batch['anchor_valid'][row]
       anchors = batch['anchors'][row][valid]
       assert len(anchors) == min(5, length - 1 - len(item.prompt)) > 0
@@ -70,10 +75,12 @@ def test_a_batch_holds_what_is_said():
 def test_enough_windows_take_every_anchor_in_order(completion, length):
   config = windows.WindowConfig(tokens=24, windows=30, gamma=3, batch=1)
   [batch] = take(
-      windows.batches([made(0, 4, completion)], config, num_epochs=1))
+    windows.batches([made(0, 4, completion)], config, num_epochs=1)
+  )
   assert batch['length'] == [length]
   np.testing.assert_array_equal(
-      batch['anchors'][batch['anchor_valid']], np.arange(4, length - 1))
+    batch['anchors'][batch['anchor_valid']], np.arange(4, length - 1)
+  )
 
 
 def chi_square(counts):
@@ -83,7 +90,7 @@ def chi_square(counts):
 
 def test_anchors_are_uniform():
   config = windows.WindowConfig(tokens=24, windows=5, gamma=3, batch=8)
-  counts = collections.Counter({anchor: 0 for anchor in range(4, 23)})
+  counts = collections.Counter(dict.fromkeys(range(4, 23), 0))
   first = collections.Counter(counts)
   for batch in take(windows.batches([made(0, 4, 20)], config), 250):
     assert batch['anchor_valid'].all()
@@ -95,8 +102,14 @@ def test_anchors_are_uniform():
 
 
 def test_records_without_an_anchor_are_left_out():
-  source = [made(0, 4, 1), made(1, 4, 2), made(2, 4, 0), made(3, 23, 9),
-            made(4, 22, 9), made(5, 40, 9)]
+  source = [
+    made(0, 4, 1),
+    made(1, 4, 2),
+    made(2, 4, 0),
+    made(3, 23, 9),
+    made(4, 22, 9),
+    made(5, 40, 9),
+  ]
   config = windows.WindowConfig(tokens=24, windows=2, gamma=3, batch=1)
   batches = take(windows.batches(source, config, num_epochs=1))
   assert sorted(int(batch['record'][0]) for batch in batches) == [1, 4]
@@ -124,8 +137,9 @@ def test_epochs_differ_in_order_and_in_anchors():
   assert sorted(order[0]) == sorted(order[1]) == list(range(20))
   assert (order[0] != order[1]).any()
   anchors = [
-      {r: tuple(a) for b in part for r, a in zip(b['record'], b['anchors'])}
-      for part in (one, two)]
+    {r: tuple(a) for b in part for r, a in zip(b['record'], b['anchors'])}
+    for part in (one, two)
+  ]
   assert anchors[0] != anchors[1]
 
 
@@ -146,11 +160,15 @@ def test_a_resumed_iterator_is_exact(epochs):
 
 
 def test_the_seed_decides():
-  assert equal(take(windows.batches(SOURCE, CONFIG), 6),
-               take(windows.batches(SOURCE, CONFIG), 6))
+  assert equal(
+    take(windows.batches(SOURCE, CONFIG), 6),
+    take(windows.batches(SOURCE, CONFIG), 6),
+  )
   other = windows.WindowConfig(24, 5, 3, 4, seed=8)
-  assert not equal(take(windows.batches(SOURCE, CONFIG), 6),
-                   take(windows.batches(SOURCE, other), 6))
+  assert not equal(
+    take(windows.batches(SOURCE, CONFIG), 6),
+    take(windows.batches(SOURCE, other), 6),
+  )
 
 
 @pytest.mark.parametrize('count', [2, 4])
@@ -158,14 +176,16 @@ def test_the_seed_decides():
 def test_processes_together_see_what_one_would(count, epochs):
   def rows(batch):
     return sorted(
-        (int(batch['record'][i]), tuple(batch['anchors'][i].tolist()))
-        for i in range(len(batch['record'])))
+      (int(batch['record'][i]), tuple(batch['anchors'][i].tolist()))
+      for i in range(len(batch['record']))
+    )
 
   number = 12 if epochs is None else None
   alone = take(windows.batches(SOURCE, CONFIG, num_epochs=epochs), number)
   shares = [
-      take(windows.batches(SOURCE, CONFIG, i, count, epochs), number)
-      for i in range(count)]
+    take(windows.batches(SOURCE, CONFIG, i, count, epochs), number)
+    for i in range(count)
+  ]
   assert {len(share) for share in shares} == {len(alone)}
   for step, batch in enumerate(alone):
     parts = [rows(share[step]) for share in shares]
@@ -178,7 +198,8 @@ def test_processes_together_see_what_one_would(count, epochs):
 def test_targets_are_the_tokens_after_the_anchor(array):
   [batch] = take(windows.batches(SOURCE, CONFIG), 1)
   ids, valid = windows.targets(
-      {name: array(value) for name, value in batch.items()}, 3)
+    {name: array(value) for name, value in batch.items()}, 3
+  )
   assert ids.shape == valid.shape == (4, 5, 3)
   assert ids.dtype == np.int32 and valid.dtype == bool
   short = 0
@@ -207,7 +228,8 @@ def test_the_split_follows_the_text_alone():
   [batch] = take(windows.batches(held_out, CONFIG), 1)
   row = held_out[batch['record'][0]]
   np.testing.assert_array_equal(
-      batch['tokens'][0, : len(row.prompt)], row.prompt)
+    batch['tokens'][0, : len(row.prompt)], row.prompt
+  )
 
 
 @pytest.mark.parametrize('fraction', [0.0, 1.0])
@@ -216,11 +238,17 @@ def test_an_empty_side_is_said(fraction):
     windows.split(SOURCE, fraction)
 
 
-@pytest.mark.parametrize('change, count, said', [
-    ({'tokens': 0}, 1, '`tokens` is 0'), ({'windows': 0}, 1, '`windows` is 0'),
-    ({'gamma': -1}, 1, '`gamma` is -1'), ({'batch': 0}, 1, '`batch` is 0'),
+@pytest.mark.parametrize(
+  'change, count, said',
+  [
+    ({'tokens': 0}, 1, '`tokens` is 0'),
+    ({'windows': 0}, 1, '`windows` is 0'),
+    ({'gamma': -1}, 1, '`gamma` is -1'),
+    ({'batch': 0}, 1, '`batch` is 0'),
     ({'seed': -1}, 1, '`seed` is -1'),
-    ({}, 3, 'batch of 4 rows does not divide among 3')])
+    ({}, 3, 'batch of 4 rows does not divide among 3'),
+  ],
+)
 def test_bad_sizes_are_named(change, count, said):
   fields = {**vars(CONFIG), **change}
   with pytest.raises(errors.InputError, match=said):

@@ -47,15 +47,15 @@ CHAIN = tuple(max(i - 1, 0) for i in range(GAMMA + 1))
 
 def config(scan_layers: bool = False) -> config_lib.TransformerConfig:
   return config_lib.TransformerConfig(
-      vocab_size=VOCAB,
-      width=24,
-      layers=2,
-      heads=4,
-      kv_heads=2,
-      head_dim=6,
-      mlp_width=40,
-      tied_head=False,  # a tied one says the same token again and again
-      scan_layers=scan_layers,
+    vocab_size=VOCAB,
+    width=24,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=6,
+    mlp_width=40,
+    tied_head=False,  # a tied one says the same token again and again
+    scan_layers=scan_layers,
   )
 
 
@@ -75,9 +75,9 @@ def verifier(scan_layers: bool = False):
   """Returns (network, params); the params are of the same numbers."""
   c, one = config(), np.ones((1, 1), np.int32)
   shapes = jax.eval_shape(
-      lambda: transformer.Transformer(c).init(
-          jax.random.key(0), one, one, one[None] > 0
-      )
+    lambda: transformer.Transformer(c).init(
+      jax.random.key(0), one, one, one[None] > 0
+    )
   )['params']
   # Large weights, so that the text depends on more than its last token.
   params = random(shapes, 1, 0.16)
@@ -133,10 +133,10 @@ class Scripted:
     last = jnp.take_along_axis(context.tokens, length - 1, axis=1)
     shape = token.shape
     tree = types.DraftTree(
-        token=token.at[:, :1].set(last),
-        parent=jnp.broadcast_to(jnp.array(self.parents), shape),
-        depth=jnp.broadcast_to(depth, shape),
-        valid=jnp.ones(shape, bool),
+      token=token.at[:, :1].set(last),
+      parent=jnp.broadcast_to(jnp.array(self.parents), shape),
+      depth=jnp.broadcast_to(depth, shape),
+      valid=jnp.ones(shape, bool),
     )
     return tree, state + 1
 
@@ -187,13 +187,13 @@ class AcceptFirst(accept.SampleAndMatch):
 def diffusion_params(scan_layers: bool = False):
   """Returns the config and the random params of a drafter."""
   c = drafter_network.DrafterConfig(
-      gamma=GAMMA,
-      layers=1,
-      features=(0, 1),
-      trunk=24,
-      vocab=40,
-      ngram=2,
-      verifier=config(scan_layers),
+    gamma=GAMMA,
+    layers=1,
+    features=(0, 1),
+    trunk=24,
+    vocab=40,
+    ngram=2,
+    verifier=config(scan_layers),
   )
   ids = np.random.default_rng(0).permutation(VOCAB)[: c.vocab]
   head = verifier()[1]['head']
@@ -239,11 +239,11 @@ def masked_params(prefix: str, shifted: bool = True, turn: int = 0):
 def block_params():
   """Returns the config and the random params of a DFlash drafter."""
   c = dflash.DFlashConfig(
-      dataclasses.replace(config(), qk_norm=True), (1, 0), GAMMA + 1, VOCAB - 1
+    dataclasses.replace(config(), qk_norm=True), (1, 0), GAMMA + 1, VOCAB - 1
   )
   shapes = {
-      name: jax.ShapeDtypeStruct(shape, jnp.float32)
-      for name, shape in networks.shapes(c).items()
+    name: jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name, shape in networks.shapes(c).items()
   }
   return c, random(params_lib.nest(shapes), 8, 0.1)
 
@@ -280,27 +280,25 @@ class Dominates(accept.SampleAndMatch):
 
 def _drafts(arrangement, **options):
   return 2, strategies.Drafts(
-      drafts=3, arrangement=arrangement, temperature=1.0, **options
+    drafts=3, arrangement=arrangement, temperature=1.0, **options
   )
 
 
 # Strategies over the marginals, with the gamma that fills the slots.
 DIFFUSION = {
-    'argmax': (GAMMA, strategies.Chain(mode='argmax')),
-    'sample': (GAMMA, strategies.Chain(mode='sample')),
-    'shared_noise': (GAMMA, strategies.Chain(mode='shared_noise')),
-    'chains': _drafts('chains'),
-    'distinct': _drafts('distinct'),
-    'merged': (
-        3, strategies.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)
-    ),
-    'best_first': (4, strategies.BestFirst(GAMMA + 1)),
+  'argmax': (GAMMA, strategies.Chain(mode='argmax')),
+  'sample': (GAMMA, strategies.Chain(mode='sample')),
+  'shared_noise': (GAMMA, strategies.Chain(mode='shared_noise')),
+  'chains': _drafts('chains'),
+  'distinct': _drafts('distinct'),
+  'merged': (3, strategies.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)),
+  'best_first': (4, strategies.BestFirst(GAMMA + 1)),
 }
 
 
 CHAINS = {
-    mode: strategies.Chain(mode=mode)
-    for mode in ('argmax', 'sample', 'shared_noise')
+  mode: strategies.Chain(mode=mode)
+  for mode in ('argmax', 'sample', 'shared_noise')
 }
 
 
@@ -329,15 +327,15 @@ class Row:
       return autoregressive.Autoregressive(c, GAMMA, CHAINS[mode])
     if family == 'exit':
       return early_exit.EarlyExit(
-          config(self.scan_layers), 1, GAMMA, CHAINS[mode]
+        config(self.scan_layers), 1, GAMMA, CHAINS[mode]
       )
     return {
-        'ar': none.NoDraft(GAMMA + 1),
-        'lookup': lookup.PromptLookup(GAMMA),
-        'scripted': Scripted(),
-        'tree': Scripted(BRANCHES, chain=False),
-        'tree_without_gather': Scripted(BRANCHES, chain=True),
-        'garbage': Garbage(),
+      'ar': none.NoDraft(GAMMA + 1),
+      'lookup': lookup.PromptLookup(GAMMA),
+      'scripted': Scripted(),
+      'tree': Scripted(BRANCHES, chain=False),
+      'tree_without_gather': Scripted(BRANCHES, chain=True),
+      'garbage': Garbage(),
     }[self.kind]
 
   def engine(self) -> engine_lib.Engine:
@@ -360,12 +358,14 @@ class Row:
 
 
 REQUESTS = tuple(
-    generate.Request(
-        number, [number] + np.random.default_rng(number).integers(
-            0, VOCAB, size=2 * number
-        ).tolist()
-    )
-    for number in range(6)
+  generate.Request(
+    number,
+    [number]
+    + np.random.default_rng(number)
+    .integers(0, VOCAB, size=2 * number)
+    .tolist(),
+  )
+  for number in range(6)
 )
 
 
@@ -386,23 +386,23 @@ def plain(settings: generate.Settings) -> list[list[int]]:
 
 
 def run(
-    row: Row,
-    settings: generate.Settings,
-    requests: Sequence[generate.Request] = REQUESTS,
-    batch: int = 4,
-    error=None,
-    **options,
+  row: Row,
+  settings: generate.Settings,
+  requests: Sequence[generate.Request] = REQUESTS,
+  batch: int = 4,
+  error=None,
+  **options,
 ) -> list[generate.Completion]:
   """Decodes with a system of the table."""
   return generate.generate(
-      row.engine(),
-      verifier(row.scan_layers)[1],
-      row.drafter_params(settings, error),
-      requests,
-      settings,
-      batch,
-      (BUCKET,),
-      **options,
+    row.engine(),
+    verifier(row.scan_layers)[1],
+    row.drafter_params(settings, error),
+    requests,
+    settings,
+    batch,
+    (BUCKET,),
+    **options,
   )
 
 

@@ -32,14 +32,14 @@ def build(config, checkpoint, requests):
   """Returns the warm systems by name."""
   slots = systems_lib.ar_slots(config, config.dtype)
   useless = {
-      'drafter': 'random',
-      'network': ml_collections.ConfigDict(UNTRAINED),
+    'drafter': 'random',
+    'network': ml_collections.ConfigDict(UNTRAINED),
   }
   wanted = {
-      'ar': ('ar', slots, {}),
-      **{f'fixed {g}': ('specdiff', 0, {'gamma': g}) for g in GAMMAS},
-      'adaptive': ('adaptive', 0, {}),
-      'useless': ('adaptive', 0, useless),
+    'ar': ('ar', slots, {}),
+    **{f'fixed {g}': ('specdiff', 0, {'gamma': g}) for g in GAMMAS},
+    'adaptive': ('adaptive', 0, {}),
+    'useless': ('adaptive', 0, useless),
   }
   result = {}
   for name, (system, slots, changes) in wanted.items():
@@ -79,12 +79,16 @@ def main(argv):
   over = {g: ratio('adaptive', f'fixed {g}') for g in GAMMAS}
   for name, value in speed.items():
     print(f'{name:9} {value:8.1f} tokens/s, {ratio(name, "ar"):.3f} of ar')
-  print(json.dumps({
-      'device': decoding.device(),
-      **{name: round(value, 2) for name, value in speed.items()},
-      'adaptive_over_fixed': {g: round(r, 4) for g, r in over.items()},
-      'useless_over_ar': round(ratio('useless', 'ar'), 4),
-  }))
+  print(
+    json.dumps(
+      {
+        'device': decoding.device(),
+        **{name: round(value, 2) for name, value in speed.items()},
+        'adaptive_over_fixed': {g: round(r, 4) for g, r in over.items()},
+        'useless_over_ar': round(ratio('useless', 'ar'), 4),
+      }
+    )
+  )
 
 
 if __name__ == '__main__':

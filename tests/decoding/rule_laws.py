@@ -52,7 +52,7 @@ def random_law(seed, vocab, lengths, sharpness=1.0):
   """Returns a random p for each prefix shorter than `lengths`."""
   rng = np.random.default_rng((seed, vocab, lengths))
   return rng.dirichlet(
-      np.full(vocab, sharpness), size=level(vocab, lengths).start
+    np.full(vocab, sharpness), size=level(vocab, lengths).start
   )
 
 
@@ -61,17 +61,19 @@ def same_everywhere(rows):
   rows = np.asarray(rows, float)
   vocab = rows.shape[1]
   return np.concatenate(
-      [np.tile(row, (vocab**n, 1)) for n, row in enumerate(rows)]
+    [np.tile(row, (vocab**n, 1)) for n, row in enumerate(rows)]
   )
 
 
 def below(table, first):
   """Returns the law after a first token."""
   vocab, lengths = table.shape[1], levels(table)
-  return np.concatenate([
+  return np.concatenate(
+    [
       table[level(vocab, n + 1)].reshape(vocab, vocab**n, vocab)[first]
       for n in range(lengths - 1)
-  ])
+    ]
+  )
 
 
 def sequences(table):
@@ -105,8 +107,8 @@ def accepted(blocks):
   """Returns the expected number of accepted tokens."""
   table = blocks[0] if blocks.ndim == 3 else blocks
   return sum(
-      n * blocks[..., level(table.shape[1], n), :].sum((-2, -1))
-      for n in range(levels(table))
+    n * blocks[..., level(table.shape[1], n), :].sum((-2, -1))
+    for n in range(levels(table))
   )
 
 
@@ -125,7 +127,7 @@ class Drafts:
     """Returns the drafts with chain `chosen` [N, K'] in place of 0, 1, .."""
     rows = np.arange(len(self.weight))[:, None]
     return Drafts(
-        self.weight, self.token[rows, chosen], self.log_q[rows, chosen]
+      self.weight, self.token[rows, chosen], self.log_q[rows, chosen]
     )
 
   def chain(self):
@@ -137,10 +139,10 @@ class Drafts:
   def tree(self):
     """Returns the tree of K chains."""
     return _chains(
-        self.token.astype(np.int32),
-        np.ones(self.token.shape, bool),
-        np.zeros(len(self.weight), np.int32),
-        self.log_q,
+      self.token.astype(np.int32),
+      np.ones(self.token.shape, bool),
+      np.zeros(len(self.weight), np.int32),
+      self.log_q,
     )
 
 
@@ -224,9 +226,7 @@ def selected(judge):
 
   def both(tree, p, draws):
     rule = accept.SelfSelection(Given(judge))
-    return rule(
-        tree, jnp.log(p), None, setting(len(p)), draws, p.shape[1] - 1
-    )
+    return rule(tree, jnp.log(p), None, setting(len(p)), draws, p.shape[1] - 1)
 
   return both
 
@@ -234,9 +234,9 @@ def selected(judge):
 def setting(rows, temperature=1.0, top_k=0, top_p=1.0):
   """Returns the same parameters of sampling for all rows."""
   return types.Sampling(
-      jnp.full(rows, temperature, jnp.float32),
-      jnp.full(rows, top_k, jnp.int32),
-      jnp.full(rows, top_p, jnp.float32),
+    jnp.full(rows, temperature, jnp.float32),
+    jnp.full(rows, top_k, jnp.int32),
+    jnp.full(rows, top_p, jnp.float32),
   )
 
 
@@ -298,10 +298,10 @@ def judged(judge, tree, p, draws):
 
   given = jax.tree.map(np.asarray, (tree, p, draws))
   found = [
-      jax.device_get(
-          _jitted(judge)(*jax.tree.map(lambda x: padded(x, start), given))
-      )
-      for start in range(0, rows, ROWS)
+    jax.device_get(
+      _jitted(judge)(*jax.tree.map(lambda x: padded(x, start), given))
+    )
+    for start in range(0, rows, ROWS)
   ]
   found = jax.tree.map(lambda *x: np.concatenate(x)[:rows], *found)
   return found._replace(chance=found.chance[:, :slots])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rule_laws as laws
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
@@ -15,14 +16,12 @@ from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import block_verification
 from specdiff_jax.decoding import rejection
 
-import rule_laws as laws
-
 
 @functools.partial(jax.jit, static_argnums=2)
 def best_path(tree, logits, max_depth):
   sampling = laws.setting(tree.token.shape[0])
   return accept.best_path(
-      tree, accept.chances(tree, logits, sampling), max_depth
+    tree, accept.chances(tree, logits, sampling), max_depth
   )
 
 
@@ -31,13 +30,13 @@ DRAWN = {'iid', 'autoregressive'}
 
 # Rule: the proposals it is lossless for, and whether trees may be proposed.
 RULES = {
-    accept.SampleAndMatch(): (ANY, True),
-    accept.SelfSelection(): (ANY, True),
-    accept.SelfSelection(rejection.GreedyAcceptance()): (ANY, True),
-    rejection.GreedyAcceptance(): (ANY, True),
-    rejection.Rejection(): (DRAWN, True),
-    rejection.RejectionWithoutReplacement(): ({'distinct'}, True),
-    block_verification.BlockVerification(): (DRAWN, False),
+  accept.SampleAndMatch(): (ANY, True),
+  accept.SelfSelection(): (ANY, True),
+  accept.SelfSelection(rejection.GreedyAcceptance()): (ANY, True),
+  rejection.GreedyAcceptance(): (ANY, True),
+  rejection.Rejection(): (DRAWN, True),
+  rejection.RejectionWithoutReplacement(): ({'distinct'}, True),
+  block_verification.BlockVerification(): (DRAWN, False),
 }
 
 
@@ -82,10 +81,16 @@ def test_rules_that_read_q_do_not_follow_a_selection(rule):
 def test_rules_that_read_q_want_log_q(rule):
   tree = tree_lib.chain(jnp.zeros((1, 3), jnp.int32), jnp.ones((1, 3), bool))
   with pytest.raises(errors.InputError, match='keep_q'):
-    jax.eval_shape(lambda: rule(
-        tree, jnp.zeros((1, 3, 4)), jnp.ones(1, jnp.int32), laws.setting(1),
-        sampling_lib.request_noise(0, jnp.arange(1)), 2,
-    ))
+    jax.eval_shape(
+      lambda: rule(
+        tree,
+        jnp.zeros((1, 3, 4)),
+        jnp.ones(1, jnp.int32),
+        laws.setting(1),
+        sampling_lib.request_noise(0, jnp.arange(1)),
+        2,
+      )
+    )
 
 
 def random_trees(rng, rows, slots, vocab):
@@ -115,8 +120,8 @@ def brute_best(tree, p, row):
     if not tree.valid[row, line].all():
       continue
     steps = [
-        p[row, above, tree.token[row, below]]
-        for above, below in zip(line, line[1:])
+      p[row, above, tree.token[row, below]]
+      for above, below in zip(line, line[1:])
     ]
     score = sum(np.prod(steps[: m + 1]) for m in range(len(steps)))
     if score > best:
@@ -138,21 +143,24 @@ def test_best_path_is_that_of_brute_force(slots, vocab):
 def test_best_path_by_hand():
   """A likely first token can lose to a path that is likely all along."""
   tree = types.DraftTree(
-      token=jnp.array([[0, 1, 2, 1, 1, 2]] * 3),
-      parent=jnp.array([[0, 0, 0, 2, 3, 1]] * 3),
-      depth=jnp.array([[0, 1, 1, 2, 3, 2]] * 3),
-      valid=jnp.ones((3, 6), bool).at[1, 4].set(False).at[2, 2].set(False),
+    token=jnp.array([[0, 1, 2, 1, 1, 2]] * 3),
+    parent=jnp.array([[0, 0, 0, 2, 3, 1]] * 3),
+    depth=jnp.array([[0, 1, 1, 2, 3, 2]] * 3),
+    valid=jnp.ones((3, 6), bool).at[1, 4].set(False).at[2, 2].set(False),
   )
   p = np.full((3, 6, 3), 1e-9)
   p[:, 0, 1], p[:, 0, 2] = 0.55, 0.35  # .55 + .55 * .01
   p[:, 1, 2], p[:, 2, 1], p[:, 3, 1] = 0.01, 0.5, 0.4  # .35 + .175 + .07
   p[..., 0] = 1 - p[..., 1:].sum(-1)
   got = best_path(tree, np.log(p), 3)
-  np.testing.assert_array_equal(got, [
+  np.testing.assert_array_equal(
+    got,
+    [
       [True, False, True, True, True, False],
       [True, True, False, False, False, True],  # .525 without the third token
       [True, True, False, False, False, True],
-  ])
+    ],
+  )
 
 
 def test_a_tree_never_accepts_less_than_its_best_path():
@@ -160,9 +168,11 @@ def test_a_tree_never_accepts_less_than_its_best_path():
   rows, drafts, gamma, vocab = 600, 4, 3, 5
   rng = np.random.default_rng(0)
   token = rng.integers(0, vocab, (rows, drafts, gamma)).astype(np.int32)
-  tree = jax.device_get(jax.jit(tree_lib.chains)(
+  tree = jax.device_get(
+    jax.jit(tree_lib.chains)(
       token, np.ones(token.shape, bool), np.zeros(rows, np.int32)
-  ))
+    )
+  )
   node = laws.nodes(tree, vocab)
   table = np.log(laws.random_law(0, vocab, gamma + 1, 0.5)).astype(np.float32)
   noise = sampling_lib.request_noise(0, jnp.arange(rows))
@@ -179,43 +189,47 @@ def test_a_tree_never_accepts_less_than_its_best_path():
   # As far as the path goes both say the same.
   for row in range(rows):
     one, other = (
-        tree.token[row, v.path[row, 1 : v.count[row] + 1]].tolist()
-        + [int(v.bonus[row])]
-        for v in (whole, alone)
+      tree.token[row, v.path[row, 1 : v.count[row] + 1]].tolist()
+      + [int(v.bonus[row])]
+      for v in (whole, alone)
     )
     assert one[: len(other)] == other
 
 
 RULES_WITH_COINS = (
-    rejection.GreedyAcceptance(),
-    accept.SelfSelection(rejection.GreedyAcceptance()),
-    rejection.Rejection(),
-    rejection.RejectionWithoutReplacement(),
-    block_verification.BlockVerification(),
+  rejection.GreedyAcceptance(),
+  accept.SelfSelection(rejection.GreedyAcceptance()),
+  rejection.Rejection(),
+  rejection.RejectionWithoutReplacement(),
+  block_verification.BlockVerification(),
 )
 
 
 @pytest.mark.parametrize('rule', RULES_WITH_COINS, ids=repr)
 @pytest.mark.parametrize('drafted', [1, 2])
 def test_a_coin_of_zero_accepts_nothing_that_the_verifier_cannot_draw(
-    rule, drafted, monkeypatch
+  rule, drafted, monkeypatch
 ):
   """jax.random.uniform draws 0.0 once in 2**23 coins."""
   monkeypatch.setattr(
-      rejection,
-      'uniform',
-      lambda noise, length, slots: jnp.zeros((length.size, slots)),
+    rejection,
+    'uniform',
+    lambda noise, length, slots: jnp.zeros((length.size, slots)),
   )
   # Rows draft 1 and 1, then 2 and 1, after which the verifier gives 2.
   tree = tree_lib.chain(
-      jnp.array([[0, 1, 1], [0, 2, 1]]),
-      jnp.arange(3)[None] <= drafted * jnp.ones((2, 1)),
-      jnp.log(jnp.broadcast_to(jnp.array([0.2, 0.4, 0.4]), (2, 3, 3))),
+    jnp.array([[0, 1, 1], [0, 2, 1]]),
+    jnp.arange(3)[None] <= drafted * jnp.ones((2, 1)),
+    jnp.log(jnp.broadcast_to(jnp.array([0.2, 0.4, 0.4]), (2, 3, 3))),
   )
   logits = jnp.broadcast_to(jnp.array([-jnp.inf, -jnp.inf, 0.0]), (2, 3, 3))
   verdict = rule(
-      tree, logits, jnp.array([7, 7]), laws.setting(2),
-      sampling_lib.request_noise(0, jnp.arange(2)), 2,
+    tree,
+    logits,
+    jnp.array([7, 7]),
+    laws.setting(2),
+    sampling_lib.request_noise(0, jnp.arange(2)),
+    2,
   )
   assert verdict.count.tolist() == [0, 1]  # what has a chance is accepted
   assert verdict.bonus.tolist() == [2, 2]

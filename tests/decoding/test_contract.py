@@ -6,6 +6,7 @@ decoding emits, token for token, at every temperature.
 
 import dataclasses
 
+import contract_systems as systems
 import jax
 import numpy as np
 import pytest
@@ -13,55 +14,58 @@ import pytest
 from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import generate
 
-import contract_systems as systems
-
 Row = systems.Row
-TABLE = tuple(map(Row, (
-    'ar',
-    'lookup',
-    'argmax',
-    'sample',
-    'shared_noise',
-    'scripted',
-    'tree',
-    'garbage',
-    'chains',
-    'distinct',
-    'merged',
-    'best_first',
-    'sps_argmax',
-    'sps_sample',
-    'sps_shared_noise',
-    'exit_argmax',
-    'exit_sample',
-    'exit_shared_noise',
-    'full_best_first',
-    'causal_merged',
-    'block_shared_noise',
-))) + (
-    Row('exit_shared_noise', scan_layers=True),
-    Row('argmax', scan_layers=True),
-    Row('tree', scan_layers=True),
-    Row('chains', rule=accept.SelfSelection()),
+TABLE = tuple(
+  map(
+    Row,
+    (
+      'ar',
+      'lookup',
+      'argmax',
+      'sample',
+      'shared_noise',
+      'scripted',
+      'tree',
+      'garbage',
+      'chains',
+      'distinct',
+      'merged',
+      'best_first',
+      'sps_argmax',
+      'sps_sample',
+      'sps_shared_noise',
+      'exit_argmax',
+      'exit_sample',
+      'exit_shared_noise',
+      'full_best_first',
+      'causal_merged',
+      'block_shared_noise',
+    ),
+  )
+) + (
+  Row('exit_shared_noise', scan_layers=True),
+  Row('argmax', scan_layers=True),
+  Row('tree', scan_layers=True),
+  Row('chains', rule=accept.SelfSelection()),
 )
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 SETTINGS = (
-    GREEDY,
-    SAMPLED,
-    dataclasses.replace(GREEDY, temperature=1.4, top_k=12, seed=4),
-    dataclasses.replace(GREEDY, temperature=1.2, top_p=0.8, seed=5),
-    dataclasses.replace(GREEDY, temperature=0.8, top_k=20, top_p=0.9, seed=6),
+  GREEDY,
+  SAMPLED,
+  dataclasses.replace(GREEDY, temperature=1.4, top_k=12, seed=4),
+  dataclasses.replace(GREEDY, temperature=1.2, top_p=0.8, seed=5),
+  dataclasses.replace(GREEDY, temperature=0.8, top_k=20, top_p=0.9, seed=6),
 )
 
 
 def name(row):
   selected = isinstance(row.rule, accept.SelfSelection)
   return (
-      row.kind
-      + ('_scanned' if row.scan_layers else '')
-      + ('_selected' if selected else '')
+    row.kind
+    + ('_scanned' if row.scan_layers else '')
+    + ('_selected' if selected else '')
   )
 
 
@@ -70,7 +74,7 @@ systems_of_the_table = pytest.mark.parametrize('row', TABLE, ids=name)
 
 def taus(completions):
   return sum(c.emitted for c in completions) / sum(
-      c.cycles for c in completions
+    c.cycles for c in completions
   )
 
 
@@ -162,27 +166,25 @@ def test_shared_noise_is_accepted_more_often():
 def test_nothing_recompiles(row, compilations):
   systems.run(row, SETTINGS[-1], systems.REQUESTS[:4])
   systems.plain(SAMPLED)
-  others = [
-      generate.Request(n, [n] * (1 + 3 * n)) for n in range(5)
-  ]
+  others = [generate.Request(n, [n] * (1 + 3 * n)) for n in range(5)]
   calls = (
-      (GREEDY, others),
-      (SAMPLED, others[::-1]),
-      (dataclasses.replace(SAMPLED, max_new_tokens=3, seed=9), others[:3]),
-      (dataclasses.replace(GREEDY, end_ids=(7,)), systems.REQUESTS),
-      (SETTINGS[2], systems.REQUESTS[:1]),
+    (GREEDY, others),
+    (SAMPLED, others[::-1]),
+    (dataclasses.replace(SAMPLED, max_new_tokens=3, seed=9), others[:3]),
+    (dataclasses.replace(GREEDY, end_ids=(7,)), systems.REQUESTS),
+    (SETTINGS[2], systems.REQUESTS[:1]),
   )
   for settings, requests in calls:
     parameters = row.drafter_params(settings)
     before = compilations()
     generate.generate(
-        row.engine(),
-        systems.verifier(row.scan_layers)[1],
-        parameters,
-        requests,
-        settings,
-        4,
-        (systems.BUCKET,),
+      row.engine(),
+      systems.verifier(row.scan_layers)[1],
+      parameters,
+      requests,
+      settings,
+      4,
+      (systems.BUCKET,),
     )
     assert compilations() == before, settings
 
@@ -228,13 +230,13 @@ def test_scanned_layers_are_the_unrolled_ones():
 def test_a_state_is_donated():
   row = Row('ar')
   state = generate.start(
-      row.engine(),
-      systems.verifier()[1],
-      (),
-      systems.REQUESTS[:4],
-      GREEDY,
-      4,
-      (systems.BUCKET,),
+    row.engine(),
+    systems.verifier()[1],
+    (),
+    systems.REQUESTS[:4],
+    GREEDY,
+    4,
+    (systems.BUCKET,),
   )
   cache = jax.tree.leaves(state.cache)
   row.engine().decode(systems.verifier()[1], (), state, np.int32(1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import contract_systems as systems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +19,6 @@ from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
-
-import contract_systems as systems
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
@@ -38,11 +37,16 @@ PARAMS = controller.uncalibrated(DRAFTER, systems.diffusion_params()[1])
 def run(params, settings, batch=4):
   network, verifier = systems.verifier()
   engine = engine_lib.Engine(
-      network, DRAFTER, accept.SampleAndMatch(), systems.NEW
+    network, DRAFTER, accept.SampleAndMatch(), systems.NEW
   )
   return generate.generate(
-      engine, verifier, params, systems.REQUESTS, settings, batch,
-      (systems.BUCKET,),
+    engine,
+    verifier,
+    params,
+    systems.REQUESTS,
+    settings,
+    batch,
+    (systems.BUCKET,),
   )
 
 
@@ -65,12 +69,12 @@ def state(cond, batch=1):
   """Returns a state that has seen such an acceptance curve."""
   shape = (batch, 3, 6)
   return controller.AdaptiveState(
-      arms=(),
-      arm=jnp.zeros(batch, jnp.int32),
-      reached=jnp.full(shape, 10.0),
-      accepted=jnp.broadcast_to(10.0 * jnp.asarray(cond), shape),
-      quiet=jnp.zeros(batch, jnp.int32),
-      wait=jnp.full(batch, 32, jnp.int32),
+    arms=(),
+    arm=jnp.zeros(batch, jnp.int32),
+    reached=jnp.full(shape, 10.0),
+    accepted=jnp.broadcast_to(10.0 * jnp.asarray(cond), shape),
+    quiet=jnp.zeros(batch, jnp.int32),
+    wait=jnp.full(batch, 32, jnp.int32),
   )
 
 
@@ -86,8 +90,7 @@ def test_the_proposal_is_that_of_all_arms_and_of_plain_cycles():
 
   def adaptive(*strategies_):
     made = tuple(
-        diffusion.MaskedDiffusion(c, g, s)
-        for g, s in zip((2, 4, 6), strategies_)
+      diffusion.MaskedDiffusion(c, g, s) for g, s in zip((2, 4, 6), strategies_)
     )
     return controller.Adaptive(made, none.NoDraft(1))
 
@@ -97,14 +100,14 @@ def test_the_proposal_is_that_of_all_arms_and_of_plain_cycles():
   assert (shared.proposal, drawn.proposal) == ('deterministic', 'iid')
   assert adaptive(shared, shared).proposal == 'deterministic'
   for mixed in (
-      adaptive(drawn, tree), adaptive(shared, drawn), adaptive(drawn, drawn)
+    adaptive(drawn, tree),
+    adaptive(shared, drawn),
+    adaptive(drawn, drawn),
   ):
     assert mixed.proposal == 'unknown'
     accept.check(mixed, accept.SampleAndMatch())
     accept.check(mixed, rejection.GreedyAcceptance())
-    for rule in (
-        rejection.Rejection(), block_verification.BlockVerification()
-    ):
+    for rule in (rejection.Rejection(), block_verification.BlockVerification()):
       with pytest.raises(errors.InputError, match="'unknown'"):
         accept.check(mixed, rule)
 
@@ -144,10 +147,10 @@ def test_a_quiet_row_tries_again_and_waits_longer():
   one = controller.Adaptive((Silent(),), none.NoDraft(1))
   params = controller.uncalibrated(one, ())
   before = state(0.5).replace(
-      reached=jnp.full((1, 1, 2), 10.0),
-      accepted=jnp.full((1, 1, 2), 5.0),
-      quiet=quiet,
-      arm=jnp.array([1]),
+    reached=jnp.full((1, 1, 2), 10.0),
+    accepted=jnp.full((1, 1, 2), 5.0),
+    quiet=quiet,
+    arm=jnp.array([1]),
   )
   failed = one.observe(params, before, None, verdict(0), None)
   assert (int(failed.wait[0]), int(failed.quiet[0])) == (64, 0)
@@ -157,7 +160,7 @@ def test_a_quiet_row_tries_again_and_waits_longer():
   assert int(passed.wait[0]) == 32
   np.testing.assert_allclose(passed.accepted[0, 0], [5.85, 5.85])
   plain = one.observe(
-      params, before.replace(arm=jnp.array([0])), None, verdict(0), None
+    params, before.replace(arm=jnp.array([0])), None, verdict(0), None
   )
   assert int(plain.quiet[0]) == 32
   np.testing.assert_array_equal(plain.accepted, before.accepted)
@@ -166,13 +169,13 @@ def test_a_quiet_row_tries_again_and_waits_longer():
 def test_calibration_measures_costs_and_acceptance():
   network, verifier = systems.verifier()
   engine = engine_lib.Engine(
-      network, DRAFTER, accept.SampleAndMatch(), systems.NEW
+    network, DRAFTER, accept.SampleAndMatch(), systems.NEW
   )
   requests = systems.REQUESTS[:2]
 
   def start():
     return generate.start(
-        engine, verifier, PARAMS, requests, SAMPLED, 2, (systems.BUCKET,)
+      engine, verifier, PARAMS, requests, SAMPLED, 2, (systems.BUCKET,)
     )
 
   def decode(params, state, cycles):

@@ -6,6 +6,7 @@ must not make a token's logits depend on how many are scored beside it.
 
 import dataclasses
 
+import contract_systems as systems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +26,6 @@ from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
-
-import contract_systems as systems
 
 GAMMA = 3
 LLAMA = systems.config()
@@ -65,21 +64,21 @@ def decoded(name, drafter, rule=accept.SampleAndMatch()):
   """Returns sampled completions."""
   config = VERIFIERS[name]
   return generate.generate(
-      engine_lib.Engine(networks.network(config), drafter, rule, systems.NEW),
-      verifier(name),
-      (),
-      systems.REQUESTS[:4],
-      dataclasses.replace(
-          generate.Settings(max_new_tokens=systems.NEW), temperature=0.9, seed=3
-      ),
-      4,
-      (systems.BUCKET,),
+    engine_lib.Engine(networks.network(config), drafter, rule, systems.NEW),
+    verifier(name),
+    (),
+    systems.REQUESTS[:4],
+    dataclasses.replace(
+      generate.Settings(max_new_tokens=systems.NEW), temperature=0.9, seed=3
+    ),
+    4,
+    (systems.BUCKET,),
   )
 
 
 @pytest.mark.parametrize(
-    ('name', 'kind'),
-    [('gemma', 'exit'), ('qwen', 'exit'), ('gpt2', 'lookup')],
+  ('name', 'kind'),
+  [('gemma', 'exit'), ('qwen', 'exit'), ('gpt2', 'lookup')],
 )
 def test_output_is_that_of_plain_decoding(name, kind):
   drafter = lookup.PromptLookup(GAMMA)
@@ -100,13 +99,13 @@ def text_of(name, length=9):
   tokens = jax.random.randint(jax.random.key(5), (1, length), 0, systems.VOCAB)
   network, params = networks.network(config), {'params': verifier(name)}
   x, cache, features = network.apply(
-      params,
-      tokens,
-      jnp.arange(length)[None],
-      views.causal_mask(jnp.array([length]), length),
-      transformer.empty_cache(config, 1, length, 'float32'),
-      jnp.zeros(1, jnp.int32),
-      (0, 1),
+    params,
+    tokens,
+    jnp.arange(length)[None],
+    views.causal_mask(jnp.array([length]), length),
+    transformer.empty_cache(config, 1, length, 'float32'),
+    jnp.zeros(1, jnp.int32),
+    (0, 1),
   )
   return tokens, network.apply(params, x, method='logits'), cache, features
 
@@ -119,13 +118,13 @@ def test_a_causal_drafter_of_all_layers_is_the_verifier(name):
   own = causal_network.initial_from_verifier(sizes, jax.random.key(0), params)
   tokens, want, _, _ = text_of(name)
   got = causal_network.next_logits(
-      sizes, own, params['embed'], params['head'], tokens
+    sizes, own, params['embed'], params['head'], tokens
   )
   np.testing.assert_allclose(got, want, atol=1e-5)
   # Negative control: other layers, hence another kind of each, are not.
   turned = dataclasses.replace(sizes, start=(1, 0))
   got = causal_network.next_logits(
-      turned, own, params['embed'], params['head'], tokens
+    turned, own, params['embed'], params['head'], tokens
   )
   assert name == 'qwen' or np.abs(got - want).max() > 0.01
 
@@ -135,14 +134,14 @@ def test_a_diffusion_drafter_starts_with_the_verifiers_keys(name):
   _, _, cache, features = text_of(name)
   width = VERIFIERS[name].width
   sizes = drafter_network.DrafterConfig(
-      GAMMA, 1, (0, 1), 24, systems.VOCAB, 2, VERIFIERS[name]
+    GAMMA, 1, (0, 1), 24, systems.VOCAB, 2, VERIFIERS[name]
   )
   own = drafter_network.initial_from_verifier(
-      sizes, jax.random.key(0), verifier(name)
+    sizes, jax.random.key(0), verifier(name)
   )
   own['fuse'] = jnp.eye(width, 2 * width)  # the first feature alone
-  (keys, values), = drafter_network.DrafterNetwork(sizes).apply(
-      {'params': own}, features, jnp.arange(9)[None], method='context'
+  ((keys, values),) = drafter_network.DrafterNetwork(sizes).apply(
+    {'params': own}, features, jnp.arange(9)[None], method='context'
   )
   np.testing.assert_allclose(keys, cache[1][0], atol=1e-4)
   np.testing.assert_allclose(values, cache[1][1], atol=1e-4)
@@ -152,9 +151,9 @@ def test_a_diffusion_drafter_starts_with_the_verifiers_keys(name):
 def test_drafters_of_layers_refuse_a_verifier_without_them():
   config = VERIFIERS['gpt2']
   for make in (
-      lambda: early_exit.EarlyExit(config, 1, GAMMA),
-      lambda: causal_network.CausalConfig((0,), 8, config),
-      lambda: drafter_network.DrafterConfig(GAMMA, 1, (0,), 8, 8, 2, config),
+    lambda: early_exit.EarlyExit(config, 1, GAMMA),
+    lambda: causal_network.CausalConfig((0,), 8, config),
+    lambda: drafter_network.DrafterConfig(GAMMA, 1, (0,), 8, 8, 2, config),
   ):
     with pytest.raises(errors.InputError, match='another network .GPT2Config'):
       make()

@@ -2,14 +2,13 @@
 
 import dataclasses
 
+import contract_systems as systems
 import jax
 import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import generate
-
-import contract_systems as systems
 
 Row = systems.Row
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
@@ -118,10 +117,10 @@ def test_bounded_calls_stream_what_one_call_gives(kind, cycles):
 
 def test_a_caller_stops_a_row_and_no_other():
   got = systems.run(
-      Row('scripted'),
-      SAMPLED,
-      cycles_per_call=1,
-      on_tokens=lambda number, tokens: number == 2 and len(tokens) >= 5,
+    Row('scripted'),
+    SAMPLED,
+    cycles_per_call=1,
+    on_tokens=lambda number, tokens: number == 2 and len(tokens) >= 5,
   )
   plain = systems.plain(SAMPLED)
   for completion, wanted in zip(got, plain):
@@ -135,22 +134,22 @@ def test_a_caller_stops_a_row_and_no_other():
 
 def start(row, settings, requests):
   return generate.start(
-      row.engine(),
-      systems.verifier()[1],
-      row.drafter_params(settings),
-      requests,
-      settings,
-      4,
-      (systems.BUCKET,),
+    row.engine(),
+    systems.verifier()[1],
+    row.drafter_params(settings),
+    requests,
+    settings,
+    4,
+    (systems.BUCKET,),
   )
 
 
 def decode(row, settings, state, cycles=1000):
   return row.engine().decode(
-      systems.verifier()[1],
-      row.drafter_params(settings),
-      state,
-      np.int32(cycles),
+    systems.verifier()[1],
+    row.drafter_params(settings),
+    state,
+    np.int32(cycles),
   )
 
 
@@ -180,8 +179,8 @@ def test_a_row_that_is_done_changes_nothing(kind):
   state = start(row, SAMPLED, systems.REQUESTS[:4])
   prompts = np.array([len(r.prompt) for r in systems.REQUESTS[:4]])
   state = state.replace(
-      limit=jax.numpy.asarray(prompts + limits, 'int32'),
-      done=jax.numpy.asarray(limits == 1),
+    limit=jax.numpy.asarray(prompts + limits, 'int32'),
+    done=jax.numpy.asarray(limits == 1),
   )
   state = decode(row, SAMPLED, state)
   final = outcome(state)
@@ -198,12 +197,12 @@ def test_a_row_that_is_done_changes_nothing(kind):
 
 
 @pytest.mark.parametrize(
-    'settings, prompt, message',
-    [
-        (dataclasses.replace(GREEDY, max_new_tokens=25), [1], '25'),
-        (GREEDY, [1] * (systems.BUCKET + 1), '17 tokens'),
-        (GREEDY, [], 'request 8'),
-    ],
+  'settings, prompt, message',
+  [
+    (dataclasses.replace(GREEDY, max_new_tokens=25), [1], '25'),
+    (GREEDY, [1] * (systems.BUCKET + 1), '17 tokens'),
+    (GREEDY, [], 'request 8'),
+  ],
 )
 def test_what_does_not_fit_is_an_input_error(settings, prompt, message):
   request = generate.Request(8, prompt)
@@ -212,16 +211,16 @@ def test_what_does_not_fit_is_an_input_error(settings, prompt, message):
 
 
 @pytest.mark.parametrize(
-    'field, value',
-    [
-        ('temperature', -0.1),
-        ('temperature', float('nan')),
-        ('temperature', float('inf')),
-        ('top_k', -1),
-        ('top_p', 0.0),
-        ('top_p', 1.1),
-        ('max_new_tokens', 0),
-    ],
+  'field, value',
+  [
+    ('temperature', -0.1),
+    ('temperature', float('nan')),
+    ('temperature', float('inf')),
+    ('top_k', -1),
+    ('top_p', 0.0),
+    ('top_p', 1.1),
+    ('max_new_tokens', 0),
+  ],
 )
 def test_settings_out_of_range_are_input_errors(field, value):
   with pytest.raises(errors.InputError, match=field):

@@ -6,6 +6,7 @@ makes a bad drafter, and no error: here drafts are known to be right.
 
 import dataclasses
 
+import contract_systems as systems
 import numpy as np
 import pytest
 
@@ -18,8 +19,6 @@ from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks
-
-import contract_systems as systems
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
@@ -35,8 +34,8 @@ def oracle(shifted: bool) -> dict:
   """
   text = systems.script(GREEDY)[REQUEST.prompt[0]]
   params = {
-      name: np.zeros(shape, np.float32)
-      for name, shape in networks.shapes(SIZES).items()
+    name: np.zeros(shape, np.float32)
+    for name, shape in networks.shapes(SIZES).items()
   }
   known = text[1:] if shifted else text
   params['position_embed'][np.arange(len(known)), known] = 1
@@ -46,27 +45,27 @@ def oracle(shifted: bool) -> dict:
 
 
 SIZES = gpt2.GPT2Config(
-    vocab_size=systems.VOCAB,
-    width=systems.VOCAB,
-    layers=1,
-    heads=1,
-    mlp_width=4,
-    max_positions=systems.BUCKET + systems.NEW + systems.GAMMA,
-    tied_head=False,
+  vocab_size=systems.VOCAB,
+  width=systems.VOCAB,
+  layers=1,
+  heads=1,
+  mlp_width=4,
+  max_positions=systems.BUCKET + systems.NEW + systems.GAMMA,
+  tied_head=False,
 )
 
 
 def decode(model, params, settings, requests, mode='argmax', batch=4):
   """Returns completions, which have to be those of plain decoding."""
   drafter = masked_lm.MaskedLMDrafter(
-      model, systems.GAMMA, strategies.Chain(mode=mode)
+    model, systems.GAMMA, strategies.Chain(mode=mode)
   )
   network, verifier = systems.verifier()
   engine = engine_lib.Engine(
-      network, drafter, accept.SampleAndMatch(), systems.NEW
+    network, drafter, accept.SampleAndMatch(), systems.NEW
   )
   got = generate.generate(
-      engine, verifier, params, requests, settings, batch, (systems.BUCKET,)
+    engine, verifier, params, requests, settings, batch, (systems.BUCKET,)
   )
   plain = systems.plain(settings)
   assert systems.tokens(got) == [plain[r.number] for r in requests]
@@ -76,8 +75,8 @@ def decode(model, params, settings, requests, mode='argmax', batch=4):
 @pytest.mark.parametrize('shifted', [False, True])
 def test_an_oracle_has_all_its_drafts_accepted(shifted):
   right, wrong = (
-      model_lib.MaskedLM(SIZES, systems.VOCAB - 1, s)
-      for s in (shifted, not shifted)
+    model_lib.MaskedLM(SIZES, systems.VOCAB - 1, s)
+    for s in (shifted, not shifted)
   )
   ids = np.arange(systems.VOCAB)
   params = masked_lm.make_params(right, oracle(shifted), ids, systems.VOCAB)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import contract_systems as systems
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +10,6 @@ import pytest
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import commit
 from specdiff_jax.decoding import generate
-
-import contract_systems as systems
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
@@ -83,13 +82,19 @@ def test_the_stopped_row_keeps_what_it_had_and_gets_nothing_more():
   assert bad[1] == first + 1
   length = int(state.length[1]) - len(systems.REQUESTS[1].prompt)
   assert length == first + 1
-  got = np.asarray(state.tokens[1])[len(systems.REQUESTS[1].prompt):][:length]
+  got = np.asarray(state.tokens[1])[len(systems.REQUESTS[1].prompt) :][:length]
   assert got.tolist() == text(1)[:length]
 
 
-@pytest.mark.parametrize('value, is_broken', [
-    (np.nan, True), (np.inf, True), (-np.inf, False), (3.4e38, False),
-])
+@pytest.mark.parametrize(
+  'value, is_broken',
+  [
+    (np.nan, True),
+    (np.inf, True),
+    (-np.inf, False),
+    (3.4e38, False),
+  ],
+)
 def test_what_counts_as_broken(value, is_broken):
   logits = np.zeros((2, 3, 5), np.float32)
   logits[1, 2, 4] = value

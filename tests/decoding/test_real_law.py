@@ -33,8 +33,13 @@ def parts(root, smollm2_path):
   del smollm2_path  # skips where it is not here
   config = command.load(f'{root}/configs/quickstart.py')
   config.update(
-      dtype='float32', gamma=2, drafts=2, draft='sample', temperature=1.0,
-      max_new_tokens=24, prompt_buckets=(128,),
+    dtype='float32',
+    gamma=2,
+    drafts=2,
+    draft='sample',
+    temperature=1.0,
+    max_new_tokens=24,
+    prompt_buckets=(128,),
   )
   return config, decoding.verifier(config)
 
@@ -69,11 +74,11 @@ def pairs(parts, one):
     batch = rows.spread(state, BATCH)
     numbers = jnp.arange(BATCH) + 1000 + BATCH * run
     batch = batch.replace(
-        done=jnp.zeros(BATCH, bool),
-        noise=sampling_lib.request_noise(0, numbers),
+      done=jnp.zeros(BATCH, bool),
+      noise=sampling_lib.request_noise(0, numbers),
     )
     batch = one.engine.decode(
-        one.params, one.drafter_params, batch, np.int32(2)
+      one.params, one.drafter_params, batch, np.int32(2)
     )
     assert (np.asarray(batch.length) >= length + 2).all()
     found.append(np.asarray(batch.tokens)[:, length : length + 2])
@@ -96,7 +101,7 @@ def law(parts):
 def after(one, state, tree):
   """Returns the law [M, V] after each slot of a tree."""
   logits = jax.jit(lambda *args: one.engine.verify(*args)[0])(
-      one.params, state, tree
+    one.params, state, tree
   )
   return softmax(logits[0])
 
@@ -135,12 +140,15 @@ def p_value(found, law):
   return scipy.stats.chisquare(observed, count * np.array(expected)).pvalue
 
 
-@pytest.mark.parametrize('name, rule', [
+@pytest.mark.parametrize(
+  'name, rule',
+  [
     ('specdiff', 'block'),
     ('specdiff', 'rejection'),
     ('specdiff2', 'greedy'),
     ('tree', 'without_replacement'),
-])
+  ],
+)
 def test_the_law_is_the_verifiers(parts, law, name, rule):
   found = pairs(parts, system(parts, name, rule=rule))
   assert p_value(found, law) > RARE
@@ -169,7 +177,7 @@ def test_what_is_lossy_is_noticed(parts, law):
 
   liar = Liar(drafter.config, drafter.gamma, Argmax(mode='sample'))
   engine = dataclasses.replace(
-      one.engine, drafter=liar, rule=rejection.Rejection()
+    one.engine, drafter=liar, rule=rejection.Rejection()
   )
   one = dataclasses.replace(one, engine=engine)
   assert p_value(pairs(parts, one), law) < SURE

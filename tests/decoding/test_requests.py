@@ -45,20 +45,28 @@ def test_two_requests_of_one_id_are_refused():
 
 
 BAD = {
-    'temperature': (
-        float('nan'), float('inf'), -1.0, 1e-46, 1e-30, 1e39, True, '1', None,
-    ),
-    'top_k': (-1, 2**31, 1.0, True, None),
-    'top_p': (0, -1.0, 1e-44, 1e-38, 0.99999999, 1.1, float('nan'), True),
-    'seed': (-1, 2**32, 2**63, 1.5, True, None),
-    'max_new_tokens': (0, -1, 2**24 + 1, 2**31, 2.0, True),
+  'temperature': (
+    float('nan'),
+    float('inf'),
+    -1.0,
+    1e-46,
+    1e-30,
+    1e39,
+    True,
+    '1',
+    None,
+  ),
+  'top_k': (-1, 2**31, 1.0, True, None),
+  'top_p': (0, -1.0, 1e-44, 1e-38, 0.99999999, 1.1, float('nan'), True),
+  'seed': (-1, 2**32, 2**63, 1.5, True, None),
+  'max_new_tokens': (0, -1, 2**24 + 1, 2**31, 2.0, True),
 }
 GOOD = {
-    'temperature': (0, 0.0, 1e-20, 1, np.float32(0.7), 1e20),
-    'top_k': (0, 1, 2**31 - 1, np.int64(5)),
-    'top_p': (1, 1.0, 0.9999999, np.float32(0.5), 1e-30, 1.2e-38),
-    'seed': (0, 2**32 - 1, np.int32(4)),
-    'max_new_tokens': (1, 2**24),
+  'temperature': (0, 0.0, 1e-20, 1, np.float32(0.7), 1e20),
+  'top_k': (0, 1, 2**31 - 1, np.int64(5)),
+  'top_p': (1, 1.0, 0.9999999, np.float32(0.5), 1e-30, 1.2e-38),
+  'seed': (0, 2**32 - 1, np.int32(4)),
+  'max_new_tokens': (1, 2**24),
 }
 
 

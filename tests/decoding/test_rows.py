@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import contract_systems as systems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,6 @@ from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import rows as rows_lib
 from specdiff_jax.models import transformer
-
-import contract_systems as systems
 
 Row = systems.Row
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
@@ -31,13 +30,13 @@ def uneven():
 def run(row, settings, requests=systems.REQUESTS, batch=3, step=0, **options):
   options = {'buckets': (systems.BUCKET,)} | options
   return generate.generate(
-      dataclasses.replace(row.engine(), cache_step=step),
-      systems.verifier(row.scan_layers)[1],
-      row.drafter_params(settings),
-      requests,
-      settings,
-      batch,
-      **options,
+    dataclasses.replace(row.engine(), cache_step=step),
+    systems.verifier(row.scan_layers)[1],
+    row.drafter_params(settings),
+    requests,
+    settings,
+    batch,
+    **options,
   )
 
 
@@ -80,7 +79,7 @@ def test_a_refilled_row_decodes_as_if_alone(kind, refills):
 @pytest.mark.parametrize('kind', ['ar', 'shared_noise'])
 @pytest.mark.parametrize('group', [2, 3])
 def test_rows_that_are_filled_together_decode_as_if_alone(
-    kind, group, refills, monkeypatch
+  kind, group, refills, monkeypatch
 ):
   """The last group is not full, and texts end here and there."""
   row, settings = Row(kind), uneven()
@@ -103,8 +102,8 @@ def test_a_refill_that_keeps_the_old_cache_is_noticed(monkeypatch):
   def insert(state, one, rows):
     at = jnp.arange(3) == rows
     cache = jax.tree.map(
-        lambda old: jnp.sum(old * at[:, None, None, None], 0, keepdims=True),
-        state.cache,
+      lambda old: jnp.sum(old * at[:, None, None, None], 0, keepdims=True),
+      state.cache,
     )
     return real(state, one.replace(cache=cache), rows)
 
@@ -114,7 +113,7 @@ def test_a_refill_that_keeps_the_old_cache_is_noticed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'row', [Row('shared_noise'), Row('tree', scan_layers=True)]
+  'row', [Row('shared_noise'), Row('tree', scan_layers=True)]
 )
 def test_inserting_changes_its_rows_and_all_of_them(row):
   """Leaf by leaf, in bf16 too: as if these had been prefilled there."""
@@ -125,9 +124,9 @@ def test_inserting_changes_its_rows_and_all_of_them(row):
   half = lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
   for cast in (lambda x: x, half):
     got = rows_lib.insert(
-        jax.tree.map(jnp.copy, jax.tree.map(cast, before)),
-        jax.tree.map(cast, some),
-        np.array([2, 0, 3], np.int32),
+      jax.tree.map(jnp.copy, jax.tree.map(cast, before)),
+      jax.tree.map(cast, some),
+      np.array([2, 0, 3], np.int32),
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(got):
       name = jax.tree_util.keystr(path)
@@ -217,12 +216,12 @@ def test_refills_count_as_prefill(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'row',
-    [
-        Row('shared_noise'),
-        Row('tree', scan_layers=True),
-        Row('sps_shared_noise'),
-    ],
+  'row',
+  [
+    Row('shared_noise'),
+    Row('tree', scan_layers=True),
+    Row('sps_shared_noise'),
+  ],
 )
 def test_growing_caches_change_no_token(row, monkeypatch):
   sizes, real = [], rows_lib.grow
@@ -268,9 +267,7 @@ def test_no_live_row_writes_past_its_cache():
   engine, params, drafter = parts(row)
   engine = dataclasses.replace(engine, cache_step=STEP)
   requests, bucket = systems.REQUESTS[2:5], (systems.BUCKET,)
-  state = generate.start(
-      engine, params, drafter, requests, SAMPLED, 3, bucket
-  )
+  state = generate.start(engine, params, drafter, requests, SAMPLED, 3, bucket)
   room, tree = transformer.cache_slots(state.cache), systems.GAMMA + 1
   assert room == 28
   while True:
@@ -286,8 +283,8 @@ def test_no_live_row_writes_past_its_cache():
 
 
 MIXED = tuple(
-    generate.Request(n, [1 + n % 50] * (1 + n * 5 % systems.BUCKET))
-    for n in range(24)
+  generate.Request(n, [1 + n % 50] * (1 + n * 5 % systems.BUCKET))
+  for n in range(24)
 )
 
 
@@ -300,10 +297,10 @@ def test_nothing_recompiles_after_warming_up(group, compilations, monkeypatch):
   before = compilations()
   for temperature, limit, some in ((0.0, 24, 24), (0.9, 9, 11), (1.4, 1, 2)):
     settings = dataclasses.replace(
-        GREEDY, temperature=temperature, top_k=5, seed=7, max_new_tokens=limit
+      GREEDY, temperature=temperature, top_k=5, seed=7, max_new_tokens=limit
     )
     got = generate.generate(
-        engine, params, drafter, MIXED[:some], settings, 3, BUCKETS
+      engine, params, drafter, MIXED[:some], settings, 3, BUCKETS
     )
     assert len(got) == some
   assert compilations() == before
@@ -335,8 +332,8 @@ def primitives(jaxpr):
   for equation in jaxpr.eqns:
     yield equation.primitive.name
     for inner in jax.tree.leaves(
-        list(equation.params.values()),
-        is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr'),
+      list(equation.params.values()),
+      is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr'),
     ):
       inner = getattr(inner, 'jaxpr', inner)
       if hasattr(inner, 'eqns'):

@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rule_laws as laws
 
 from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import prefix_trees
-
-import rule_laws as laws
 
 POINT = rejection.GreedyAcceptance().walk
 DRAWN = rejection.Rejection().walk
@@ -79,8 +78,8 @@ def test_a_draft_selected_by_q_under_min_p_over_q(tell, judge):
 
 def siblings_laws():
   return (
-      laws.same_everywhere([[0.1, 0.5, 0.4]] * 2),
-      laws.same_everywhere([[0.6, 0.3, 0.1]]),
+    laws.same_everywhere([[0.1, 0.5, 0.4]] * 2),
+    laws.same_everywhere([[0.6, 0.3, 0.1]]),
   )
 
 
@@ -88,7 +87,7 @@ def test_merged_duplicates_under_the_rule_with_replacement(tell):
   p, q = siblings_laws()
   both = laws.drawn(q, 1, 2)
   tree = jax.jit(prefix_trees.merged, static_argnums=2)(
-      both.token.astype(np.int32), np.zeros(9, np.int32), 3
+    both.token.astype(np.int32), np.zeros(9, np.int32), 3
   )
   tree = tree.replace(log_q=both.tree().log_q)
   tell(error(DRAWN, both, tree, p))
@@ -131,7 +130,7 @@ def test_a_searched_draft_with_its_marginal_q(tell, draft, judge):
     other = laws.random_law(3, 3, 2)
     score = every.weight * laws.drawn(other, 2).weight
   found = laws.Drafts(
-      (np.arange(len(score)) == score.argmax()) * 1.0, every.token, every.log_q
+    (np.arange(len(score)) == score.argmax()) * 1.0, every.token, every.log_q
   )
   tell(error(judge, found, found.chain(), table))
   assert error(POINT, found, found.chain(), table) < laws.EXACT
@@ -141,14 +140,14 @@ def test_a_searched_draft_with_its_marginal_q(tell, draft, judge):
 def test_an_any_order_draft_with_recorded_q(tell, judge):
   """The second slot is revealed first, and the first given the second."""
   q = {
-      'first': np.array([[0.9, 0.1], [0.1, 0.9]]),  # given the second
-      'second': np.array([0.5, 0.5]),
+    'first': np.array([[0.9, 0.1], [0.1, 0.9]]),  # given the second
+    'second': np.array([0.5, 0.5]),
   }
   every = laws.drawn(laws.same_everywhere([[0.5, 0.5]] * 2), 2)
   first, second = every.token[:, 0].T
   weight = q['second'][second] * q['first'][second, first]
   law = np.stack(
-      [q['first'][second], np.broadcast_to(q['second'], (4, 2))], axis=1
+    [q['first'][second], np.broadcast_to(q['second'], (4, 2))], axis=1
   )
   drafts = laws.Drafts(weight, every.token, np.log(law)[:, None])
   table = laws.same_everywhere([[0.5, 0.5]] * 3)
@@ -156,7 +155,7 @@ def test_an_any_order_draft_with_recorded_q(tell, judge):
   # With the law of each token given the ones before it there is no error.
   joint = weight.reshape(2, 2)
   law = np.stack(
-      [np.broadcast_to(joint.sum(1), (4, 2)), joint[first] * 2], axis=1
+    [np.broadcast_to(joint.sum(1), (4, 2)), joint[first] * 2], axis=1
   )
   mended = laws.Drafts(weight, every.token, np.log(law)[:, None])
   assert error(judge, mended, mended.chain(), table) < laws.EXACT
@@ -166,9 +165,9 @@ def test_a_draft_of_another_temperature_than_its_q(tell):
   q, table = laws.random_law(0, 3, 2), laws.random_law(1, 3, 3)
   sharp = q**3 / (q**3).sum(1, keepdims=True)
   drafts = laws.Drafts(
-      laws.drawn(sharp, 2).weight,
-      laws.drawn(q, 2).token,
-      laws.drawn(q, 2).log_q,
+    laws.drawn(sharp, 2).weight,
+    laws.drawn(q, 2).token,
+    laws.drawn(q, 2).log_q,
   )
   tell(error(DRAWN, drafts, drafts.chain(), table))
 
@@ -191,13 +190,14 @@ def test_one_noise_for_each_chain_and_the_longest_wins(tell):
   weight = p[node, said].prod(1).reshape(-1, 2).prod(1)
   longest = 2 * np.arange(len(draft)) + found.deepest.reshape(-1, 2).argmax(1)
   blocks = laws.total(
-      jax.tree.map(lambda x: x[longest], found), node[longest], weight, draft, p
+    jax.tree.map(lambda x: x[longest], found), node[longest], weight, draft, p
   )
   tell(laws.error(drafts.weight, blocks, p))
   # One draw for each prefix of both chains is rule M.
-  assert laws.error(
-      drafts.weight, laws.by_tokens(laws.match, drafts.tree(), p), p
-  ) < laws.EXACT
+  assert (
+    laws.error(drafts.weight, laws.by_tokens(laws.match, drafts.tree(), p), p)
+    < laws.EXACT
+  )
 
 
 def test_a_draft_that_peeks_at_noise_that_is_redrawn(tell):
@@ -210,13 +210,11 @@ def test_a_draft_that_peeks_at_noise_that_is_redrawn(tell):
   np.testing.assert_array_equal(found.deepest, y[:, 1] == 0)
   weight = p[0, y[:, 0]] * p[1 + y[:, 0], y[:, 1]]
   # A block of one token is followed by a new draw ..
-  blocks = laws.total(
-      found, laws.nodes(tree, 2), weight, np.zeros(4, int), p
-  )
+  blocks = laws.total(found, laws.nodes(tree, 2), weight, np.zeros(4, int), p)
   tell(laws.error(np.ones(1), blocks, p))
   # .. but if the noise is keyed by position, by y_2 after all.
   np.testing.assert_array_equal(
-      found.law.argmax(1), np.where(y[:, 1] == 0, y[:, 1], y[:, 0])
+    found.law.argmax(1), np.where(y[:, 1] == 0, y[:, 1], y[:, 0])
   )
   np.testing.assert_allclose(weight, laws.sequences(p))
 
@@ -239,13 +237,13 @@ def chain_judge(verdict):
     # After the last token, which padding follows, the bonus is drawn from p.
     ended = ~jnp.pad(tree.valid[:, 1:], ((0, 0), (0, 1)))
     other = jnp.where(
-        ended[..., None], p, jnp.pad(other, ((0, 0), (0, 1), (0, 0)))
+      ended[..., None], p, jnp.pad(other, ((0, 0), (0, 1), (0, 0)))
     )
     chance = jnp.where(tree.valid[:, 1:], chance, -1)
     return rejection.Walk(
-        count,
-        other[jnp.arange(len(count)), count],
-        jnp.pad(chance, ((0, 0), (1, 0)), constant_values=-1),
+      count,
+      other[jnp.arange(len(count)), count],
+      jnp.pad(chance, ((0, 0), (1, 0)), constant_values=-1),
     )
 
   return judge

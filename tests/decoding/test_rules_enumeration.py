@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rule_laws as laws
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import prefix_trees
-
-import rule_laws as laws
 
 POINT = rejection.GreedyAcceptance().walk
 DRAWN = rejection.Rejection().walk
@@ -46,8 +45,9 @@ def every_merged(vocab, gamma, drafts, slots=None):
   """Returns the prefix trees of all K chains, cut to a budget."""
   token = laws.drawn(laws.random_law(0, vocab, gamma), gamma, drafts).token
   return jax.jit(prefix_trees.merged, static_argnums=2)(
-      token.astype(np.int32), np.zeros(len(token), np.int32),
-      slots or drafts * gamma + 1,
+    token.astype(np.int32),
+    np.zeros(len(token), np.int32),
+    slots or drafts * gamma + 1,
   )
 
 
@@ -56,7 +56,7 @@ def best_first(vocab, gamma, slots):
   rng = np.random.default_rng(vocab)
   log_q = np.log(rng.dirichlet(np.ones(vocab), size=(20, gamma)))
   return jax.jit(prefix_trees.best_first, static_argnums=3)(
-      log_q, np.arange(vocab, dtype=np.int32), np.zeros(20, np.int32), slots
+    log_q, np.arange(vocab, dtype=np.int32), np.zeros(20, np.int32), slots
   )
 
 
@@ -76,15 +76,15 @@ def anything(vocab, depth, slots, rows=40):
 
 # Name: the trees, and (vocabulary, deepest path).
 TREES = {
-    'chain': (functools.partial(every_chain, 3, 3, 1), 3, 3),
-    'two_chains': (functools.partial(every_chain, 2, 3, 2), 2, 3),
-    'three_chains': (functools.partial(every_chain, 2, 2, 3), 2, 2),
-    'three_siblings': (functools.partial(every_chain, 3, 1, 3), 3, 1),
-    'merged': (functools.partial(every_merged, 2, 2, 3), 2, 2),
-    'merged_and_cut': (functools.partial(every_merged, 2, 3, 2, 5), 2, 3),
-    'best_first': (functools.partial(best_first, 3, 2, 5), 3, 2),
-    'anything': (functools.partial(anything, 3, 3, 6), 3, 3),
-    'anything_of_two_tokens': (functools.partial(anything, 2, 3, 7), 2, 3),
+  'chain': (functools.partial(every_chain, 3, 3, 1), 3, 3),
+  'two_chains': (functools.partial(every_chain, 2, 3, 2), 2, 3),
+  'three_chains': (functools.partial(every_chain, 2, 2, 3), 2, 2),
+  'three_siblings': (functools.partial(every_chain, 3, 1, 3), 3, 1),
+  'merged': (functools.partial(every_merged, 2, 2, 3), 2, 2),
+  'merged_and_cut': (functools.partial(every_merged, 2, 3, 2, 5), 2, 3),
+  'best_first': (functools.partial(best_first, 3, 2, 5), 3, 2),
+  'anything': (functools.partial(anything, 3, 3, 6), 3, 3),
+  'anything_of_two_tokens': (functools.partial(anything, 2, 3, 7), 2, 3),
 }
 
 
@@ -95,12 +95,10 @@ def test_rules_without_q_are_lossless_for_each_tree(name):
   wanted = laws.sequences(table)
   assert wanted.max() < 0.9  # not a law of one sequence
   blocks = {
-      'match': laws.by_tokens(laws.match, tree, table),
-      'point': laws.by_coins(POINT, tree, table),
-      'match, selected': laws.by_tokens(
-          laws.selected(laws.match), tree, table
-      ),
-      'point, selected': laws.by_coins(laws.selected(POINT), tree, table),
+    'match': laws.by_tokens(laws.match, tree, table),
+    'point': laws.by_coins(POINT, tree, table),
+    'match, selected': laws.by_tokens(laws.selected(laws.match), tree, table),
+    'point, selected': laws.by_coins(laws.selected(POINT), tree, table),
   }
   for rule, block in blocks.items():
     got = laws.emitted(block, table)
@@ -108,7 +106,7 @@ def test_rules_without_q_are_lossless_for_each_tree(name):
   # Greedy acceptance is rule M in law, block by block.
   for kind in ('', ', selected'):
     np.testing.assert_allclose(
-        blocks['match' + kind], blocks['point' + kind], atol=laws.EXACT
+      blocks['match' + kind], blocks['point' + kind], atol=laws.EXACT
     )
   # A tree accepts as many as its distinct prefixes are probable; a selection
   # no more.
@@ -131,10 +129,12 @@ def prefix_mass(tree, table):
   for slot in range(1, valid.shape[1]):
     valid[:, slot] &= valid[rows, np.asarray(tree.parent)[:, slot]]
   node = laws.nodes(tree, vocab)
-  return np.array([
+  return np.array(
+    [
       sum(chance[n] for n in set(line[real]) - {0})
       for line, real in zip(node, valid)
-  ])
+    ]
+  )
 
 
 # Rules that read q are lossless over all drafts that have the law q.
@@ -166,7 +166,7 @@ def test_rules_of_one_chain(kind, vocab, gamma):
 
 
 @pytest.mark.parametrize(
-    'vocab, gamma, drafts', [(2, 2, 3), (2, 3, 2), (3, 1, 3), (3, 2, 2)]
+  'vocab, gamma, drafts', [(2, 2, 3), (2, 3, 2), (3, 1, 3), (3, 2, 2)]
 )
 @pytest.mark.parametrize('kind', ['iid', 'autoregressive'])
 def test_rejection_with_replacement(kind, vocab, gamma, drafts):
@@ -182,8 +182,8 @@ def test_rejection_with_replacement(kind, vocab, gamma, drafts):
 
 
 @pytest.mark.parametrize(
-    'vocab, gamma, drafts',
-    [(2, 2, 2), (2, 3, 2), (3, 2, 2), (3, 1, 3), (4, 1, 3), (3, 2, 3)],
+  'vocab, gamma, drafts',
+  [(2, 2, 2), (2, 3, 2), (3, 2, 2), (3, 1, 3), (4, 1, 3), (3, 2, 3)],
 )
 def test_rejection_without_replacement(vocab, gamma, drafts):
   if (vocab, gamma, drafts) == (3, 2, 3):
@@ -206,10 +206,10 @@ def test_rejection_without_replacement(vocab, gamma, drafts):
 
 
 PAIRS = {
-    'chain': (1, laws.drawn, DRAWN),
-    'block': (1, laws.drawn, laws.block),
-    'with_replacement': (2, laws.drawn, DRAWN),
-    'without_replacement': (2, laws.drawn_distinct, DISTINCT),
+  'chain': (1, laws.drawn, DRAWN),
+  'block': (1, laws.drawn, laws.block),
+  'with_replacement': (2, laws.drawn, DRAWN),
+  'without_replacement': (2, laws.drawn_distinct, DISTINCT),
 }
 
 
@@ -237,8 +237,8 @@ def odd_laws(case):
     return p, p[: laws.level(3, 2).start]
   assert case == 'disjoint'
   return (
-      laws.same_everywhere([[0, 0, 1], [0.5, 0.5, 0], [0.2, 0.3, 0.5]]),
-      laws.same_everywhere([[0.7, 0.3, 0], [0, 0.4, 0.6]]),
+    laws.same_everywhere([[0, 0, 1], [0.5, 0.5, 0], [0.2, 0.3, 0.5]]),
+    laws.same_everywhere([[0.7, 0.3, 0], [0, 0.4, 0.6]]),
   )
 
 
@@ -246,8 +246,13 @@ def odd_laws(case):
 def test_odd_laws(pair):
   drafts, draw, judge = PAIRS[pair]
   for case in (
-      'top_k', 'top_p', 'verifier_at_temperature_0', 'both_at_temperature_0',
-      'q_lacks_a_token', 'q_is_p', 'disjoint',
+    'top_k',
+    'top_p',
+    'verifier_at_temperature_0',
+    'both_at_temperature_0',
+    'q_lacks_a_token',
+    'q_is_p',
+    'disjoint',
   ):
     p, q = odd_laws(case)
     if case == 'both_at_temperature_0' and draw is laws.drawn_distinct:
@@ -260,7 +265,7 @@ def test_odd_laws(pair):
       np.testing.assert_allclose(many.weight @ laws.accepted(blocks), 2)
     if case == 'verifier_at_temperature_0':  # what the argmax path begins with
       np.testing.assert_allclose(
-          laws.accepted(blocks), common(many.token, p), atol=laws.EXACT
+        laws.accepted(blocks), common(many.token, p), atol=laws.EXACT
       )
     if case == 'disjoint':  # nothing is
       assert many.weight @ laws.accepted(blocks) == 0

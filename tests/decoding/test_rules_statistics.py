@@ -14,6 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rule_laws as laws
 import scipy.stats
 
 from specdiff_jax.core import sampling as sampling_lib
@@ -24,27 +25,27 @@ from specdiff_jax.decoding import rejection
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import strategies
 
-import rule_laws as laws
-
 ROWS, VOCAB, GAMMA, COUNT, START = 20_000, 3, 2, 3, 5
 SURE, RARE = 1e-9, 1e-3  # p-values: of what is lossy, and of what is not
 
 SAMPLE = strategies.Chain(mode='sample', keep_q=True)
 CHAINS = strategies.Drafts(drafts=2, arrangement='chains', keep_q=True)
 PAIRS = {
-    'sample, rejection': (SAMPLE, rejection.Rejection()),
-    'sample, block': (SAMPLE, block_verification.BlockVerification()),
-    'chains, rejection': (CHAINS, rejection.Rejection()),
-    'chains, selected': (
-        CHAINS, accept.SelfSelection(rejection.GreedyAcceptance())
-    ),
-    'distinct, rejection': (
-        strategies.Drafts(drafts=2, arrangement='distinct', keep_q=True),
-        rejection.RejectionWithoutReplacement(),
-    ),
-    'merged, greedy acceptance': (
-        strategies.Drafts(drafts=2), rejection.GreedyAcceptance()
-    ),
+  'sample, rejection': (SAMPLE, rejection.Rejection()),
+  'sample, block': (SAMPLE, block_verification.BlockVerification()),
+  'chains, rejection': (CHAINS, rejection.Rejection()),
+  'chains, selected': (
+    CHAINS,
+    accept.SelfSelection(rejection.GreedyAcceptance()),
+  ),
+  'distinct, rejection': (
+    strategies.Drafts(drafts=2, arrangement='distinct', keep_q=True),
+    rejection.RejectionWithoutReplacement(),
+  ),
+  'merged, greedy acceptance': (
+    strategies.Drafts(drafts=2),
+    rejection.GreedyAcceptance(),
+  ),
 }
 
 
@@ -58,10 +59,11 @@ class Faults(NamedTuple):
     """Returns the context in which `fresh` has the faults."""
     fresh = sampling_lib.fresh
     return mock.patch.object(
-        sampling_lib, 'fresh',
-        lambda noise, purpose, length: fresh(
-            noise, self.purposes[purpose], self.step * length
-        ),
+      sampling_lib,
+      'fresh',
+      lambda noise, purpose, length: fresh(
+        noise, self.purposes[purpose], self.step * length
+      ),
     )
 
 
@@ -82,10 +84,12 @@ def decoder(strategy, rule):
       length = START + count
       with faults.patched():
         tree = strategy(
-            marginals.Marginals(
-                q[node], jnp.arange(vocab), jnp.zeros_like(node), length, vocab
-            ),
-            sampling, noise, slots,
+          marginals.Marginals(
+            q[node], jnp.arange(vocab), jnp.zeros_like(node), length, vocab
+          ),
+          sampling,
+          noise,
+          slots,
         )
         nodes = jnp.zeros_like(tree.token).at[:, 0].set(node)
         for slot in range(1, slots):
@@ -97,7 +101,7 @@ def decoder(strategy, rule):
         token = jnp.where(d < verdict.count, drafted, verdict.bonus)
         emit = (d <= verdict.count) & (count < COUNT)
         text = text.at[rows, jnp.where(emit, count, COUNT)].set(
-            token, mode='drop'
+          token, mode='drop'
         )
         node = jnp.where(emit, node * vocab + 1 + token, node)
         count += emit
@@ -115,10 +119,15 @@ cached = functools.cache(lambda pair: decoder(*PAIRS[pair]))
 
 def decode(pair, p, q, setting=None, requests=np.arange(ROWS), faults=Faults()):
   """Returns the texts [B, 3] of laws p [P, V] and q [P, G, V]."""
-  return np.asarray(cached(pair)(
-      logits(p), logits(q), laws.setting(ROWS, **(setting or {})), requests,
+  return np.asarray(
+    cached(pair)(
+      logits(p),
+      logits(q),
+      laws.setting(ROWS, **(setting or {})),
+      requests,
       faults,
-  ))
+    )
+  )
 
 
 def logits(law):
@@ -138,9 +147,9 @@ def tables(case, vocab=VOCAB):
 
 
 CASES = {
-    'plain': {},
-    # Filters, and a drafter that lacks tokens.
-    'filtered': {'temperature': 0.8, 'top_k': 2, 'top_p': 0.9},
+  'plain': {},
+  # Filters, and a drafter that lacks tokens.
+  'filtered': {'temperature': 0.8, 'top_k': 2, 'top_p': 0.9},
 }
 
 
@@ -158,7 +167,7 @@ def p_value(text, law):
 
 def filtered(p, setting):
   got = sampling_lib.log_probabilities(
-      jnp.asarray(logits(p))[None], laws.setting(1, **setting)
+    jnp.asarray(logits(p))[None], laws.setting(1, **setting)
   )
   return np.exp(np.asarray(got[0], np.float64))
 
@@ -233,18 +242,24 @@ def by_hand(rule, tree, p, length, noise):
   return deepest, law, rejection.draw(law, noise, length)
 
 
-@pytest.mark.parametrize('pair', [
-    'sample, block', 'chains, rejection', 'chains, selected',
-])
+@pytest.mark.parametrize(
+  'pair',
+  [
+    'sample, block',
+    'chains, rejection',
+    'chains, selected',
+  ],
+)
 def test_a_rule_is_its_walk(pair):
   rows, (strategy, rule) = 300, PAIRS[pair]
   drafts = laws.drawn(
-      tables('plain')[1][:4, 0], GAMMA, 2 if strategy is CHAINS else 1
+    tables('plain')[1][:4, 0], GAMMA, 2 if strategy is CHAINS else 1
   )
   pick = np.random.default_rng(0).integers(0, len(drafts.weight), rows)
   drafts = laws.Drafts(
-      drafts.weight[pick], drafts.token[pick],
-      drafts.log_q[pick].astype(np.float32),
+    drafts.weight[pick],
+    drafts.token[pick],
+    drafts.log_q[pick].astype(np.float32),
   )
   tree = drafts.tree() if strategy is CHAINS else drafts.chain()
   p = tables('plain')[0].astype(np.float32)[laws.nodes(tree, VOCAB)]
@@ -272,13 +287,13 @@ def test_a_rule_is_its_walk(pair):
 def test_draws_are_fresh_for_each_request_cycle_and_purpose():
   requests, lengths = np.divmod(np.arange(24), 6)
   noise = sampling_lib.request_noise(0, jnp.asarray(requests))
-  purposes = (
-      sampling_lib.DRAFT, sampling_lib.ACCEPT, sampling_lib.RESIDUAL
-  )
-  keys = np.concatenate([
+  purposes = (sampling_lib.DRAFT, sampling_lib.ACCEPT, sampling_lib.RESIDUAL)
+  keys = np.concatenate(
+    [
       jax.random.key_data(sampling_lib.fresh(noise, purpose, lengths))
       for purpose in purposes
-  ])
+    ]
+  )
   # Nor are they the keys of the noise that is keyed by position.
   positions = jax.vmap(jax.random.fold_in)(noise.key, lengths)
   keys = np.concatenate([keys, jax.random.key_data(positions)])
@@ -289,8 +304,9 @@ def test_draws_are_fresh_for_each_request_cycle_and_purpose():
   # The row plays no part.
   order = np.random.default_rng(0).permutation(24)
   again = rejection.uniform(
-      sampling_lib.request_noise(0, jnp.asarray(requests[order])),
-      jnp.asarray(lengths[order]), 8,
+    sampling_lib.request_noise(0, jnp.asarray(requests[order])),
+    jnp.asarray(lengths[order]),
+    8,
   )
   np.testing.assert_array_equal(again, coins[order])
 
@@ -317,8 +333,9 @@ def test_an_empty_residual_falls_back_to_p():
   np.testing.assert_array_equal(rejection.residual(p, p + 1e-6, p), p)
   # q rounded up: the largest coin rejects, and max(p - q, 0) is 0 everywhere.
   tree = tree_lib.chain(
-      jnp.array([[0, 2, 2]]), jnp.ones((1, 3), bool),
-      jnp.broadcast_to(jnp.log(p) + 2e-6, (1, 3, 3)),
+    jnp.array([[0, 2, 2]]),
+    jnp.ones((1, 3), bool),
+    jnp.broadcast_to(jnp.log(p) + 2e-6, (1, 3, 3)),
   )
   laws_of_p = jnp.broadcast_to(p, (1, 3, 3))
   coins = jnp.full((1, 3), np.float32(1) - np.float32(2**-24))

@@ -1,5 +1,6 @@
 """The tau that training reports is the tau that serving has."""
 
+import contract_systems as systems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +14,6 @@ from specdiff_jax.training import every_anchor
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores
 
-import contract_systems as systems
-
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 
 
@@ -22,17 +21,17 @@ def source():
   """Returns the greedy completions of the contract's requests."""
   texts = zip(systems.REQUESTS, systems.plain(GREEDY))
   return [
-      trajectories.Trajectory(
-          id=str(request.number),
-          prompt_hash=f'{request.number:016x}',
-          prompt=np.array(request.prompt, np.int32),
-          completion=np.array(completion, np.int32),
-          temperature=0.0,
-          top_k=0,
-          top_p=1.0,
-          seed=0,
-      )
-      for request, completion in texts
+    trajectories.Trajectory(
+      id=str(request.number),
+      prompt_hash=f'{request.number:016x}',
+      prompt=np.array(request.prompt, np.int32),
+      completion=np.array(completion, np.int32),
+      temperature=0.0,
+      top_k=0,
+      top_p=1.0,
+      seed=0,
+    )
+    for request, completion in texts
   ]
 
 

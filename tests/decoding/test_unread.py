@@ -1,5 +1,6 @@
 """Features of plain cycles read late: the drafter ends where it would have."""
 
+import contract_systems as systems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,6 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import unread
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import strategies
-
-import contract_systems as systems
 
 ROOM, SLOTS = 24, 48
 COUNTS = np.array([0, 3, 17, 20])  # plain cycles of each row
@@ -41,7 +40,7 @@ def read_at_once(drafter, params, state, features):
     old = state
     verdict = types.Verdict(*jnp.zeros((3, len(COUNTS)), jnp.int32))
     state = drafter.observe(
-        params, old, context(FIRST + cycle), verdict, features[:, cycle, None]
+      params, old, context(FIRST + cycle), verdict, features[:, cycle, None]
     )
     going = cycle < COUNTS
 
@@ -87,7 +86,7 @@ def test_read_late_is_read(drafter, size):
   other = features.at[2, 7].add(1.0)
   found = seen(read_late(drafter, params, state, prompt, other, size))
   assert any(
-      np.abs(a - b).max() > 1e-2 for a, b in zip(expected, found, strict=True)
+    np.abs(a - b).max() > 1e-2 for a, b in zip(expected, found, strict=True)
   )
   for row in (0, 1, 3):
     for a, b in zip(expected, found, strict=True):

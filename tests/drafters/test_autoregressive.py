@@ -39,9 +39,7 @@ def verifier():
   network = transformer.Transformer(VERIFIER)
   with jax.ensure_compile_time_eval():
     params = network.init(jax.random.key(3), one, one, one[None] == 0)
-    return jax.tree.map(
-        lambda x: x * 10 if x.ndim > 1 else x, params['params']
-    )
+    return jax.tree.map(lambda x: x * 10 if x.ndim > 1 else x, params['params'])
 
 
 @functools.cache
@@ -56,13 +54,13 @@ def context(tokens, length, cache=None):
   if cache is None:
     cache = transformer.empty_cache(VERIFIER, ROWS, ROOM, 'float32')
   return types.Context(
-      jnp.asarray(tokens), jnp.asarray(length), verifier(), cache
+    jnp.asarray(tokens), jnp.asarray(length), verifier(), cache
   )
 
 
 def law(temperature=0.0):
   return types.Sampling(
-      jnp.full(ROWS, temperature), jnp.zeros(ROWS, jnp.int32), jnp.ones(ROWS)
+    jnp.full(ROWS, temperature), jnp.zeros(ROWS, jnp.int32), jnp.ones(ROWS)
   )
 
 
@@ -103,9 +101,7 @@ def continued(n_layers=None):
       place = length + j
       logits = np.asarray(laws(tokens))[np.arange(ROWS), place - 1]
       tokens[np.arange(ROWS), place] = ids[logits.argmax(-1)]
-    return np.stack(
-        [row[n - 1 : n + GAMMA] for row, n in zip(tokens, length)]
-    )
+    return np.stack([row[n - 1 : n + GAMMA] for row, n in zip(tokens, length)])
 
   return run
 
@@ -113,12 +109,12 @@ def continued(n_layers=None):
 @functools.cache
 def compiled(drafter):
   return (
-      jax.jit(lambda context: drafter.init(own_params(), context, None)),
-      jax.jit(
-          lambda state, context: drafter.draft(
-              own_params(), state, context, law(), noise(), GAMMA + 1
-          )
-      ),
+    jax.jit(lambda context: drafter.init(own_params(), context, None)),
+    jax.jit(
+      lambda state, context: drafter.draft(
+        own_params(), state, context, law(), noise(), GAMMA + 1
+      )
+    ),
   )
 
 
@@ -168,8 +164,8 @@ def test_a_missing_key_is_noticed():
   """Negative control of the test above."""
   drafter = LastTokenOnly(CONFIG, GAMMA)
   same = [
-      np.array_equal(got, continued()(tokens, length))
-      for got, tokens, length in drafts(drafter, ACCEPTED)
+    np.array_equal(got, continued()(tokens, length))
+    for got, tokens, length in drafts(drafter, ACCEPTED)
   ]
   assert not all(same)
 
@@ -195,9 +191,7 @@ def test_early_exit_is_the_verifier_cut_short(layers, scan_layers):
   drafter = early_exit.EarlyExit(c, layers, GAMMA)
   seen = context(tokens, length, cache).replace(verifier=params)
   tree, _ = jax.jit(
-      lambda context: drafter.draft(
-          (), (), context, law(), noise(), GAMMA + 1
-      )
+    lambda context: drafter.draft((), (), context, law(), noise(), GAMMA + 1)
   )(seen)
   got = np.asarray(tree.token)
   np.testing.assert_array_equal(got, continued(layers)(tokens, length))
@@ -232,7 +226,7 @@ def test_log_q_is_the_law_of_each_step():
   wanted = np.asarray(jax.nn.log_softmax(logits / 0.7))
   for row, n in enumerate(length):
     np.testing.assert_allclose(
-        log_q[row, 1:, IDS].T, wanted[row, n - 1 : n + GAMMA - 1], atol=1e-4
+      log_q[row, 1:, IDS].T, wanted[row, n - 1 : n + GAMMA - 1], atol=1e-4
     )
   assert (np.asarray(run(6).token) != np.asarray(tree.token)).any()
 
@@ -241,7 +235,7 @@ def test_log_q_is_the_law_of_each_step():
 def test_modes(mode):
   """At temperature 0 they agree; so hot that only noise speaks they differ."""
   drafter = autoregressive.Autoregressive(
-      CONFIG, GAMMA, strategies.Chain(mode=mode)
+    CONFIG, GAMMA, strategies.Chain(mode=mode)
   )
   expected = 'autoregressive' if mode == 'sample' else 'deterministic'
   assert drafter.proposal == expected

@@ -17,14 +17,14 @@ from specdiff_jax.models import networks
 
 VOCAB, MASK, BLOCK, ROOM = 30, 29, 4, 24
 SIZES = dict(
-    vocab_size=VOCAB, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=24
+  vocab_size=VOCAB, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=24
 )
 VERIFIER = config_lib.TransformerConfig(layers=3, tied_head=False, **SIZES)
 CONFIG = dflash.DFlashConfig(
-    config_lib.TransformerConfig(layers=2, qk_norm=True, **SIZES),
-    features=(0, 2),
-    block=BLOCK,
-    mask_id=MASK,
+  config_lib.TransformerConfig(layers=2, qk_norm=True, **SIZES),
+  features=(0, 2),
+  block=BLOCK,
+  mask_id=MASK,
 )
 FEATURES = np.random.default_rng(5).standard_normal((2, ROOM, 2, 16))
 FEATURES = FEATURES.astype(np.float32)
@@ -36,10 +36,12 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 def params(config, seed):
   rng = np.random.default_rng(seed)
-  return params_lib.nest({
+  return params_lib.nest(
+    {
       name: rng.standard_normal(shape).astype(np.float32) * 0.3
       for name, shape in networks.shapes(config).items()
-  })
+    }
+  )
 
 
 def drafter(gamma=BLOCK - 1, **options):
@@ -50,7 +52,7 @@ def drafter(gamma=BLOCK - 1, **options):
 def context(length):
   cache = ((jnp.zeros((2, 1, ROOM, 2)),) * 2,)
   return types.Context(
-      jnp.asarray(TEXT), jnp.asarray(length), params(VERIFIER, 3), cache
+    jnp.asarray(TEXT), jnp.asarray(length), params(VERIFIER, 3), cache
   )
 
 
@@ -79,15 +81,15 @@ def expected(length):
     model = dflash.DFlash(CONFIG)
     positions = jnp.arange(before + BLOCK)[None]
     keys = model.apply(
-        {'params': p}, features, positions[:, :before], method='context'
+      {'params': p}, features, positions[:, :before], method='context'
     )
     seen = jnp.ones((1, before), bool)
     return model.apply(
-        {'params': p}, embedded, positions[:, before:], keys, seen
+      {'params': p}, embedded, positions[:, before:], keys, seen
     )
 
   x = whole(
-      params(CONFIG, 4), FEATURES[:1, :before], verifier['embed'][tokens][None]
+    params(CONFIG, 4), FEATURES[:1, :before], verifier['embed'][tokens][None]
   )
   logits = np.asarray(x[0, 1:]) @ verifier['head'].T
   logits[:, MASK] = -np.inf
@@ -112,7 +114,7 @@ def observed(one, state, length, count):
     path[row, : len(new)] = new
   verdict = types.Verdict(None, jnp.asarray(count), None)
   return jax.jit(one.observe)(
-      params(CONFIG, 4), state, context(length), verdict, jnp.asarray(path)
+    params(CONFIG, 4), state, context(length), verdict, jnp.asarray(path)
   )
 
 
@@ -156,7 +158,5 @@ def test_later_passes_see_what_was_decided():
   sure = law[0].max(-1) == 1
   assert sure.sum() == 2
   once = expected(9)
-  np.testing.assert_array_equal(
-      law[0][sure].argmax(-1), once[sure].argmax(-1)
-  )
+  np.testing.assert_array_equal(law[0][sure].argmax(-1), once[sure].argmax(-1))
   assert np.abs(law[0][~sure] - once[~sure]).max() > 1e-3

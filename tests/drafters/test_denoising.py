@@ -15,12 +15,14 @@ from specdiff_jax.models import drafter_network
 
 # Slot 2 is the surest, then 0, 3 and 1, by their most likely token; by
 # entropy 0 goes before 2.
-LAWS = np.array([
+LAWS = np.array(
+  [
     [0.70, 0.30, 0.00, 0.00],
     [0.25, 0.25, 0.26, 0.24],
     [0.10, 0.10, 0.71, 0.09],
     [0.20, 0.20, 0.20, 0.40],
-])
+  ]
+)
 
 
 class Recorder:
@@ -31,16 +33,16 @@ class Recorder:
 
   def __call__(self, decided, index):
     self.calls.append(
-        None if decided is None else (np.asarray(decided), np.asarray(index))
+      None if decided is None else (np.asarray(decided), np.asarray(index))
     )
     # Each pass likes another token where nothing is decided.
     laws = np.roll(LAWS, len(self.calls) - 1, axis=1)
     return marginals_lib.Marginals(
-        logits=jnp.log(jnp.asarray(laws)[None] + 1e-9),
-        ids=jnp.arange(4),
-        root=jnp.zeros(1, jnp.int32),
-        length=jnp.ones(1, jnp.int32),
-        vocab_size=4,
+      logits=jnp.log(jnp.asarray(laws)[None] + 1e-9),
+      ids=jnp.arange(4),
+      root=jnp.zeros(1, jnp.int32),
+      length=jnp.ones(1, jnp.int32),
+      vocab_size=4,
     )
 
 
@@ -56,7 +58,7 @@ def test_one_step_is_one_pass():
 
 
 @pytest.mark.parametrize(
-    'order, first', [('confidence', (2, 0)), ('entropy', (0, 2))]
+  'order, first', [('confidence', (2, 0)), ('entropy', (0, 2))]
 )
 def test_the_surest_slots_are_decided_first(order, first):
   run = Recorder()
@@ -95,29 +97,39 @@ SIZE, BATCH = 24, 2
 def drafter():
   """Returns draft(features, **options) -> DraftTree of a random network."""
   verifier = config_lib.TransformerConfig(
-      vocab_size=50, width=16, layers=2, heads=2, kv_heads=1, head_dim=8,
-      mlp_width=24,
+    vocab_size=50,
+    width=16,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=8,
+    mlp_width=24,
   )
   config = drafter_network.DrafterConfig(
-      gamma=4, layers=1, features=(1,), trunk=8, vocab=50, ngram=2,
-      verifier=verifier,
+    gamma=4,
+    layers=1,
+    features=(1,),
+    trunk=8,
+    vocab=50,
+    ngram=2,
+    verifier=verifier,
   )
   rng = np.random.default_rng(0)
   network = jax.tree.map(
-      lambda x: jnp.asarray(0.5 * rng.standard_normal(x.shape), jnp.float32),
-      config.shapes(),
+    lambda x: jnp.asarray(0.5 * rng.standard_normal(x.shape), jnp.float32),
+    config.shapes(),
   )
   head = rng.standard_normal((50, 16)).astype(np.float32)
   params = diffusion.DrafterParams(network, jnp.arange(50), jnp.asarray(head))
   cache = ((jnp.zeros((BATCH, 1, SIZE, 8)),) * 2,)
   context = types.Context(
-      jnp.asarray(rng.integers(0, 50, (BATCH, SIZE))),
-      jnp.array([20, 12]),
-      {'embed': jnp.asarray(rng.standard_normal((50, 16)))},
-      cache,
+    jnp.asarray(rng.integers(0, 50, (BATCH, SIZE))),
+    jnp.array([20, 12]),
+    {'embed': jnp.asarray(rng.standard_normal((50, 16)))},
+    cache,
   )
   sampling = types.Sampling(
-      jnp.zeros(BATCH), jnp.zeros(BATCH, jnp.int32), jnp.ones(BATCH)
+    jnp.zeros(BATCH), jnp.zeros(BATCH, jnp.int32), jnp.ones(BATCH)
   )
   noise = sampling_lib.request_noise(0, jnp.arange(BATCH))
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 def sampling(temperature):
   return types.Sampling(
-      jnp.full(2, temperature), jnp.zeros(2, jnp.int32), jnp.ones(2)
+    jnp.full(2, temperature), jnp.zeros(2, jnp.int32), jnp.ones(2)
   )
 
 
@@ -50,12 +50,22 @@ def test_lookup_copies_and_says_where_it_cannot():
 def drafts():
   """Returns mode, temperature, seed -> (tree, ids) of a random drafter."""
   verifier = config_lib.TransformerConfig(
-      vocab_size=50, width=16, layers=2, heads=2, kv_heads=1, head_dim=8,
-      mlp_width=24,
+    vocab_size=50,
+    width=16,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=8,
+    mlp_width=24,
   )
   config = drafter_network.DrafterConfig(
-      gamma=6, layers=1, features=(1,), trunk=8, vocab=20, ngram=0,
-      verifier=verifier,
+    gamma=6,
+    layers=1,
+    features=(1,),
+    trunk=8,
+    vocab=20,
+    ngram=0,
+    verifier=verifier,
   )
   ids = np.random.default_rng(0).permutation(50)[:20]
   head = np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32)
@@ -68,14 +78,14 @@ def drafts():
 
   def draft(mode, temperature, seed=0, gamma=5):
     drafter = diffusion.MaskedDiffusion(
-        config, gamma, strategies.Chain(mode=mode)
+      config, gamma, strategies.Chain(mode=mode)
     )
 
     @jax.jit
     def run(params, noise):
       state = drafter.init(params, context, features)
       return drafter.draft(
-          params, state, context, sampling(temperature), noise, gamma + 1
+        params, state, context, sampling(temperature), noise, gamma + 1
       )[0]
 
     noise = sampling_lib.request_noise(seed, jnp.array([4, 9]))
@@ -120,11 +130,11 @@ def test_shared_noise_is_the_verifiers_own(drafts):
 def test_a_proposal_says_how_it_was_drawn(drafts):
   del drafts
   kinds = {
-      mode: strategies.Chain(mode=mode).proposal
-      for mode in ('argmax', 'sample', 'shared_noise')
+    mode: strategies.Chain(mode=mode).proposal
+    for mode in ('argmax', 'sample', 'shared_noise')
   }
   assert kinds == {
-      'argmax': 'deterministic',
-      'sample': 'iid',
-      'shared_noise': 'deterministic',
+    'argmax': 'deterministic',
+    'sample': 'iid',
+    'shared_noise': 'deterministic',
   }

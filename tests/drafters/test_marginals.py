@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 def prefixes(tree, row):
   """Returns the prefix of each valid slot, after checks of the structure."""
   token, parent, depth, valid = (
-      np.asarray(x)[row]
-      for x in (tree.token, tree.parent, tree.depth, tree.valid)
+    np.asarray(x)[row]
+    for x in (tree.token, tree.parent, tree.depth, tree.valid)
   )
   found = {0: ()}
   assert valid[0] and parent[0] == depth[0] == 0
@@ -42,8 +42,8 @@ def prefixes(tree, row):
 
 
 @pytest.mark.parametrize(
-    'drafts, gamma, vocab',
-    [(1, 3, 3), (5, 3, 2), (3, 1, 4), (4, 3, 1)],
+  'drafts, gamma, vocab',
+  [(1, 3, 3), (5, 3, 2), (3, 1, 4), (4, 3, 1)],
 )
 def test_merged_holds_every_beginning_once(drafts, gamma, vocab):
   rows, rng = 60, np.random.default_rng(drafts)
@@ -58,7 +58,7 @@ def test_merged_holds_every_beginning_once(drafts, gamma, vocab):
       # Breadth first, in the order in which chains bring them.
       wanted = [()]
       for depth, chain in itertools.product(
-          range(1, gamma + 1), token[row].tolist()
+        range(1, gamma + 1), token[row].tolist()
       ):
         if tuple(chain[:depth]) not in wanted:
           wanted.append(tuple(chain[:depth]))
@@ -70,9 +70,16 @@ def probability(q, prefix):
 
 
 @pytest.mark.parametrize(
-    'gamma, width, slots',
-    [(1, 4, 3), (2, 3, 6), (3, 3, 9), (3, 2, 12), (4, 3, 5), (2, 2, 12),
-     (3, 5, 2)],
+  'gamma, width, slots',
+  [
+    (1, 4, 3),
+    (2, 3, 6),
+    (3, 3, 9),
+    (3, 2, 12),
+    (4, 3, 5),
+    (2, 2, 12),
+    (3, 5, 2),
+  ],
 )
 def test_best_first_holds_the_most_probable_prefixes(gamma, width, slots):
   rows, rng = 40, np.random.default_rng(slots)
@@ -89,13 +96,13 @@ def test_best_first_holds_the_most_probable_prefixes(gamma, width, slots):
   place = {int(token): i for i, token in enumerate(ids)}
   for row in range(rows):
     got = [
-        probability(q[row], [place[token] for token in prefix])
-        for prefix in prefixes(tree, row)[1:]
+      probability(q[row], [place[token] for token in prefix])
+      for prefix in prefixes(tree, row)[1:]
     ]
     every = [
-        probability(q[row], prefix)
-        for n in range(1, gamma + 1)
-        for prefix in itertools.product(range(width), repeat=n)
+      probability(q[row], prefix)
+      for n in range(1, gamma + 1)
+      for prefix in itertools.product(range(width), repeat=n)
     ]
     wanted = sorted((x for x in every if x > 0), reverse=True)[: slots - 1]
     np.testing.assert_allclose(got, wanted, rtol=1e-5)  # and in that order
@@ -108,7 +115,7 @@ def test_best_first_is_conditioned_on_the_verifiers_noise():
   noise = sampling_lib.request_noise(0, jnp.arange(50))
   shared = strategies.Chain(mode='shared_noise')
   tree = jax.jit(functools.partial(strategies.BestFirst(8), slots=8))(
-      m, hot, noise
+    m, hot, noise
   )
   chain = jax.jit(functools.partial(shared, slots=3))(m, hot, noise)
   for row in range(50):
@@ -127,26 +134,29 @@ Q = np.array([[0.5, 0.3, 0.2], [0.2, 0.1, 0.7]])
 
 def setting(rows, temperature, top_k=0, top_p=1.0):
   one = jnp.ones(rows)
-  return types.Sampling(
-      temperature * one, jnp.int32(top_k * one), top_p * one
-  )
+  return types.Sampling(temperature * one, jnp.int32(top_k * one), top_p * one)
 
 
 def laws(rows, q=Q):
   with np.errstate(divide='ignore'):
     logits = jnp.broadcast_to(jnp.log(q.astype(np.float32)), (rows, 2, 3))
   return marginals.Marginals(
-      logits, jnp.asarray(IDS), jnp.zeros(rows, jnp.int32),
-      jnp.full(rows, 5, jnp.int32), 5,
+    logits,
+    jnp.asarray(IDS),
+    jnp.zeros(rows, jnp.int32),
+    jnp.full(rows, 5, jnp.int32),
+    5,
   )
 
 
 def drawn(strategy, slots, q=Q, **sampling):
   sampling = {'temperature': 1.0} | sampling
   noise = sampling_lib.request_noise(0, jnp.arange(ROWS))
-  return jax.device_get(jax.jit(functools.partial(strategy, slots=slots))(
+  return jax.device_get(
+    jax.jit(functools.partial(strategy, slots=slots))(
       laws(ROWS, q), setting(ROWS, **sampling), noise
-  ))
+    )
+  )
 
 
 def agree(token, law):
@@ -176,7 +186,7 @@ def test_a_sampled_chain_has_the_law_that_it_records():
   assert agree(tree.token[:, 1:], product_law(wrong)) < 1e-4
   q = np.exp(tree.log_q[:, 1:])
   np.testing.assert_allclose(
-      q[..., IDS], np.broadcast_to(Q, (ROWS, 2, 3)), 1e-5
+    q[..., IDS], np.broadcast_to(Q, (ROWS, 2, 3)), 1e-5
   )
   assert not q[..., [0, 2]].any()  # tokens that cannot be drafted
 
@@ -185,16 +195,18 @@ def test_q_is_the_law_after_temperature_and_filters():
   """Of the drafter if it has a temperature of its own, else the verifier's."""
   sample = functools.partial(strategies.Chain, mode='sample', keep_q=True)
   for strategy, sampling, wanted in (
-      (
-          sample(), {'temperature': 0.5, 'top_k': 2},
-          [[25 / 34, 9 / 34, 0], [4 / 53, 0, 49 / 53]],
-      ),
-      (sample(), {'top_p': 0.6}, [[0.625, 0.375, 0], [0, 0, 1]]),
-      (
-          sample(temperature=0.5), {'temperature': 1.3, 'top_p': 0.1},
-          [[25 / 38, 9 / 38, 4 / 38], [4 / 54, 1 / 54, 49 / 54]],
-      ),
-      (sample(temperature=1.0, top_k=1), {}, [[1, 0, 0], [0, 0, 1]]),
+    (
+      sample(),
+      {'temperature': 0.5, 'top_k': 2},
+      [[25 / 34, 9 / 34, 0], [4 / 53, 0, 49 / 53]],
+    ),
+    (sample(), {'top_p': 0.6}, [[0.625, 0.375, 0], [0, 0, 1]]),
+    (
+      sample(temperature=0.5),
+      {'temperature': 1.3, 'top_p': 0.1},
+      [[25 / 38, 9 / 38, 4 / 38], [4 / 54, 1 / 54, 49 / 54]],
+    ),
+    (sample(temperature=1.0, top_k=1), {}, [[1, 0, 0], [0, 0, 1]]),
   ):
     tree, wanted = drawn(strategy, 3, **sampling), np.array(wanted)
     q = np.exp(tree.log_q[:, 1:])[..., IDS]
@@ -207,18 +219,19 @@ def test_q_is_the_law_after_temperature_and_filters():
 
 def test_chains_are_independent():
   tree = drawn(
-      strategies.Drafts(drafts=2, arrangement='chains', keep_q=True), 5
+    strategies.Drafts(drafts=2, arrangement='chains', keep_q=True), 5
   )
   assert agree(tree.token[:, 1:], product_law(Q, 2)) > 1e-4
   np.testing.assert_allclose(
-      np.exp(tree.log_q[:, 1:])[..., IDS],
-      np.broadcast_to(np.tile(Q, (2, 1)), (ROWS, 4, 3)), 1e-5,
+    np.exp(tree.log_q[:, 1:])[..., IDS],
+    np.broadcast_to(np.tile(Q, (2, 1)), (ROWS, 4, 3)),
+    1e-5,
   )
 
 
 def test_distinct_first_tokens_come_in_the_order_of_draws():
   tree = drawn(
-      strategies.Drafts(drafts=2, arrangement='distinct', keep_q=True), 5
+    strategies.Drafts(drafts=2, arrangement='distinct', keep_q=True), 5
   )
   law = product_law(Q, 2)
   for key in law:
@@ -235,9 +248,7 @@ def test_where_tokens_run_out_drafts_are_not_valid():
   q = np.array([[0.5, 0.5, 0.0], [0.2, 0.1, 0.7]])
   strategy = strategies.Drafts(drafts=3, arrangement='distinct', keep_q=True)
   tree = drawn(strategy, 7, q)
-  np.testing.assert_array_equal(
-      tree.valid, [[True] * 5 + [False] * 2] * ROWS
-  )
+  np.testing.assert_array_equal(tree.valid, [[True] * 5 + [False] * 2] * ROWS)
   assert (tree.token[:, 1] != tree.token[:, 3]).all()
 
 

@@ -21,15 +21,15 @@ from specdiff_jax.text import id_map
 
 VOCAB, OWN, MASK, GAMMA, ROOM = 30, 33, 32, 3, 160
 SIZES = config_lib.TransformerConfig(
-    vocab_size=OWN,
-    width=16,
-    layers=2,
-    heads=2,
-    kv_heads=1,
-    head_dim=8,
-    mlp_width=24,
-    tied_head=False,
-    max_positions=200,
+  vocab_size=OWN,
+  width=16,
+  layers=2,
+  heads=2,
+  kv_heads=1,
+  head_dim=8,
+  mlp_width=24,
+  tied_head=False,
+  max_positions=200,
 )
 # Ids go through a permutation; the drafter lacks the verifier's tokens 3 and 4.
 MAPPED = np.random.default_rng(0).permutation(VOCAB)
@@ -75,7 +75,7 @@ def drafted(one, lengths):
   noise = sampling_lib.request_noise(0, jnp.arange(2))
   init = jax.jit(lambda p, c: one.init(p, c, None))
   draft = jax.jit(
-      lambda p, s, c: one.draft(p, s, c, law(), noise, one.buckets[0])
+    lambda p, s, c: one.draft(p, s, c, law(), noise, one.buckets[0])
   )
   p = params()
   state = init(p, context(lengths[0]))
@@ -124,17 +124,21 @@ def test_a_draft_is_one_pass_over_text_and_masks(prefix, shifted):
   got = drafted(one, [[9, 17]])[0]
   assert differ(got, expected(one, 9)) < 5e-5
   # Negative controls: the other alignment, the other attention.
-  for other in (drafter(prefix, not shifted), drafter(
-      'full' if prefix == 'causal' else 'causal', shifted
-  )):
+  for other in (
+    drafter(prefix, not shifted),
+    drafter('full' if prefix == 'causal' else 'causal', shifted),
+  ):
     assert differ(got, expected(other, 9)) > 1e-3
 
 
-@pytest.mark.parametrize('lengths', [
+@pytest.mark.parametrize(
+  'lengths',
+  [
     [[3, 2], [5, 6], [9, 7], [10, 11]],  # shorter than a window at first
     [[5, 9], [100, 74]],  # what others committed meanwhile, in two chunks
     [[150, 3]],  # a prompt of three chunks beside a short one
-])
+  ],
+)
 def test_kept_keys_are_those_of_the_text(lengths):
   one = drafter('causal', shifted=True)
   got = drafted(one, lengths)
@@ -146,7 +150,7 @@ def test_keys_that_were_not_read_are_noticed(monkeypatch):
   """Negative control: a draft that catches up with nothing."""
   one = drafter('causal', shifted=True)
   monkeypatch.setattr(
-      masked_lm.MaskedLMDrafter, '_catch_up', lambda self, p, state, c: state
+    masked_lm.MaskedLMDrafter, '_catch_up', lambda self, p, state, c: state
   )
   got = drafted(one, [[5, 9], [100, 74]])
   assert differ(got[0], expected(one, 100)) > 1e-3

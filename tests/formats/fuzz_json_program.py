@@ -81,8 +81,10 @@ def values(chance):
 def places(value, at=()):
   """Yields the path of every value in a JSON value."""
   yield at
-  inner = value.items() if isinstance(value, dict) else (
-      enumerate(value) if isinstance(value, list) else ()
+  inner = (
+    value.items()
+    if isinstance(value, dict)
+    else (enumerate(value) if isinstance(value, list) else ())
   )
   for key, one in list(inner)[:40]:
     yield from places(one, (*at, key))
@@ -213,13 +215,13 @@ def make_trusting(folder, _):
 
 
 MAKERS = {
-    **dict.fromkeys(FAMILIES, make_config),
-    **dict.fromkeys(published_models.FAMILIES, make_published),
-    'index': make_index,
-    'adapter': make_adapter,
-    'native': make_native,
-    'drafter': make_drafter,
-    'trusting': make_trusting,
+  **dict.fromkeys(FAMILIES, make_config),
+  **dict.fromkeys(published_models.FAMILIES, make_published),
+  'index': make_index,
+  'adapter': make_adapter,
+  'native': make_native,
+  'drafter': make_drafter,
+  'trusting': make_trusting,
 }
 # Those whose config.json does not say that they are drafters.
 del MAKERS['diffullama'], MAKERS['diffugpt']
@@ -227,8 +229,8 @@ del MAKERS['diffullama'], MAKERS['diffugpt']
 
 def main(kinds, folder, cases):
   made = {
-      kind: MAKERS[kind](os.path.join(folder, kind), kind)
-      for kind in kinds.split(',')
+    kind: MAKERS[kind](os.path.join(folder, kind), kind)
+    for kind in kinds.split(',')
   }
   for _, read in made.values():
     read()  # whole; and everything is imported
@@ -270,7 +272,7 @@ def cases_of(file, read, cases):
 
 
 assert hf_families.FAMILIES.keys() - FAMILIES.keys() == {
-    'Gemma3ForConditionalGeneration'
+  'Gemma3ForConditionalGeneration'
 }
 
 if __name__ == '__main__':

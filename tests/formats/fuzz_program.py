@@ -63,9 +63,9 @@ def read_trusting(path):
 
 
 READERS = {
-    'safetensors': read_safetensors,
-    'gguf': read_gguf,
-    'trusting': read_trusting,
+  'safetensors': read_safetensors,
+  'gguf': read_gguf,
+  'trusting': read_trusting,
 }
 
 

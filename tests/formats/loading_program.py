@@ -1,6 +1,6 @@
 """Loads a model onto 8 fake devices and says what that took, as JSON.
 
-  JAX_NUM_CPU_DEVICES=8 python loading_program.py DIRECTORY STREAM|NAIVE BLOCK
+JAX_NUM_CPU_DEVICES=8 python loading_program.py DIRECTORY STREAM|NAIVE BLOCK
 """
 
 import functools
@@ -27,9 +27,7 @@ def memory(name):
 def main(folder, how, block):
   stored.BLOCK = int(block)
   mesh = mesh_lib.make_mesh({'data': 2, 'model': 4})
-  place = functools.partial(
-      rules.shardings, rules=rules.TRANSFORMER, mesh=mesh
-  )
+  place = functools.partial(rules.shardings, rules=rules.TRANSFORMER, mesh=mesh)
   jax.block_until_ready(jax.device_put(np.ones(8)))
   with open('/proc/self/clear_refs', 'w', encoding='utf-8') as file:
     file.write('5')  # the peak begins anew
@@ -40,7 +38,7 @@ def main(folder, how, block):
     params = jax.device_put(loaded.params, place(loaded.params))
   else:
     loaded = weights.load(
-        folder, 'bfloat16', shardings=place, progress=lambda *n: seen.append(n)
+      folder, 'bfloat16', shardings=place, progress=lambda *n: seen.append(n)
     )
     params = loaded.params
   jax.block_until_ready(params)
@@ -50,27 +48,31 @@ def main(folder, how, block):
   plain = weights.load(folder, 'bfloat16').params
   flat = dict(params_lib.flatten(plain))
   wrong = [
-      name
-      for name, array in params_lib.flatten(params)
-      for shard in array.addressable_shards
-      if not np.array_equal(shard.data, flat[name][shard.index])
+    name
+    for name, array in params_lib.flatten(params)
+    for shard in array.addressable_shards
+    if not np.array_equal(shard.data, flat[name][shard.index])
   ]
   expected = place(plain)
-  print(json.dumps({
-      'peak': peak,
-      'shards': sum(shard.nbytes for shard in shards),
-      'largest': max(x.nbytes for x in leaves),
-      'total': sum(x.nbytes for x in leaves),
-      'wrong': wrong,
-      'shardings_kept': jax.tree.all(
+  print(
+    json.dumps(
+      {
+        'peak': peak,
+        'shards': sum(shard.nbytes for shard in shards),
+        'largest': max(x.nbytes for x in leaves),
+        'total': sum(x.nbytes for x in leaves),
+        'wrong': wrong,
+        'shardings_kept': jax.tree.all(
           jax.tree.map(lambda x, s: x.sharding == s, params, expected)
-      ),
-      'query': params['layer_0']['query'].addressable_shards[0].data.shape,
-      'down': params['layer_0']['down'].addressable_shards[0].data.shape,
-      'fingerprint': loaded.fingerprint,
-      'progress': seen[-1] if seen else None,
-      'dtypes': sorted({str(x.dtype) for x in leaves}),
-  }))
+        ),
+        'query': params['layer_0']['query'].addressable_shards[0].data.shape,
+        'down': params['layer_0']['down'].addressable_shards[0].data.shape,
+        'fingerprint': loaded.fingerprint,
+        'progress': seen[-1] if seen else None,
+        'dtypes': sorted({str(x.dtype) for x in leaves}),
+      }
+    )
+  )
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ def rotated(x, positions, base):
   cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
   first, second = x[..., :half], x[..., half:]
   return np.concatenate(
-      [first * cos - second * sin, second * cos + first * sin], -1
+    [first * cos - second * sin, second * cos + first * sin], -1
   )
 
 
@@ -72,8 +72,8 @@ def llada(raw, tensors, ids):
 def mdlm(raw, tensors, ids):
   """Returns logits [T, V] at noise level 0."""
   p = {
-      name.removeprefix('backbone.'): value.astype(np.float64)
-      for name, value in tensors.items()
+    name.removeprefix('backbone.'): value.astype(np.float64)
+    for name, value in tensors.items()
   }
 
   def affine(x, name):

@@ -16,10 +16,10 @@ transformers = pytest.importorskip('transformers')
 
 _TOLERANCE = 2e-3
 _PROMPTS = (
-    'Natalia sold clips to 48 of her friends in April, and then she sold half '
-    'as many clips in May. How many clips did she sell altogether?',
-    'What is the capital of France?',
-    'def fibonacci(n):\n  """Returns the nth number."""\n',
+  'Natalia sold clips to 48 of her friends in April, and then she sold half '
+  'as many clips in May. How many clips did she sell altogether?',
+  'What is the capital of France?',
+  'def fibonacci(n):\n  """Returns the nth number."""\n',
 )
 
 # Beginnings, and how plain decoding goes on from them: 70 tokens.
@@ -75,7 +75,7 @@ def test_tiny_untied_model_with_grouped_queries(tiny):
 
 
 @pytest.mark.parametrize(
-    'change', [{'rope_base': 4000.0}, {'norm_eps': 1e-2}, {'tied_head': True}]
+  'change', [{'rope_base': 4000.0}, {'norm_eps': 1e-2}, {'tied_head': True}]
 )
 def test_a_wrong_config_is_noticed(tiny, change):
   """The negative control: logits differ when one number is wrong."""
@@ -157,16 +157,16 @@ def test_smollm2_chat_and_ids(smollm2, tmp_path):
   """Ids of a chat prompt equal apply_chat_template's."""
   backend = smollm2.tokenizer.backend
   fast = transformers.PreTrainedTokenizerFast(
-      tokenizer_object=backend,
-      bos_token='<|im_start|>',
-      eos_token='<|im_end|>',
-      chat_template=smollm2.tokenizer.chat_template,
+    tokenizer_object=backend,
+    bos_token='<|im_start|>',
+    eos_token='<|im_end|>',
+    chat_template=smollm2.tokenizer.chat_template,
   )
   for prompt in _PROMPTS:
     expected = fast.apply_chat_template(
-        [{'role': 'user', 'content': prompt}],
-        add_generation_prompt=True,
-        tokenize=False,
+      [{'role': 'user', 'content': prompt}],
+      add_generation_prompt=True,
+      tokenize=False,
     )
     assert smollm2.tokenizer.render_chat(prompt) == expected
     ids = smollm2.tokenizer.encode_prompt(prompt, chat=True)

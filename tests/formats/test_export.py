@@ -73,7 +73,7 @@ def tied(directory):
 
 @pytest.mark.parametrize('head', ['untied', 'tied', 'tied with a copy'])
 def test_there_and_back_again_to_the_byte(
-    directory, tmp_path, head, monkeypatch
+  directory, tmp_path, head, monkeypatch
 ):
   rewrite(directory, mixed)
   if head != 'untied':
@@ -81,8 +81,12 @@ def test_there_and_back_again_to_the_byte(
   if head == 'tied':
     rewrite(directory, lambda flat: flat.pop('lm_head.weight'))
   elif head == 'tied with a copy':
-    rewrite(directory, lambda flat: flat.update(
-        {'lm_head.weight': flat['model.embed_tokens.weight']}))
+    rewrite(
+      directory,
+      lambda flat: flat.update(
+        {'lm_head.weight': flat['model.embed_tokens.weight']}
+      ),
+    )
   with open(f'{directory}/LICENSE', 'w', encoding='utf-8') as file:
     file.write('free')
   with open(f'{directory}/model.bin', 'wb') as file:
@@ -120,10 +124,12 @@ def test_gpt2_there_and_back_again(tmp_path):
       max_positions=32,
   )  # fmt: skip
   generator = np.random.default_rng(0)
-  params = params_lib.nest({
+  params = params_lib.nest(
+    {
       name: generator.standard_normal(shape).astype(np.float32)
       for name, shape in params_lib.shapes(config).items()
-  })
+    }
+  )
   origin = str(tmp_path / 'a')
   tokenizer = tokenizer_lib.Tokenizer.bytes(260)
   hf_reference.write_directory(origin, config, params, tokenizer)
@@ -142,7 +148,7 @@ def test_gpt2_there_and_back_again(tmp_path):
     loaded = weights.load(str(tmp_path / f'n{suffix}'), 'float32')
     assert loaded.config == config
     np.testing.assert_array_equal(
-        loaded.params['layer_1']['up'], params['layer_1']['up']
+      loaded.params['layer_1']['up'], params['layer_1']['up']
     )
 
 
@@ -151,7 +157,7 @@ def theirs(path):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
   model = transformers.AutoModelForCausalLM.from_pretrained(
-      str(path), dtype=torch.float32
+    str(path), dtype=torch.float32
   )
   return whole_text.their_logits(model.eval(), IDS)
 
@@ -222,10 +228,10 @@ def test_norms_of_a_gemma_file_are_written_without_their_one(tiny, tmp_path):
   )  # fmt: skip
   params = tiny_model.random_params(config)
   path = gguf_writing.write(
-      tmp_path / 'gemma.gguf',
-      gguf_writing.metadata(config, tokenizer, architecture='gemma3'),
-      gguf_writing.tensors(config, params, 'gemma3'),
-      architecture='gemma3',
+    tmp_path / 'gemma.gguf',
+    gguf_writing.metadata(config, tokenizer, architecture='gemma3'),
+    gguf_writing.tensors(config, params, 'gemma3'),
+    architecture='gemma3',
   )
   assert weights.load(path, 'float32').config == config
   for form in ('hf', 'native'):
@@ -235,7 +241,7 @@ def test_norms_of_a_gemma_file_are_written_without_their_one(tiny, tmp_path):
   written = weights.load(str(tmp_path / 'hf'), 'float32')
   assert written.config == dataclasses.replace(config, norm_offset=1.0)
   np.testing.assert_allclose(
-      written.params['final_norm'], params['final_norm'] - 1, atol=1e-6
+    written.params['final_norm'], params['final_norm'] - 1, atol=1e-6
   )
   expected = ours(path)
   assert near(ours(tmp_path / 'native'), expected)
@@ -244,11 +250,11 @@ def test_norms_of_a_gemma_file_are_written_without_their_one(tiny, tmp_path):
 
 
 def test_a_merged_adapter_is_written_in_the_models_dtype(
-    tiny, directory, tmp_path
+  tiny, directory, tmp_path
 ):
-  rewrite(directory, lambda f: f.update(
-      {n: x.astype(BFLOAT16) for n, x in f.items()}
-  ))
+  rewrite(
+    directory, lambda f: f.update({n: x.astype(BFLOAT16) for n, x in f.items()})
+  )
   adapter = str(tmp_path / 'adapter')
   lora_writing.write(adapter, tiny[0])
   convert(directory, tmp_path / 'b', 'hf', adapter=adapter)
@@ -258,7 +264,7 @@ def test_a_merged_adapter_is_written_in_the_models_dtype(
   merged = weights.load(directory, 'bfloat16', adapter=adapter).params
   written = weights.load(str(tmp_path / 'b'), 'bfloat16').params
   np.testing.assert_array_equal(
-      written['layer_1']['down'], merged['layer_1']['down']
+    written['layer_1']['down'], merged['layer_1']['down']
   )
 
 
@@ -294,16 +300,16 @@ def test_an_incomplete_model_is_not_written(directory, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('edit', 'message'),
-    [
-        (lambda raw: raw.update(format='specdiff_jax model 9'), 'model 9'),
-        (lambda raw: raw.update(network='Mamba'), 'Mamba'),
-        (lambda raw: raw['config'].update(width=-1), 'width=-1'),
-        (lambda raw: raw['config'].update(depth=1), 'depth'),
-        (lambda raw: raw.pop('config'), 'config'),
-        (lambda raw: raw.update(names=[1]), 'names'),
-        (lambda raw: raw['config'].update(layers=1), 'layers.1.*no place'),
-    ],
+  ('edit', 'message'),
+  [
+    (lambda raw: raw.update(format='specdiff_jax model 9'), 'model 9'),
+    (lambda raw: raw.update(network='Mamba'), 'Mamba'),
+    (lambda raw: raw['config'].update(width=-1), 'width=-1'),
+    (lambda raw: raw['config'].update(depth=1), 'depth'),
+    (lambda raw: raw.pop('config'), 'config'),
+    (lambda raw: raw.update(names=[1]), 'names'),
+    (lambda raw: raw['config'].update(layers=1), 'layers.1.*no place'),
+  ],
 )
 def test_a_wrong_native_directory(directory, tmp_path, edit, message):
   convert(directory, tmp_path / 'n', 'native')
@@ -397,7 +403,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(directory, tmp_path):
   assert not (tmp_path / left).exists()
   assert (mine / 'kept').exists() and (tmp_path / 'out').exists()
   assert {n for n in os.listdir(tmp_path) if n.startswith('.')} == {
-      '.convert-mine', '.convert-link'
+    '.convert-mine',
+    '.convert-link',
   }
 
 

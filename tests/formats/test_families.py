@@ -34,6 +34,7 @@ BAR = 1e-4  # of the logits' range
 LENGTH, PROMPT, SLOTS = 12, 8, 20
 FINGERPRINT = 'fd34821873e17632'  # of LLAMA, before there were other families
 
+
 @pytest.fixture(scope='module', autouse=True)
 def quick_compilation():
   """Compiling is most of these tests."""
@@ -43,31 +44,31 @@ def quick_compilation():
 
 
 LLAMA = config_lib.TransformerConfig(
-    vocab_size=67,
-    width=32,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=8,
-    mlp_width=48,
-    norm_eps=1e-6,
-    tied_head=False,
-    max_positions=64,
+  vocab_size=67,
+  width=32,
+  layers=2,
+  heads=4,
+  kv_heads=2,
+  head_dim=8,
+  mlp_width=48,
+  norm_eps=1e-6,
+  tied_head=False,
+  max_positions=64,
 )
 _of = functools.partial(dataclasses.replace, LLAMA)
 GEMMA = _of(
-    head_dim=12,  # not width / heads
-    tied_head=True,
-    rope_base=1e6,
-    qk_norm=True,
-    norm_offset=1.0,
-    post_norms=True,
-    activation='gelu_tanh',
-    embed_scale=32**0.5,
-    query_scale=20**-0.5,
-    window=4,
-    global_every=2,
-    local_rope_base=1e4,
+  head_dim=12,  # not width / heads
+  tied_head=True,
+  rope_base=1e6,
+  qk_norm=True,
+  norm_offset=1.0,
+  post_norms=True,
+  activation='gelu_tanh',
+  embed_scale=32**0.5,
+  query_scale=20**-0.5,
+  window=4,
+  global_every=2,
+  local_rope_base=1e4,
 )
 FAMILIES = {
     'llama2': LLAMA,
@@ -153,8 +154,8 @@ DEPTH = [0, 1, 1, 2, 2, 3, 4, 2]
 def scored_tree(config, params, cache, length, drafted):
   """Scores a tree whose root is token `length` - 1: logits [M, V]."""
   tree = types.DraftTree(
-      *(jnp.asarray(x)[None] for x in (drafted, PARENT, DEPTH)),
-      jnp.ones((1, len(PARENT)), bool),
+    *(jnp.asarray(x)[None] for x in (drafted, PARENT, DEPTH)),
+    jnp.ones((1, len(PARENT)), bool),
   )
   start = jnp.array([length - 1], jnp.int32)
   mask = tree_lib.cache_mask(tree, start + 1, SLOTS)
@@ -170,9 +171,9 @@ def line(slot):
 
 
 @pytest.mark.parametrize(
-    ('name', 'scan'),
-    [(name, False) for name in FAMILIES]
-    + [(name, True) for name in ('llama3', 'qwen2', 'gemma3', 'gpt2')],
+  ('name', 'scan'),
+  [(name, False) for name in FAMILIES]
+  + [(name, True) for name in ('llama3', 'qwen2', 'gemma3', 'gpt2')],
 )
 def test_logits_are_those_of_transformers(name, scan):
   config, (params, model) = FAMILIES[name], made(name)
@@ -226,27 +227,27 @@ def test_features_are_the_outputs_of_layers(name):
 
 
 @pytest.mark.parametrize(
-    ('name', 'changes'),
-    [
-        ('llama3', {'rope_scaling': None}),
-        ('llama3', {'rope_scaling': config_lib.RopeScaling('linear', 4.0)}),
-        ('linear', {'rope_scaling': None}),
-        ('mistral', {'window': 5}),
-        ('mistral', {'window': 3}),
-        ('qwen2', {'qkv_bias': False}),
-        ('qwen2_local', {'global_every': 0}),
-        ('qwen3', {'qk_norm': False}),
-        ('gemma3', {'norm_offset': 0.0}),
-        ('gemma3', {'qk_norm': False}),
-        ('gemma3', {'post_norms': False}),
-        ('gemma3', {'activation': 'silu'}),
-        ('gemma3', {'embed_scale': 1.0}),
-        ('gemma3', {'query_scale': 0.0}),
-        ('gemma3', {'window': 5}),
-        ('gemma3', {'global_every': 0}),
-        ('gemma3', {'local_rope_base': 0.0}),
-        ('gemma3_linear', {'rope_scaling': None}),
-    ],
+  ('name', 'changes'),
+  [
+    ('llama3', {'rope_scaling': None}),
+    ('llama3', {'rope_scaling': config_lib.RopeScaling('linear', 4.0)}),
+    ('linear', {'rope_scaling': None}),
+    ('mistral', {'window': 5}),
+    ('mistral', {'window': 3}),
+    ('qwen2', {'qkv_bias': False}),
+    ('qwen2_local', {'global_every': 0}),
+    ('qwen3', {'qk_norm': False}),
+    ('gemma3', {'norm_offset': 0.0}),
+    ('gemma3', {'qk_norm': False}),
+    ('gemma3', {'post_norms': False}),
+    ('gemma3', {'activation': 'silu'}),
+    ('gemma3', {'embed_scale': 1.0}),
+    ('gemma3', {'query_scale': 0.0}),
+    ('gemma3', {'window': 5}),
+    ('gemma3', {'global_every': 0}),
+    ('gemma3', {'local_rope_base': 0.0}),
+    ('gemma3_linear', {'rope_scaling': None}),
+  ],
 )
 def test_without_a_feature_logits_differ(name, changes):
   """Negative controls."""
@@ -259,10 +260,13 @@ def test_without_a_feature_logits_differ(name, changes):
 def read_back(folder, config):
   """Returns our params out of the files of a folder."""
   found = huggingface.iterate_tensors(str(folder), config)
-  return params_lib.nest({
-      ours: stored.read(tensor) for ours, _, tensor in found
+  return params_lib.nest(
+    {
+      ours: stored.read(tensor)
+      for ours, _, tensor in found
       if not ours.startswith(params_lib.SPARE)
-  })
+    }
+  )
 
 
 def saved_config(name):
@@ -283,7 +287,7 @@ def test_directories_that_transformers_writes(name, tmp_path):
   if name == 'gemma3_gguf':
     params = made('gemma3')[0]
   jax.tree.map(
-      functools.partial(np.testing.assert_allclose, atol=1e-6), got, params
+    functools.partial(np.testing.assert_allclose, atol=1e-6), got, params
   )
 
 
@@ -327,20 +331,30 @@ def test_names_that_files_spell_otherwise():
   assert ours('llama2', 'model.layers.0.self_attn.q_proj.bias') == ''
   assert ours('llama2', 'model.layers.2.mlp.up_proj.weight') == ''
   assert ours('qwen2', 'model.layers.0.self_attn.q_proj.bias') == (
-      'layer_0.query_bias'
+    'layer_0.query_bias'
   )
 
 
 def test_the_text_part_of_a_model_that_sees_pictures(tmp_path):
   """As published: what equals the defaults of the family is left out."""
-  text = {'hidden_size': 2560, 'intermediate_size': 10240,
-          'model_type': 'gemma3_text', 'num_hidden_layers': 34,
-          'rope_scaling': {'factor': 8.0, 'rope_type': 'linear'},
-          'sliding_window': 1024}
-  hf_reference.write_json(tmp_path, 'config.json', {
+  text = {
+    'hidden_size': 2560,
+    'intermediate_size': 10240,
+    'model_type': 'gemma3_text',
+    'num_hidden_layers': 34,
+    'rope_scaling': {'factor': 8.0, 'rope_type': 'linear'},
+    'sliding_window': 1024,
+  }
+  hf_reference.write_json(
+    tmp_path,
+    'config.json',
+    {
       'architectures': ['Gemma3ForConditionalGeneration'],
-      'model_type': 'gemma3', 'text_config': text, 'vision_config': {},
-  })
+      'model_type': 'gemma3',
+      'text_config': text,
+      'vision_config': {},
+    },
+  )
   config = hf_families.read_config(str(tmp_path))
   want = transformers.Gemma3TextConfig(**text)
   assert config.vocab_size == want.vocab_size
@@ -386,13 +400,13 @@ def test_what_is_not_supported_is_named(name, changes, message):
 
 
 @pytest.mark.parametrize(
-    ('config', 'message'),
-    [
-        (_of(qkv_bias=True, qk_norm=True), 'qkv_bias=True .*Qwen3ForCausalLM'),
-        (_of(embed_scale=2.0), 'embed_scale=2.0 .*LlamaForCausalLM'),
-        (_of(window=4, global_every=2), 'local_layers=.*MistralForCausalLM'),
-        (_of(norm_offset=1.0), 'norm_offset=1.0'),
-    ],
+  ('config', 'message'),
+  [
+    (_of(qkv_bias=True, qk_norm=True), 'qkv_bias=True .*Qwen3ForCausalLM'),
+    (_of(embed_scale=2.0), 'embed_scale=2.0 .*LlamaForCausalLM'),
+    (_of(window=4, global_every=2), 'local_layers=.*MistralForCausalLM'),
+    (_of(norm_offset=1.0), 'norm_offset=1.0'),
+  ],
 )
 def test_layers_of_no_family_are_not_written(config, message):
   with pytest.raises(errors.InputError, match=message):
@@ -428,10 +442,16 @@ def test_new_fields_count_only_where_they_are_used():
   params = made('llama2')[0]
   known = params_lib.fingerprint(LLAMA, params)
   assert known == FINGERPRINT
-  changes = {'norm_offset': 1.0, 'window': 3, 'activation': 'gelu_tanh',
-             'embed_scale': 2.0, 'query_scale': 0.5, 'qk_norm': True}
+  changes = {
+    'norm_offset': 1.0,
+    'window': 3,
+    'activation': 'gelu_tanh',
+    'embed_scale': 2.0,
+    'query_scale': 0.5,
+    'qk_norm': True,
+  }
   others = {
-      params_lib.fingerprint(_of(**{name: value}), params)
-      for name, value in changes.items()
+    params_lib.fingerprint(_of(**{name: value}), params)
+    for name, value in changes.items()
   }
   assert len(others | {known}) == len(changes) + 1

@@ -30,7 +30,7 @@ def run(program, kind, path, cases, **environment):
   environment = os.environ | environment
   environment['PYTHONPATH'] = str(HERE.parents[1])
   done = subprocess.run(
-      argv, env=environment, capture_output=True, text=True, timeout=300
+    argv, env=environment, capture_output=True, text=True, timeout=300
   )
   assert done.returncode == 0, done.stderr[-3000:]
   return json.loads(done.stdout.splitlines()[-1])

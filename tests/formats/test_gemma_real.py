@@ -21,9 +21,9 @@ _GREEDY = [  # where the best token leads by at least 0.028
     2604, 236764, 3730, 236764, 532, 7070, 236761, 108, 818, 5905, 7913, 659,
 ]  # fmt: skip
 _TEXT = (
-    'The water of the lake was still, and the mountains stood in it upside '
-    'down. A heron waited among the reeds; nothing moved for a long while, and '
-    'then, all at once, everything did.'
+  'The water of the lake was still, and the mountains stood in it upside '
+  'down. A heron waited among the reeds; nothing moved for a long while, and '
+  'then, all at once, everything did.'
 )
 _WINDOW = 512
 _NEGATIVE_LOG_LIKELIHOOD = 3.427847  # of a token of _TEXT, on average
@@ -39,9 +39,7 @@ def test_greedy_tokens_and_perplexity(gemma):
   ids = gemma.tokenizer.encode(_PROMPT)
   assert ids == _PROMPT_IDS
   scores = logits(gemma, ids + _GREEDY)
-  np.testing.assert_array_equal(
-      scores[len(ids) - 1 : -1].argmax(-1), _GREEDY
-  )
+  np.testing.assert_array_equal(scores[len(ids) - 1 : -1].argmax(-1), _GREEDY)
   text = gemma.tokenizer.encode(_TEXT)
   assert gemma.tokenizer.decode(text) == _TEXT
   found = whole_text.losses(logits(gemma, text), text).mean()
@@ -90,14 +88,14 @@ def test_what_the_file_says(gemma):
 
 
 @pytest.mark.parametrize(
-    ('text', 'ids'),
-    [
-        ('Hello world', [9259, 1902]),
-        ('a    b\n\n\n', [236746, 140, 236763, 109]),
-        ('  c\t\t', [138, 236755, 255969]),
-        (' a', [496]),
-        ('<mask>\x00', [4, 238]),
-    ],
+  ('text', 'ids'),
+  [
+    ('Hello world', [9259, 1902]),
+    ('a    b\n\n\n', [236746, 140, 236763, 109]),
+    ('  c\t\t', [138, 236755, 255969]),
+    (' a', [496]),
+    ('<mask>\x00', [4, 238]),
+  ],
 )
 def test_tokens(gemma, text, ids):
   """As sentencepiece makes them of these pieces."""

@@ -68,7 +68,7 @@ def test_order_of_one_small_head():
 
 
 @pytest.mark.parametrize(
-    'kind', [_KINDS.F16, _KINDS.BF16, _KINDS.Q8_0, _KINDS.Q4_0, _KINDS.Q4_1]
+  'kind', [_KINDS.F16, _KINDS.BF16, _KINDS.Q8_0, _KINDS.Q4_0, _KINDS.Q4_1]
 )
 def test_block_formats(parts, tmp_path, kind):
   fields, arrays = parts
@@ -77,9 +77,12 @@ def test_block_formats(parts, tmp_path, kind):
   blocks = quants.quantize(arrays['blk.1.ffn_up.weight'], kind)
   expected = quants.dequantize(blocks, kind)
   np.testing.assert_array_equal(loaded.params['layer_1']['up'], expected)
-  assert loaded.fingerprint != weights.load(
+  assert (
+    loaded.fingerprint
+    != weights.load(
       gguf_writing.write(tmp_path / 'f.gguf', fields, arrays), 'float32'
-  ).fingerprint
+    ).fingerprint
+  )
 
 
 def _can_be_read(kind):
@@ -136,22 +139,22 @@ def test_large_tensors_come_in_blocks(tmp_path, monkeypatch):
 # Sizes that transformers assumes whatever a GGUF file says: the head_dim of
 # Qwen and Gemma, and Gemma's rotary bases.
 _FAMILIES = {
-    'llama': {},
-    'qwen2': {'qkv_bias': True, 'head_dim': 8},
-    'qwen3': {'qk_norm': True, 'head_dim': 128},
-    'gemma3': {
-        'head_dim': 256,
-        'rope_base': 1e6,
-        'qk_norm': True,
-        'post_norms': True,
-        'activation': 'gelu_tanh',
-        'embed_scale': 32**0.5,
-        'window': 6,
-        'global_every': 6,
-        'local_rope_base': 10000.0,
-        'layers': 7,
-        'tied_head': True,
-    },
+  'llama': {},
+  'qwen2': {'qkv_bias': True, 'head_dim': 8},
+  'qwen3': {'qk_norm': True, 'head_dim': 128},
+  'gemma3': {
+    'head_dim': 256,
+    'rope_base': 1e6,
+    'qk_norm': True,
+    'post_norms': True,
+    'activation': 'gelu_tanh',
+    'embed_scale': 32**0.5,
+    'window': 6,
+    'global_every': 6,
+    'local_rope_base': 10000.0,
+    'layers': 7,
+    'tied_head': True,
+  },
 }
 
 
@@ -167,10 +170,10 @@ def family(name, tiny):
 def test_families(tiny, tmp_path, name):
   config, params, fields = family(name, tiny)
   path = gguf_writing.write(
-      tmp_path / 'a.gguf',
-      fields,
-      gguf_writing.tensors(config, params, name),
-      architecture=name,
+    tmp_path / 'a.gguf',
+    fields,
+    gguf_writing.tensors(config, params, name),
+    architecture=name,
   )
   loaded = weights.load(path, 'float32')
   assert loaded.config == config
@@ -190,7 +193,7 @@ def test_families_against_transformers(tiny, tmp_path, name):
   arrays = gguf_writing.tensors(config, params, name)
   gguf_writing.write(tmp_path / 'a.gguf', fields, arrays, architecture=name)
   model = transformers.AutoModelForCausalLM.from_pretrained(
-      str(tmp_path), gguf_file='a.gguf', dtype=torch.float32
+    str(tmp_path), gguf_file='a.gguf', dtype=torch.float32
   )
   ids = np.random.default_rng(1).integers(0, config.vocab_size, 20)
   expected = whole_text.their_logits(model, ids)
@@ -217,20 +220,24 @@ def test_gemma3_defaults_and_the_27b(tiny):
 
   everywhere = read({'gemma3.attention.sliding_window': None})
   assert (everywhere.window, everywhere.global_every) == (0, 0)
-  given = read({
+  given = read(
+    {
       'gemma3.attention.sliding_window_pattern': 4,
       'gemma3.rope.freq_base_swa': 77.0,
       'gemma3.rope.scaling.type': 'linear',
       'gemma3.rope.scaling.factor': 8.0,
-  })
+    }
+  )
   assert (given.global_every, given.local_rope_base) == (4, 77.0)
   assert given.rope_scaling == config_lib.RopeScaling('linear', 8.0)
-  large = read({
+  large = read(
+    {
       'gemma3.block_count': 62,
       'gemma3.embedding_length': 5376,
       'gemma3.attention.head_count': 32,
       'gemma3.attention.head_count_kv': 16,
-  })
+    }
+  )
   assert large.query_scale == pytest.approx(168**-0.5)  # not head_dim's
 
 
@@ -238,21 +245,21 @@ LINEAR = config_lib.RopeScaling('linear', 4.0)
 
 
 @pytest.mark.parametrize(
-    ('keys', 'expected'),
-    [
-        ({}, None),
-        ({'scale_linear': 4.0}, LINEAR),  # as older converters wrote it
-        ({'scaling.factor': 4.0}, LINEAR),  # linear is llama.cpp's default
-        ({'scaling.type': 'linear', 'scaling.factor': 4.0}, LINEAR),
-        ({'scaling.type': 'linear', 'scale_linear': 4.0}, LINEAR),
-        ({'scaling.factor': 4.0, 'scale_linear': 4.0}, LINEAR),
-        ({'scaling.type': 'none', 'scaling.factor': 4.0}, None),
-        ({'scaling.type': 'none', 'scale_linear': 4.0}, None),
-        ({'scaling.factor': 0.0, 'scale_linear': 4.0}, LINEAR),
-        ({'scaling.factor': 0.0}, None),
-        ({'scale_linear': 1.0}, None),
-        ({'freq_base': None}, None),  # then it is 10000
-    ],
+  ('keys', 'expected'),
+  [
+    ({}, None),
+    ({'scale_linear': 4.0}, LINEAR),  # as older converters wrote it
+    ({'scaling.factor': 4.0}, LINEAR),  # linear is llama.cpp's default
+    ({'scaling.type': 'linear', 'scaling.factor': 4.0}, LINEAR),
+    ({'scaling.type': 'linear', 'scale_linear': 4.0}, LINEAR),
+    ({'scaling.factor': 4.0, 'scale_linear': 4.0}, LINEAR),
+    ({'scaling.type': 'none', 'scaling.factor': 4.0}, None),
+    ({'scaling.type': 'none', 'scale_linear': 4.0}, None),
+    ({'scaling.factor': 0.0, 'scale_linear': 4.0}, LINEAR),
+    ({'scaling.factor': 0.0}, None),
+    ({'scale_linear': 1.0}, None),
+    ({'freq_base': None}, None),  # then it is 10000
+  ],
 )
 def test_spellings_of_rotary_scaling(parts, keys, expected):
   """What llama.cpp makes of these keys."""
@@ -267,9 +274,9 @@ def test_spellings_of_rotary_scaling(parts, keys, expected):
 def test_factors_of_llama3(tiny, tmp_path):
   """The converter's own formula for the tensor that it writes."""
   config = dataclasses.replace(
-      tiny[0],
-      rope_base=500000.0,
-      rope_scaling=config_lib.RopeScaling('llama3', 32.0),
+    tiny[0],
+    rope_base=500000.0,
+    rope_scaling=config_lib.RopeScaling('llama3', 32.0),
   )
   factors = []
   for i in range(0, config.head_dim, 2):
@@ -354,21 +361,21 @@ def test_lying_counts_allocate_nothing(tmp_path):
   text = struct.pack('<Q', 1) + b'k'
   magic = b'GGUF' + struct.pack('<I', 3)
   lies = {
-      'tensors': magic + struct.pack('<QQ', huge, 0),
-      'fields': magic + struct.pack('<QQ', 0, huge),
-      'text': magic + struct.pack('<QQQ', 0, 1, huge),
-      'array': magic
-      + struct.pack('<QQ', 0, 1)
-      + text
-      + struct.pack('<IIQ', 9, 4, huge),
-      'texts': magic
-      + struct.pack('<QQ', 0, 1)
-      + text
-      + struct.pack('<IIQ', 9, 8, huge),
-      'shape': magic
-      + struct.pack('<QQ', 1, 0)
-      + text
-      + struct.pack('<IQQIQ', 2, huge, huge, 0, 0),
+    'tensors': magic + struct.pack('<QQ', huge, 0),
+    'fields': magic + struct.pack('<QQ', 0, huge),
+    'text': magic + struct.pack('<QQQ', 0, 1, huge),
+    'array': magic
+    + struct.pack('<QQ', 0, 1)
+    + text
+    + struct.pack('<IIQ', 9, 4, huge),
+    'texts': magic
+    + struct.pack('<QQ', 0, 1)
+    + text
+    + struct.pack('<IIQ', 9, 8, huge),
+    'shape': magic
+    + struct.pack('<QQ', 1, 0)
+    + text
+    + struct.pack('<IQQIQ', 2, huge, huge, 0, 0),
   }
   for name, lie in lies.items():
     path = tmp_path / f'{name}.gguf'
@@ -430,42 +437,44 @@ def test_headers_beyond_any_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        ({'llama.block_count': 3}, '9 of 30 tensors are missing'),
-        ({'llama.block_count': 1}, "tensor 'blk.1.* has no place"),
-        ({'llama.block_count': 'two'}, "block_count is 'two'"),
-        ({'llama.feed_forward_length': 65}, 'shape .* asks for'),
-        ({'llama.attention.head_count': 3}, 'not a multiple'),
-        ({'llama.embedding_length': None}, 'embedding_length is None'),
-        ({'llama.rope.scaling.type': 'yarn'}, 'scales its rotary .*yarn'),
-        ({'llama.rope.dimension_count': 8}, 'rope.dimension_count=8'),
-        ({'llama.rope.scaling.factor': 4.0, 'llama.rope.scale_linear': 2.0},
-         'scaling.factor is 4.0, but .*scale_linear'),
-        ({'llama.attention.scale': 0.5}, 'attention.scale is 0.5'),
-        ({'llama.attention.causal': False}, 'attention.causal is False'),
-        ({'llama.rope.scaling.attn_factor': 2.0}, 'attn_factor is 2.0'),
-        ({'llama.logit_scale': 2.0}, "'llama.logit_scale' is 2.0"),
-        ({'llama.use_parallel_residual': True}, 'use_parallel_residual'),
-        ({'llama.attention.head_count_kv': [2, 1]}, r'count_kv is \[2, 1\]'),
-        ({'llama.block_count': 10**9}, 'block_count=1000000000 is more than'),
-        ({'llama.attention.head_count': 2.5}, 'head_count is 2.5'),
-        ({'llama.expert_count': 8}, 'mixture of experts'),
-        ({'split.count': 2}, 'one of 2 parts'),
-        ({'llama.vocab_size': 280}, 'ids up to 287'),
-        ({'tokenizer.ggml.tokens': None}, 'vocab_size is None'),
-        (
-            {'llama.vocab_size': 288, 'tokenizer.ggml.tokens': None},
-            'lack tokenizer.ggml.tokens',
-        ),
-        ({'tokenizer.ggml.token_type': [1]}, 'has 1 entries for 288'),
-        ({'tokenizer.ggml.pre': 'tekken'}, "pre is 'tekken'.*known"),
-        ({'llama.final_logit_softcapping': 30.0}, 'cap on logits'),
-        ({'llama.rope.scaling.type': 'linear'}, 'scaling.factor is None'),
-        ({'tokenizer.ggml.model': 'bert'}, "model is 'bert'"),
-        ({'tokenizer.ggml.merges': ['a', 'b c d']}, 'merges do not make'),
-        ({'tokenizer.ggml.eos_token_id': 999}, 'eos token is 999'),
-    ],
+  ('change', 'message'),
+  [
+    ({'llama.block_count': 3}, '9 of 30 tensors are missing'),
+    ({'llama.block_count': 1}, "tensor 'blk.1.* has no place"),
+    ({'llama.block_count': 'two'}, "block_count is 'two'"),
+    ({'llama.feed_forward_length': 65}, 'shape .* asks for'),
+    ({'llama.attention.head_count': 3}, 'not a multiple'),
+    ({'llama.embedding_length': None}, 'embedding_length is None'),
+    ({'llama.rope.scaling.type': 'yarn'}, 'scales its rotary .*yarn'),
+    ({'llama.rope.dimension_count': 8}, 'rope.dimension_count=8'),
+    (
+      {'llama.rope.scaling.factor': 4.0, 'llama.rope.scale_linear': 2.0},
+      'scaling.factor is 4.0, but .*scale_linear',
+    ),
+    ({'llama.attention.scale': 0.5}, 'attention.scale is 0.5'),
+    ({'llama.attention.causal': False}, 'attention.causal is False'),
+    ({'llama.rope.scaling.attn_factor': 2.0}, 'attn_factor is 2.0'),
+    ({'llama.logit_scale': 2.0}, "'llama.logit_scale' is 2.0"),
+    ({'llama.use_parallel_residual': True}, 'use_parallel_residual'),
+    ({'llama.attention.head_count_kv': [2, 1]}, r'count_kv is \[2, 1\]'),
+    ({'llama.block_count': 10**9}, 'block_count=1000000000 is more than'),
+    ({'llama.attention.head_count': 2.5}, 'head_count is 2.5'),
+    ({'llama.expert_count': 8}, 'mixture of experts'),
+    ({'split.count': 2}, 'one of 2 parts'),
+    ({'llama.vocab_size': 280}, 'ids up to 287'),
+    ({'tokenizer.ggml.tokens': None}, 'vocab_size is None'),
+    (
+      {'llama.vocab_size': 288, 'tokenizer.ggml.tokens': None},
+      'lack tokenizer.ggml.tokens',
+    ),
+    ({'tokenizer.ggml.token_type': [1]}, 'has 1 entries for 288'),
+    ({'tokenizer.ggml.pre': 'tekken'}, "pre is 'tekken'.*known"),
+    ({'llama.final_logit_softcapping': 30.0}, 'cap on logits'),
+    ({'llama.rope.scaling.type': 'linear'}, 'scaling.factor is None'),
+    ({'tokenizer.ggml.model': 'bert'}, "model is 'bert'"),
+    ({'tokenizer.ggml.merges': ['a', 'b c d']}, 'merges do not make'),
+    ({'tokenizer.ggml.eos_token_id': 999}, 'eos token is 999'),
+  ],
 )
 def test_wrong_metadata(parts, tmp_path, change, message):
   fields = {k: v for k, v in (parts[0] | change).items() if v is not None}
@@ -476,19 +485,19 @@ def test_wrong_metadata(parts, tmp_path, change, message):
 
 def test_another_architecture(parts, tmp_path):
   path = gguf_writing.write(
-      tmp_path / 'bad.gguf', *parts, architecture='falcon'
+    tmp_path / 'bad.gguf', *parts, architecture='falcon'
   )
   with pytest.raises(errors.InputError, match="'falcon'.* known: llama, qwen2"):
     weights.load(path, 'float32')
 
 
 @pytest.mark.parametrize(
-    ('name', 'message'),
-    [
-        ('blk.0.attn_q.bias', 'has no place'),
-        ('rope_freqs.weight', 'factors of rope_freqs.weight are not those'),
-        ('blk.00.attn_q.weight', 'has no place'),
-    ],
+  ('name', 'message'),
+  [
+    ('blk.0.attn_q.bias', 'has no place'),
+    ('rope_freqs.weight', 'factors of rope_freqs.weight are not those'),
+    ('blk.00.attn_q.weight', 'has no place'),
+  ],
 )
 def test_left_over_tensors(parts, tmp_path, name, message):
   fields, arrays = parts

@@ -5,9 +5,9 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import published_models
 import published_references
+import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.formats import hf_drafters
@@ -60,7 +60,8 @@ def test_logits_are_those_of_the_reference(tmp_path, family):
   # Negative controls: a causal mask, and two tensors of the same shape swapped.
   assert difference(ours(published, params, causal=True), wanted) > BAR
   first, second = {
-      'llada': ('gate', 'up'), 'mdlm': ('attention_norm', 'mlp_norm')
+    'llada': ('gate', 'up'),
+    'mdlm': ('attention_norm', 'mlp_norm'),
   }[family]
   layer = params['layer_0']
   layer[first], layer[second] = layer[second], layer[first]
@@ -74,7 +75,7 @@ def theirs(name, raw, tensors):
   skipped = ('architectures', 'model_type', 'attention_bias', 'mask_token_id')
   raw = {k: v for k, v in raw.items() if k not in skipped}
   config = getattr(transformers, f'{name}Config')(
-      **raw, attn_implementation='eager'
+    **raw, attn_implementation='eager'
   )
   kind = 'GPT2LMHeadModel' if name == 'GPT2' else f'{name}ForCausalLM'
   model = getattr(transformers, kind)(config).eval()
@@ -84,41 +85,53 @@ def theirs(name, raw, tensors):
   assert set(left.missing_keys) <= {'lm_head.weight'}  # a tied one
   size = len(IDS)
   with torch.no_grad():
-    return model(
+    return (
+      model(
         torch.tensor(IDS[None]), attention_mask=torch.zeros(1, 1, size, size)
-    ).logits[0].numpy()
+      )
+      .logits[0]
+      .numpy()
+    )
 
 
-@pytest.mark.parametrize('family, name', [
+@pytest.mark.parametrize(
+  'family, name',
+  [
     ('dream', 'Qwen2'),
     ('a2d_qwen3', 'Qwen3'),
     ('diffullama', 'Llama'),
     ('diffugpt', 'GPT2'),
-])
+  ],
+)
 def test_logits_are_those_of_transformers(tmp_path, family, name):
   raw, tensors = published_models.make(family)
   published_models.write(tmp_path, raw, tensors)
   preset = family if family.startswith('diffu') else ''
   published, params = load(tmp_path, preset)
   usual = {
-      k.replace('denoise_model', 'transformer').replace(
-          'embed_tokens', 'transformer.wte'
-      ) if family == 'diffugpt' else k: v
-      for k, v in tensors.items()
+    k.replace('denoise_model', 'transformer').replace(
+      'embed_tokens', 'transformer.wte'
+    )
+    if family == 'diffugpt'
+    else k: v
+    for k, v in tensors.items()
   }
   wanted = theirs(name, raw, usual)
   assert difference(ours(published, params), wanted) <= BAR
   assert difference(ours(published, params, causal=True), wanted) > BAR
 
 
-@pytest.mark.parametrize('family, mask, shifted', [
+@pytest.mark.parametrize(
+  'family, mask, shifted',
+  [
     ('dream', published_models.MASK, True),
     ('diffullama', published_models.MASK, True),
     ('diffugpt', published_models.MASK, True),
     ('llada', published_models.MASK, False),
     ('a2d_qwen3', hf_drafters.NO_MASK, False),
     ('mdlm', published_models.VOCAB, False),
-])
+  ],
+)
 def test_mask_and_alignment(tmp_path, family, mask, shifted):
   raw, tensors = published_models.make(family)
   published_models.write(tmp_path, raw, tensors)
@@ -127,11 +140,14 @@ def test_mask_and_alignment(tmp_path, family, mask, shifted):
   assert (published.mask_id, published.shifted) == (mask, shifted)
 
 
-@pytest.mark.parametrize('family, size, mask', [
+@pytest.mark.parametrize(
+  'family, size, mask',
+  [
     ('diffugpt', 50257, 10541),  # the small one took a word for it
     ('diffugpt', 50258, 50257),
     ('diffullama', 32000, 811),
-])
+  ],
+)
 def test_masks_that_no_file_tells(tmp_path, family, size, mask):
   raw, _ = published_models.make(family)
   del raw['mask_token_id']
@@ -150,13 +166,13 @@ def block(published, params, noise, hidden):
     model = dflash.DFlash(published.sizes)
     at = jnp.arange(size + len(noise))[None]
     keys = model.apply(
-        {'params': params}, features, at[:, :size], method='context'
+      {'params': params}, features, at[:, :size], method='context'
     )
     pad = ((0, 0), (0, 0), (0, room - size), (0, 0))
     keys = jax.tree.map(lambda x: jnp.pad(x, pad, constant_values=9), keys)
     seen = (jnp.arange(room) < size)[None]
     return model.apply(
-        {'params': params}, noise[None], at[:, size:], keys, seen
+      {'params': params}, noise[None], at[:, size:], keys, seen
     )
 
   return np.asarray(whole(params, features, noise.astype(np.float32)))[0]
@@ -184,22 +200,33 @@ def changed(family, **fields):
   return {k: v for k, v in (raw | fields).items() if v is not None}
 
 
-@pytest.mark.parametrize('raw, words', [
-    (changed('dream', architectures=['LLaDAMoEModelLM']),
-     ('LLaDAMoEModelLM', 'known: DreamModel')),
-    (changed('dream', architectures=['DreamForCausalLM']),
-     ('DreamForCausalLM',)),  # another model with the same model_type
+@pytest.mark.parametrize(
+  'raw, words',
+  [
+    (
+      changed('dream', architectures=['LLaDAMoEModelLM']),
+      ('LLaDAMoEModelLM', 'known: DreamModel'),
+    ),
+    (
+      changed('dream', architectures=['DreamForCausalLM']),
+      ('DreamForCausalLM',),
+    ),  # another model with the same model_type
     (changed('diffullama'), ('LlamaForCausalLM', 'autoregressive', 'family')),
     (changed('dream', mask_token_id=None), ('mask_token_id', 'None')),
     (changed('dream', quantization_config={}), ('quantization_config',)),
     (changed('llada', alibi=True), ('alibi', 'True')),
     (changed('llada', d_model=None), ('d_model',)),
-    *((changed('llada', **{key: None}), (f'{key} is not there', str(value)))
+    *(
+      (changed('llada', **{key: None}), (f'{key} is not there', str(value)))
       for key, value in {
-          'block_type': 'llama', 'activation_type': 'silu', 'rope': True,
-          'layer_norm_type': 'rms', 'include_bias': False,
-          'weight_tying': False,
-      }.items()),
+        'block_type': 'llama',
+        'activation_type': 'silu',
+        'rope': True,
+        'layer_norm_type': 'rms',
+        'include_bias': False,
+        'weight_tying': False,
+      }.items()
+    ),
     (changed('llada', mask_token_id=None), ('mask_token_id is None',)),
     (changed('llada', rope=False), ('rope is False; only True',)),
     (changed('mdlm', time_conditioning=True), ('time_conditioning',)),
@@ -207,27 +234,45 @@ def changed(family, **fields):
     (changed('dflash', dflash_config=None), ('target_layer_ids', 'None')),
     (changed('dflash', block_size=1), ('block of 1',)),
     (changed('dflash', is_causal=True), ('is_causal',)),
-    (changed('dflash', layer_types=['sliding_attention'] * 2),
-     ('layer_types',)),
+    (
+      changed('dflash', layer_types=['sliding_attention'] * 2),
+      ('layer_types',),
+    ),
     (changed('dflash', final_logit_softcapping=20.0), ('softcapping',)),
     (changed('dflash', causal=True), ('causal is True',)),
     (changed('dflash', use_swa=True), ('use_swa is True',)),
     (changed('dflash', swa_window_size=9), ('swa_window_size is 9',)),
-    (changed('dflash', use_sliding_window=True, sliding_window=9),
-     ('use_sliding_window is True',)),
+    (
+      changed('dflash', use_sliding_window=True, sliding_window=9),
+      ('use_sliding_window is True',),
+    ),
     (changed('dflash', draft_vocab_size=100), ('draft_vocab_size is 100',)),
     (changed('dflash', num_hidden_layers=10**9), ('num_hidden_layers',)),
     (changed('dflash', block_size=10**6), ('block of 1000000',)),
-    (changed('dflash', block_size=7, dflash_config={
-        'target_layer_ids': [0], 'mask_token_id': 1, 'block_size': 5}),
-     ('block_size is 7', 'dflash_config.block_size is 5')),
+    (
+      changed(
+        'dflash',
+        block_size=7,
+        dflash_config={
+          'target_layer_ids': [0],
+          'mask_token_id': 1,
+          'block_size': 5,
+        },
+      ),
+      ('block_size is 7', 'dflash_config.block_size is 5'),
+    ),
     (changed('dream', num_hidden_layers=10**9), ('num_hidden_layers',)),
     (changed('mdlm', n_blocks=10**9), ('n_blocks',)),
     (changed('llada', n_layers=10**9), ('num_hidden_layers',)),
     (changed('llada', weight_tying='no'), ('weight_tying',)),
-    (changed('dflash', dflash_config={
-        'target_layer_ids': [0], 'mask_token_id': 999}), ('999', '263')),
-])
+    (
+      changed(
+        'dflash', dflash_config={'target_layer_ids': [0], 'mask_token_id': 999}
+      ),
+      ('999', '263'),
+    ),
+  ],
+)
 def test_configs_that_are_refused(tmp_path, raw, words):
   file = tmp_path / 'config.json'
   file.write_text(json.dumps(raw))
@@ -237,7 +282,9 @@ def test_configs_that_are_refused(tmp_path, raw, words):
     assert word in str(error.value), word
 
 
-@pytest.mark.parametrize('keys, word', [
+@pytest.mark.parametrize(
+  'keys, word',
+  [
     ({'use_swa': True, 'swa_window_size': 2048}, 'use_swa|swa_window_size'),
     ({'use_swa': False, 'swa_window_size': 2048}, ''),
     ({'swa_window_size': 2048}, 'swa_window_size is 2048'),
@@ -250,7 +297,8 @@ def test_configs_that_are_refused(tmp_path, raw, words):
     ({'markov_rank': 4}, 'dflash_config.markov_rank is 4'),
     ({'linear_context': {'variant': 'gdn'}}, 'dflash_config.linear_context'),
     ({'use_aux_hidden_state': False}, 'use_aux_hidden_state is False'),
-])
+  ],
+)
 def test_keys_of_dflash_config(tmp_path, keys, word):
   """As others write them; what may change the network is refused by name."""
   raw, _ = published_models.make('dflash')

@@ -42,7 +42,7 @@ def test_describing_downloads_nothing(snapshot, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'gone', ['config.json', 'model-00002-of-00002.safetensors']
+  'gone', ['config.json', 'model-00002-of-00002.safetensors']
 )
 def test_a_torn_snapshot_is_not(snapshot, gone):
   os.remove(snapshot / gone)

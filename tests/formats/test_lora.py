@@ -22,6 +22,7 @@ from specdiff_jax.text import tokenizer as tokenizer_lib
 
 _OF = lora_writing.PREFIX  # followed by the layer
 
+
 def merge(config, params, flat, scale):
   """Returns W + scale * B A for each adapted W, by our names."""
   theirs = hf_families.names(config)
@@ -70,9 +71,9 @@ def test_merged(tiny, directory, tmp_path, settings, ranks, scale):
 def test_merged_into_a_gguf_file(tiny, tmp_path):
   config, params, tokenizer = tiny
   path = gguf_writing.write(
-      tmp_path / 'tiny.gguf',
-      gguf_writing.metadata(config, tokenizer),
-      gguf_writing.tensors(config, params),
+    tmp_path / 'tiny.gguf',
+    gguf_writing.metadata(config, tokenizer),
+    gguf_writing.tensors(config, params),
   )
   flat = lora_writing.write(str(tmp_path / 'adapter'), config)
   loaded = weights.load(path, 'float32', adapter=str(tmp_path / 'adapter'))
@@ -95,8 +96,8 @@ def same_as_merged(model, directory, adapter):
   loaded = weights.load(directory, 'float32', adapter=adapter)
   turned = hf_families.transposed(loaded.config)
   usual = {
-      name.replace('model.language_model.', 'model.'): value.numpy()
-      for name, value in state.items()
+    name.replace('model.language_model.', 'model.'): value.numpy()
+    for name, value in state.items()
   }
   for ours, array in params_lib.flatten(loaded.params):
     expected = usual[hf_families.names(loaded.config)[ours]]
@@ -148,13 +149,16 @@ def wrapped(flat, start):
     flat[start + rest] = flat.pop(name)
 
 
-@pytest.mark.parametrize('start', [
+@pytest.mark.parametrize(
+  'start',
+  [
     'base_model.model.model.language_model.',  # transformers 5
     'base_model.model.language_model.model.',  # 4
     'base_model.model.language_model.',
     'base_model.model.',  # of the model without a head
     'model.',  # saved by transformers
-])
+  ],
+)
 def test_names_of_adapters(tiny, directory, tmp_path, start):
   config, params, _ = tiny
   adapter = str(tmp_path / 'adapter')
@@ -163,8 +167,10 @@ def test_names_of_adapters(tiny, directory, tmp_path, start):
 
   def edit(flat):
     wrapped(flat, start)
-    flat |= {f'{vision}.lora_A.weight': np.ones((4, 9), 'f4'),
-             f'{vision}.lora_B.weight': np.ones((9, 4), 'f4')}
+    flat |= {
+      f'{vision}.lora_A.weight': np.ones((4, 9), 'f4'),
+      f'{vision}.lora_B.weight': np.ones((9, 4), 'f4'),
+    }
 
   lora_writing.write(adapter, config, edit=edit)
   loaded = weights.load(directory, 'float32', adapter=adapter)
@@ -189,30 +195,51 @@ def test_a_tied_head_is_not_adapted_alone(tiny, tmp_path):
       weights.load(directory, 'float32', adapter=adapter)
 
 
-@pytest.mark.parametrize('pattern, is_down', [
-    ('down_proj', True), ('mlp.down_proj', True), ('own_proj', False),
-    ('(up|down)_proj', True), (r'.*\.layers\.(0|1)\..*', True),
-    (r'layers\.\d+\.mlp\..+', True), ('^model.*', True), ('^layers', False),
-    ('model.layers.0.mlp.down_proj', True), ('q_proj|down_proj', True),
-])
+@pytest.mark.parametrize(
+  'pattern, is_down',
+  [
+    ('down_proj', True),
+    ('mlp.down_proj', True),
+    ('own_proj', False),
+    ('(up|down)_proj', True),
+    (r'.*\.layers\.(0|1)\..*', True),
+    (r'layers\.\d+\.mlp\..+', True),
+    ('^model.*', True),
+    ('^layers', False),
+    ('model.layers.0.mlp.down_proj', True),
+    ('q_proj|down_proj', True),
+  ],
+)
 def test_patterns_mean_what_they_do_in_peft(pattern, is_down):
   other = pytest.importorskip('peft.utils.other')
   module = 'model.layers.0.mlp.down_proj'
   theirs = other.get_pattern_key([pattern], module) != module or (
-      pattern == module
+    pattern == module
   )
   first = lora._Patterns('a', 'rank_pattern', ['x', pattern]).first(module)
   assert first == (pattern if is_down else None)
   assert theirs == is_down
 
 
-@pytest.mark.parametrize('pattern', [
-    '(a+)+$', '(.*.*)*x', '(.|.)(.|.)(.|.)x', '.?' * 90 + 'x', '.*.*.*.*x',
-    '[a-z]+' * 9, 'x{1,1000}', 'a(?=b)', r'(\w|\w\w)' * 9, 'a' * 501 + '|b',
-    '(' * 400, '*',
-])
+@pytest.mark.parametrize(
+  'pattern',
+  [
+    '(a+)+$',
+    '(.*.*)*x',
+    '(.|.)(.|.)(.|.)x',
+    '.?' * 90 + 'x',
+    '.*.*.*.*x',
+    '[a-z]+' * 9,
+    'x{1,1000}',
+    'a(?=b)',
+    r'(\w|\w\w)' * 9,
+    'a' * 501 + '|b',
+    '(' * 400,
+    '*',
+  ],
+)
 def test_patterns_that_could_take_long_are_not_tried(
-    tiny, directory, tmp_path, pattern
+  tiny, directory, tmp_path, pattern
 ):
   adapter = str(tmp_path / 'adapter')
   lora_writing.write(adapter, tiny[0], alpha_pattern={pattern: 2})
@@ -252,12 +279,16 @@ Q = {name for name in ALL if 'q_proj' in name}
 FIRST = {name for name in ALL if '.0.' in name}
 
 
-@pytest.mark.parametrize('settings, left', [
+@pytest.mark.parametrize(
+  'settings, left',
+  [
     ({}, ALL),
     ({'target_modules': ['q_proj']}, Q),
     ({'target_modules': ['proj']}, set()),
-    ({'target_modules': ['self_attn.q_proj', 'layers.0.mlp.down_proj']},
-     Q | FIRST),
+    (
+      {'target_modules': ['self_attn.q_proj', 'layers.0.mlp.down_proj']},
+      Q | FIRST,
+    ),
     ({'target_modules': 'q_proj'}, set()),  # a regular expression, all of it
     ({'target_modules': r'.*\.(q|v)_proj'}, Q),
     ({'target_modules': 'all-linear'}, ALL),
@@ -268,9 +299,10 @@ FIRST = {name for name in ALL if '.0.' in name}
     ({'layers_to_transform': 0, 'layers_pattern': 'layers'}, FIRST),
     ({'layers_to_transform': [0], 'layers_pattern': ['h']}, set()),
     ({'layers_to_transform': [0, 1], 'layers_pattern': ['h', 'layers']}, ALL),
-])
+  ],
+)
 def test_modules_that_the_config_leaves_out(
-    tiny, directory, tmp_path, settings, left
+  tiny, directory, tmp_path, settings, left
 ):
   """Merged are all tensors, or none where peft would take only some."""
   targets = lora._Targets('a', lora_writing.SETTINGS | settings)
@@ -299,15 +331,19 @@ def test_modules_that_the_config_leaves_out(
     found = {k: utils.check_target_module_exists(config, k) for k in ALL}
     skipped = utils._ExcludedModule
     assert left == {
-        k for k, v in found.items() if v and not isinstance(v, skipped)
+      k for k, v in found.items() if v and not isinstance(v, skipped)
     }
 
 
-@pytest.mark.parametrize('settings', [
-    {'target_modules': None}, {'target_modules': r'(?:.*(?:q|down)_proj)'},
-])
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'target_modules': None},
+    {'target_modules': r'(?:.*(?:q|down)_proj)'},
+  ],
+)
 def test_an_adapter_that_does_not_tell_its_modules(
-    tiny, directory, tmp_path, settings
+  tiny, directory, tmp_path, settings
 ):
   adapter = str(tmp_path / 'adapter')
   flat = lora_writing.write(adapter, tiny[0], **settings)

@@ -65,22 +65,22 @@ def theirs(family, raw):
     kinds = ['sliding_attention' if window else ''] * config.num_hidden_layers
   local = tuple(kind == 'sliding_attention' for kind in kinds)
   return {
-      'vocab_size': config.vocab_size,
-      'width': config.hidden_size,
-      'layers': config.num_hidden_layers,
-      'heads': config.num_attention_heads,
-      'kv_heads': config.num_key_value_heads,
-      'head_dim': getattr(config, 'head_dim', None)
-      or config.hidden_size // config.num_attention_heads,
-      'mlp_width': config.intermediate_size,
-      'norm_eps': config.rms_norm_eps,
-      'tied_head': config.tie_word_embeddings,
-      'max_positions': config.max_position_embeddings,
-      'local': local,
-      'window': window if any(local) else 0,
-      'rope': (rope['rope_type'], rope['rope_theta'], rope.get('factor')),
-      'near': near if any(local) else None,
-      'scale': getattr(config, 'query_pre_attn_scalar', None),
+    'vocab_size': config.vocab_size,
+    'width': config.hidden_size,
+    'layers': config.num_hidden_layers,
+    'heads': config.num_attention_heads,
+    'kv_heads': config.num_key_value_heads,
+    'head_dim': getattr(config, 'head_dim', None)
+    or config.hidden_size // config.num_attention_heads,
+    'mlp_width': config.intermediate_size,
+    'norm_eps': config.rms_norm_eps,
+    'tied_head': config.tie_word_embeddings,
+    'max_positions': config.max_position_embeddings,
+    'local': local,
+    'window': window if any(local) else 0,
+    'rope': (rope['rope_type'], rope['rope_theta'], rope.get('factor')),
+    'near': near if any(local) else None,
+    'scale': getattr(config, 'query_pre_attn_scalar', None),
   }
 
 
@@ -93,14 +93,15 @@ def read(family, raw):
   )  # fmt: skip
   gemma = family == 'Gemma3'
   return {
-      **{
-          name: getattr(config, name) for name in theirs(family, raw)
-          if hasattr(config, name)
-      },
-      'local': config.local_layers,
-      'rope': rope,
-      'near': config.local_rope_base or None if gemma else None,
-      'scale': pytest.approx(config.score_scale**-2) if gemma else None,
+    **{
+      name: getattr(config, name)
+      for name in theirs(family, raw)
+      if hasattr(config, name)
+    },
+    'local': config.local_layers,
+    'rope': rope,
+    'near': config.local_rope_base or None if gemma else None,
+    'scale': pytest.approx(config.score_scale**-2) if gemma else None,
   }
 
 
@@ -158,8 +159,9 @@ def test_other_spellings_mean_what_they_do_in_transformers(family, changes):
   raw = SIZES | FAMILIES[family] | changes
   absent = ('rope_theta', 'rope_local_base_freq')  # null is no number there
   clean = {
-      k: v for k, v in raw.items()
-      if v is not None or (k in changes and k not in absent)
+    k: v
+    for k, v in raw.items()
+    if v is not None or (k in changes and k not in absent)
   }
   assert read(family, raw) == theirs(family, clean)
 
@@ -171,7 +173,7 @@ def test_the_original_length_of_llama3_is_that_of_positions():
   }  # fmt: skip
   raw = SIZES | FAMILIES['Llama'] | {'rope_scaling': scaling}
   assert ours('Llama', raw).rope_scaling == config_lib.RopeScaling(
-      'llama3', 8.0, original=77
+    'llama3', 8.0, original=77
   )
   key = 'original_max_position_embeddings'
   for more in ({key: 33}, {'rope_scaling': scaling | {key: 33}}):
@@ -193,8 +195,9 @@ def test_gpt2_has_other_names_too():
   both = transformers.GPT2Config.from_dict(other)
   assert (both.n_embd, both.n_layer) == (32, 2)
   less = {
-      k: v for k, v in GPT2.items()
-      if k in ('vocab_size', 'n_embd', 'n_layer', 'n_head')
+    k: v
+    for k, v in GPT2.items()
+    if k in ('vocab_size', 'n_embd', 'n_layer', 'n_head')
   }
   theirs = transformers.GPT2Config.from_dict(less)
   config = hf_families.config_of('GPT2LMHeadModel', 'a.json', less)

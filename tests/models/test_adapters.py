@@ -9,18 +9,18 @@ from specdiff_jax.formats import lora
 from specdiff_jax.models import adapters
 
 PARAMS = {
-    'layer_0': {
-        'query': np.random.default_rng(0).standard_normal((6, 4), np.float32),
-        'norm': np.ones(4, np.float32),
-    },
-    'stacked': np.random.default_rng(1).standard_normal((3, 5, 4), np.float32),
+  'layer_0': {
+    'query': np.random.default_rng(0).standard_normal((6, 4), np.float32),
+    'norm': np.ones(4, np.float32),
+  },
+  'stacked': np.random.default_rng(1).standard_normal((3, 5, 4), np.float32),
 }
 
 
 def trained(rank=2):
   """Adapters that are no longer where they began."""
   found = adapters.initial(
-      PARAMS, adapters.names(PARAMS), rank, jax.random.key(0)
+    PARAMS, adapters.names(PARAMS), rank, jax.random.key(0)
   )
   for adapter in found.values():
     adapter['b'] = jax.random.normal(jax.random.key(1), adapter['b'].shape)
@@ -42,7 +42,7 @@ def test_merged_is_base_and_adapter():
   new, x = trained(), np.random.default_rng(2).standard_normal((7, 4), 'f4')
   merged = adapters.merged(PARAMS, new)
   np.testing.assert_array_equal(
-      merged['layer_0']['norm'], PARAMS['layer_0']['norm']
+    merged['layer_0']['norm'], PARAMS['layer_0']['norm']
   )
   one = new['layer_0/query']
   apart = x @ PARAMS['layer_0']['query'].T + (x @ one['a'].T) @ one['b'].T

@@ -20,23 +20,23 @@ from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 
 VERIFIER = config_lib.TransformerConfig(
-    vocab_size=29,
-    width=16,
-    layers=3,
-    heads=4,
-    kv_heads=2,
-    head_dim=4,
-    mlp_width=24,
-    tied_head=False,
+  vocab_size=29,
+  width=16,
+  layers=3,
+  heads=4,
+  kv_heads=2,
+  head_dim=4,
+  mlp_width=24,
+  tied_head=False,
 )
 CONFIG = drafter_network.DrafterConfig(
-    gamma=4,
-    layers=2,
-    features=(0, 2),
-    trunk=24,
-    vocab=20,
-    ngram=2,
-    verifier=VERIFIER,
+  gamma=4,
+  layers=2,
+  features=(0, 2),
+  trunk=24,
+  vocab=20,
+  ngram=2,
+  verifier=VERIFIER,
 )
 BUCKET, NEW = 8, 20
 
@@ -58,8 +58,8 @@ def random(shapes, seed, scale):
 @pytest.fixture(scope='module')
 def verifier():
   shapes = {
-      name: jax.ShapeDtypeStruct(shape, 'float32')
-      for name, shape in params_lib.shapes(VERIFIER).items()
+    name: jax.ShapeDtypeStruct(shape, 'float32')
+    for name, shape in params_lib.shapes(VERIFIER).items()
   }
   return random(params_lib.nest(shapes), 0, 0.3)
 
@@ -74,7 +74,7 @@ def drafter(verifier):
 @jax.jit
 def windows(network, embed, head, tokens, features, anchors):
   states = drafter_windows.window_states(
-      CONFIG, network, embed, tokens, features, anchors
+    CONFIG, network, embed, tokens, features, anchors
   )
   return layers_lib.dense(states, head)
 
@@ -83,42 +83,42 @@ def verifier_features(params, tokens):
   """Returns what the verifier's layers say of whole texts [B, T, F, E]."""
   rows, length = tokens.shape
   return transformer.Transformer(VERIFIER).apply(
-      {'params': params},
-      tokens,
-      jnp.broadcast_to(jnp.arange(length), tokens.shape),
-      views.causal_mask(jnp.full(rows, length), length),
-      features=CONFIG.features,
+    {'params': params},
+    tokens,
+    jnp.broadcast_to(jnp.arange(length), tokens.shape),
+    views.causal_mask(jnp.full(rows, length), length),
+    features=CONFIG.features,
   )[2]
 
 
 def test_serving_logits_are_those_of_training(verifier, drafter):
   """Replays decoding: each draft is a window over the finished text."""
   system = diffusion.MaskedDiffusion(
-      CONFIG, CONFIG.gamma, strategies.Chain(mode='shared_noise')
+    CONFIG, CONFIG.gamma, strategies.Chain(mode='shared_noise')
   )
   engine = engine_lib.Engine(
-      transformer.Transformer(VERIFIER), system, accept.SampleAndMatch(), NEW
+    transformer.Transformer(VERIFIER), system, accept.SampleAndMatch(), NEW
   )
   state = generate.start(
-      engine,
-      verifier,
-      drafter,
-      [generate.Request(i, list(range(i, 2 * i + 2))) for i in range(3)],
-      generate.Settings(temperature=1.5, max_new_tokens=NEW),
-      3,
-      (BUCKET,),
+    engine,
+    verifier,
+    drafter,
+    [generate.Request(i, list(range(i, 2 * i + 2))) for i in range(3)],
+    generate.Settings(temperature=1.5, max_new_tokens=NEW),
+    3,
+    (BUCKET,),
   )
 
   @jax.jit
   def serve(params, embed, state):
     x = drafter_windows.fill(
-        CONFIG,
-        params.network,
-        embed,
-        state.tokens,
-        (state.length - 1)[:, None],
-        state.drafter.last[:, None],
-        state.drafter.context,
+      CONFIG,
+      params.network,
+      embed,
+      state.tokens,
+      (state.length - 1)[:, None],
+      state.drafter.last[:, None],
+      state.drafter.context,
     )
     return layers_lib.dense(x, params.head)[:, 0]
 
@@ -132,14 +132,16 @@ def test_serving_logits_are_those_of_training(verifier, drafter):
 
   features = jax.jit(verifier_features)(verifier, state.tokens)
   size = state.tokens.shape[1]
-  trained = np.asarray(windows(
+  trained = np.asarray(
+    windows(
       drafter.network,
       verifier['embed'],
       drafter.head,
       state.tokens,
       features,
       jnp.broadcast_to(jnp.arange(size), (3, size)),
-  ))
+    )
+  )
   for row, anchor, logits in served:
     np.testing.assert_allclose(logits, trained[row, anchor], atol=1e-4)
   # Negative control: the window of the next anchor says something else.
@@ -164,7 +166,7 @@ def call(verifier, drafter):
 
   def run(tokens, features, anchors=ANCHORS, embed=verifier['embed']):
     return windows(
-        drafter.network, embed, drafter.head, tokens, features, anchors
+      drafter.network, embed, drafter.head, tokens, features, anchors
     )[0]
 
   return run
@@ -230,7 +232,7 @@ def test_later_tokens_change_nothing(call, text):
 def test_hints_are_what_lookup_copies(text):
   tokens, _ = text
   copied, matched = drafter_windows.hints(
-      CONFIG, jnp.asarray(tokens), jnp.asarray(ANCHORS)
+    CONFIG, jnp.asarray(tokens), jnp.asarray(ANCHORS)
   )
   np.testing.assert_array_equal(matched, [[2, 2, 0, 2]])
   np.testing.assert_array_equal(copied[0, 0], [5, 6, 3, 4])
@@ -245,7 +247,7 @@ def test_slots_see_each_other_in_both_directions(call, drafter, text, verifier):
   def first(shift):
     network = drafter.network | {'slot_shift': shift}
     logits = windows(
-        network, verifier['embed'], drafter.head, tokens, features, ANCHORS
+      network, verifier['embed'], drafter.head, tokens, features, ANCHORS
     )
     return jnp.sin(logits[0, 0, 0]).sum()
 
@@ -271,27 +273,27 @@ def test_one_softmax_over_context_and_window():
     for head in range(4):
       kept = mask[b, n]
       key, value = (
-          np.concatenate([c[b, head // 2, kept], w[b, n, head // 2]])
-          for c, w in zip(context, own)
+        np.concatenate([c[b, head // 2, kept], w[b, n, head // 2]])
+        for c, w in zip(context, own)
       )
       weight = np.exp(query[b, n, :, head] @ key.T)
       wanted = weight / weight.sum(-1, keepdims=True) @ value
       np.testing.assert_allclose(
-          got[b, n, :, head * 6 : head * 6 + 6], wanted, atol=1e-5
+        got[b, n, :, head * 6 : head * 6 + 6], wanted, atol=1e-5
       )
 
 
 def test_initial_layers_are_the_verifiers_last(verifier):
   network = jax.jit(drafter_network.initial_from_verifier, static_argnums=0)(
-      CONFIG, jax.random.key(0), verifier
+    CONFIG, jax.random.key(0), verifier
   )
   shapes = CONFIG.shapes()
   assert jax.tree.map(jnp.shape, network) == jax.tree.map(
-      lambda x: x.shape, shapes
+    lambda x: x.shape, shapes
   )
   for i in range(2):
     jax.tree.map(
-        np.testing.assert_array_equal,
-        dict(network[f'layer_{i}']),
-        verifier[f'layer_{i + 1}'],
+      np.testing.assert_array_equal,
+      dict(network[f'layer_{i}']),
+      verifier[f'layer_{i + 1}'],
     )

@@ -106,7 +106,7 @@ def test_a_transformer_runs_on_them(tiny, scanned):
   quantised = int8.quantise(params)
   rounded = int8.widen(quantised)
   np.testing.assert_allclose(
-      rounded['embed'], widened(quantised['embed']), rtol=1e-6
+    rounded['embed'], widened(quantised['embed']), rtol=1e-6
   )
   if scanned:
     config = dataclasses.replace(config, scan_layers=True)

@@ -36,16 +36,16 @@ def test_only_a_cpu_doubles_a_single_row():
   args = draw(1, 4), draw(7, 4)
   assert 'concatenate' in lowered(layers.dense, 'cpu', *args)
   assert 'concatenate' not in lowered(layers.dense, 'tpu', *args)
-  alone = (args[0].astype(jnp.float32) @ args[1].T.astype(jnp.float32))
+  alone = args[0].astype(jnp.float32) @ args[1].T.astype(jnp.float32)
   np.testing.assert_allclose(layers.dense(*args), alone, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    'function, args',
-    [
-        (layers.write_rows, (draw(*CACHE), draw(3, 2, 5, 4), jnp.arange(3))),
-        (layers.lookup, (draw(7, 4), jnp.arange(3))),
-    ],
+  'function, args',
+  [
+    (layers.write_rows, (draw(*CACHE), draw(3, 2, 5, 4), jnp.arange(3))),
+    (layers.lookup, (draw(7, 4), jnp.arange(3))),
+  ],
 )
 def test_only_a_cpu_looks_at_bits(function, args):
   assert 'bitcast_convert' not in lowered(function, 'tpu', *args)

@@ -24,16 +24,21 @@ SLOTS = 24  # of the cache
 
 
 def sizes(**changes):
-  return config_lib.TransformerConfig(**(dict(
-      vocab_size=37,
-      width=16,
-      layers=2,
-      heads=4,
-      kv_heads=2,
-      head_dim=6,
-      mlp_width=24,
-      tied_head=False,
-  ) | changes))
+  return config_lib.TransformerConfig(
+    **(
+      dict(
+        vocab_size=37,
+        width=16,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=6,
+        mlp_width=24,
+        tied_head=False,
+      )
+      | changes
+    )
+  )
 
 
 def stacked(params, layers):
@@ -70,7 +75,7 @@ def full(config, params, tokens, features=None):
   positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
   mask = views.causal_mask(jnp.full(rows, length), length)
   return score(
-      config, params, tokens, positions, mask, None, None, features or ()
+    config, params, tokens, positions, mask, None, None, features or ()
   )
 
 
@@ -98,7 +103,7 @@ def test_logits_of_a_transformer_written_in_numpy(model):
     half = config.head_dim // 2
     z = x[..., :half] + 1j * x[..., half:]
     angle = np.arange(len(x))[:, None, None] * 10000.0 ** (
-        -np.arange(half) * 2 / config.head_dim
+      -np.arange(half) * 2 / config.head_dim
     )
     z = z * np.exp(1j * angle)
     return np.concatenate([z.real, z.imag], -1)
@@ -130,21 +135,27 @@ def test_cached_decoding_of_uneven_rows_is_the_full_pass(model):
   tokens, length = text(3, 12), np.array([2, 5, 7])
   wanted, _, outputs = full(config, params, tokens, (0, 1))
   logits, cache, features = prefill(
-      config, params, tokens[:, :7], length, (0, 1)
+    config, params, tokens[:, :7], length, (0, 1)
   )
   for row in range(3):
     seen = slice(0, length[row])
     np.testing.assert_allclose(logits[row, seen], wanted[row, seen], atol=1e-5)
     np.testing.assert_allclose(
-        features[row, seen], outputs[row, seen], atol=1e-5
+      features[row, seen], outputs[row, seen], atol=1e-5
     )
   rows = np.arange(3)
   for step in range(5):  # one token of each row at its own position
     place = length + step
     mask = jnp.arange(SLOTS)[None, None] <= place[:, None, None]
     logits, cache, _ = score(
-        config, params, tokens[rows, place][:, None], place[:, None],
-        mask, cache, jnp.asarray(place, jnp.int32), (),
+      config,
+      params,
+      tokens[rows, place][:, None],
+      place[:, None],
+      mask,
+      cache,
+      jnp.asarray(place, jnp.int32),
+      (),
     )
     np.testing.assert_allclose(logits[:, 0], wanted[rows, place], atol=1e-5)
 
@@ -184,21 +195,23 @@ def test_a_tree_is_scored_as_each_of_its_branches(model, scan):
   drafted[[0, 1], 0] = prompt[[0, 1], length - 1]
   depth = np.array([[0, 1, 1, 2, 2, 2, 3], [0, 1, 2, 3, 4, 5, 1]])
   tree = types.DraftTree(
-      drafted, jnp.asarray(PARENTS), depth, np.ones_like(drafted, bool)
+    drafted, jnp.asarray(PARENTS), depth, np.ones_like(drafted, bool)
   )
   start = jnp.asarray(length - 1, jnp.int32)
 
   def verify(mask):
     return score(
-        config, params, drafted, start[:, None] + depth, mask, cache, start, ()
+      config, params, drafted, start[:, None] + depth, mask, cache, start, ()
     )[0]
 
   mask = tree_lib.cache_mask(tree, jnp.asarray(length), SLOTS)
   logits = verify(mask)
-  flat = verify(jnp.broadcast_to(
+  flat = verify(
+    jnp.broadcast_to(
       jnp.arange(SLOTS) <= (start[:, None] + jnp.arange(7))[..., None],
       mask.shape,
-  ))
+    )
+  )
   worst = 0.0
   for row, slot, line in branches():
     whole = np.concatenate([prompt[row, : length[row] - 1], drafted[row, line]])
@@ -214,14 +227,15 @@ def test_scan_is_the_unrolled_form(model):
   tokens, length = text(2, 7), np.array([4, 7])
   plain = prefill(config, params, tokens, length, (1, 0))
   scanned = prefill(
-      sizes(scan_layers=True), stacked(params, 2), tokens, length, (1, 0)
+    sizes(scan_layers=True), stacked(params, 2), tokens, length, (1, 0)
   )
   np.testing.assert_allclose(scanned[0], plain[0], atol=1e-5)
   np.testing.assert_allclose(scanned[2], plain[2], atol=1e-5)
   for which in (0, 1):
     np.testing.assert_allclose(
-        scanned[1][which], np.stack([layer[which] for layer in plain[1]]),
-        atol=1e-5,
+      scanned[1][which],
+      np.stack([layer[which] for layer in plain[1]]),
+      atol=1e-5,
     )
 
 
@@ -255,8 +269,9 @@ WIDE = sizes(vocab_size=1024, width=96, heads=6, head_dim=16, mlp_width=320)
 
 def widened(text):
   """Returns the conversions to float32 of arrays as large as a weight."""
-  weights = {int(np.prod(s)) for s in params_lib.shapes(WIDE).values()
-             if len(s) > 1}
+  weights = {
+    int(np.prod(s)) for s in params_lib.shapes(WIDE).values() if len(s) > 1
+  }
   found = re.findall(r'= f32\[([\d,]+)\]\S* convert\(', text)
   shapes = [tuple(map(int, dims.split(','))) for dims in found]
   return [shape for shape in shapes if int(np.prod(shape)) in weights]
@@ -265,33 +280,42 @@ def widened(text):
 def compiled_decode(slots):
   """Returns the HLO of bf16 decoding of one row by trees of `slots`."""
   engine = engine_lib.Engine(
-      transformer.Transformer(WIDE, jnp.bfloat16),
-      none.NoDraft(slots),
-      accept.SampleAndMatch(),
-      24,
-      'bfloat16',
+    transformer.Transformer(WIDE, jnp.bfloat16),
+    none.NoDraft(slots),
+    accept.SampleAndMatch(),
+    24,
+    'bfloat16',
   )
 
   def leaf(*shape, dtype='int32'):
     return jax.ShapeDtypeStruct(shape, dtype)
 
-  params = params_lib.nest({
+  params = params_lib.nest(
+    {
       name: leaf(*shape, dtype='bfloat16')
       for name, shape in params_lib.shapes(WIDE).items()
-  })
+    }
+  )
   real = leaf(1, dtype='float32')
   law = types.Sampling(temperature=real, top_k=leaf(1), top_p=real)
   noise = jax.eval_shape(lambda n: sampling_lib.request_noise(0, n), leaf(1))
   state = jax.eval_shape(
-      engine.prefill,
-      params, (), leaf(1, 16), leaf(1), leaf(1), leaf(1), law, noise,
+    engine.prefill,
+    params,
+    (),
+    leaf(1, 16),
+    leaf(1),
+    leaf(1),
+    leaf(1),
+    law,
+    noise,
   )
   lowered = engine_lib.Engine.decode.lower(engine, params, (), state, leaf())
   return lowered.compile().as_text()
 
 
 @pytest.mark.skipif(
-    jax.default_backend() != 'cpu', reason='a rule of the CPU backend'
+  jax.default_backend() != 'cpu', reason='a rule of the CPU backend'
 )
 @pytest.mark.parametrize('slots', [1, 2, 5])
 def test_bf16_decoding_widens_no_weight(slots):
@@ -301,7 +325,7 @@ def test_bf16_decoding_widens_no_weight(slots):
 
 
 @pytest.mark.skipif(
-    jax.default_backend() != 'cpu', reason='a rule of the CPU backend'
+  jax.default_backend() != 'cpu', reason='a rule of the CPU backend'
 )
 @pytest.mark.parametrize('rows', [1, 5])
 def test_a_naive_product_widens_its_weight(rows):
@@ -330,7 +354,7 @@ def test_rows_are_looked_up_and_written_bit_by_bit(dtype):
   table = jnp.asarray(rng.standard_normal((9, 4)), dtype)
   ids = jnp.array([[3, 8], [0, 3]])
   np.testing.assert_array_equal(
-      layers_lib.lookup(table, ids), table.astype(jnp.float32)[ids]
+    layers_lib.lookup(table, ids), table.astype(jnp.float32)[ids]
   )
   for rows in (1, 3):
     cache = jnp.asarray(rng.standard_normal((rows, 2, 7, 4)), dtype)
@@ -354,5 +378,5 @@ def test_which_keys_are_near():
   np.testing.assert_array_equal(got, wanted)
   alone = views.near(positions, 4, None, 2)
   np.testing.assert_array_equal(
-      alone, np.abs(positions[:, :, None] - positions[:, None]) < 2
+    alone, np.abs(positions[:, :, None] - positions[:, None]) < 2
   )

@@ -34,7 +34,7 @@ def main(directory):
   state, _ = tiny_training.start((2, 1))
   values = np.random.default_rng(0).standard_normal((100, 100))
   half = jax.make_array_from_callback(
-      values.shape, rules.by_row(mesh), lambda index: values[index]
+    values.shape, rules.by_row(mesh), lambda index: values[index]
   )
   state = state.replace(params={'head': half})
   saved = checkpoint.Checkpointer(directory)

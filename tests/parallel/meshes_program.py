@@ -55,7 +55,7 @@ def write_trajectories(folder, checkpoint):
   """Random texts of many lengths; the verifier's own would not differ."""
   rng = np.random.default_rng(0)
   with trajectories.Journal(
-      folder, {'verifier': checkpoint.fingerprint}
+    folder, {'verifier': checkpoint.fingerprint}
   ) as journal:
     journal.append([
         trajectories.Trajectory(
@@ -70,9 +70,9 @@ def write_trajectories(folder, checkpoint):
 
 
 def flat(params):
-  return np.concatenate([
-      np.ravel(jax.device_get(leaf)) for leaf in jax.tree.leaves(params)
-  ])
+  return np.concatenate(
+    [np.ravel(jax.device_get(leaf)) for leaf in jax.tree.leaves(params)]
+  )
 
 
 class Case:
@@ -84,9 +84,7 @@ class Case:
     if split:
       params = jax.device_put(checkpoint.params, split(checkpoint.params))
       checkpoint = dataclasses.replace(checkpoint, params=params)
-    run = build_training.run(
-        config, checkpoint, [f'{workdir}/data'], workdir
-    )
+    run = build_training.run(config, checkpoint, [f'{workdir}/data'], workdir)
     self.run = dataclasses.replace(run, optimizer=optax.sgd(RATE))
     self.state, self.frozen, self.step = self.run.start()
     self.prepare = self.run.prepare(self.run.data)
@@ -149,8 +147,10 @@ def restored(saved, elsewhere, workdir):
   iterator = elsewhere.iterator()
   state = checkpointer.restore(elsewhere.first, iterator)
   placed = all(
-      x.sharding.is_equivalent_to(y.sharding, x.ndim) for x, y in
-      zip(*map(jax.tree.leaves, (state, elsewhere.first)), strict=True)
+    x.sharding.is_equivalent_to(y.sharding, x.ndim)
+    for x, y in zip(
+      *map(jax.tree.leaves, (state, elsewhere.first)), strict=True
+    )
   )
   state, found = train(elsewhere, 2, state, iterator)
   return {
@@ -169,12 +169,12 @@ def refused():
   said = []
   rows = {'x': np.zeros((6, 2))}
   for attempt in (
-      lambda: mesh_lib.make_mesh((3, -1)),
-      lambda: mesh_lib.make_mesh((3, 2)),
-      lambda: mesh_lib.make_mesh((4, 4)),
-      lambda: mesh_lib.make_mesh((2, 2, 4)),
-      lambda: hosts.global_batch(mesh_lib.make_mesh((8, 1)), rows),
-      lambda: hosts.global_batch(mesh_lib.make_mesh((2, 2, 2)), rows),
+    lambda: mesh_lib.make_mesh((3, -1)),
+    lambda: mesh_lib.make_mesh((3, 2)),
+    lambda: mesh_lib.make_mesh((4, 4)),
+    lambda: mesh_lib.make_mesh((2, 2, 4)),
+    lambda: hosts.global_batch(mesh_lib.make_mesh((8, 1)), rows),
+    lambda: hosts.global_batch(mesh_lib.make_mesh((2, 2, 2)), rows),
   ):
     try:
       attempt()
@@ -201,7 +201,7 @@ def main(workdir, everything):
     batch = next(case.iterator())
     gradient = case.gradient(batch)
     state, losses = train(
-        case, STEPS, jax.tree.map(jnp.copy, case.first), iterator
+      case, STEPS, jax.tree.map(jnp.copy, case.first), iterator
     )
     if one is None:
       one = gradient, losses, flat(state.params)
@@ -209,12 +209,12 @@ def main(workdir, everything):
     query = state.params['layer_0']['query']
     verifier = case.frozen.get('verifier')
     found[name] = {
-        'gradient': distance(gradient, one[0]),
-        'loss': max(abs(np.divide(losses, one[1]) - 1)),
-        'params': distance(flat(state.params), one[2]),
-        'query': shard(query),
-        'verifier': verifier and shard(verifier['layer_0']['query']),
-        'compiled': case.step._cache_size(),
+      'gradient': distance(gradient, one[0]),
+      'loss': max(abs(np.divide(losses, one[1]) - 1)),
+      'params': distance(flat(state.params), one[2]),
+      'query': shard(query),
+      'verifier': verifier and shard(verifier['layer_0']['query']),
+      'compiled': case.step._cache_size(),
     }
   print(json.dumps({
       'cases': found,

@@ -1,6 +1,6 @@
 """`specdiff_jax`, writing which trajectories each step of it was given.
 
-  python tests/parallel/process_program.py RECORDS.jsonl ARGUMENTS...
+python tests/parallel/process_program.py RECORDS.jsonl ARGUMENTS...
 """
 
 import json

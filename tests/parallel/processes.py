@@ -41,18 +41,18 @@ def start_together(count, arguments, devices=1, records='', program=()):
   address = f'localhost:{free_port()}'
   joining = [] if program else ['--config.distributed=True']
   return [
-      start(
-          [*arguments, *joining],
-          {
-              'JAX_COORDINATOR_ADDRESS': address,
-              'JAX_NUM_PROCESSES': str(count),
-              'JAX_PROCESS_ID': str(index),
-              'JAX_NUM_CPU_DEVICES': str(devices),
-          },
-          records and f'{records}.{index}',
-          program,
-      )
-      for index in range(count)
+    start(
+      [*arguments, *joining],
+      {
+        'JAX_COORDINATOR_ADDRESS': address,
+        'JAX_NUM_PROCESSES': str(count),
+        'JAX_PROCESS_ID': str(index),
+        'JAX_NUM_CPU_DEVICES': str(devices),
+      },
+      records and f'{records}.{index}',
+      program,
+    )
+    for index in range(count)
   ]
 
 

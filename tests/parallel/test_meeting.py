@@ -12,7 +12,7 @@ from specdiff_jax.parallel import hosts
 def together(*keys_of_each):
   """Lets threads call a meeting with their keys; returns what each was told."""
   barriers = collections.defaultdict(
-      lambda: threading.Barrier(len(keys_of_each))
+    lambda: threading.Barrier(len(keys_of_each))
   )
   lock, told = threading.Lock(), [[] for _ in keys_of_each]
 
@@ -31,8 +31,8 @@ def together(*keys_of_each):
         outcomes.append('gave up')
 
   threads = [
-      threading.Thread(target=run, args=both)
-      for both in zip(keys_of_each, told, strict=True)
+    threading.Thread(target=run, args=both)
+    for both in zip(keys_of_each, told, strict=True)
   ]
   for thread in threads:
     thread.start()

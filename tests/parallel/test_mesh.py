@@ -19,8 +19,8 @@ def fake_mesh(*sizes):
 
 def specs(shapes, table, mesh):
   tree = {
-      name: jax.ShapeDtypeStruct(shape, np.float32)
-      for name, shape in shapes.items()
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in shapes.items()
   }
   got = rules.shardings(tree, table, mesh)
   return {name: sharding.spec for name, sharding in got.items()}
@@ -28,8 +28,8 @@ def specs(shapes, table, mesh):
 
 def test_minus_one_takes_what_is_left():
   assert dict(mesh_lib.make_mesh((-1, 1)).shape) == {
-      'data': jax.device_count(),
-      'model': 1,
+    'data': jax.device_count(),
+    'model': 1,
   }
   mesh = mesh_lib.make_mesh({'model': 1, 'data': 1})
   assert mesh.axis_names == ('model', 'data')
@@ -38,17 +38,17 @@ def test_minus_one_takes_what_is_left():
 
 
 @pytest.mark.parametrize(
-    ('shape', 'message'),
-    [
-        ((4096, 1), 'does not fit'),
-        ((-1, 4096), 'does not fit'),
-        ((0, 1), 'not a shape'),
-        ((-1, -1), 'not a shape'),
-        ((-2, 1), 'not a shape'),
-        ((1,), 'one size for each axis'),
-        ((1, 1, 1, 1), 'one size for each axis'),
-        ((4096, 1, 1), 'replica=4096, data=1, model=1 does not fit'),
-    ],
+  ('shape', 'message'),
+  [
+    ((4096, 1), 'does not fit'),
+    ((-1, 4096), 'does not fit'),
+    ((0, 1), 'not a shape'),
+    ((-1, -1), 'not a shape'),
+    ((-2, 1), 'not a shape'),
+    ((1,), 'one size for each axis'),
+    ((1, 1, 1, 1), 'one size for each axis'),
+    ((4096, 1, 1), 'replica=4096, data=1, model=1 does not fit'),
+  ],
 )
 def test_mesh_errors(shape, message):
   with pytest.raises(errors.InputError, match=message):
@@ -57,16 +57,16 @@ def test_mesh_errors(shape, message):
 
 def test_first_match_wins():
   table = [
-      ('layer_0/query', ('model', None)),
-      ('query', (None, 'model')),
-      ('.*', ('data',)),
+    ('layer_0/query', ('model', None)),
+    ('query', (None, 'model')),
+    ('.*', ('data',)),
   ]
   shapes = {'layer_0/query': (8, 8), 'layer_1/query': (8, 8), 'norm': (8,)}
   got = specs(shapes, table, fake_mesh(2, 4))
   assert got == {
-      'layer_0/query': P('model', None),
-      'layer_1/query': P(None, 'model'),
-      'norm': P('data'),
+    'layer_0/query': P('model', None),
+    'layer_1/query': P(None, 'model'),
+    'norm': P('data'),
   }
   # Negative control: in another order another rule wins.
   got = specs(shapes, table[1:] + table[:1], fake_mesh(2, 4))
@@ -84,10 +84,10 @@ def test_indivisible_dimensions_are_replicated():
   shapes = {'w_a': (6, 6), 'w_b': (8, 7), 'both_a': (16,), 'both_b': (12,)}
   got = specs(shapes, table, fake_mesh(2, 4))
   assert got == {
-      'w_a': P(None, 'data'),
-      'w_b': P('model', None),
-      'both_a': P(('data', 'model')),
-      'both_b': P(None),
+    'w_a': P(None, 'data'),
+    'w_b': P('model', None),
+    'both_a': P(('data', 'model')),
+    'both_b': P(None),
   }
 
 
@@ -100,60 +100,60 @@ def test_names_are_joined_by_slashes():
 
 def test_stacked_layers_keep_their_first_dimension():
   shapes = {
-      'layers/attention/query': (30, 16, 8),
-      'layers/output': (30, 8, 16),
-      'layer_0/output': (8, 16),
-      'layer_0/mlp_norm': (8,),
-      'embed': (32, 8),
+    'layers/attention/query': (30, 16, 8),
+    'layers/output': (30, 8, 16),
+    'layer_0/output': (8, 16),
+    'layer_0/mlp_norm': (8,),
+    'embed': (32, 8),
   }
   assert specs(shapes, rules.TRANSFORMER, fake_mesh(2, 4)) == {
-      'layers/attention/query': P(None, 'model', None),
-      'layers/output': P(None, None, 'model'),
-      'layer_0/output': P(None, 'model'),
-      'layer_0/mlp_norm': P(),
-      'embed': P('model', None),
+    'layers/attention/query': P(None, 'model', None),
+    'layers/output': P(None, None, 'model'),
+    'layer_0/output': P(None, 'model'),
+    'layer_0/mlp_norm': P(),
+    'embed': P('model', None),
   }
 
 
 def test_biases_and_the_parts_of_a_drafter_are_split():
   shapes = {
-      'layers/query_bias': (30, 16),
-      'layer_0/value_bias': (16,),
-      'trunk': (64, 32),
-      'expand': (16, 64),
-      'slot_shift': (7, 64),
-      'hint': (16, 16),
-      'stream': (16,),
+    'layers/query_bias': (30, 16),
+    'layer_0/value_bias': (16,),
+    'trunk': (64, 32),
+    'expand': (16, 64),
+    'slot_shift': (7, 64),
+    'hint': (16, 16),
+    'stream': (16,),
   }
   assert specs(shapes, rules.TRANSFORMER, fake_mesh(2, 4)) == {
-      'layers/query_bias': P(None, 'model'),
-      'layer_0/value_bias': P('model'),
-      'trunk': P('model', None),
-      'expand': P(None, 'model'),
-      'slot_shift': P(None, 'model'),
-      'hint': P('model', None),
-      'stream': P(),
+    'layers/query_bias': P(None, 'model'),
+    'layer_0/value_bias': P('model'),
+    'trunk': P('model', None),
+    'expand': P(None, 'model'),
+    'slot_shift': P(None, 'model'),
+    'hint': P('model', None),
+    'stream': P(),
   }
 
 
 def test_a_state_of_decoding_is_split_by_rows_and_heads():
   shapes = {
-      'tokens': (4, 30),
-      'end_ids': (8,),
-      'cache/0': (3, 4, 8, 32, 16),
-      'drafter/context/1/0': (4, 8, 32, 16),
-      'drafter/last': (4, 2, 16),
-      'sampling/temperature': (4,),
-      'length': (3,),  # three rows do not go over two devices
+    'tokens': (4, 30),
+    'end_ids': (8,),
+    'cache/0': (3, 4, 8, 32, 16),
+    'drafter/context/1/0': (4, 8, 32, 16),
+    'drafter/last': (4, 2, 16),
+    'sampling/temperature': (4,),
+    'length': (3,),  # three rows do not go over two devices
   }
   assert specs(shapes, rules.DECODING, fake_mesh(2, 4)) == {
-      'tokens': P('data'),
-      'end_ids': P(),
-      'cache/0': P(None, 'data', 'model'),
-      'drafter/context/1/0': P('data', 'model'),
-      'drafter/last': P('data'),
-      'sampling/temperature': P('data'),
-      'length': P(None),
+    'tokens': P('data'),
+    'end_ids': P(),
+    'cache/0': P(None, 'data', 'model'),
+    'drafter/context/1/0': P('data', 'model'),
+    'drafter/last': P('data'),
+    'sampling/temperature': P('data'),
+    'length': P(None),
   }
 
 
@@ -164,42 +164,42 @@ def test_three_axes():
   assert rules.row_ways(fake_mesh(2, 4, 8)) == 8
   shapes = {'layer_0/query': (8, 8), 'bias': (8,)}
   assert specs(shapes, rules.TRANSFORMER, fake_mesh(2, 4, 2)) == {
-      'layer_0/query': P('model', None),
-      'bias': P(),  # whole in every replica, as all params
+    'layer_0/query': P('model', None),
+    'bias': P(),  # whole in every replica, as all params
   }
   assert specs({'length': (8,)}, rules.DECODING, fake_mesh(2, 4, 2)) == {
-      'length': P(('replica', 'data')),
+    'length': P(('replica', 'data')),
   }
 
 
 def test_fully_sharded_params():
   shapes = {
-      'layers/query': (30, 16, 8),
-      'layers/output': (30, 8, 16),
-      'layer_0/down': (8, 16),
-      'layer_0/query_bias': (16,),
-      'trunk': (64, 32),
-      'embed': (30, 8),
-      'final_norm': (8,),
+    'layers/query': (30, 16, 8),
+    'layers/output': (30, 8, 16),
+    'layer_0/down': (8, 16),
+    'layer_0/query_bias': (16,),
+    'trunk': (64, 32),
+    'embed': (30, 8),
+    'final_norm': (8,),
   }
   assert specs(shapes, rules.FSDP, fake_mesh(2, 4)) == {
-      'layers/query': P(None, 'model', 'data'),
-      'layers/output': P(None, 'data', 'model'),
-      'layer_0/down': P('data', 'model'),
-      'layer_0/query_bias': P('model'),
-      'trunk': P('model', 'data'),
-      'embed': P(None, 'data'),  # 30 rows do not go over four devices
-      'final_norm': P(),
+    'layers/query': P(None, 'model', 'data'),
+    'layers/output': P(None, 'data', 'model'),
+    'layer_0/down': P('data', 'model'),
+    'layer_0/query_bias': P('model'),
+    'trunk': P('model', 'data'),
+    'embed': P(None, 'data'),  # 30 rows do not go over four devices
+    'final_norm': P(),
   }
 
 
 def test_what_is_not_split_is_told():
   tree = {
-      name: jax.ShapeDtypeStruct(shape, np.float32)
-      for name, shape in {'embed': (30, 8), 'head': (32, 8), 'n': ()}.items()
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in {'embed': (30, 8), 'head': (32, 8), 'n': ()}.items()
   }
   assert rules.not_split(tree, rules.TRANSFORMER, fake_mesh(2, 4)) == [
-      'embed: dimension 0 of (30, 8) does not divide over model=4'
+    'embed: dimension 0 of (30, 8) does not divide over model=4'
   ]
   assert not rules.not_split(tree, rules.TRANSFORMER, fake_mesh(8, 2))
 

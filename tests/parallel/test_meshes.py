@@ -41,14 +41,14 @@ def test_training_is_the_same_on_every_mesh(outcome):
 def test_params_are_split(outcome):
   """Queries are [64, 64]: split by heads, and by columns for FSDP."""
   shapes = {
-      name: (case['query'], case['verifier'])
-      for name, case in outcome['cases'].items()
+    name: (case['query'], case['verifier'])
+    for name, case in outcome['cases'].items()
   }
   assert shapes == {
-      '(1, 1) cached': ([64, 64], None),
-      '(8, 1) cached': ([64, 64], None),
-      '(4, 2) online': ([32, 64], [32, 64]),
-      '(2, 2, 2) fsdp': ([32, 32], [32, 32]),
+    '(1, 1) cached': ([64, 64], None),
+    '(8, 1) cached': ([64, 64], None),
+    '(4, 2) online': ([32, 64], [32, 64]),
+    '(2, 2, 2) fsdp': ([32, 32], [32, 32]),
   }
 
 

@@ -19,7 +19,7 @@ from specdiff_jax.formats import presets
 
 STEPS = int(os.environ.get('STEPS', 4))
 long = pytest.mark.skipif(
-    'STEPS' not in os.environ, reason='takes a minute more: set STEPS=20'
+  'STEPS' not in os.environ, reason='takes a minute more: set STEPS=20'
 )
 
 
@@ -48,19 +48,19 @@ def steps(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'more',
-    [
-        ('(2,1)',),
-        pytest.param(('(1,2)', '--config.feature_cache=0'), marks=long),
-    ],
+  'more',
+  [
+    ('(2,1)',),
+    pytest.param(('(1,2)', '--config.feature_cache=0'), marks=long),
+  ],
 )
 def test_two_processes_are_one(arguments, tmp_path, more):
   """Split by rows, and by heads (with a verifier that none holds whole)."""
   alone, both = tmp_path / 'alone', tmp_path / 'both'
   shape, *rest = more
   one = processes.start(
-      [*arguments, *rest, f'--workdir={alone}', '--config.mesh=(1,1)'],
-      records=tmp_path / 'one',
+    [*arguments, *rest, f'--workdir={alone}', '--config.mesh=(1,1)'],
+    records=tmp_path / 'one',
   )
   two = processes.start_together(
       2, [*arguments, *rest, f'--workdir={both}', f'--config.mesh={shape}'],
@@ -102,7 +102,7 @@ def test_sigterm_to_one_process_stops_both(arguments, tmp_path):
   ended = [processes.finished(process) for process in two]
   assert [code for code, _, _ in ended] == [75, 75], ended
   stopped = [
-      re.search(r'Stopped after step (\d+)', err)[1] for _, _, err in ended
+    re.search(r'Stopped after step (\d+)', err)[1] for _, _, err in ended
   ]
   assert stopped[0] == stopped[1]
   assert (tmp_path / 'checkpoints' / stopped[0]).is_dir()
@@ -116,7 +116,7 @@ def test_a_process_that_never_comes_is_an_error(arguments, tmp_path):
   }  # fmt: skip
   more = '--config.distributed=True', '--config.join_timeout=1'
   alone = processes.start(
-      [*arguments, f'--workdir={tmp_path}', *more], environment
+    [*arguments, f'--workdir={tmp_path}', *more], environment
   )
   code, _, err = processes.finished(alone)
   assert code == 2, err
@@ -127,7 +127,7 @@ def test_a_process_that_never_comes_is_an_error(arguments, tmp_path):
 def test_a_full_disk_of_one_process_is_an_error_in_both(tmp_path):
   """The save is given up by both; the one before and the next are whole."""
   two = processes.start_together(
-      2, [tmp_path], program=[processes.HERE / 'full_disk_process_program.py']
+    2, [tmp_path], program=[processes.HERE / 'full_disk_process_program.py']
   )
   ended = [processes.finished(process) for process in two]
   assert [code for code, _, _ in ended] == [0, 0], ended

@@ -21,8 +21,8 @@ from specdiff_jax.models import networks
 from specdiff_jax.programs import command
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None,
-    reason="the compiler for TPUs is not here (pip install 'jax[tpu]')",
+  importlib.util.find_spec('libtpu') is None,
+  reason="the compiler for TPUs is not here (pip install 'jax[tpu]')",
 )
 GIB = 2**30
 
@@ -54,7 +54,7 @@ def test_tiny_fits_on_a_tpu(program, root):
 
 @needs_libtpu
 @pytest.mark.parametrize(
-    'name', ['banana', 'v5e', 'v5p:3x7', 'v9:2x2', 'v5e:4x4; rm']
+  'name', ['banana', 'v5e', 'v5p:3x7', 'v9:2x2', 'v5e:4x4; rm']
 )
 def test_what_is_no_topology_is_refused(specdiff, tiny, name):
   run = specdiff('aot', tiny, f'--topology={name}')
@@ -159,13 +159,13 @@ def test_the_batch_is_that_of_training(config, root):
     completion = np.arange(9, dtype=np.int32)
 
   sizes = windows.WindowConfig(
-      config.tokens, config.windows, config.gamma, config.batch, config.seed
+    config.tokens, config.windows, config.gamma, config.batch, config.seed
   )
   real = next(iter(windows.batches([Item()] * 8, sizes)))
   mesh = jax.sharding.AbstractMesh((1, 1), ('data', 'model'))
   ours = build_aot._batch(config, mesh)
   assert {k: (v.shape, v.dtype) for k, v in ours.items()} == {
-      k: (v.shape, v.dtype) for k, v in real.items()
+    k: (v.shape, v.dtype) for k, v in real.items()
   }
 
 
@@ -203,13 +203,13 @@ def test_a_drafter_without_weights_does_not_decode(specdiff, tiny):
 
 
 @pytest.mark.parametrize(
-    'changes, words',
-    [
-        ({'verifier': 'preset:none'}, 'qwen2.5_72b'),
-        ({'verifier': 'random:none'}, 'tiny'),
-        ({'mesh': (3, -1)}, 'divisor'),
-        ({'loss': 'none'}, 'streak'),
-    ],
+  'changes, words',
+  [
+    ({'verifier': 'preset:none'}, 'qwen2.5_72b'),
+    ({'verifier': 'random:none'}, 'tiny'),
+    ({'mesh': (3, -1)}, 'divisor'),
+    ({'loss': 'none'}, 'streak'),
+  ],
 )
 def test_what_does_not_go_together_is_refused(config, changes, words):
   config.update(changes)
@@ -262,8 +262,8 @@ def test_what_exceeds_the_memory_does_not_fit():
 
 def test_the_other_form_of_that_message_is_read():
   text = (
-      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
-      'for HLO temporaries (18.00G) exceeds available HBM (15.75G).'
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (18.00G) exceeds available HBM (15.75G).'
   )
   outcome = aot.compiled(Failing(text), 0)
   assert (outcome.peak, outcome.limit) == (18 * GIB, int(15.75 * GIB))
@@ -278,13 +278,13 @@ def test_other_errors_of_the_compiler_are_errors():
 def test_outcomes_are_told(specdiff, tiny, monkeypatch):
   """The exit codes and the JSON line, of a program that was not compiled."""
   costs = hlo_costs.Costs(
-      12, (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24),), ()
+    12, (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24),), ()
   )
   parts = {'arguments': 4, 'results': 0, 'temporaries': 2, 'code': 1}
   fits = aot.Outcome(True, 7, 8, parts, costs, '', 0.5)
   not_so = aot.Outcome(False, 9 * GIB, 8 * GIB, {}, None, '40.00G  f32[2]', 0.5)
   monkeypatch.setattr(
-      build_aot, 'devices', lambda name, slices: (jax.devices(), 8)
+    build_aot, 'devices', lambda name, slices: (jax.devices(), 8)
   )
   for outcome, code in ((fits, 0), (not_so, 3)):
     monkeypatch.setattr(aot, 'compiled', lambda lowered, limit: outcome)

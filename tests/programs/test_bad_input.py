@@ -33,15 +33,17 @@ GOOD = json.dumps({'id': 'good', 'prompt': 'hello'})
 
 
 @pytest.mark.parametrize(
-    'lines, words',
-    [
-        ((), ['empty']),
-        ((GOOD, '{"id": "torn'), ['line 2', 'JSON']),
-        ((GOOD, '{"id": "x"}'), ['line 2', 'prompt']),
-        ((GOOD, GOOD), ['line 2', 'good']),
-        ((GOOD, '{"id": "long", "prompt": "%s"}' % ('x' * 999)),
-         ["'long'", '999', 'prompt_buckets']),
-    ],
+  'lines, words',
+  [
+    ((), ['empty']),
+    ((GOOD, '{"id": "torn'), ['line 2', 'JSON']),
+    ((GOOD, '{"id": "x"}'), ['line 2', 'prompt']),
+    ((GOOD, GOOD), ['line 2', 'good']),
+    (
+      (GOOD, '{"id": "long", "prompt": "%s"}' % ('x' * 999)),
+      ["'long'", '999', 'prompt_buckets'],
+    ),
+  ],
 )
 @pytest.mark.parametrize('name', ['decode', 'bench', 'collect'])
 def test_prompt_files(bad, tmp_path, name, lines, words):
@@ -91,9 +93,7 @@ def write_drafter(tmp_path, root, **changes):
   checkpoint = decoding.verifier(config)
   network, params = build_drafters.load(config, checkpoint)
   path = str(tmp_path / 'drafter.safetensors')
-  drafter_file.save(
-      path, network, params.network, params.vocab, checkpoint, {}
-  )
+  drafter_file.save(path, network, params.network, params.vocab, checkpoint, {})
   tensors, metadata = safetensors_io.load(path)
   shape, vocab = changes.pop('shape', None), changes.pop('vocab', None)
   if changes.pop('nan', None):
@@ -107,17 +107,17 @@ def write_drafter(tmp_path, root, **changes):
 
 
 @pytest.mark.parametrize(
-    'changes, words',
-    [
-        ({'verifier': '0123456789abcdef'}, ['0123456789abcdef', 'fingerprint']),
-        ({'vocab_size': '999'}, ['999', '320', 'vocabulary']),
-        ({'format': 'other'}, ['other']),
-        ({'kind': 'autoregressive'}, ["'autoregressive'", "'diffusion'"]),
-        ({'shape': (3, 5)}, ['network.expand', '(3, 5)']),
-        ({'vocab': 320}, ["'vocab'", '319']),
-        ({'nan': True}, ['network.expand', 'drafter', 'NaN']),
-        ({'config': '{}'}, ['sizes']),
-    ],
+  'changes, words',
+  [
+    ({'verifier': '0123456789abcdef'}, ['0123456789abcdef', 'fingerprint']),
+    ({'vocab_size': '999'}, ['999', '320', 'vocabulary']),
+    ({'format': 'other'}, ['other']),
+    ({'kind': 'autoregressive'}, ["'autoregressive'", "'diffusion'"]),
+    ({'shape': (3, 5)}, ['network.expand', '(3, 5)']),
+    ({'vocab': 320}, ["'vocab'", '319']),
+    ({'nan': True}, ['network.expand', 'drafter', 'NaN']),
+    ({'config': '{}'}, ['sizes']),
+  ],
 )
 def test_drafters_of_another_kind(bad, tmp_path, root, changes, words):
   path = write_drafter(tmp_path, root, **changes)
@@ -167,15 +167,15 @@ def test_buffers_beyond_the_verifier(bad):
 
 
 @pytest.mark.parametrize(
-    'fields, words',
-    [
-        (['gamma=0'], ['config.gamma', '0', 'at least 1']),
-        (['drafts=0'], ['config.drafts', '0', 'at least 1']),
-        (['budget=1'], ['config.budget', '1', 'at least 2']),
-        (['budget=-5'], ['config.budget', '-5', 'at least 2']),
-        (['rule=typical'], ['config.rule', 'typical', 'match', 'rejection']),
-        (['draft=beam'], ['config.draft', 'beam', 'shared_noise']),
-    ],
+  'fields, words',
+  [
+    (['gamma=0'], ['config.gamma', '0', 'at least 1']),
+    (['drafts=0'], ['config.drafts', '0', 'at least 1']),
+    (['budget=1'], ['config.budget', '1', 'at least 2']),
+    (['budget=-5'], ['config.budget', '-5', 'at least 2']),
+    (['rule=typical'], ['config.rule', 'typical', 'match', 'rejection']),
+    (['draft=beam'], ['config.draft', 'beam', 'shared_noise']),
+  ],
 )
 @pytest.mark.parametrize('name', ['decode', 'bench', 'verify'])
 def test_drafting_out_of_range(bad, name, fields, words):
@@ -184,12 +184,12 @@ def test_drafting_out_of_range(bad, name, fields, words):
 
 
 @pytest.mark.parametrize(
-    'system, fields, words',
-    [
-        ('best_first', ['budget=999'], ['999', 'budget', 'cache', '264']),
-        ('specdiff2', ['drafts=99'], ['397', 'drafts=99', 'cache', '264']),
-        ('lookup', ['gamma=500'], ['501', 'gamma=500', 'cache', '264']),
-    ],
+  'system, fields, words',
+  [
+    ('best_first', ['budget=999'], ['999', 'budget', 'cache', '264']),
+    ('specdiff2', ['drafts=99'], ['397', 'drafts=99', 'cache', '264']),
+    ('lookup', ['gamma=500'], ['501', 'gamma=500', 'cache', '264']),
+  ],
 )
 @pytest.mark.parametrize('name', ['decode', 'bench', 'verify'])
 def test_trees_that_the_cache_cannot_hold(bad, name, system, fields, words):
@@ -210,18 +210,18 @@ def test_a_window_longer_than_the_drafters(bad, tmp_path, root):
 
 
 @pytest.mark.parametrize(
-    'system, rule, draft, words',
-    [
-        ('specdiff', 'rejection', 'shared_noise', ["'deterministic'", "'iid'"]),
-        ('specdiff', 'block', 'argmax', ["'deterministic'", "'iid'"]),
-        ('specdiff', 'without_replacement', 'sample', ["'iid'", "'distinct'"]),
-        ('specdiff2', 'rejection', 'sample', ['selected', 'law q']),
-        ('best_first', 'block', 'sample', ["'deterministic'", "'iid'"]),
-        ('tree', 'block', 'sample', ['single chain', 'trees']),
-        ('lookup', 'rejection', 'sample', ["'deterministic'", "'iid'"]),
-        ('adaptive', 'rejection', 'sample', ["'unknown'", "'iid'"]),
-        ('adaptive', 'block', 'sample', ["'unknown'", "'iid'"]),
-    ],
+  'system, rule, draft, words',
+  [
+    ('specdiff', 'rejection', 'shared_noise', ["'deterministic'", "'iid'"]),
+    ('specdiff', 'block', 'argmax', ["'deterministic'", "'iid'"]),
+    ('specdiff', 'without_replacement', 'sample', ["'iid'", "'distinct'"]),
+    ('specdiff2', 'rejection', 'sample', ['selected', 'law q']),
+    ('best_first', 'block', 'sample', ["'deterministic'", "'iid'"]),
+    ('tree', 'block', 'sample', ['single chain', 'trees']),
+    ('lookup', 'rejection', 'sample', ["'deterministic'", "'iid'"]),
+    ('adaptive', 'rejection', 'sample', ["'unknown'", "'iid'"]),
+    ('adaptive', 'block', 'sample', ["'unknown'", "'iid'"]),
+  ],
 )
 def test_rules_that_the_drafts_cannot_serve(bad, system, rule, draft, words):
   words = [f"config.rule='{rule}'", system, draft, 'rule=match', *words]

@@ -66,9 +66,7 @@ def test_prompts_that_changed_are_refused(specdiff, argv, root, tmp_path):
   assert (tmp_path / 'a' / 'journal.jsonl').read_bytes() == before
 
 
-def test_a_journal_taken_away_is_noticed(
-    specdiff, argv, tmp_path, monkeypatch
-):
+def test_a_journal_taken_away_is_noticed(specdiff, argv, tmp_path, monkeypatch):
   real = trajectories.Journal.append
 
   def append(self, some):

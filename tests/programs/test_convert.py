@@ -27,15 +27,15 @@ def made(tmp_path_factory):
   checkpoint = presets.random('tiny', 'float32')
   tokenizer = tokenizer_lib.Tokenizer.bytes(CONFIG.vocab_size)
   hf_reference.write_directory(
-      str(folder / 'hf'), CONFIG, checkpoint.params, tokenizer, shards=2
+    str(folder / 'hf'), CONFIG, checkpoint.params, tokenizer, shards=2
   )
   gguf_writing.write(
-      folder / 'tiny.gguf',
-      gguf_writing.metadata(CONFIG, tokenizer, template='{{ messages }}'),
-      gguf_writing.tensors(CONFIG, checkpoint.params),
+    folder / 'tiny.gguf',
+    gguf_writing.metadata(CONFIG, tokenizer, template='{{ messages }}'),
+    gguf_writing.tensors(CONFIG, checkpoint.params),
   )
   published_models.write(
-      str(folder / 'dflash'), *published_models.make('dflash')
+    str(folder / 'dflash'), *published_models.make('dflash')
   )
   published_models.write(str(folder / 'llada'), *published_models.make('llada'))
   return folder
@@ -57,7 +57,7 @@ def test_convert_from_form_to_form(specdiff, made, tmp_path):
     origin = origin if number == 0 else tmp_path / str(number - 1)
     target = tmp_path / str(number)
     run = specdiff(
-        'convert', '--from', origin, '--to', target, f'--format={form}'
+      'convert', '--from', origin, '--to', target, f'--format={form}'
     )
     assert run.code == 0, run.err
     count = len(weights.params_lib.shapes(CONFIG))
@@ -72,9 +72,12 @@ def test_convert_from_form_to_form(specdiff, made, tmp_path):
 
 def test_a_converted_model_decodes_alike(specdiff, tiny, made, tmp_path):
   target = tmp_path / 'native'
-  assert specdiff(
+  assert (
+    specdiff(
       'convert', '--from', made / 'hf', '--to', target, '--format=native'
-  ).code == 0
+    ).code
+    == 0
+  )
   texts = [
       specdiff(
           'decode', tiny, '--prompt=a', '--config.system=ar',
@@ -97,7 +100,7 @@ def test_the_verifier_takes_an_adapter(specdiff, tiny, made, tmp_path, root):
   expected = weights.load(config.verifier, config.dtype, adapter=config.adapter)
   assert merged.fingerprint == expected.fingerprint
   np.testing.assert_array_equal(
-      merged.params['layer_2']['down'], expected.params['layer_2']['down']
+    merged.params['layer_2']['down'], expected.params['layer_2']['down']
   )
   run = specdiff('decode', tiny, '--prompt=a', f'--config.adapter={tmp_path}')
   refused(run, 'config.adapter', tmp_path, 'random')
@@ -111,14 +114,14 @@ def test_convert_dflash(specdiff, made, tmp_path):
   assert run.code == 0, run.err
   raw = json.loads((tmp_path / 'd' / 'config.json').read_text())
   assert raw['dflash_config'] == {
-      'mask_token_id': published_models.MASK,
-      'target_layer_ids': [1, 0],
-      'block_size': 5,
+    'mask_token_id': published_models.MASK,
+    'target_layer_ids': [1, 0],
+    'block_size': 5,
   }
   assert raw['block_size'] == 5 and raw['dtype'] == 'bfloat16'
   before, after = (
-      safetensors_io.tensors(str(folder / 'model.safetensors'))
-      for folder in (made / 'dflash', tmp_path / 'd')
+    safetensors_io.tensors(str(folder / 'model.safetensors'))
+    for folder in (made / 'dflash', tmp_path / 'd')
   )
   assert set(before) == set(after)
   for name, tensor in after.items():
@@ -143,12 +146,10 @@ def test_convert_refuses(specdiff, made, tmp_path, root):
   dflash = ('--format=dflash',)
   refused(convert('--from', made / 'hf', *to, *dflash), 'not a DFlash drafter')
   refused(convert('--from', made / 'llada', *to, *dflash), 'not a DFlash')
+  refused(convert('--from', made / 'llada', *to, '--format=native'), 'drafter')
   refused(
-      convert('--from', made / 'llada', *to, '--format=native'), 'drafter'
-  )
-  refused(
-      convert('--from', made / 'hf', *to, f'--adapter={tmp_path}'),
-      'adapter_config.json',
+    convert('--from', made / 'hf', *to, f'--adapter={tmp_path}'),
+    'adapter_config.json',
   )
   zoo = root / 'specdiff_jax' / 'zoo'
   ours = next(zoo.glob('*.safetensors'))
@@ -162,9 +163,12 @@ def test_inspect(specdiff, made, tmp_path, form):
       'hf': made / 'hf', 'gguf': made / 'tiny.gguf', 'native': tmp_path / 'n',
   }[form]  # fmt: skip
   if form == 'native':
-    assert specdiff(
+    assert (
+      specdiff(
         'convert', '--from', made / 'hf', '--to', path, '--format=native'
-    ).code == 0
+      ).code
+      == 0
+    )
   run = specdiff('inspect', path, '--mesh', 'data=2,model=4', '--dtype=float32')
   assert run.code == 0, run.err
   told = run.json
@@ -186,7 +190,7 @@ def test_inspect(specdiff, made, tmp_path, form):
 
 def test_inspect_presets_and_chips(specdiff):
   run = specdiff(
-      'inspect', 'preset:llama2_70b', '--mesh=data=2,model=4', '--chip-gib=16'
+    'inspect', 'preset:llama2_70b', '--mesh=data=2,model=4', '--chip-gib=16'
   )
   assert run.code == 0, run.err
   told = run.json

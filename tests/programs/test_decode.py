@@ -16,10 +16,10 @@ def prompts(tmp_path):
   path = tmp_path / 'prompts.jsonl'
   texts = ['a', 'hello there', 'ab ab ab ab ab', 'one two three four five six']
   path.write_text(
-      ''.join(
-          json.dumps({'id': f'p{i}', 'prompt': t}) + '\n'
-          for i, t in enumerate(texts)
-      )
+    ''.join(
+      json.dumps({'id': f'p{i}', 'prompt': t}) + '\n'
+      for i, t in enumerate(texts)
+    )
   )
   return path
 
@@ -41,7 +41,7 @@ def lines(path):
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_all_systems_and_batches_give_the_tokens_of_ar(
-    specdiff, tiny, prompts, temperature
+  specdiff, tiny, prompts, temperature
 ):
   law = f'--config.temperature={temperature}'
 
@@ -71,7 +71,7 @@ def test_text_on_stdout_is_the_text_of_the_file(specdiff, tiny, prompts):
     )  # fmt: skip
     assert run.code == 0 and run.out == wanted
   run = specdiff(
-      'decode', tiny, '--prompt=hello there', '--config.system=ar', *SMALL
+    'decode', tiny, '--prompt=hello there', '--config.system=ar', *SMALL
   )
   # One prompt, no heading. Greedy text does not depend on the prompt's id.
   assert run.out == records[1]['text'] + '\n'

@@ -45,7 +45,7 @@ def test_trains_and_its_drafter_decodes(specdiff, argv, whole, tiny):
 
 
 @pytest.mark.parametrize(
-    'loss, metric', [('lk', 'overlap'), ('variable_prefix', 'prefix')]
+  'loss, metric', [('lk', 'overlap'), ('variable_prefix', 'prefix')]
 )
 def test_other_losses_train(specdiff, argv, tmp_path, loss, metric):
   """One that reads the verifier's law, and one that shows a part of windows."""
@@ -71,7 +71,7 @@ def test_a_work_directory_belongs_to_one_run(specdiff, argv, whole):
 
 
 def test_a_killed_run_goes_on_exactly(
-    specdiff, argv, whole, tmp_path, monkeypatch
+  specdiff, argv, whole, tmp_path, monkeypatch
 ):
   sha = specdiff(*argv, f'--workdir={whole}').json['params_sha256']
 
@@ -94,9 +94,7 @@ def test_a_killed_run_goes_on_exactly(
   assert other.json['params_sha256'] != sha  # the control
 
 
-def test_names_of_folders_may_hold_anything(
-    specdiff, argv, data, tmp_path
-):
+def test_names_of_folders_may_hold_anything(specdiff, argv, data, tmp_path):
   """Also of those with the trajectories, which may be several."""
   mine, workdir = tmp_path / 'br{a,b}', tmp_path / 'run[1]*{c,d} ü'
   shutil.copytree(data, mine)
@@ -113,7 +111,7 @@ def test_names_of_folders_may_hold_anything(
 
 
 def test_a_full_disk_loses_nothing(
-    specdiff, argv, whole, tmp_path, monkeypatch
+  specdiff, argv, whole, tmp_path, monkeypatch
 ):
   sha = specdiff(*argv, f'--workdir={whole}').json['params_sha256']
 
@@ -136,27 +134,27 @@ def test_a_full_disk_loses_nothing(
 
 
 @pytest.mark.parametrize(
-    'more, words',
-    [
-        (['--config.data=nowhere'], ['nowhere', 'collect']),
-        (['--config.data=nowhere.jsonl'], ['nowhere.jsonl']),
-        (['--config.data='], ['config.data']),
-        (['--config.verifier=random:other'], ['other']),
-        (['--config.mesh=(1, 99)'], ['mesh', '99']),
-        (['--config.mesh=(1, 2, 3)'], ['mesh']),
-        (['--config.steps=0'], ['steps']),
-        (['--config.learning_rate=-1.0'], ['learning_rate']),
-        (['--config.gamma=500'], ['gamma', '500']),
-        (['--config.loss=rejection'], ['rejection', 'law_temperature']),
-        (
-            ['--config.loss=elbo', '--config.network.ngram=0'],
-            ['elbo', 'ngram'],
-        ),
-        (
-            ['--config.eval_prompts=("{root}/configs/prompts/tiny.jsonl",)'],
-            ['evaluation prompts', 'training prompts'],
-        ),
-    ],
+  'more, words',
+  [
+    (['--config.data=nowhere'], ['nowhere', 'collect']),
+    (['--config.data=nowhere.jsonl'], ['nowhere.jsonl']),
+    (['--config.data='], ['config.data']),
+    (['--config.verifier=random:other'], ['other']),
+    (['--config.mesh=(1, 99)'], ['mesh', '99']),
+    (['--config.mesh=(1, 2, 3)'], ['mesh']),
+    (['--config.steps=0'], ['steps']),
+    (['--config.learning_rate=-1.0'], ['learning_rate']),
+    (['--config.gamma=500'], ['gamma', '500']),
+    (['--config.loss=rejection'], ['rejection', 'law_temperature']),
+    (
+      ['--config.loss=elbo', '--config.network.ngram=0'],
+      ['elbo', 'ngram'],
+    ),
+    (
+      ['--config.eval_prompts=("{root}/configs/prompts/tiny.jsonl",)'],
+      ['evaluation prompts', 'training prompts'],
+    ),
+  ],
 )
 def test_bad_settings(specdiff, argv, root, tmp_path, more, words):
   more = [arg.format(root=root) for arg in more]

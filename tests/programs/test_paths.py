@@ -32,7 +32,7 @@ def test_a_tilde_is_the_home(tiny):
   assert config.masked_lm.tokenizer == '/home/me/t'
   assert config.verifier == 'random:tiny'  # as it was
   call = decode.COMMAND.parse(
-      [tiny, '--prompt=~/x', '--out=~/x', '--prompts=a~']
+    [tiny, '--prompt=~/x', '--out=~/x', '--prompts=a~']
   )
   assert call.options.prompt == '~/x'  # a text
   assert call.options.out == '/home/me/x' and call.options.prompts == 'a~'
@@ -42,14 +42,14 @@ def test_a_tilde_is_the_home(tiny):
 
 
 @pytest.mark.parametrize(
-    'flag, where',
-    [
-        ('--workdir=gs://bucket/x', '--workdir'),
-        ('--workdir=gs:/bucket/x', '--workdir'),
-        ('--config.data=a,s3://bucket', 'config.data'),
-        ('--config.start_from=https://host/x', 'config.start_from'),
-        ('--config.drafters.tree=hdfs://x', 'config.drafters.tree'),
-    ],
+  'flag, where',
+  [
+    ('--workdir=gs://bucket/x', '--workdir'),
+    ('--workdir=gs:/bucket/x', '--workdir'),
+    ('--config.data=a,s3://bucket', 'config.data'),
+    ('--config.start_from=https://host/x', 'config.start_from'),
+    ('--config.drafters.tree=hdfs://x', 'config.drafters.tree'),
+  ],
 )
 def test_addresses_are_refused(tiny, flag, where):
   with pytest.raises(errors.InputError, match=f'^{where} is .*addresses'):

@@ -80,7 +80,9 @@ def test_refreshed_and_trained_on(specdiff, made, tiny, tmp_path):
   )  # fmt: skip
   assert run.code == 0, run.err
   (old, vocab), (new, new_vocab) = (
-      network(drafter), network(tmp_path / 'on' / 'drafter.safetensors'))
+    network(drafter),
+    network(tmp_path / 'on' / 'drafter.safetensors'),
+  )
   np.testing.assert_array_equal(vocab, new_vocab)
   ranks = {}
 
@@ -108,14 +110,16 @@ def test_a_verifier_adapted_to_diffusion(specdiff, made, tiny, tmp_path):
   assert run.code == 0 and run.json['tau_eval'] >= 1, run
   drafter = f'--config.drafter={tmp_path}/streak/drafter.safetensors'
   texts = [
-      specdiff('decode', tiny, '--prompt=a', drafter, f'--config.system={name}')
-      for name in ('ar', 'specdiff')
+    specdiff('decode', tiny, '--prompt=a', drafter, f'--config.system={name}')
+    for name in ('ar', 'specdiff')
   ]
   assert [done.code for done in texts] == [0, 0], texts
   assert texts[0].out == texts[1].out != ''
 
 
-@pytest.mark.parametrize('more, words', [
+@pytest.mark.parametrize(
+  'more, words',
+  [
     (MASKED_LM[:1], ['mask_id']),
     ((*MASKED_LM, '--config.loss=variable_prefix'), ['variable_prefix']),
     ((*MASKED_LM, '--config.anneal_fraction=2.0'), ['anneal_fraction']),
@@ -124,11 +128,24 @@ def test_a_verifier_adapted_to_diffusion(specdiff, made, tiny, tmp_path):
     (['--config.train_only=norm', '--config.lora_rank=2'], ['matrix']),
     (['--config.lora_rank=-1'], ['lora_rank']),
     (['--config.start_from=nowhere.safetensors'], ['nowhere']),
-    (['--config.loss=kl', '--config.stored_law=True',
-      '--config.law_temperature=0.5'], ['store_top_k', '0.5'])])
+    (
+      [
+        '--config.loss=kl',
+        '--config.stored_law=True',
+        '--config.law_temperature=0.5',
+      ],
+      ['store_top_k', '0.5'],
+    ),
+  ],
+)
 def test_bad_settings(specdiff, made, tiny, tmp_path, more, words):
-  run = specdiff('distill', tiny, f'--config.data={made}/first',
-                 f'--workdir={tmp_path}', *more)
+  run = specdiff(
+    'distill',
+    tiny,
+    f'--config.data={made}/first',
+    f'--workdir={tmp_path}',
+    *more,
+  )
   assert run.code == 2 and 'Traceback' not in run.err, run
   for word in words:
     assert word in run.err

@@ -23,9 +23,9 @@ SAFE = r'dir[/x]\x1b[2J\nspecdiff: done :smile: \u202e'
 def program(monkeypatch, body):
   """Makes `inspect` another program."""
   monkeypatch.setitem(
-      sys.modules,
-      'specdiff_jax.programs.inspect',
-      types.SimpleNamespace(main=body),
+    sys.modules,
+    'specdiff_jax.programs.inspect',
+    types.SimpleNamespace(main=body),
   )
 
 
@@ -60,7 +60,7 @@ def test_names_are_no_markup_and_move_no_cursor(capsys):
 
 @pytest.mark.parametrize('terminal', [False, True])
 def test_generated_text_is_escaped_on_a_terminal_only(
-    capsys, monkeypatch, terminal
+  capsys, monkeypatch, terminal
 ):
   monkeypatch.setattr(sys.stdout, 'isatty', lambda: terminal, raising=False)
   console.text('a\tb\n\x1b[2J\u202e')
@@ -93,18 +93,18 @@ def test_progress_escapes_what_it_shows(monkeypatch):
 
 
 REASONS = (
-    (MemoryError(), 'not enough memory'),
-    (RuntimeError('RESOURCE_EXHAUSTED: too much'), 'not enough memory'),
-    (RuntimeError('INTERNAL: Out of memory allocating 9'), 'allocating 9'),
-    (RuntimeError("can't start new thread"), 'not enough memory'),
-    (ImportError('x.so: Cannot allocate memory'), 'not enough memory'),
-    (OSError(errno.ENOSPC, 'No space left', 'a\nb'), r'a\nb: No space left'),
+  (MemoryError(), 'not enough memory'),
+  (RuntimeError('RESOURCE_EXHAUSTED: too much'), 'not enough memory'),
+  (RuntimeError('INTERNAL: Out of memory allocating 9'), 'allocating 9'),
+  (RuntimeError("can't start new thread"), 'not enough memory'),
+  (ImportError('x.so: Cannot allocate memory'), 'not enough memory'),
+  (OSError(errno.ENOSPC, 'No space left', 'a\nb'), r'a\nb: No space left'),
 )
 
 
 @pytest.mark.parametrize('error, words', REASONS, ids=lambda x: str(x)[:20])
 def test_what_the_machine_lacks_is_told_in_one_line(
-    specdiff, monkeypatch, error, words
+  specdiff, monkeypatch, error, words
 ):
   program(monkeypatch, raising(error))
   run = specdiff('inspect')
@@ -150,14 +150,14 @@ def start(root, *argv, shell=None, **environment):
   if shell:
     argv = ['bash', '-c', shell, 'bash', *argv]
   return subprocess.run(
-      argv, capture_output=True, cwd=root, env={**os.environ, **environment}
+    argv, capture_output=True, cwd=root, env={**os.environ, **environment}
   )
 
 
 def test_a_reader_that_leaves_is_no_fault(root):
   for shell in (
-      '"$@" | true; exit ${PIPESTATUS[0]}',
-      '"$@" 2>&1 | true; exit ${PIPESTATUS[0]}',
+    '"$@" | true; exit ${PIPESTATUS[0]}',
+    '"$@" 2>&1 | true; exit ${PIPESTATUS[0]}',
   ):
     done = start(root, 'bench', '--help', shell='sleep 0.1; ' + shell)
     assert done.returncode == 0 and done.stderr == b'', done
@@ -175,15 +175,17 @@ def test_streams_that_are_closed_or_full(root):
 
 def test_a_console_that_knows_ascii_only(root):
   code = (
-      'import sys; from specdiff_jax.programs import console, failures;'
-      'import rich.table;'
-      'failures.streams(); console.text("caf\\xe9 \\u6f22\\n");'
-      'table = rich.table.Table(); table.add_column("\\u6f22");'
-      'console.out().print(table); console.say("\\xe9")'
+    'import sys; from specdiff_jax.programs import console, failures;'
+    'import rich.table;'
+    'failures.streams(); console.text("caf\\xe9 \\u6f22\\n");'
+    'table = rich.table.Table(); table.add_column("\\u6f22");'
+    'console.out().print(table); console.say("\\xe9")'
   )
   done = subprocess.run(
-      [sys.executable, '-c', code], capture_output=True, cwd=root,
-      env=os.environ | {'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'},
+    [sys.executable, '-c', code],
+    capture_output=True,
+    cwd=root,
+    env=os.environ | {'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'},
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith(b'caf\\xe9 \\u6f22\n')
@@ -198,7 +200,7 @@ def test_bytes_of_arguments_that_are_no_text(root):
 
 
 def test_what_generation_config_asks_for_in_vain(
-    tiny, tmp_path, capsys, monkeypatch
+  tiny, tmp_path, capsys, monkeypatch
 ):
   from specdiff_jax.build import decoding
 

@@ -38,7 +38,7 @@ def with_fallback():
   byte, normal = tokenizer_bpe.BYTE, tokenizer_bpe.NORMAL
   types = [2, 3, 3] + [byte] * 256 + [normal] * 5
   backend = tokenizer_bpe.from_scores(
-      'test', tokens, [0.0] * len(tokens), types, '<unk>', True
+    'test', tokens, [0.0] * len(tokens), types, '<unk>', True
   )
   special = {'eos_token': '</s>'}
   tokenizer = tokenizer_lib.Tokenizer(backend, special, [2])
@@ -52,9 +52,7 @@ def tidied():
   return tokenizer, lambda byte: byte
 
 
-TOKENIZERS = {
-    one.__name__: one for one in (byte_level, with_fallback, tidied)
-}
+TOKENIZERS = {one.__name__: one for one in (byte_level, with_fallback, tidied)}
 
 
 def draw(rng, tokenizer, byte):
@@ -105,7 +103,7 @@ def looked_at(tokenizer, ids, stops, look):
       break
   pieces.append(stream.finish())
   return ''.join(pieces), text_lib.cut(
-      tokenizer.decode, seen, stops, tokenizer.settled
+    tokenizer.decode, seen, stops, tokenizer.settled
   )
 
 
@@ -214,8 +212,8 @@ def engines(root):
   checkpoint = decoding.verifier(config)
   texts = prompts.read(config.prompts, 4)
   systems = {
-      name: decoding.system(config, checkpoint, name)
-      for name in ('ar', 'lookup', 'tree')
+    name: decoding.system(config, checkpoint, name)
+    for name in ('ar', 'lookup', 'tree')
   }
   return systems, decoding.requests(config, checkpoint, texts)
 
@@ -229,9 +227,7 @@ def test_engines_cut_at_one_place(engines):
     system = dataclasses.replace(system, settings=settings, **changes)
     names = system.decode_text, system.stop, system.settled_text
     found = system(requests, on_tokens=text_lib.watch(*names))
-    return [
-        text_lib.cut(names[0], one.tokens, *names[1:]) for one in found
-    ]
+    return [text_lib.cut(names[0], one.tokens, *names[1:]) for one in found]
 
   for seed in range(RUNS):
     whole = decode(systems['ar'], seed=seed, stop=())
@@ -243,8 +239,8 @@ def test_engines_cut_at_one_place(engines):
     stops = tuple(stops)
     plain = systems['ar']
     want = [
-        text_lib.cut(plain.decode_text, tokens, stops, plain.settled_text)
-        for _, tokens in whole
+      text_lib.cut(plain.decode_text, tokens, stops, plain.settled_text)
+      for _, tokens in whole
     ]
     stopped += sum(pair != other for pair, other in zip(want, whole))
     for system in systems.values():

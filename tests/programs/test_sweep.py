@@ -45,11 +45,11 @@ def test_a_directory_is_swept_by_one(specdiff, argv, tmp_path, trained):
 
 
 def test_runs_compares_and_grows(
-    specdiff, argv, tmp_path, trained, monkeypatch
+  specdiff, argv, tmp_path, trained, monkeypatch
 ):
   passes, real = [], features.forward
   monkeypatch.setattr(
-      features, 'forward', lambda *a: passes.append(a) or real(*a)
+    features, 'forward', lambda *a: passes.append(a) or real(*a)
   )
   workdir = f'--workdir={tmp_path}'
   run = specdiff(*argv, workdir, '--grid=loss=streak,ce')
@@ -84,13 +84,13 @@ def test_runs_compares_and_grows(
 
 
 def test_a_failing_run_is_marked_and_the_others_go_on(
-    specdiff, argv, tmp_path, monkeypatch
+  specdiff, argv, tmp_path, monkeypatch
 ):
   real = distill.figures
   monkeypatch.setattr(
-      distill,
-      'figures',
-      lambda run: real(run) | ({'loss': None} if run.steps == 1 else {}),
+    distill,
+    'figures',
+    lambda run: real(run) | ({'loss': None} if run.steps == 1 else {}),
   )
   grids = '--grid=verifier=random:none,random:tiny', '--grid=steps=1,2'
   run = specdiff(*argv, f'--workdir={tmp_path}', *grids)
@@ -125,13 +125,13 @@ def test_a_stopped_sweep_goes_on(specdiff, argv, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'harm',
-    [
-        lambda text: text.replace('0.5', '0.7'),
-        lambda text: '{"config": {}, "result": 7}',
-        lambda text: '{"config": {}, "result": {"evaluation": []}}',
-        lambda text: text[:-9],
-    ],
+  'harm',
+  [
+    lambda text: text.replace('0.5', '0.7'),
+    lambda text: '{"config": {}, "result": 7}',
+    lambda text: '{"config": {}, "result": {"evaluation": []}}',
+    lambda text: text[:-9],
+  ],
 )
 def test_damaged_figures_are_no_finished_run(tmp_path, capsys, harm):
   path = tmp_path / 'result.json'
@@ -148,7 +148,7 @@ def test_points_of_a_grid(tiny):
   specs = ['network.layers=1,2', 'network.features=(0,1),(1,)', 'loss=ce']
   found = grid.points(sweep.COMMAND, [tiny], specs)
   assert [
-      (p.config.network.layers, p.config.network.features) for p in found
+    (p.config.network.layers, p.config.network.features) for p in found
   ] == [(1, (0, 1)), (1, (1,)), (2, (0, 1)), (2, (1,))]
   assert found[0].name == 'network.layers-1_network.features-0-1_loss-ce'
   assert {p.config.loss for p in found} == {'ce'}
@@ -156,21 +156,21 @@ def test_points_of_a_grid(tiny):
 
 
 @pytest.mark.parametrize(
-    'grids, words',
-    [
-        ([], ['--grid', 'distill']),
-        (['los=ce'], ["'los'", 'loss']),
-        (['network.depth=1'], ["'network.depth'"]),
-        (['loss='], ['loss=', 'FIELD=VALUE']),
-        (['loss'], ["'loss'", 'FIELD=VALUE']),
-        (['loss=ce,'], ['loss=ce,']),
-        (['=ce'], ['FIELD=VALUE']),
-        (['loss=ce', 'loss=kl'], ["'loss'", 'twice', 'loss=ce,kl']),
-        (['decay=1,1.0'], ['decay=1', 'same run']),
-        (['gamma=4,four'], ['gamma', 'four']),
-        (['gamma=4,0'], ['gamma', '0']),
-        (['loss=ce,hinge'], ['loss', 'hinge', 'streak']),
-    ],
+  'grids, words',
+  [
+    ([], ['--grid', 'distill']),
+    (['los=ce'], ["'los'", 'loss']),
+    (['network.depth=1'], ["'network.depth'"]),
+    (['loss='], ['loss=', 'FIELD=VALUE']),
+    (['loss'], ["'loss'", 'FIELD=VALUE']),
+    (['loss=ce,'], ['loss=ce,']),
+    (['=ce'], ['FIELD=VALUE']),
+    (['loss=ce', 'loss=kl'], ["'loss'", 'twice', 'loss=ce,kl']),
+    (['decay=1,1.0'], ['decay=1', 'same run']),
+    (['gamma=4,four'], ['gamma', 'four']),
+    (['gamma=4,0'], ['gamma', '0']),
+    (['loss=ce,hinge'], ['loss', 'hinge', 'streak']),
+  ],
 )
 def test_bad_grids(specdiff, argv, tmp_path, grids, words):
   own = (f'--grid={spec}' for spec in grids)

@@ -15,15 +15,15 @@ def encode(string):
 
 
 @pytest.mark.parametrize(
-    'string, stop, wanted, tokens',
-    [
-        ('hello', (), 'hello', 5),
-        ('hello', ('x',), 'hello', 5),
-        ('hello', ('l',), 'he', 3),
-        ('hello', ('lo', 'll'), 'he', 4),
-        ('hello', ('h',), '', 1),
-        ('one\n\ntwo\n\n', ('\n\n',), 'one', 5),
-    ],
+  'string, stop, wanted, tokens',
+  [
+    ('hello', (), 'hello', 5),
+    ('hello', ('x',), 'hello', 5),
+    ('hello', ('l',), 'he', 3),
+    ('hello', ('lo', 'll'), 'he', 4),
+    ('hello', ('h',), '', 1),
+    ('one\n\ntwo\n\n', ('\n\n',), 'one', 5),
+  ],
 )
 def test_cut(string, stop, wanted, tokens):
   result, kept = text.cut(decode, encode(string), stop)
@@ -33,8 +33,8 @@ def test_cut(string, stop, wanted, tokens):
 
 @pytest.mark.parametrize('step', [1, 2, 3, 100])
 @pytest.mark.parametrize(
-    'string, stop',
-    [('añb→c', ()), ('one STOP two', ('STOP',)), ('ST STO end', ('STOP',))],
+  'string, stop',
+  [('añb→c', ()), ('one STOP two', ('STOP',)), ('ST STO end', ('STOP',))],
 )
 def test_stream_gives_what_cut_gives(string, stop, step):
   stream, pieces, ids = text.Stream(decode, stop), [], encode(string)

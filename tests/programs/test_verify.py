@@ -32,9 +32,13 @@ class AcceptFirst(accept.SampleAndMatch):
     return super().__call__(tree, logits, length, sampling, noise, max_depth)
 
 
-@pytest.mark.parametrize('fast, systems, batch', [
-    (False, ('lookup', 'specdiff'), 2), (True, ('specdiff',), 1),
-])
+@pytest.mark.parametrize(
+  'fast, systems, batch',
+  [
+    (False, ('lookup', 'specdiff'), 2),
+    (True, ('specdiff',), 1),
+  ],
+)
 def test_certificate(specdiff, tiny, fast, systems, batch):
   more = ['--fast'] if fast else []
   run = specdiff(
@@ -50,10 +54,10 @@ def test_certificate(specdiff, tiny, fast, systems, batch):
     assert f'{name} ' in run.out and line[name]
   rows = line['systems']
   assert [(r['system'], r['temperature'], r['batch']) for r in rows] == [
-      (system, temperature, size)
-      for size in range(1, batch + 1)
-      for temperature in (0.0, 1.0)
-      for system in systems
+    (system, temperature, size)
+    for size in range(1, batch + 1)
+    for temperature in (0.0, 1.0)
+    for system in systems
   ]
   assert all(r['passed'] and r['prompts'] == 2 for r in rows)
   assert line['prompts'] == 2
@@ -68,7 +72,7 @@ def test_a_lossy_rule_is_caught(specdiff, tiny, monkeypatch, more):
   """The control, in both modes."""
   monkeypatch.setitem(build_systems.RULES, 'match', AcceptFirst())
   run = specdiff(
-      'verify', tiny, *SMALL, '--config.batch=1', '--systems=specdiff', *more
+    'verify', tiny, *SMALL, '--config.batch=1', '--systems=specdiff', *more
   )
   assert run.code == 1
   line = run.json
@@ -99,9 +103,7 @@ def test_the_margin_decides_in_fast_mode_only():
 
 
 def test_the_last_line_is_json_whatever_the_margins():
-  good = verification.Row(
-      'ok', 0.0, 1, 2, divergence.Report(9, (), None), True
-  )
+  good = verification.Row('ok', 0.0, 1, 2, divergence.Report(9, (), None), True)
   for worst in (math.inf, math.nan):
     line = verification.summary([good, row(0.05, False), row(worst, False)])
     text = json.dumps(line, allow_nan=False)
@@ -152,14 +154,16 @@ def poisoned(monkeypatch, tmp_path):
   monkeypatch.setattr(decoding, 'verifier', verifier)
   path = tmp_path / 'prompts.jsonl'
   prompts = {'fine': 'abc', 'broken': 'abz', 'late': 'abd'}
-  path.write_text(''.join(
+  path.write_text(
+    ''.join(
       json.dumps({'id': i, 'prompt': p}) + '\n' for i, p in prompts.items()
-  ))
+    )
+  )
   return f'--prompts={path}'
 
 
 def test_nan_stops_the_run_and_keeps_what_is_done(
-    specdiff, tiny, poisoned, tmp_path
+  specdiff, tiny, poisoned, tmp_path
 ):
   out = tmp_path / 'out.jsonl'
   run = specdiff(

@@ -27,10 +27,17 @@ _TEXTS = ('It is 12 <|im_end|> of <x>\n', '', 'é🙂 ab  ab')
 
 
 def token(text, **flags):
-  return dict(
-      content=text, special=True, lstrip=False, rstrip=False, normalized=False,
+  return (
+    dict(
+      content=text,
+      special=True,
+      lstrip=False,
+      rstrip=False,
+      normalized=False,
       single_word=False,
-  ) | flags
+    )
+    | flags
+  )
 
 
 def valid(name):
@@ -39,95 +46,128 @@ def valid(name):
   vocabulary = {text: i for i, text in enumerate([*letters, 'ab', '12'])}
   merges = [['a', 'b'], ['1', '2']]
   settings = {
-      'tokenizer_class': 'GPT2Tokenizer',
-      'bos_token': '<s>',
-      'eos_token': token('<|im_end|>'),
-      'unk_token': None,
-      'add_bos_token': True,
-      'add_prefix_space': False,
-      'clean_up_tokenization_spaces': False,
-      'split_special_tokens': False,
-      'additional_special_tokens': ['<x>', token('<y>')],
-      'chat_template': [
-          {'name': 'default', 'template': '{{ bos_token }}{{ messages }}'}
-      ],
+    'tokenizer_class': 'GPT2Tokenizer',
+    'bos_token': '<s>',
+    'eos_token': token('<|im_end|>'),
+    'unk_token': None,
+    'add_bos_token': True,
+    'add_prefix_space': False,
+    'clean_up_tokenization_spaces': False,
+    'split_special_tokens': False,
+    'additional_special_tokens': ['<x>', token('<y>')],
+    'chat_template': [
+      {'name': 'default', 'template': '{{ bos_token }}{{ messages }}'}
+    ],
   }
   files = {
-      'tokenizer_config.json': settings,
-      'config.json': {'model_type': 'gpt2', 'eos_token_id': 258},
-      'generation_config.json': {'eos_token_id': [258, 259]},
-      'vocab.json': vocabulary,
-      'merges.txt': '#version: 0.2\na b\n1 2\n',
+    'tokenizer_config.json': settings,
+    'config.json': {'model_type': 'gpt2', 'eos_token_id': 258},
+    'generation_config.json': {'eos_token_id': [258, 259]},
+    'vocab.json': vocabulary,
+    'merges.txt': '#version: 0.2\na b\n1 2\n',
   }
   added = {'<s>': 258, '<|im_end|>': 259, '<x>': 260, '<y>': 261}
   if name in ('added_tokens.json', 'special_tokens_map.json'):
     files['added_tokens.json'] = added
     files['special_tokens_map.json'] = {
-        'eos_token': token('<|im_end|>'), 'bos_token': '<s>',
-        'additional_special_tokens': ['<x>', token('<y>')],
+      'eos_token': token('<|im_end|>'),
+      'bos_token': '<s>',
+      'additional_special_tokens': ['<x>', token('<y>')],
     }
   else:
     settings['added_tokens_decoder'] = {
-        str(i): token(text) for text, i in added.items()
+      str(i): token(text) for text, i in added.items()
     }
   if name == 'chat_template.jinja':
     files[name] = (
-        '{% for m in messages %}{{ m.role ~ ": " ~ m.content|trim }}'
-        '{% endfor %}'
-        '{% if add_generation_prompt %}{{ eos_token }}{% endif %}'
+      '{% for m in messages %}{{ m.role ~ ": " ~ m.content|trim }}'
+      '{% endfor %}'
+      '{% if add_generation_prompt %}{{ eos_token }}{% endif %}'
     )
   if name == 'tokenizer.json':
     files[name] = {
-        'version': '1.0',
-        'truncation': {
-            'direction': 'Right', 'max_length': 9, 'stride': 0,
-            'strategy': 'LongestFirst',
-        },
-        'padding': {
-            'strategy': {'Fixed': 5}, 'direction': 'Right', 'pad_id': 0,
-            'pad_to_multiple_of': None, 'pad_type_id': 0, 'pad_token': '!',
-        },
-        'added_tokens': [
-            token(text) | {'id': i} for text, i in added.items()
+      'version': '1.0',
+      'truncation': {
+        'direction': 'Right',
+        'max_length': 9,
+        'stride': 0,
+        'strategy': 'LongestFirst',
+      },
+      'padding': {
+        'strategy': {'Fixed': 5},
+        'direction': 'Right',
+        'pad_id': 0,
+        'pad_to_multiple_of': None,
+        'pad_type_id': 0,
+        'pad_token': '!',
+      },
+      'added_tokens': [token(text) | {'id': i} for text, i in added.items()],
+      'normalizer': {
+        'type': 'Sequence',
+        'normalizers': [
+          {'type': 'NFC'},
+          {'type': 'Prepend', 'prepend': '_'},
+          {'type': 'Replace', 'pattern': {'String': '_'}, 'content': ' '},
+          {'type': 'Strip', 'strip_left': True, 'strip_right': False},
         ],
-        'normalizer': {'type': 'Sequence', 'normalizers': [
-            {'type': 'NFC'},
-            {'type': 'Prepend', 'prepend': '_'},
-            {'type': 'Replace', 'pattern': {'String': '_'}, 'content': ' '},
-            {'type': 'Strip', 'strip_left': True, 'strip_right': False},
-        ]},
-        'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': [
-            {'type': 'Digits', 'individual_digits': False},
-            {'type': 'Split', 'pattern': {'Regex': r'\s+|\w+'},
-             'behavior': 'Isolated', 'invert': False},
-            {'type': 'ByteLevel', 'add_prefix_space': False,
-             'trim_offsets': True, 'use_regex': True},
-            {'type': 'FixedLength', 'length': 9},
-        ]},
-        'post_processor': {
-            'type': 'TemplateProcessing',
-            'single': [
-                {'SpecialToken': {'id': '<s>', 'type_id': 0}},
-                {'Sequence': {'id': 'A', 'type_id': 0}},
-            ],
-            'pair': [{'Sequence': {'id': 'A', 'type_id': 0}}],
-            'special_tokens': {
-                '<s>': {'id': '<s>', 'ids': [258], 'tokens': ['<s>']}
-            },
+      },
+      'pre_tokenizer': {
+        'type': 'Sequence',
+        'pretokenizers': [
+          {'type': 'Digits', 'individual_digits': False},
+          {
+            'type': 'Split',
+            'pattern': {'Regex': r'\s+|\w+'},
+            'behavior': 'Isolated',
+            'invert': False,
+          },
+          {
+            'type': 'ByteLevel',
+            'add_prefix_space': False,
+            'trim_offsets': True,
+            'use_regex': True,
+          },
+          {'type': 'FixedLength', 'length': 9},
+        ],
+      },
+      'post_processor': {
+        'type': 'TemplateProcessing',
+        'single': [
+          {'SpecialToken': {'id': '<s>', 'type_id': 0}},
+          {'Sequence': {'id': 'A', 'type_id': 0}},
+        ],
+        'pair': [{'Sequence': {'id': 'A', 'type_id': 0}}],
+        'special_tokens': {
+          '<s>': {'id': '<s>', 'ids': [258], 'tokens': ['<s>']}
         },
-        'decoder': {'type': 'Sequence', 'decoders': [
-            {'type': 'ByteLevel', 'add_prefix_space': True,
-             'trim_offsets': True, 'use_regex': True},
-            {'type': 'Strip', 'content': ' ', 'start': 1, 'stop': 0},
-            {'type': 'Replace', 'pattern': {'String': '_'}, 'content': ' '},
-            {'type': 'ByteFallback'}, {'type': 'Fuse'},
-        ]},
-        'model': {
-            'type': 'BPE', 'dropout': None, 'unk_token': None,
-            'continuing_subword_prefix': '', 'end_of_word_suffix': '',
-            'fuse_unk': False, 'byte_fallback': False, 'ignore_merges': False,
-            'vocab': vocabulary, 'merges': merges,
-        },
+      },
+      'decoder': {
+        'type': 'Sequence',
+        'decoders': [
+          {
+            'type': 'ByteLevel',
+            'add_prefix_space': True,
+            'trim_offsets': True,
+            'use_regex': True,
+          },
+          {'type': 'Strip', 'content': ' ', 'start': 1, 'stop': 0},
+          {'type': 'Replace', 'pattern': {'String': '_'}, 'content': ' '},
+          {'type': 'ByteFallback'},
+          {'type': 'Fuse'},
+        ],
+      },
+      'model': {
+        'type': 'BPE',
+        'dropout': None,
+        'unk_token': None,
+        'continuing_subword_prefix': '',
+        'end_of_word_suffix': '',
+        'fuse_unk': False,
+        'byte_fallback': False,
+        'ignore_merges': False,
+        'vocab': vocabulary,
+        'merges': merges,
+      },
     }
   return files
 
@@ -138,16 +178,57 @@ def wrong_value(chance):
   deep = chance.choice(([], {}))
   for _ in range(depth):
     deep = {'a': deep} if chance.random() < 0.5 else [deep]
-  return chance.choice((
-      None, True, False, 0, 1, -1, 2**31, 2**32 - 1, 2**63, 10**40, -(10**40),
-      0.5, -1.5, 1e308, float('nan'), float('inf'), '', 'x', '\x00', '\ud800',
-      'a' * 10**6, ' ', '(', '(a+)+$', '{{', '<s>', '258', [], {}, [[]], [None],
-      [1, 2], ['x'] * 10**5, {'x': 1}, {'content': 5}, {'content': 'x'},
-      {'': ''}, {'type': 'BPE'}, {'Regex': '('}, {'Regex': '(x+x+)+y'},
-      {'type': 'Lowercase'}, {'type': 'Precompiled',
-                              'precompiled_charsmap': 'AAAA'}, 'é', '日' * 50,
-      {str(i): i for i in range(20000)}, deep, deep,
-  ))
+  return chance.choice(
+    (
+      None,
+      True,
+      False,
+      0,
+      1,
+      -1,
+      2**31,
+      2**32 - 1,
+      2**63,
+      10**40,
+      -(10**40),
+      0.5,
+      -1.5,
+      1e308,
+      float('nan'),
+      float('inf'),
+      '',
+      'x',
+      '\x00',
+      '\ud800',
+      'a' * 10**6,
+      ' ',
+      '(',
+      '(a+)+$',
+      '{{',
+      '<s>',
+      '258',
+      [],
+      {},
+      [[]],
+      [None],
+      [1, 2],
+      ['x'] * 10**5,
+      {'x': 1},
+      {'content': 5},
+      {'content': 'x'},
+      {'': ''},
+      {'type': 'BPE'},
+      {'Regex': '('},
+      {'Regex': '(x+x+)+y'},
+      {'type': 'Lowercase'},
+      {'type': 'Precompiled', 'precompiled_charsmap': 'AAAA'},
+      'é',
+      '日' * 50,
+      {str(i): i for i in range(20000)},
+      deep,
+      deep,
+    )
+  )
 
 
 def damage(value, chance):
@@ -187,7 +268,7 @@ def contents(files, name, seed):
     value = json.dumps(value)
     return value.encode('utf-8', 'surrogatepass')
   data = bytearray(
-      (value if isinstance(value, str) else json.dumps(value)).encode()
+    (value if isinstance(value, str) else json.dumps(value)).encode()
   )
   if seed % 3 == 0:
     return bytes(data[: chance.randrange(len(data))])

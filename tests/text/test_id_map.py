@@ -45,12 +45,15 @@ def test_of_equal_strings_the_lowest_id_stands_for_all():
   assert ids.tolist() == [0, -1, 1] and fraction == 1 / 3
 
 
-@pytest.mark.parametrize('lost, allowed, good', [
+@pytest.mark.parametrize(
+  'lost, allowed, good',
+  [
     (2, 0.01, True),  # just 1 %
     (3, 0.01, False),
     (3, 0.02, True),  # asked for
     (200, 0.02, False),
-])
+  ],
+)
 def test_more_disagreement_than_allowed_is_refused(lost, allowed, good):
   drafter = [f'new{i}' for i in range(lost)] + TOKENS[lost:]
   if good:
@@ -84,8 +87,8 @@ def test_tokens_behind_the_weights_are_no_part_of_it():
   barred = whole.within(258, 'the verifier')
   assert max(id_map.tokens_of(barred).values()) == 257
   ids, _ = id_map.match(
-      id_map.spelled(id_map.tokens_of(whole)),
-      id_map.spelled(id_map.tokens_of(barred)),
+    id_map.spelled(id_map.tokens_of(whole)),
+    id_map.spelled(id_map.tokens_of(barred)),
   )
   assert ids[-3:].tolist() == [257, id_map.MASKED, id_map.MASKED]
 
@@ -100,8 +103,6 @@ def test_a_vocabulary_without_a_tokenizer_json(tmp_path):
   assert tokens == {'a': 0, 'b': 1, '<|mask|>': 2}
   assert id_map.mask_id(tokens) == 2
   for wrong in ({'x': {'content': 'c'}}, {'3': 5}, [5]):
-    write(
-        tmp_path, 'tokenizer_config.json', {'added_tokens_decoder': wrong}
-    )
+    write(tmp_path, 'tokenizer_config.json', {'added_tokens_decoder': wrong})
     with pytest.raises(errors.InputError, match='tokenizer_config.json'):
       id_map.tokens_in(str(tmp_path))

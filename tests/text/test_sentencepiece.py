@@ -12,13 +12,13 @@ from specdiff_jax.text import tokenizer_bpe
 from specdiff_jax.text import tokenizer_sentencepiece
 
 _TEXTS = (
-    'Natalia sold 48 clips in April, and 24 in May.',
-    "It's  what we'll\n\n  see;\tdon't\n",
-    'naïve café 日本語 🙂',
-    ' def f(x):\n    return x**2 - 3*x',
-    '',
-    '   ',
-    'a',
+  'Natalia sold 48 clips in April, and 24 in May.',
+  "It's  what we'll\n\n  see;\tdon't\n",
+  'naïve café 日本語 🙂',
+  ' def f(x):\n    return x**2 - 3*x',
+  '',
+  '   ',
+  'a',
 )
 
 
@@ -26,32 +26,32 @@ def train(folder, **options):
   """Writes a tokenizer.model, by default as Gemma's are made."""
   sentencepiece = pytest.importorskip('sentencepiece')
   words = random.Random(0).choices(
-      'the sum of natalia clips april may sold half as many she 48 24 ()*+-'
-      ' return def what we see don it is naïve'.split(),
-      k=4000,
+    'the sum of natalia clips april may sold half as many she 48 24 ()*+-'
+    ' return def what we see don it is naïve'.split(),
+    k=4000,
   )
   lines = [' '.join(words[i : i + 10]) for i in range(0, len(words), 10)]
   (folder / 'text').write_text('\n'.join(lines), encoding='utf-8')
   sentencepiece.SentencePieceTrainer.train(
-      input=str(folder / 'text'),
-      model_prefix=str(folder / 'tokenizer'),
-      minloglevel=2,
-      **dict(
-          model_type='bpe',
-          vocab_size=400,
-          byte_fallback=True,
-          normalization_rule_name='identity',
-          remove_extra_whitespaces=False,
-          add_dummy_prefix=False,
-          allow_whitespace_only_pieces=True,
-          split_digits=True,
-          control_symbols=['<start_of_turn>', '<mask>'],
-          user_defined_symbols=['\u2581' * 2, '\u2581' * 4, '\n\n'],
-      )
-      | options,
+    input=str(folder / 'text'),
+    model_prefix=str(folder / 'tokenizer'),
+    minloglevel=2,
+    **dict(
+      model_type='bpe',
+      vocab_size=400,
+      byte_fallback=True,
+      normalization_rule_name='identity',
+      remove_extra_whitespaces=False,
+      add_dummy_prefix=False,
+      allow_whitespace_only_pieces=True,
+      split_digits=True,
+      control_symbols=['<start_of_turn>', '<mask>'],
+      user_defined_symbols=['\u2581' * 2, '\u2581' * 4, '\n\n'],
+    )
+    | options,
   )
   return sentencepiece.SentencePieceProcessor(
-      model_file=str(folder / 'tokenizer.model')
+    model_file=str(folder / 'tokenizer.model')
   )
 
 
@@ -99,12 +99,13 @@ def test_words_at_random(tmp_path):
 def test_settings_and_tokens_beside_it(tmp_path):
   train(tmp_path)
   settings = {
-      'add_bos_token': False,
-      'eos_token': '<extra>',
-      'added_tokens_decoder': {
-          '400': {'content': '<extra>'}, '401': {'content': '<pad>'}
-      },
-      'chat_template': '{{ bos_token }}{{ messages[0].content }}',
+    'add_bos_token': False,
+    'eos_token': '<extra>',
+    'added_tokens_decoder': {
+      '400': {'content': '<extra>'},
+      '401': {'content': '<pad>'},
+    },
+    'chat_template': '{{ bos_token }}{{ messages[0].content }}',
   }
   hf_reference.write_json(tmp_path, 'tokenizer_config.json', settings)
   # Where the settings list them, the older file is not read: transformers.
@@ -115,7 +116,7 @@ def test_settings_and_tokens_beside_it(tmp_path):
   del settings['added_tokens_decoder']
   hf_reference.write_json(tmp_path, 'tokenizer_config.json', settings)
   hf_reference.write_json(
-      tmp_path, 'added_tokens.json', {'<extra>': 400, '<pad>': 401}
+    tmp_path, 'added_tokens.json', {'<extra>': 400, '<pad>': 401}
   )
   tokenizer = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
   assert tokenizer.encode('a<extra><pad>')[1:] == [400, 401]
@@ -131,25 +132,25 @@ def test_settings_and_tokens_beside_it(tmp_path):
 def test_tokenizer_json_goes_first(tmp_path):
   train(tmp_path)
   tokenizer_lib.Tokenizer.bytes(300).backend.save(
-      str(tmp_path / 'tokenizer.json')
+    str(tmp_path / 'tokenizer.json')
   )
   tokenizer = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
   assert tokenizer.encode('a') == [97]
 
 
 @pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ({'model_type': 'unigram', 'vocab_size': 330}, "'unigram', not bpe"),
-        ({'normalization_rule_name': 'nmt_nfkc'}, 'normalises the text'),
-        ({'remove_extra_whitespaces': True}, 'normalises the text'),
-        ({'treat_whitespace_as_suffix': True}, 'does not write a space'),
-    ],
+  ('options', 'message'),
+  [
+    ({'model_type': 'unigram', 'vocab_size': 330}, "'unigram', not bpe"),
+    ({'normalization_rule_name': 'nmt_nfkc'}, 'normalises the text'),
+    ({'remove_extra_whitespaces': True}, 'normalises the text'),
+    ({'treat_whitespace_as_suffix': True}, 'does not write a space'),
+  ],
 )
 def test_other_kinds(tmp_path, options, message):
   train(tmp_path, **options)
   with pytest.raises(
-      errors.InputError, match=f'(?s)tokenizer.model.*{message}.*tokenizer.json'
+    errors.InputError, match=f'(?s)tokenizer.model.*{message}.*tokenizer.json'
   ):
     tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
 
@@ -177,9 +178,7 @@ def hand_made(**trainer):
   """Returns a model of five tokens without the package."""
   numbers = {'model_type': 3, 'unk': 40, 'bos': 41, 'eos': 42}
   pieces = [('<unk>', 2), ('<s>', 3), ('</s>', 3), ('a', 1), ('b', 1)]
-  parts = [
-      (1, message((1, text.encode()), (3, kind))) for text, kind in pieces
-  ]
+  parts = [(1, message((1, text.encode()), (3, kind))) for text, kind in pieces]
   values = {'model_type': 2} | trainer
   parts.append((2, message(*((numbers[k], v) for k, v in values.items()))))
   parts.append((3, message((3, 0), (4, 0))))
@@ -197,19 +196,19 @@ def test_defaults_of_fields_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('data', 'message'),
-    [
-        (b'', 'no tokens'),
-        (hand_made(bos=9), 'bos_token is 9, of 5 tokens'),
-        (hand_made(unk=(1 << 64) - 1), 'names no unknown token'),
-        (b'\x0a\xff\xff\xff\xff\x7f', 'promises 34359738367 bytes'),
-        (b'\x80' * 12, 'within a number'),
-        (b'\x0b', 'begins no field'),
-        (message((1, message((1, b'\xff')))), 'utf-8'),
-        (message((1, message((2, 7)))), 'not a complete'),
-        (message((1, 7)), 'not a complete'),
-        (json.dumps({'a': 1}).encode(), 'not a complete'),
-    ],
+  ('data', 'message'),
+  [
+    (b'', 'no tokens'),
+    (hand_made(bos=9), 'bos_token is 9, of 5 tokens'),
+    (hand_made(unk=(1 << 64) - 1), 'names no unknown token'),
+    (b'\x0a\xff\xff\xff\xff\x7f', 'promises 34359738367 bytes'),
+    (b'\x80' * 12, 'within a number'),
+    (b'\x0b', 'begins no field'),
+    (message((1, message((1, b'\xff')))), 'utf-8'),
+    (message((1, message((2, 7)))), 'not a complete'),
+    (message((1, 7)), 'not a complete'),
+    (json.dumps({'a': 1}).encode(), 'not a complete'),
+  ],
 )
 def test_damaged_files(tmp_path, data, message):
   (tmp_path / 'tokenizer.model').write_bytes(data)

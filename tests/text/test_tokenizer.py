@@ -20,13 +20,13 @@ from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.text import tokenizer_bpe
 
 _TEXTS = (
-    'Natalia sold 48 clips in April, and $1,250.75 in May: how many?',
-    "It's  what we'll\n\n  see;\tdon't\n",
-    'Ünïcödé – naïve café 日本語 🙂',
-    ' def f(x):\n    return x**2 - 3*x',
-    'total:   7',
-    '',
-    '   ',
+  'Natalia sold 48 clips in April, and $1,250.75 in May: how many?',
+  "It's  what we'll\n\n  see;\tdon't\n",
+  'Ünïcödé – naïve café 日本語 🙂',
+  ' def f(x):\n    return x**2 - 3*x',
+  'total:   7',
+  '',
+  '   ',
 )
 _SPACE = '\u2581'
 
@@ -60,8 +60,8 @@ def merge_bytes(word, ranks, letters):
   parts = [letters[b] for b in word.encode('utf-8')]
   while True:
     pairs = [
-        (ranks.get((a, b), 1 << 30), i)
-        for i, (a, b) in enumerate(zip(parts, parts[1:]))
+      (ranks.get((a, b), 1 << 30), i)
+      for i, (a, b) in enumerate(zip(parts, parts[1:]))
     ]
     rank, i = min(pairs, default=(1 << 30, 0))
     if rank == 1 << 30:
@@ -80,8 +80,8 @@ def test_smollm2_against_plain_bpe(smollm2, smollm2_path, text):
   ranks = {tuple(m.split(' ')): i for i, m in enumerate(merges)}
   letters = tokenizer_bpe.byte_letters()
   words = re.compile(
-      r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+"
-      r'|\s+(?!\S)|\s+'
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+"
+    r'|\s+(?!\S)|\s+'
   )
   expected = []
   for piece in re.split(r'(\d)', text):
@@ -99,9 +99,9 @@ def test_smollm2_against_plain_bpe(smollm2, smollm2_path, text):
 def test_smollm2_chat(smollm2):
   tokenizer = smollm2.tokenizer
   assert tokenizer.render_chat('2+2?') == (
-      '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, '
-      'trained by Hugging Face<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n'
-      '<|im_start|>assistant\n'
+    '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, '
+    'trained by Hugging Face<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n'
+    '<|im_start|>assistant\n'
   )
   ids = tokenizer.encode_prompt('2+2?', chat=True)
   assert ids[0] == 1 and ids.count(1) == 3 and ids.count(2) == 2
@@ -113,13 +113,13 @@ def byte_level_fields(**changes):
   """Returns metadata of a byte-level GGUF with three special tokens."""
   tokens = tokenizer_bpe.byte_letters() + ['<s>', '</s>', '<|eot_id|>', '<u>']
   fields = {
-      'model': 'gpt2',
-      'pre': 'gpt-2',
-      'tokens': tokens + ['12', 'ab'],
-      'token_type': [1] * 256 + [3, 3, 3, 4, 1, 1],
-      'merges': ['1 2', 'a b'],
-      'bos_token_id': 256,
-      'eos_token_id': 257,
+    'model': 'gpt2',
+    'pre': 'gpt-2',
+    'tokens': tokens + ['12', 'ab'],
+    'token_type': [1] * 256 + [3, 3, 3, 4, 1, 1],
+    'merges': ['1 2', 'a b'],
+    'bos_token_id': 256,
+    'eos_token_id': 257,
   } | changes
   return {f'tokenizer.ggml.{k}': v for k, v in fields.items()}
 
@@ -149,17 +149,17 @@ def test_gguf_qwen2_against_transformers(text):
   letters = tokenizer_bpe.byte_letters()
   tokens = letters + ['<|endoftext|>'] + [m.replace(' ', '') for m in merges]
   reference = transformers.Qwen2Tokenizer(
-      vocab={t: i for i, t in enumerate(tokens)},
-      merges=[tuple(m.split()) for m in merges],
+    vocab={t: i for i, t in enumerate(tokens)},
+    merges=[tuple(m.split()) for m in merges],
   )
   fields = byte_level_fields(
-      pre='qwen2',
-      tokens=tokens,
-      token_type=[1] * 256 + [3] + [1] * 4,
-      merges=merges,
-      bos_token_id=256,
-      eos_token_id=256,
-      add_bos_token=False,
+    pre='qwen2',
+    tokens=tokens,
+    token_type=[1] * 256 + [3] + [1] * 4,
+    merges=merges,
+    bos_token_id=256,
+    eos_token_id=256,
+    add_bos_token=False,
   )
   tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
   text += ' ab abc 1212'
@@ -196,11 +196,11 @@ def test_many_tokens_with_scores_load_fast():
   letters = [chr(0x4E00 + i) for i in range(512)]
   pieces = letters + [a + b for a in letters for b in letters[:511]]
   fields = {
-      'tokenizer.ggml.model': 'llama',
-      'tokenizer.ggml.tokens': pieces,
-      'tokenizer.ggml.scores': [float(-i) for i in range(len(pieces))],
-      'tokenizer.ggml.token_type': [1] * len(pieces),
-      'tokenizer.ggml.add_bos_token': False,
+    'tokenizer.ggml.model': 'llama',
+    'tokenizer.ggml.tokens': pieces,
+    'tokenizer.ggml.scores': [float(-i) for i in range(len(pieces))],
+    'tokenizer.ggml.token_type': [1] * len(pieces),
+    'tokenizer.ggml.add_bos_token': False,
   }
   start = time.monotonic()
   tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
@@ -226,7 +226,7 @@ def test_gguf_defaults_of_llama():
 
 def test_gguf_roles_for_templates():
   fields = byte_level_fields(
-      cls_token_id=260, seperator_token_id=261, mask_token_id=259
+    cls_token_id=260, seperator_token_id=261, mask_token_id=259
   )
   fields['tokenizer.chat_template'] = '{{ cls_token ~ sep_token ~ mask_token }}'
   tokenizer = tokenizer_lib.Tokenizer.from_gguf(fields)
@@ -249,41 +249,48 @@ def test_gguf_tokens_listed_twice():
 
 
 @pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'model': 'llama'}, 'lack tokenizer.ggml.scores'),
-        ({'model': 'llama', 'scores': ['x'] * 262}, 'other things than float'),
-        ({'merges': [1]}, 'merges holds other things than str'),
-        ({'bos_token_id': 'x'}, "id of the bos token is 'x'"),
-        ({'unknown_token_id': -1}, 'id of the unknown token is -1'),
-        ({'eos_token_id': True}, 'id of the eos token is True'),
-        ({'pre': 'default'}, "pre is 'default', which is not known"),
-        ({'pre': ['gpt-2']}, 'which is not known'),
-        ({'token_type': [1] * 261 + [7]}, 'token_type holds 7'),
-        ({'token_type': [0] * 262}, 'token_type holds 0'),
-        ({'add_bos_token': 1}, 'add_bos_token is 1, neither'),
-        ({'bos_token_id': None, 'add_bos_token': True}, 'no .*bos_token_id'),
-        (
-            {'model': 'llama', 'scores': [0.0] * 262,
-             'remove_extra_whitespaces': True},
-            'remove_extra_whitespaces asks for a change',
-        ),
-        (
-            {'model': 'llama', 'scores': [0.0] * 262,
-             'precompiled_charsmap': [1, 2]},
-            'precompiled_charsmap asks for a change',
-        ),
-        (
-            {'model': 'llama', 'scores': [float('nan')] * 262},
-            'not finite',
-        ),
-        (
-            {'model': 'llama', 'scores': [0.0],
-             'tokens': ['a' * 20000], 'token_type': [1],
-             'bos_token_id': 0, 'eos_token_id': 0},
-            'longest has 20000 letters',
-        ),
-    ],
+  ('changes', 'message'),
+  [
+    ({'model': 'llama'}, 'lack tokenizer.ggml.scores'),
+    ({'model': 'llama', 'scores': ['x'] * 262}, 'other things than float'),
+    ({'merges': [1]}, 'merges holds other things than str'),
+    ({'bos_token_id': 'x'}, "id of the bos token is 'x'"),
+    ({'unknown_token_id': -1}, 'id of the unknown token is -1'),
+    ({'eos_token_id': True}, 'id of the eos token is True'),
+    ({'pre': 'default'}, "pre is 'default', which is not known"),
+    ({'pre': ['gpt-2']}, 'which is not known'),
+    ({'token_type': [1] * 261 + [7]}, 'token_type holds 7'),
+    ({'token_type': [0] * 262}, 'token_type holds 0'),
+    ({'add_bos_token': 1}, 'add_bos_token is 1, neither'),
+    ({'bos_token_id': None, 'add_bos_token': True}, 'no .*bos_token_id'),
+    (
+      {
+        'model': 'llama',
+        'scores': [0.0] * 262,
+        'remove_extra_whitespaces': True,
+      },
+      'remove_extra_whitespaces asks for a change',
+    ),
+    (
+      {'model': 'llama', 'scores': [0.0] * 262, 'precompiled_charsmap': [1, 2]},
+      'precompiled_charsmap asks for a change',
+    ),
+    (
+      {'model': 'llama', 'scores': [float('nan')] * 262},
+      'not finite',
+    ),
+    (
+      {
+        'model': 'llama',
+        'scores': [0.0],
+        'tokens': ['a' * 20000],
+        'token_type': [1],
+        'bos_token_id': 0,
+        'eos_token_id': 0,
+      },
+      'longest has 20000 letters',
+    ),
+  ],
 )
 def test_damaged_gguf_metadata(changes, message):
   with pytest.raises(errors.InputError, match=f'some.gguf.*{message}'):
@@ -295,8 +302,8 @@ def merge_by_score(text, scores):
   parts = list(text)
   while True:
     pairs = [
-        (-scores.get(a + b, -np.inf), i)
-        for i, (a, b) in enumerate(zip(parts, parts[1:]))
+      (-scores.get(a + b, -np.inf), i)
+      for i, (a, b) in enumerate(zip(parts, parts[1:]))
     ]
     score, i = min(pairs, default=(np.inf, 0))
     if score == np.inf:
@@ -316,13 +323,13 @@ def sentencepiece_fields(generator):
   tokens = ['<unk>', '<s>', '</s>', *(f'<0x{i:02X}>' for i in range(256))]
   types = [2, 3, 3] + [6] * 256 + [1] * len(pieces)
   table = {
-      'model': 'llama',
-      'tokens': tokens + pieces,
-      'scores': [0.0] * 259 + scores.tolist(),
-      'token_type': types,
-      'bos_token_id': 1,
-      'eos_token_id': 2,
-      'unknown_token_id': 0,
+    'model': 'llama',
+    'tokens': tokens + pieces,
+    'scores': [0.0] * 259 + scores.tolist(),
+    'token_type': types,
+    'bos_token_id': 1,
+    'eos_token_id': 2,
+    'unknown_token_id': 0,
   }
   fields = {f'tokenizer.ggml.{k}': v for k, v in table.items()}
   return fields, dict(zip(pieces, scores))
@@ -342,7 +349,7 @@ def test_sentencepiece_against_its_rule():
       assert [tokens[i] for i in got] == ['<s>', *expected]
       assert tokenizer.decode(got) == text
       wrong = merge_by_score(
-          (' ' + text).replace(' ', _SPACE), {k: -v for k, v in scores.items()}
+        (' ' + text).replace(' ', _SPACE), {k: -v for k, v in scores.items()}
       )
       differing += wrong != expected
   assert differing > 100  # the negative control: the order of scores matters
@@ -362,12 +369,12 @@ def directory(tmp_path):
   """Returns a directory with a tokenizer that adds a bos token."""
   letters = tokenizer_bpe.byte_letters()
   backend = tokenizers.Tokenizer(
-      models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[])
+    models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[])
   )
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   backend.add_special_tokens(['<s>', '</s>', '<|im_end|>', '<mask>', '<x>'])
   backend.post_processor = processors.TemplateProcessing(
-      single='<s> $A', special_tokens=[('<s>', 256)]
+    single='<s> $A', special_tokens=[('<s>', 256)]
   )
   backend.save(str(tmp_path / 'tokenizer.json'))
   settings = {'bos_token': '<s>', 'eos_token': {'content': '</s>'}}
@@ -408,7 +415,7 @@ def test_ids_behind_the_rows_of_the_weights(directory):
 def test_a_tokenizer_of_another_model_is_refused(directory):
   whole = tokenizer_lib.Tokenizer.from_directory(directory)
   with pytest.raises(
-      errors.InputError, match='m: .* up to 260, .* know 255 .* 1 of them'
+    errors.InputError, match='m: .* up to 260, .* know 255 .* 1 of them'
   ):
     whole.within(255, 'm')  # the last byte has no row
   with pytest.raises(errors.InputError, match='65 ids .*, 0 of them of ord'):
@@ -428,7 +435,7 @@ def test_truncation_and_padding_of_the_file_are_switched_off(directory):
 
 def test_end_ids_of_the_generation_config(directory):
   hf_reference.write_json(
-      directory, 'generation_config.json', {'eos_token_id': [257, 260]}
+    directory, 'generation_config.json', {'eos_token_id': [257, 260]}
   )
   hf_reference.write_json(directory, 'config.json', {'eos_token_id': 257})
   tokenizer = tokenizer_lib.Tokenizer.from_directory(directory)
@@ -439,8 +446,8 @@ def test_end_ids_of_the_generation_config(directory):
 def test_chat_template_files(directory):
   """chat_template.jinja wins; a list of templates gives its default."""
   named = [
-      {'name': 'tools', 'template': 'no'},
-      {'name': 'default', 'template': '[{{ messages[0]["role"] }}]'},
+    {'name': 'tools', 'template': 'no'},
+    {'name': 'default', 'template': '[{{ messages[0]["role"] }}]'},
   ]
   file = os.path.join(directory, 'tokenizer_config.json')
   with open(file, encoding='utf-8') as text:
@@ -450,27 +457,27 @@ def test_chat_template_files(directory):
   assert read(directory).render_chat('a') == '[user]'
   with open(f'{directory}/chat_template.jinja', 'w', encoding='utf-8') as text:
     text.write(
-        '{% for m in messages %}\n{% if m.role == "user" %}\n{{ m.content }}!\n'
-        '{% continue %}\n{% endif %}\n{% endfor %}\n{{ m is defined }}'
+      '{% for m in messages %}\n{% if m.role == "user" %}\n{{ m.content }}!\n'
+      '{% continue %}\n{% endif %}\n{% endfor %}\n{{ m is defined }}'
     )
   assert read(directory).render_chat('a') == 'a!\nFalse'
 
 
 @pytest.mark.parametrize(
-    ('template', 'message'),
-    [
-        ('{% if %}', 'chat template fails'),
-        ('{{ raise_exception("no system") }}', 'no system'),
-        ("{{ ''.__class__.__mro__ }}", 'unsafe'),
-        ('{{ messages.append(1) }}', 'unsafe'),
-        ('{{ messages + 1 }}', 'chat template fails'),
-        ('{{ 1 // 0 }}', 'chat template fails.*zero'),
-        ('{% for i in range(10 ** 9) %}{% endfor %}', 'Range too big'),
-        (
-            '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}',
-            'chat template fails.*recursion',
-        ),
-    ],
+  ('template', 'message'),
+  [
+    ('{% if %}', 'chat template fails'),
+    ('{{ raise_exception("no system") }}', 'no system'),
+    ("{{ ''.__class__.__mro__ }}", 'unsafe'),
+    ('{{ messages.append(1) }}', 'unsafe'),
+    ('{{ messages + 1 }}', 'chat template fails'),
+    ('{{ 1 // 0 }}', 'chat template fails.*zero'),
+    ('{% for i in range(10 ** 9) %}{% endfor %}', 'Range too big'),
+    (
+      '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}',
+      'chat template fails.*recursion',
+    ),
+  ],
 )
 def test_bad_templates(directory, template, message):
   with open(f'{directory}/chat_template.jinja', 'w', encoding='utf-8') as text:
@@ -489,21 +496,21 @@ def test_bad_directories(directory):
     read(directory)
   os.remove(file)
   with pytest.raises(
-      errors.InputError, match='no tokenizer.json, and no tokenizer.model'
+    errors.InputError, match='no tokenizer.json, and no tokenizer.model'
   ):
     read(directory)
 
 
 @pytest.mark.parametrize(
-    'changes',
-    [
-        {'model': 'x' * 10**6},
-        {'model': ['x' * 10**6]},
-        {'pre': 'x' * 10**6},
-        {'bos_token_id': 'x' * 10**6},
-        {'add_bos_token': [1] * 10**6},
-        {'merges': ['ab ' * 10**6]},
-    ],
+  'changes',
+  [
+    {'model': 'x' * 10**6},
+    {'model': ['x' * 10**6]},
+    {'pre': 'x' * 10**6},
+    {'bos_token_id': 'x' * 10**6},
+    {'add_bos_token': [1] * 10**6},
+    {'merges': ['ab ' * 10**6]},
+  ],
 )
 def test_gguf_errors_are_short(changes):
   tracemalloc.start()
@@ -526,12 +533,14 @@ def test_gguf_with_too_many_tokens(monkeypatch):
 def test_gguf_with_tokens_that_take_too_long():
   tokens = ['<u>', '<s>', '</s>', *(f'{i:016}' for i in range(1 << 17))]
   fields = {
-      'model': 'llama', 'tokens': tokens, 'scores': [0.0] * len(tokens),
-      'token_type': [2, 3, 3] + [1] * (1 << 17),
+    'model': 'llama',
+    'tokens': tokens,
+    'scores': [0.0] * len(tokens),
+    'token_type': [2, 3, 3] + [1] * (1 << 17),
   }
   with pytest.raises(errors.InputError, match='merges cannot be found'):
     tokenizer_lib.Tokenizer.from_gguf(
-        {f'tokenizer.ggml.{key}': value for key, value in fields.items()}
+      {f'tokenizer.ggml.{key}': value for key, value in fields.items()}
     )
 
 

@@ -14,13 +14,13 @@ from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.text import tokenizer_bpe
 
 _TEXTS = (
-    "It's 1234 <|im_end|>and <x>more</s> of\n\n  that.",
-    'a<|im_end|>b <|im_end|> c',
-    '<s> </s><x>  <y> <pad><mask> <z>ab',
-    'Ünïcödé 日本語 🙂 e\u0301',
-    '',
-    ' ',
-    'ab ab . , ! n\'t \'s',
+  "It's 1234 <|im_end|>and <x>more</s> of\n\n  that.",
+  'a<|im_end|>b <|im_end|> c',
+  '<s> </s><x>  <y> <pad><mask> <z>ab',
+  'Ünïcödé 日本語 🙂 e\u0301',
+  '',
+  ' ',
+  "ab ab . , ! n't 's",
 )
 _MERGES = [('a', 'b'), ('1', '2'), ('Ġ', 'a'), ('Ġa', 'b')]
 
@@ -30,153 +30,188 @@ def backend(added=('<s>', '</s>'), processed=False):
   letters = tokenizer_bpe.byte_letters()
   vocabulary = letters + [a + b for a, b in _MERGES]
   result = tokenizers.Tokenizer(
-      models.BPE({t: i for i, t in enumerate(vocabulary)}, _MERGES)
+    models.BPE({t: i for i, t in enumerate(vocabulary)}, _MERGES)
   )
   result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   result.decoder = tokenizers.decoders.ByteLevel()
   result.add_special_tokens(list(added))
   if processed:
     result.post_processor = processors.TemplateProcessing(
-        single='<s> $A', special_tokens=[('<s>', 260)]
+      single='<s> $A', special_tokens=[('<s>', 260)]
     )
   return result
 
 
 def token(text, **flags):
-  return dict(
-      content=text, special=False, lstrip=False, rstrip=False,
-      normalized=False, single_word=False,
-  ) | flags
+  return (
+    dict(
+      content=text,
+      special=False,
+      lstrip=False,
+      rstrip=False,
+      normalized=False,
+      single_word=False,
+    )
+    | flags
+  )
 
 
 PLAIN = {'tokenizer_class': 'PreTrainedTokenizerFast'}
 TEMPLATE = (
-    '{{ bos_token }}|{{ eos_token }}|{{ mask_token }}|{{ cls_token }}|'
-    '{{ sep_token }}|{{ pad_token }}|{{ unk_token }}|{{ image_token }}|'
-    '{{ tools is none }}{{ documents is none }}{{ xml is defined }}'
-    '{{ additional_special_tokens }}{{ extra_special_tokens }}'
-    '{% for m in messages %}<{{ m.role }}>{{ m["content"] }}{% endfor %}'
-    '{{ add_generation_prompt }}'
+  '{{ bos_token }}|{{ eos_token }}|{{ mask_token }}|{{ cls_token }}|'
+  '{{ sep_token }}|{{ pad_token }}|{{ unk_token }}|{{ image_token }}|'
+  '{{ tools is none }}{{ documents is none }}{{ xml is defined }}'
+  '{{ additional_special_tokens }}{{ extra_special_tokens }}'
+  '{% for m in messages %}<{{ m.role }}>{{ m["content"] }}{% endfor %}'
+  '{{ add_generation_prompt }}'
 )
 # name -> the files of a directory besides tokenizer.json.
 CASES = {
-    'roles': {'tokenizer_config.json': PLAIN | {
-        'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<s>',
-        'pad_token': '<pad>', 'cls_token': '<x>', 'sep_token': '<y>',
-        'mask_token': '<mask>', 'image_token': '<z>',
-    }},
-    'a role that is null': {'tokenizer_config.json': PLAIN | {
-        'bos_token': None, 'eos_token': '</s>'
-    }},
-    'eos among the added tokens of the settings': {
-        'tokenizer_config.json': PLAIN | {
-            'eos_token': '<|im_end|>',
-            'added_tokens_decoder': {'262': token('<|im_end|>', special=True)},
-        }
+  'roles': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'bos_token': '<s>',
+      'eos_token': '</s>',
+      'unk_token': '<s>',
+      'pad_token': '<pad>',
+      'cls_token': '<x>',
+      'sep_token': '<y>',
+      'mask_token': '<mask>',
+      'image_token': '<z>',
+    }
+  },
+  'a role that is null': {
+    'tokenizer_config.json': PLAIN | {'bos_token': None, 'eos_token': '</s>'}
+  },
+  'eos among the added tokens of the settings': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'eos_token': '<|im_end|>',
+      'added_tokens_decoder': {'262': token('<|im_end|>', special=True)},
+    }
+  },
+  'a role makes it special': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'eos_token': '<|im_end|>',
+      'added_tokens_decoder': {'262': token('<|im_end|>')},
+    }
+  },
+  'not special, strips': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'added_tokens_decoder': {
+        '262': token('<|im_end|>', lstrip=True, rstrip=True),
+        '263': token('<x>', normalized=True),
+        '264': token('more', single_word=True),
+      },
+    }
+  },
+  'other flags than tokenizer.json': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'added_tokens_decoder': {
+        '261': token('</s>', lstrip=True),
+        '260': token('<s>', special=True),
+      },
+    }
+  },
+  'an ordinary token as a role': {
+    'tokenizer_config.json': PLAIN | {'eos_token': 'ab'}
+  },
+  'additional ones': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'additional_special_tokens': ['<x>', '<y>'],
+    }
+  },
+  'extra ones': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'extra_special_tokens': ['<x>', '<y>'],
+      'eos_token': '<z>',
+    }
+  },
+  'extra ones with roles': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'extra_special_tokens': {'image_token': '<x>', 'b_token': '<y>'},
+    }
+  },
+  'a map beside it': {
+    'tokenizer_config.json': PLAIN | {'eos_token': '</s>'},
+    'special_tokens_map.json': {
+      'eos_token': token('<|im_end|>'),
+      'mask_token': '<mask>',
+      'pad_token': {
+        'content': '<pad>',
+        'lstrip': True,
+        'rstrip': False,
+        'normalized': False,
+        'single_word': False,
+      },
     },
-    'a role makes it special': {
-        'tokenizer_config.json': PLAIN | {
-            'eos_token': '<|im_end|>',
-            'added_tokens_decoder': {'262': token('<|im_end|>')},
-        }
+  },
+  'a map is not read where the settings list tokens': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'eos_token': '</s>',
+      'added_tokens_decoder': {'262': token('<x>', special=True)},
     },
-    'not special, strips': {
-        'tokenizer_config.json': PLAIN | {
-            'added_tokens_decoder': {
-                '262': token('<|im_end|>', lstrip=True, rstrip=True),
-                '263': token('<x>', normalized=True),
-                '264': token('more', single_word=True),
-            },
-        }
-    },
-    'other flags than tokenizer.json': {
-        'tokenizer_config.json': PLAIN | {
-            'added_tokens_decoder': {
-                '261': token('</s>', lstrip=True),
-                '260': token('<s>', special=True),
-            },
-        }
-    },
-    'an ordinary token as a role': {
-        'tokenizer_config.json': PLAIN | {'eos_token': 'ab'}
-    },
-    'additional ones': {
-        'tokenizer_config.json': PLAIN | {
-            'additional_special_tokens': ['<x>', '<y>'],
-        }
-    },
-    'extra ones': {
-        'tokenizer_config.json': PLAIN | {
-            'extra_special_tokens': ['<x>', '<y>'], 'eos_token': '<z>',
-        }
-    },
-    'extra ones with roles': {
-        'tokenizer_config.json': PLAIN | {
-            'extra_special_tokens': {'image_token': '<x>', 'b_token': '<y>'},
-        }
-    },
-    'a map beside it': {
-        'tokenizer_config.json': PLAIN | {'eos_token': '</s>'},
-        'special_tokens_map.json': {
-            'eos_token': token('<|im_end|>'), 'mask_token': '<mask>',
-            'pad_token': {'content': '<pad>', 'lstrip': True, 'rstrip': False,
-                          'normalized': False, 'single_word': False},
-        },
-    },
-    'a map is not read where the settings list tokens': {
-        'tokenizer_config.json': PLAIN | {
-            'eos_token': '</s>',
-            'added_tokens_decoder': {'262': token('<x>', special=True)},
-        },
-        'special_tokens_map.json': {'eos_token': '<|im_end|>'},
-        'added_tokens.json': {'<y>': 263},
-    },
-    'added_tokens.json': {
-        'tokenizer_config.json': PLAIN | {'eos_token': '<|im_end|>'},
-        'added_tokens.json': {'<|im_end|>': 262, '<x>': 263},
-    },
-    'without settings': {'special_tokens_map.json': {'eos_token': '</s>'}},
-    'special tokens are split': {
-        'tokenizer_config.json': PLAIN | {'split_special_tokens': True}
-    },
-    'bos that nobody adds': {
-        'tokenizer_config.json': PLAIN | {
-            'bos_token': '<s>', 'add_bos_token': True, 'add_eos_token': True,
-            'eos_token': '</s>',
-        }
-    },
-    'tidied': {
-        'tokenizer_config.json': PLAIN | {'clean_up_tokenization_spaces': True}
-    },
-    'tidied, asked for twice': {
-        'tokenizer_config.json': PLAIN | {
-            'clean_up_tokenization_spaces': True,
-            'clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt'
-            '_output': True,
-        }
-    },
-    'named templates': {
-        'tokenizer_config.json': PLAIN | {
-            'chat_template': [
-                {'name': 'tool_use', 'template': 'tools'},
-                {'name': 'default', 'template': 'd{{ messages|length }}'},
-            ]
-        }
-    },
-    'a file of a template': {
-        'tokenizer_config.json': PLAIN | {'chat_template': 'no'},
-        'chat_template.jinja': 'file\r\n{{ messages[0].content }}\r\n',
-    },
-    'more files of templates': {
-        'tokenizer_config.json': PLAIN | {'chat_template': 'no'},
-        'chat_template.jinja': 'file',
-        'additional_chat_templates/tool_use.jinja': 'tools',
-        'additional_chat_templates/default.jinja': 'another',
-    },
-    'only other templates': {
-        'tokenizer_config.json': PLAIN | {'chat_template': 'no'},
-        'additional_chat_templates/tool_use.jinja': 'tools',
-    },
+    'special_tokens_map.json': {'eos_token': '<|im_end|>'},
+    'added_tokens.json': {'<y>': 263},
+  },
+  'added_tokens.json': {
+    'tokenizer_config.json': PLAIN | {'eos_token': '<|im_end|>'},
+    'added_tokens.json': {'<|im_end|>': 262, '<x>': 263},
+  },
+  'without settings': {'special_tokens_map.json': {'eos_token': '</s>'}},
+  'special tokens are split': {
+    'tokenizer_config.json': PLAIN | {'split_special_tokens': True}
+  },
+  'bos that nobody adds': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'bos_token': '<s>',
+      'add_bos_token': True,
+      'add_eos_token': True,
+      'eos_token': '</s>',
+    }
+  },
+  'tidied': {
+    'tokenizer_config.json': PLAIN | {'clean_up_tokenization_spaces': True}
+  },
+  'tidied, asked for twice': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'clean_up_tokenization_spaces': True,
+      'clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt'
+      '_output': True,
+    }
+  },
+  'named templates': {
+    'tokenizer_config.json': PLAIN
+    | {
+      'chat_template': [
+        {'name': 'tool_use', 'template': 'tools'},
+        {'name': 'default', 'template': 'd{{ messages|length }}'},
+      ]
+    }
+  },
+  'a file of a template': {
+    'tokenizer_config.json': PLAIN | {'chat_template': 'no'},
+    'chat_template.jinja': 'file\r\n{{ messages[0].content }}\r\n',
+  },
+  'more files of templates': {
+    'tokenizer_config.json': PLAIN | {'chat_template': 'no'},
+    'chat_template.jinja': 'file',
+    'additional_chat_templates/tool_use.jinja': 'tools',
+    'additional_chat_templates/default.jinja': 'another',
+  },
+  'only other templates': {
+    'tokenizer_config.json': PLAIN | {'chat_template': 'no'},
+    'additional_chat_templates/tool_use.jinja': 'tools',
+  },
 }
 
 
@@ -231,18 +266,26 @@ def test_files_beside_tokenizer_json(tmp_path, name, processed):
 
 
 _MERGED = {
-    'bare': {},
-    'roles': {'tokenizer_config.json': {
-        'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>'
-    }},
-    'a space before': {'tokenizer_config.json': {'add_prefix_space': True}},
-    'with ends': {'tokenizer_config.json': {
-        'add_bos_token': True, 'add_eos_token': True, 'bos_token': '<s>',
-    }},
-    'older files': {
-        'added_tokens.json': {'<|endoftext|>': 260, '<|im_end|>': 261},
-        'special_tokens_map.json': {'eos_token': '<|im_end|>'},
-    },
+  'bare': {},
+  'roles': {
+    'tokenizer_config.json': {
+      'bos_token': '<s>',
+      'eos_token': '</s>',
+      'unk_token': '<unk>',
+    }
+  },
+  'a space before': {'tokenizer_config.json': {'add_prefix_space': True}},
+  'with ends': {
+    'tokenizer_config.json': {
+      'add_bos_token': True,
+      'add_eos_token': True,
+      'bos_token': '<s>',
+    }
+  },
+  'older files': {
+    'added_tokens.json': {'<|endoftext|>': 260, '<|im_end|>': 261},
+    'special_tokens_map.json': {'eos_token': '<|im_end|>'},
+  },
 }
 
 
@@ -253,7 +296,7 @@ def test_vocab_and_merges(tmp_path, name, kind):
   transformers = pytest.importorskip('transformers')
   files = json.loads(json.dumps(_MERGED[name]))
   files['merges.txt'] = '#version: 0.2\n' + ''.join(
-      f'{a} {b}\n' for a, b in _MERGES
+    f'{a} {b}\n' for a, b in _MERGES
   )
   files['vocab.json'] = backend(added=()).get_vocab()
   settings = files.setdefault('tokenizer_config.json', {})
@@ -268,32 +311,32 @@ def test_vocab_and_merges(tmp_path, name, kind):
 
 def test_vocab_and_merges_of_an_unknown_class(tmp_path):
   files = {
-      'vocab.json': {'a': 0},
-      'merges.txt': '',
-      'tokenizer_config.json': {'tokenizer_class': 'CodeGenTokenizer'},
+    'vocab.json': {'a': 0},
+    'merges.txt': '',
+    'tokenizer_config.json': {'tokenizer_class': 'CodeGenTokenizer'},
   }
   write(tmp_path, files)
   with pytest.raises(
-      errors.InputError, match=r'CodeGenTokenizer.*save_pretrained'
+    errors.InputError, match=r'CodeGenTokenizer.*save_pretrained'
   ):
     tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ('name', 'content', 'message'),
-    [
-        ('vocab.json', {'a': 'x'}, "'a' has the id 'x'"),
-        ('vocab.json', [], 'list where an object'),
-        ('merges.txt', 'a b c\n', 'line 1 is not two tokens'),
-        ('merges.txt', 'a b\n\n1 2\n', 'line 2 is not two tokens'),
-        ('merges.txt', 'a q\n', 'do not make a vocabulary'),
-    ],
+  ('name', 'content', 'message'),
+  [
+    ('vocab.json', {'a': 'x'}, "'a' has the id 'x'"),
+    ('vocab.json', [], 'list where an object'),
+    ('merges.txt', 'a b c\n', 'line 1 is not two tokens'),
+    ('merges.txt', 'a b\n\n1 2\n', 'line 2 is not two tokens'),
+    ('merges.txt', 'a q\n', 'do not make a vocabulary'),
+  ],
 )
 def test_damaged_vocab_and_merges(tmp_path, name, content, message):
   files = {
-      'vocab.json': backend(added=()).get_vocab(),
-      'merges.txt': 'a b\n',
-      'tokenizer_config.json': {'tokenizer_class': 'GPT2Tokenizer'},
+    'vocab.json': backend(added=()).get_vocab(),
+    'merges.txt': 'a b\n',
+    'tokenizer_config.json': {'tokenizer_class': 'GPT2Tokenizer'},
   }
   write(tmp_path, files | {name: content})
   with pytest.raises(errors.InputError, match=message):
@@ -318,10 +361,10 @@ def test_a_space_before_the_text(tmp_path, stated, asked):
 
 # What config.json says of the model, and which class reads its tokenizer.
 _MODELS = {
-    'llama': 'PreTrainedTokenizerFast',
-    'qwen2': 'Qwen2TokenizerFast',
-    'gemma3_text': 'GemmaTokenizerFast',
-    'gpt2': 'GPT2Tokenizer',
+  'llama': 'PreTrainedTokenizerFast',
+  'qwen2': 'Qwen2TokenizerFast',
+  'gemma3_text': 'GemmaTokenizerFast',
+  'gpt2': 'GPT2Tokenizer',
 }
 
 
@@ -329,23 +372,24 @@ _MODELS = {
 def test_roles_that_a_class_fills(tmp_path, kind):
   transformers = pytest.importorskip('transformers')
   names = {
-      'gemma3_text': ('<pad>', '<eos>', '<bos>', '<unk>', '<mask>'),
-      'llama': ('<unk>', '<s>', '</s>'),
+    'gemma3_text': ('<pad>', '<eos>', '<bos>', '<unk>', '<mask>'),
+    'llama': ('<unk>', '<s>', '</s>'),
   }.get(kind, ('<|endoftext|>',))
   made = backend(added=names)
   made.save(str(tmp_path / 'tokenizer.json'))
   files = {
-      'config.json': {'model_type': kind},
-      'tokenizer_config.json': {
-          'tokenizer_class': _MODELS[kind], 'chat_template': TEMPLATE
-      },
+    'config.json': {'model_type': kind},
+    'tokenizer_config.json': {
+      'tokenizer_class': _MODELS[kind],
+      'chat_template': TEMPLATE,
+    },
   }
   write(tmp_path, files)
   reference = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
   ours = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
   chat = [{'role': 'user', 'content': 'Hi'}]
   assert ours.render_chat('Hi') == reference.apply_chat_template(
-      chat, tokenize=False, add_generation_prompt=True
+    chat, tokenize=False, add_generation_prompt=True
   )
   assert ours.special == reference.special_tokens_map
 
@@ -356,8 +400,8 @@ def random_files(random):
 
   def flags():
     return {
-        flag: random.random() < 0.4
-        for flag in ('lstrip', 'rstrip', 'normalized', 'single_word')
+      flag: random.random() < 0.4
+      for flag in ('lstrip', 'rstrip', 'normalized', 'single_word')
     }
 
   def role():
@@ -370,13 +414,20 @@ def random_files(random):
     return {key: role() for key in keys if random.random() < 0.3}
 
   own = [
-      tokenizers.AddedToken(text, special=random.random() < 0.5, **flags())
-      for text in random.sample(names[:4], random.randint(0, 3))
+    tokenizers.AddedToken(text, special=random.random() < 0.5, **flags())
+    for text in random.sample(names[:4], random.randint(0, 3))
   ]
-  settings = PLAIN | roles((
-      'bos_token', 'eos_token', 'unk_token', 'pad_token', 'cls_token',
-      'mask_token', 'image_token',
-  ))
+  settings = PLAIN | roles(
+    (
+      'bos_token',
+      'eos_token',
+      'unk_token',
+      'pad_token',
+      'cls_token',
+      'mask_token',
+      'image_token',
+    )
+  )
   kind = random.randrange(5)
   if kind == 0:
     settings['extra_special_tokens'] = roles(('image_token', 'b_token'))
@@ -390,14 +441,15 @@ def random_files(random):
   if random.random() < 0.5:
     special = [random.random() < 0.5 for _ in own]
     settings['added_tokens_decoder'] = {
-        str(260 + i): dict(content=t.content, special=special[i]) | flags()
-        for i, t in enumerate(own)
+      str(260 + i): dict(content=t.content, special=special[i]) | flags()
+      for i, t in enumerate(own)
     }
   elif random.random() < 0.5:
     files['special_tokens_map.json'] = {
-        key: value if isinstance(value, str) else
-        {k: v for k, v in value.items() if k != '__type'}
-        for key, value in roles(('eos_token', 'pad_token')).items()
+      key: value
+      if isinstance(value, str)
+      else {k: v for k, v in value.items() if k != '__type'}
+      for key, value in roles(('eos_token', 'pad_token')).items()
     }
   return own, files
 
@@ -412,7 +464,7 @@ def test_tokens_with_several_roles(tmp_path, seed):
   backend(added=own).save(str(tmp_path / 'tokenizer.json'))
   write(tmp_path, files)
   reference = transformers.PreTrainedTokenizerFast.from_pretrained(
-      str(tmp_path)
+    str(tmp_path)
   )
   ours = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
   ids = ours.encode(_MIXED)
@@ -420,8 +472,7 @@ def test_tokens_with_several_roles(tmp_path, seed):
   wanted = reference.decode(ids, skip_special_tokens=True)
   assert ours.decode(ids) == wanted, (own, files)
   assert ours.special == {
-      k: v for k, v in reference.special_tokens_map.items()
-      if isinstance(v, str)
+    k: v for k, v in reference.special_tokens_map.items() if isinstance(v, str)
   }
 
 
@@ -432,27 +483,37 @@ def llama_like(before):
   merges = [(space, 'a'), ('a', 'b'), (space + 'a', 'b'), (space, space)]
   words = [*bytes_, space, *'abcdefghi[INST]/<>s', *(a + b for a, b in merges)]
   words = ['<unk>', '<s>', '</s>', *dict.fromkeys(words)]
-  made = tokenizers.Tokenizer(models.BPE(
-      {text: i for i, text in enumerate(words)}, merges, unk_token='<unk>',
-      fuse_unk=True, byte_fallback=True,
-  ))
+  made = tokenizers.Tokenizer(
+    models.BPE(
+      {text: i for i, text in enumerate(words)},
+      merges,
+      unk_token='<unk>',
+      fuse_unk=True,
+      byte_fallback=True,
+    )
+  )
   made.normalizer = tokenizers.normalizers.Sequence(before)
-  made.decoder = tokenizers.decoders.Sequence([
+  made.decoder = tokenizers.decoders.Sequence(
+    [
       tokenizers.decoders.Replace(space, ' '),
-      tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse(),
-  ])
+      tokenizers.decoders.ByteFallback(),
+      tokenizers.decoders.Fuse(),
+    ]
+  )
   made.add_special_tokens(['<unk>', '<s>', '</s>'])
   made.post_processor = processors.TemplateProcessing(
-      single='<s> $A', special_tokens=[('<s>', 1)]
+    single='<s> $A', special_tokens=[('<s>', 1)]
   )
   return made
 
 
 def like_llama():
-  return llama_like([
+  return llama_like(
+    [
       tokenizers.normalizers.Prepend('\u2581'),
       tokenizers.normalizers.Replace(' ', '\u2581'),
-  ])
+    ]
+  )
 
 
 def like_gemma():
@@ -461,50 +522,69 @@ def like_gemma():
 
 def like_qwen():
   made = backend(added=('<s>', '</s>', '<|endoftext|>'))
-  made.pre_tokenizer = pre_tokenizers.Sequence([
+  made.pre_tokenizer = pre_tokenizers.Sequence(
+    [
       pre_tokenizers.Digits(individual_digits=False),
       pre_tokenizers.ByteLevel(add_prefix_space=False),
-  ])
+    ]
+  )
   return made
 
 
 _AS_CLASS = {  # the file, tokenizer_class, model_type, more settings
-    'llama': (like_llama, 'LlamaTokenizer', 'llama', {}),
-    'llama, fast': (like_llama, 'LlamaTokenizerFast', 'llama', {}),
-    'llama, not legacy': (
-        like_llama, 'LlamaTokenizer', 'llama', {'legacy': False}
-    ),
-    'llama, legacy': (like_llama, 'LlamaTokenizer', 'llama', {'legacy': True}),
-    'llama, no prefix': (
-        like_llama, 'LlamaTokenizer', 'llama', {'add_prefix_space': False}
-    ),
-    'llama, byte level': (like_qwen, 'LlamaTokenizer', 'llama', {}),
-    'mistral': (like_llama, 'LlamaTokenizer', 'mistral', {}),
-    'phi3': (like_llama, 'LlamaTokenizer', 'phi3', {}),
-    'as it is': (like_llama, 'PreTrainedTokenizerFast', 'llama', {}),
-    'gemma': (
-        like_gemma, 'GemmaTokenizer', 'gemma3_text',
-        {'pad_token': '<unk>', 'mask_token': '<unk>'},
-    ),
-    'qwen2': (like_qwen, 'Qwen2Tokenizer', 'qwen2', {}),
-    'qwen3': (like_qwen, 'Qwen2Tokenizer', 'qwen3', {}),
-    'qwen2, without a class': (like_qwen, None, 'qwen2', {}),
-    'qwen2, a prefix': (
-        like_qwen, 'Qwen2Tokenizer', 'qwen2', {'add_prefix_space': True}
-    ),
-    'qwen2, tokens with flags': (like_qwen, 'Qwen2Tokenizer', 'qwen3', {
-        'additional_special_tokens': ['<x>'],
-        'eos_token': token('</s>', lstrip=True, __type='AddedToken'),
-        'added_tokens_decoder': {
-            '260': token('<s>'), '261': token('</s>', rstrip=True),
-            '262': token('<|endoftext|>'), '263': token('<x>', lstrip=True),
-            '264': token('<y>'), '265': token('<unk>'),
-        },
-    }),
-    'distilled': (like_qwen, 'LlamaTokenizerFast', 'qwen2', {}),
-    'qwen2, another class': (
-        like_qwen, 'PreTrainedTokenizerFast', 'qwen2', {}
-    ),
+  'llama': (like_llama, 'LlamaTokenizer', 'llama', {}),
+  'llama, fast': (like_llama, 'LlamaTokenizerFast', 'llama', {}),
+  'llama, not legacy': (
+    like_llama,
+    'LlamaTokenizer',
+    'llama',
+    {'legacy': False},
+  ),
+  'llama, legacy': (like_llama, 'LlamaTokenizer', 'llama', {'legacy': True}),
+  'llama, no prefix': (
+    like_llama,
+    'LlamaTokenizer',
+    'llama',
+    {'add_prefix_space': False},
+  ),
+  'llama, byte level': (like_qwen, 'LlamaTokenizer', 'llama', {}),
+  'mistral': (like_llama, 'LlamaTokenizer', 'mistral', {}),
+  'phi3': (like_llama, 'LlamaTokenizer', 'phi3', {}),
+  'as it is': (like_llama, 'PreTrainedTokenizerFast', 'llama', {}),
+  'gemma': (
+    like_gemma,
+    'GemmaTokenizer',
+    'gemma3_text',
+    {'pad_token': '<unk>', 'mask_token': '<unk>'},
+  ),
+  'qwen2': (like_qwen, 'Qwen2Tokenizer', 'qwen2', {}),
+  'qwen3': (like_qwen, 'Qwen2Tokenizer', 'qwen3', {}),
+  'qwen2, without a class': (like_qwen, None, 'qwen2', {}),
+  'qwen2, a prefix': (
+    like_qwen,
+    'Qwen2Tokenizer',
+    'qwen2',
+    {'add_prefix_space': True},
+  ),
+  'qwen2, tokens with flags': (
+    like_qwen,
+    'Qwen2Tokenizer',
+    'qwen3',
+    {
+      'additional_special_tokens': ['<x>'],
+      'eos_token': token('</s>', lstrip=True, __type='AddedToken'),
+      'added_tokens_decoder': {
+        '260': token('<s>'),
+        '261': token('</s>', rstrip=True),
+        '262': token('<|endoftext|>'),
+        '263': token('<x>', lstrip=True),
+        '264': token('<y>'),
+        '265': token('<unk>'),
+      },
+    },
+  ),
+  'distilled': (like_qwen, 'LlamaTokenizerFast', 'qwen2', {}),
+  'qwen2, another class': (like_qwen, 'PreTrainedTokenizerFast', 'qwen2', {}),
 }
 
 
@@ -514,14 +594,20 @@ def test_the_class_says_how_to_split(tmp_path, name):
   made, kind, model, more = _AS_CLASS[name]
   made().save(str(tmp_path / 'tokenizer.json'))
   settings = {
-      'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>',
-      'chat_template': (
-          '{{ bos_token }}[INST] {{ messages[0].content }} [/INST]'
-      ),
-      **more,
+    'bos_token': '<s>',
+    'eos_token': '</s>',
+    'unk_token': '<unk>',
+    'chat_template': (
+      '{{ bos_token }}[INST] {{ messages[0].content }} [/INST]'
+    ),
+    **more,
   }
   settings |= {'tokenizer_class': kind} if kind else {}
-  write(tmp_path, {
-      'tokenizer_config.json': settings, 'config.json': {'model_type': model},
-  })
+  write(
+    tmp_path,
+    {
+      'tokenizer_config.json': settings,
+      'config.json': {'model_type': model},
+    },
+  )
   compare(tmp_path, transformers.AutoTokenizer.from_pretrained(str(tmp_path)))

@@ -21,25 +21,25 @@ from specdiff_jax.text import tokenizer_bpe
 _PROGRAM = pathlib.Path(__file__).parent / 'fuzz_program.py'
 # How many cases; 400 of each were run once. A tokenizer.json takes the longest.
 _CASES = {
-    'tokenizer.json': 40,
-    'tokenizer_config.json': 100,
-    'added_tokens.json': 100,
-    'special_tokens_map.json': 100,
-    'generation_config.json': 100,
-    'vocab.json': 50,
-    'merges.txt': 50,
-    'chat_template.jinja': 50,
+  'tokenizer.json': 40,
+  'tokenizer_config.json': 100,
+  'added_tokens.json': 100,
+  'special_tokens_map.json': 100,
+  'generation_config.json': 100,
+  'vocab.json': 50,
+  'merges.txt': 50,
+  'chat_template.jinja': 50,
 }
 
 
 @pytest.mark.parametrize('name', _CASES)
 def test_damaged_files(root, tmp_path, name):
   done = subprocess.run(
-      [sys.executable, _PROGRAM, tmp_path, name, '0', str(_CASES[name])],
-      env=os.environ | {'PYTHONPATH': str(root)},
-      capture_output=True,
-      text=True,
-      timeout=300,
+    [sys.executable, _PROGRAM, tmp_path, name, '0', str(_CASES[name])],
+    env=os.environ | {'PYTHONPATH': str(root)},
+    capture_output=True,
+    text=True,
+    timeout=300,
   )
   assert done.returncode == 0, done.stderr[-3000:]
   told = json.loads(done.stdout)
@@ -67,10 +67,17 @@ def test_the_directory_is_sound(tmp_path):
 
 
 _FILES = (
-    'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
-    'added_tokens.json', 'generation_config.json', 'config.json', 'vocab.json',
-    'merges.txt', 'tokenizer.model', 'chat_template.jinja',
-    'additional_chat_templates/default.jinja',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'generation_config.json',
+  'config.json',
+  'vocab.json',
+  'merges.txt',
+  'tokenizer.model',
+  'chat_template.jinja',
+  'additional_chat_templates/default.jinja',
 )
 
 
@@ -117,7 +124,8 @@ def other_part(part, **more):
 def adds(ids):
   def change(value):
     value['post_processor']['special_tokens']['<s>'] |= {
-        'ids': ids, 'tokens': ['<s>'] * len(ids)
+      'ids': ids,
+      'tokens': ['<s>'] * len(ids),
     }
 
   return changed(change)
@@ -125,45 +133,50 @@ def adds(ids):
 
 def grows():
   steps = [
-      {'type': 'Replace', 'pattern': {'String': 'a'}, 'content': 'a' * 999}
+    {'type': 'Replace', 'pattern': {'String': 'a'}, 'content': 'a' * 999}
   ] * 9
   return other_part('normalizer', type='Sequence', normalizers=steps)
 
 
 _WRONG = {
-    'a panic at encoding': other_part(
-        'pre_tokenizer', type='FixedLength', length=0
-    ),
-    'a panic at decoding': other_part(
-        'decoder', type='Strip', content='a', start=99, stop=99
-    ),
-    'a panic at reading': in_model(continuing_subword_prefix='####'),
-    'an abort': in_model(
-        continuing_subword_prefix='é',
-        vocab={'a': 0, '日': 1, 'aé': 2, 'é': 3},
-        merges=[['a', '日']],
-    ),
-    'an expression that takes ages': other_part(
-        'pre_tokenizer', type='Split', pattern={'Regex': '(a|a)+$'},
-        behavior='Isolated', invert=False,
-    ),
-    'a text that grows': grows(),
-    'a replacement that is long': other_part(
-        'normalizer', type='Replace', pattern={'String': 'q'}, content='x' * 17
-    ),
-    'replacements that multiply': other_part(
-        'decoder', type='Sequence', decoders=[
-            {'type': 'Replace', 'pattern': {'String': a}, 'content': b * 9}
-            for a, b in ('qw', 'we')
-        ],
-    ),
-    'an unknown token that is not there': in_model(
-        type='WordLevel', vocab={'a': 0}, unk_token='zz'
-    ),
-    'brackets': '[' * 10**6,
-    'objects': '{"a":' * 10**5,
-    'nothing': '',
-    'null': 'null',
+  'a panic at encoding': other_part(
+    'pre_tokenizer', type='FixedLength', length=0
+  ),
+  'a panic at decoding': other_part(
+    'decoder', type='Strip', content='a', start=99, stop=99
+  ),
+  'a panic at reading': in_model(continuing_subword_prefix='####'),
+  'an abort': in_model(
+    continuing_subword_prefix='é',
+    vocab={'a': 0, '日': 1, 'aé': 2, 'é': 3},
+    merges=[['a', '日']],
+  ),
+  'an expression that takes ages': other_part(
+    'pre_tokenizer',
+    type='Split',
+    pattern={'Regex': '(a|a)+$'},
+    behavior='Isolated',
+    invert=False,
+  ),
+  'a text that grows': grows(),
+  'a replacement that is long': other_part(
+    'normalizer', type='Replace', pattern={'String': 'q'}, content='x' * 17
+  ),
+  'replacements that multiply': other_part(
+    'decoder',
+    type='Sequence',
+    decoders=[
+      {'type': 'Replace', 'pattern': {'String': a}, 'content': b * 9}
+      for a, b in ('qw', 'we')
+    ],
+  ),
+  'an unknown token that is not there': in_model(
+    type='WordLevel', vocab={'a': 0}, unk_token='zz'
+  ),
+  'brackets': '[' * 10**6,
+  'objects': '{"a":' * 10**5,
+  'nothing': '',
+  'null': 'null',
 }
 
 
@@ -213,28 +226,28 @@ def test_ends_of_a_wrong_type(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    ('key', 'value', 'message'),
-    [
-        ('eos_token', 7, 'eos_token is 7, not a token'),
-        ('eos_token', {'content': 7}, 'not a token'),
-        ('mask_token', ['x'], "mask_token is .'x'., not a token"),
-        ('added_tokens_decoder', [], r'added_tokens_decoder is \[\], not a ta'),
-        ('added_tokens_decoder', {'x': 'a'}, "an added token has the id 'x'"),
-        ('added_tokens_decoder', {'-1': 'a'}, "an added token has the id '-1'"),
-        ('added_tokens_decoder', {'9' * 30: 'a'}, 'an added token has the id'),
-        ('added_tokens_decoder', {'258': 5}, 'is 5, not a token'),
-        ('added_tokens_decoder', {'400': 'qq'}, 'have the id 400.* is 262'),
-        ('additional_special_tokens', 'x', "is 'x', not a list"),
-        ('additional_special_tokens', [3], 'is 3, not a token'),
-        ('extra_special_tokens', {'a': 3}, 'is 3, not a token'),
-        ('split_special_tokens', 'yes', "is 'yes', not true or false"),
-        ('clean_up_tokenization_spaces', 3, 'is 3, not true or false'),
-        ('chat_template', 3, 'chat_template is 3, not a template'),
-        ('chat_template', [3], 'not a template'),
-        ('chat_template', [{'name': ['x'], 'template': 'x'}], 'not a template'),
-        ('chat_template', [{'name': 'default'}], 'not a template'),
-        ('chat_template', {'default': 3}, 'not a template'),
-    ],
+  ('key', 'value', 'message'),
+  [
+    ('eos_token', 7, 'eos_token is 7, not a token'),
+    ('eos_token', {'content': 7}, 'not a token'),
+    ('mask_token', ['x'], "mask_token is .'x'., not a token"),
+    ('added_tokens_decoder', [], r'added_tokens_decoder is \[\], not a ta'),
+    ('added_tokens_decoder', {'x': 'a'}, "an added token has the id 'x'"),
+    ('added_tokens_decoder', {'-1': 'a'}, "an added token has the id '-1'"),
+    ('added_tokens_decoder', {'9' * 30: 'a'}, 'an added token has the id'),
+    ('added_tokens_decoder', {'258': 5}, 'is 5, not a token'),
+    ('added_tokens_decoder', {'400': 'qq'}, 'have the id 400.* is 262'),
+    ('additional_special_tokens', 'x', "is 'x', not a list"),
+    ('additional_special_tokens', [3], 'is 3, not a token'),
+    ('extra_special_tokens', {'a': 3}, 'is 3, not a token'),
+    ('split_special_tokens', 'yes', "is 'yes', not true or false"),
+    ('clean_up_tokenization_spaces', 3, 'is 3, not true or false'),
+    ('chat_template', 3, 'chat_template is 3, not a template'),
+    ('chat_template', [3], 'not a template'),
+    ('chat_template', [{'name': ['x'], 'template': 'x'}], 'not a template'),
+    ('chat_template', [{'name': 'default'}], 'not a template'),
+    ('chat_template', {'default': 3}, 'not a template'),
+  ],
 )
 def test_settings_of_a_wrong_type(tmp_path, key, value, message):
   write(tmp_path)
@@ -248,21 +261,22 @@ def test_settings_of_a_wrong_type(tmp_path, key, value, message):
 def test_how_much_there_may_be(tmp_path):
   """Refused before anything is made of it."""
   for key, value, message in (
-      ('x', [[]] * 600_000, 'too many arrays or objects'),
-      (
-          'added_tokens_decoder',
-          {str(i): f't{i}' for i in range(1000, 133_000)},
-          'added_tokens_decoder adds 132000 tokens, where at',
-      ),
-      (
-          'extra_special_tokens', {f'r{i}': 't' for i in range(132_000)},
-          'extra_special_tokens adds 132000 tokens, where at',
-      ),
-      (
-          'added_tokens_decoder',
-          {'258': {'content': 'q' * 2**21, 'normalized': True}},
-          'normalised have 2097152 letters, where at',
-      ),
+    ('x', [[]] * 600_000, 'too many arrays or objects'),
+    (
+      'added_tokens_decoder',
+      {str(i): f't{i}' for i in range(1000, 133_000)},
+      'added_tokens_decoder adds 132000 tokens, where at',
+    ),
+    (
+      'extra_special_tokens',
+      {f'r{i}': 't' for i in range(132_000)},
+      'extra_special_tokens adds 132000 tokens, where at',
+    ),
+    (
+      'added_tokens_decoder',
+      {'258': {'content': 'q' * 2**21, 'normalized': True}},
+      'normalised have 2097152 letters, where at',
+    ),
   ):
     write(tmp_path)
     file = tmp_path / 'tokenizer_config.json'
@@ -291,8 +305,11 @@ def test_how_many_keys_a_tokenizer_json_may_have(tmp_path):
 
 def test_how_many_tokens_a_tokenizer_json_may_have(tmp_path):
   vocabulary = {f'{i:x}': i for i in range((1 << 19) + 1)}
-  content = {'tokenizer.json': other_part('model', type='WordLevel',
-             vocab=vocabulary, unk_token='0')}
+  content = {
+    'tokenizer.json': other_part(
+      'model', type='WordLevel', vocab=vocabulary, unk_token='0'
+    )
+  }
   write(tmp_path, **content)
   begin = time.monotonic()
   with pytest.raises(errors.InputError, match='more than 524288 tokens'):

@@ -64,6 +64,7 @@ def killed(process, workdir, during_save, moment):
 
 def main(kills, steps, workdir, more):
   import meshes_program
+
   from specdiff_jax.formats import presets
 
   workdir.mkdir(parents=True)
@@ -84,8 +85,8 @@ def main(kills, steps, workdir, more):
     assert ended[0] == 0, ended[2][-3000:]
     result = json.loads(ended[1].splitlines()[-1])
     lines = [
-        {k: v for k, v in line.items() if not k.endswith('per_s')}
-        for line in processes.lines(own / 'metrics.jsonl')
+      {k: v for k, v in line.items() if not k.endswith('per_s')}
+      for line in processes.lines(own / 'metrics.jsonl')
     ]
     results.append({n: result[n] for n in SAME} | {'lines': lines})
   whole, other = results

@@ -33,7 +33,7 @@ def seconds(function, *args):
 def products(dtype):
   """Returns timers of large products, each giving FLOP/s."""
   multiply = jax.jit(
-      lambda x, w: jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())))
+    lambda x, w: jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())))
   )
 
   def timer(rows, depth, columns):
@@ -68,19 +68,21 @@ def main(recipe: str, folder: str, rounds: int) -> None:
       peaks.append(rate)
   median, peak = statistics.median(times), max(peaks)
   even, odd = map(statistics.median, (times[::2], times[1::2]))
-  print(json.dumps({
-      'flops': flops,
-      'step_s': round(median, 4),
-      'step_s_best': round(min(times), 4),
-      'flops_per_s': round(flops / min(times)),
-      'peak_flops_per_s': round(peak),
-      'ratio': round(flops / min(times) / peak, 4),
-      'ratio_median': round(
-          flops / median / statistics.median(peaks), 4
-      ),
-      'noise': round(abs(even / odd - 1), 4),
-      'rounds': rounds,
-  }))
+  print(
+    json.dumps(
+      {
+        'flops': flops,
+        'step_s': round(median, 4),
+        'step_s_best': round(min(times), 4),
+        'flops_per_s': round(flops / min(times)),
+        'peak_flops_per_s': round(peak),
+        'ratio': round(flops / min(times) / peak, 4),
+        'ratio_median': round(flops / median / statistics.median(peaks), 4),
+        'noise': round(abs(even / odd - 1), 4),
+        'rounds': rounds,
+      }
+    )
+  )
 
 
 if __name__ == '__main__':

@@ -55,18 +55,18 @@ class Watch:
   def figures(self):
     """Returns the JSON object, `steps` aside."""
     rest = [
-        sample
-        for sample in self.samples
-        if sample[0] >= 0.15 * self.seconds and sample[1] > 2 * EVERY
+      sample
+      for sample in self.samples
+      if sample[0] >= 0.15 * self.seconds and sample[1] > 2 * EVERY
     ]
     part = max(1, len(rest) // 12)
     before = statistics.median(sample[2] for sample in rest[:part])
     after = statistics.median(sample[2] for sample in rest[-part:])
     return {
-        'seconds': round(self.samples[-1][0], 1),
-        'rss_mib': [round(before, 1), round(after, 1)],
-        'growth': round(after / before - 1, 5),
-        'compilations': rest[-1][3] - rest[0][3],
+      'seconds': round(self.samples[-1][0], 1),
+      'rss_mib': [round(before, 1), round(after, 1)],
+      'growth': round(after / before - 1, 5),
+      'compilations': rest[-1][3] - rest[0][3],
     }
 
 

@@ -15,8 +15,8 @@ FULL[:, -4:] = False  # padding
 def test_annealed_mask():
   key = jax.random.key(0)
   masks = {
-      share: np.asarray(adaptation.annealed_mask(key, CAUSAL, FULL, share))
-      for share in (0.0, 0.3, 1.0)
+    share: np.asarray(adaptation.annealed_mask(key, CAUSAL, FULL, share))
+    for share in (0.0, 0.3, 1.0)
   }
   np.testing.assert_array_equal(masks[0.0], CAUSAL & FULL)
   np.testing.assert_array_equal(masks[1.0], FULL)
@@ -41,7 +41,7 @@ def test_shifted_targets_of_an_oracle():
   assert (np.asarray(target) == outputs)[np.asarray(counted)].all()
   # All masked tokens but a first one are predicted, once each.
   np.testing.assert_array_equal(
-      np.asarray(counted)[:, :-1], np.asarray(masked)[:, 1:]
+    np.asarray(counted)[:, :-1], np.asarray(masked)[:, 1:]
   )
   assert not np.asarray(counted)[:, -1].any()
   # Negative control: same-position targets disagree with this oracle.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_model
 
 from specdiff_jax.core import errors
 from specdiff_jax.models import adapted_network
@@ -14,7 +15,6 @@ from specdiff_jax.models import networks
 from specdiff_jax.training import adaptation
 from specdiff_jax.training import objective
 from specdiff_jax.training import revealed
-import tiny_model
 
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=30, width=16, layers=1, heads=4, kv_heads=2, head_dim=4,
@@ -33,18 +33,18 @@ def parts():
   verifier = jax.tree.map(jnp.asarray, verifier)
   sizes = adapted_network.AdaptedConfig(MASK, VERIFIER)
   params = adapted_network.initial_from_verifier(
-      sizes, jax.random.key(0), verifier
+    sizes, jax.random.key(0), verifier
   )
   vocab = np.arange(sizes.vocab)
   frozen = objective.frozen(verifier, vocab)
   rng = np.random.default_rng(0)
   batch = {
-      'tokens': rng.integers(0, 29, (2, 12)).astype(np.int32),
-      'length': np.array([12, 9], np.int32),
-      'prompt_length': np.array([3, 4], np.int32),
-      'anchors': np.array([[3, 9], [5, 7]], np.int32),
-      'anchor_valid': np.ones((2, 2), bool),
-      'record': np.arange(2),
+    'tokens': rng.integers(0, 29, (2, 12)).astype(np.int32),
+    'length': np.array([12, 9], np.int32),
+    'prompt_length': np.array([3, 4], np.int32),
+    'anchors': np.array([[3, 9], [5, 7]], np.int32),
+    'anchor_valid': np.ones((2, 2), bool),
+    'record': np.arange(2),
   }
   return verifier, sizes, params, frozen, batch
 
@@ -58,7 +58,7 @@ def served(verifier, sizes, params, text, shifted=True):
   whole = adapted_network.whole(params, verifier)
   mask = np.ones((1, size, size), bool)
   return np.asarray(
-      logits_of(model, whole, tokens, mask)[0, first : first + GAMMA]
+    logits_of(model, whole, tokens, mask)[0, first : first + GAMMA]
   )
 
 
@@ -92,7 +92,7 @@ def test_windows_are_scored_as_they_are_served(parts):
 def test_before_it_opens_it_is_the_verifiers_own_loss(parts):
   """With causal attention, and completions of masks alone."""
   verifier, sizes, params, frozen, batch = parts
-  always = lambda time: 1.0 + 0 * time  # noqa: E731
+  always = lambda time: 1.0 + 0 * time
 
   def elbo(steps):
     value = adaptation.whole_elbo(sizes, always, steps)
@@ -104,7 +104,7 @@ def test_before_it_opens_it_is_the_verifiers_own_loss(parts):
   metrics = elbo(10**9)
   assert metrics['masked'] == 1
   tokens = np.where(
-      np.arange(12) < batch['prompt_length'][:, None], batch['tokens'], MASK
+    np.arange(12) < batch['prompt_length'][:, None], batch['tokens'], MASK
   )
   model = networks.network(VERIFIER)
   causal = np.tril(np.ones((1, 12, 12), bool))
@@ -124,7 +124,7 @@ def test_before_it_opens_it_is_the_verifiers_own_loss(parts):
 def test_the_objective_takes_whole_texts(parts):
   _, sizes, params, frozen, batch = parts
   loss = objective.Loss(
-      None, whole=adaptation.whole_elbo(sizes, revealed.linear, 4)
+    None, whole=adaptation.whole_elbo(sizes, revealed.linear, 4)
   )
   value = objective.make_loss(None, loss, GAMMA, block=13, seed=3)
   run = jax.jit(jax.value_and_grad(value, has_aux=True))
@@ -132,7 +132,7 @@ def test_the_objective_takes_whole_texts(parts):
   assert np.isfinite(before) and 0 < metrics['masked'] < 1
   scale = 0.05 / max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slope))
   (after, _), _ = run(
-      jax.tree.map(lambda x, g: x - scale * g, params, slope), frozen, batch, 5
+    jax.tree.map(lambda x, g: x - scale * g, params, slope), frozen, batch, 5
   )
   assert after < before
   (again, _), _ = run(params, frozen, batch, 5)

@@ -29,7 +29,7 @@ def test_flipped_bits(capfd):
 
 
 @pytest.mark.parametrize(
-    'name', ['run[1]', 'a{b,c}', 'a*b', 'what?', 'back\\slash', 'ü #%~:\n']
+  'name', ['run[1]', 'a{b,c}', 'a*b', 'what?', 'back\\slash', 'ü #%~:\n']
 )
 def test_a_folder_of_any_name(tmp_path, name):
   """Saved, restored by another one, and only as many kept as wanted."""
@@ -56,16 +56,16 @@ def copied(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'item, text',
-    [
-        ('metrics/metrics', b'\xff garbage'),
-        ('metrics/metrics', b'{"tau": "high"}'),
-        ('metrics/metrics', b'{"tau": NaN}'),
-        ('metrics/metrics', b'{"tau": 9.5}'),  # would be the best
-        ('seal/metadata', b'[' * 100000),
-        ('data/metadata', b'{"next_index": 3}'),
-        ('_CHECKPOINT_METADATA', b'garbage'),
-    ],
+  'item, text',
+  [
+    ('metrics/metrics', b'\xff garbage'),
+    ('metrics/metrics', b'{"tau": "high"}'),
+    ('metrics/metrics', b'{"tau": NaN}'),
+    ('metrics/metrics', b'{"tau": 9.5}'),  # would be the best
+    ('seal/metadata', b'[' * 100000),
+    ('data/metadata', b'{"next_index": 3}'),
+    ('_CHECKPOINT_METADATA', b'garbage'),
+  ],
 )
 def test_garbage_in_the_newest_is_set_aside(whole, tmp_path, item, text):
   folder = copied(whole, tmp_path)

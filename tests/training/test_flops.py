@@ -35,7 +35,7 @@ def test_loops_and_what_is_made_again():
   again = jax.grad(jax.checkpoint(chain), (0, 1))
   assert flops.count(again, X, W) == 8 * ONE
   branches = lambda x, w: jax.lax.cond(
-      x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w
+    x[0, 0] > 0, lambda: x @ w @ w, lambda: x @ w
   )
   assert flops.count(branches, X, W) == 2 * ONE
 
@@ -52,7 +52,7 @@ def test_a_drafter_against_the_compilers_count():
 
   def loss(params, embed, tokens, features, anchors):
     states = drafter_windows.window_states(
-        config, params, embed, tokens, features, anchors
+      config, params, embed, tokens, features, anchors
     )
     return jnp.sum(states @ embed.T)
 

@@ -17,12 +17,12 @@ from specdiff_jax.training import losses
 
 VOCAB, DRAFTED = 7, 5  # the drafter knows the first DRAFTED tokens
 DIVERGENCES = {
-    'kl': laws.forward_kl,
-    'reverse_kl': laws.reverse_kl,
-    'js': laws.js,
-    'tv': laws.tv,
-    'overlap': laws.log_overlap,
-    'agreement': laws.log_agreement,
+  'kl': laws.forward_kl,
+  'reverse_kl': laws.reverse_kl,
+  'js': laws.js,
+  'tv': laws.tv,
+  'overlap': laws.log_overlap,
+  'agreement': laws.log_agreement,
 }
 
 
@@ -52,12 +52,12 @@ def scipys(q, p):
   inside = p[:, :DRAFTED]
   mass = inside.sum(-1)
   return {
-      'kl': mass * scipy.stats.entropy(inside, q[:, :DRAFTED], axis=-1),
-      'reverse_kl': scipy.stats.entropy(q, p, axis=-1),
-      'js': scipy_distance.jensenshannon(p, q, axis=-1) ** 2,
-      'tv': np.abs(p - q).sum(-1) / 2,
-      'overlap': np.log(np.minimum(p, q).sum(-1)),
-      'agreement': np.log((p * q).sum(-1)),
+    'kl': mass * scipy.stats.entropy(inside, q[:, :DRAFTED], axis=-1),
+    'reverse_kl': scipy.stats.entropy(q, p, axis=-1),
+    'js': scipy_distance.jensenshannon(p, q, axis=-1) ** 2,
+    'tv': np.abs(p - q).sum(-1) / 2,
+    'overlap': np.log(np.minimum(p, q).sum(-1)),
+    'agreement': np.log((p * q).sum(-1)),
   }
 
 
@@ -142,17 +142,17 @@ class Toy:
 
   def __init__(self, vocab=3, gamma=3, seed=1):
     rng = np.random.default_rng(seed)
-    draw = lambda: rng.dirichlet(np.ones(vocab))  # noqa: E731
+    draw = lambda: rng.dirichlet(np.ones(vocab))
     tree = {
-        prefix: draw()
-        for depth in range(gamma)
-        for prefix in itertools.product(range(vocab), repeat=depth)
+      prefix: draw()
+      for depth in range(gamma)
+      for prefix in itertools.product(range(vocab), repeat=depth)
     }
     self.q = np.stack([draw() for _ in range(gamma)])
     self.logits = np.log(self.q)
     self.x = np.array(list(itertools.product(range(vocab), repeat=gamma)))
     self.p = np.array(
-        [[tree[tuple(x[:j])] for j in range(gamma)] for x in self.x]
+      [[tree[tuple(x[:j])] for j in range(gamma)] for x in self.x]
     )  # [X, G, V] the law at each slot of each trajectory
     self.weight = np.prod(self._at(self.p), axis=-1)  # P(x)
 
@@ -167,10 +167,10 @@ class Toy:
     at = jnp.asarray(self.x)[..., None]
     whole = jnp.broadcast_to(log_q, log_p.shape)
     return (
-        jnp.take_along_axis(whole, at, -1)[..., 0],
-        jnp.take_along_axis(log_p, at, -1)[..., 0],
-        laws.log_agreement(log_q, log_p),
-        laws.log_overlap(log_q, log_p),
+      jnp.take_along_axis(whole, at, -1)[..., 0],
+      jnp.take_along_axis(log_p, at, -1)[..., 0],
+      laws.log_agreement(log_q, log_p),
+      laws.log_overlap(log_q, log_p),
     )
 
   def accepted(self, accept):
@@ -213,14 +213,18 @@ def test_a_soft_last_factor_has_less_variance_and_its_own_gradient():
 
   def each(logits):
     log_q, _, agreement, _ = toy.slots(logits)
-    return jnp.exp(jnp.stack([
-        losses.streak_value(log_q, valid),
-        laws.soft_value(log_q, agreement, valid),
-    ]))
+    return jnp.exp(
+      jnp.stack(
+        [
+          losses.streak_value(log_q, valid),
+          laws.soft_value(log_q, agreement, valid),
+        ]
+      )
+    )
 
   x = jnp.asarray(toy.logits)
   (hard, soft), slopes = jax.device_get(
-      jax.jit(lambda x: (each(x), jax.jacobian(each)(x)))(x)
+    jax.jit(lambda x: (each(x), jax.jacobian(each)(x)))(x)
   )
   assert toy.weight @ hard == pytest.approx(toy.weight @ soft, rel=1e-12)
   assert variance(toy, soft) < 0.5 * variance(toy, hard)
@@ -229,7 +233,7 @@ def test_a_soft_last_factor_has_less_variance_and_its_own_gradient():
   assert gradients.distance(means[0], means[1]) <= 1e-12
   assert gradients.distance(slopes[0][0], slopes[1][0]) > 0.1
   expected = gradients.finite_differences(
-      lambda x: each(x)[1] @ toy.weight, toy.logits
+    lambda x: each(x)[1] @ toy.weight, toy.logits
   )
   assert gradients.distance(means[1], expected) <= 1e-8
 
@@ -242,15 +246,17 @@ def test_gradients_of_lengths():
 
   def values(logits):
     log_q, log_p, agreement, overlap = toy.slots(logits)
-    return jnp.stack([
+    return jnp.stack(
+      [
         value
         for beta in (0.0, 1.0)
         for value in (
-            laws.soft_streak_loss(log_q, agreement, valid, beta)[0],
-            laws.rejection_loss(log_q, log_p, valid, beta, overlap)[0],
-            losses.streak_loss(log_q, valid, beta)[0],
+          laws.soft_streak_loss(log_q, agreement, valid, beta)[0],
+          laws.rejection_loss(log_q, log_p, valid, beta, overlap)[0],
+          losses.streak_loss(log_q, valid, beta)[0],
         )
-    ])
+      ]
+    )
 
   got = jax.jit(jax.jacobian(values))(jnp.asarray(toy.logits))
   expected = gradients.finite_differences(values, toy.logits)
@@ -280,7 +286,7 @@ def test_impossible_targets_and_padding():
   assert mean == pytest.approx((1 + 2 + 3 + 4) / 4)
   log_p = jnp.where(log_q > -jnp.inf, -0.3, 0.0)
   slope = jax.jit(
-      jax.grad(lambda x: laws.rejection_loss(x, log_p, valid, 0.0, last)[0])
+    jax.grad(lambda x: laws.rejection_loss(x, log_p, valid, 0.0, last)[0])
   )(log_q)
   assert np.isfinite(slope).all()
 
@@ -290,10 +296,10 @@ def test_stored_top_k():
   index = np.full(12, -1)
   index[vocab] = np.arange(4)
   got = laws.from_top_k(
-      jnp.array([[7, 2], [11, 5]]),
-      jnp.log(jnp.array([[0.6, 0.3], [0.5, 0.5]])),
-      jnp.asarray(index),
-      4,
+    jnp.array([[7, 2], [11, 5]]),
+    jnp.log(jnp.array([[0.6, 0.3], [0.5, 0.5]])),
+    jnp.asarray(index),
+    4,
   )
   expected = [[0.3, 0.01, 0.6, 0.01], [0, 0.5, 0, 0]]
   np.testing.assert_allclose(np.exp(got), expected, atol=1e-15)

@@ -81,7 +81,7 @@ def test_gradient_weights_are_w():
     log_q, valid = draws()
     mask = jnp.asarray(valid)
     expected = gradients.finite_differences(
-        lambda x: losses.streak_loss(x, mask, 1.0)[0], log_q
+      lambda x: losses.streak_loss(x, mask, 1.0)[0], log_q
     )
     s = np.cumprod(np.exp(log_q), axis=-1) * valid
     w = np.cumsum(s[:, ::-1], axis=-1)[:, ::-1]
@@ -117,7 +117,7 @@ def test_dpace_at_0_is_the_streak():
   with jax.enable_x64(True):
     log_q, valid = draws()
     expected = gradients.finite_differences(
-        lambda x: losses.streak_loss(x, jnp.asarray(valid), 1.0)[0], log_q
+      lambda x: losses.streak_loss(x, jnp.asarray(valid), 1.0)[0], log_q
     )
     got = dpace_gradient(log_q, valid, 0.0)
     assert gradients.distance(got, expected) <= 1e-8
@@ -139,19 +139,19 @@ def test_dpace_weights():
 
 
 @pytest.mark.parametrize(
-    'name', ['streak', 'ce', 'ce_streak', 'warmed', 'dpace']
+  'name', ['streak', 'ce', 'ce_streak', 'warmed', 'dpace']
 )
 def test_impossible_targets_give_no_nan(name):
   log_q = jnp.log(jnp.array([[0.0, 0.5], [0.5, 0.0], [0.5, 0.5], [0.1, 0.1]]))
   valid = jnp.array([[1, 1], [1, 1], [1, 1], [0, 0]], bool)
   loss_fn = {
-      'streak': lambda x, v: losses.streak_loss(x, v, 0.0),
-      'ce': lambda x, v: losses.decayed_ce(x, v, 7.0),
-      'ce_streak': losses.ce_streak,
-      'dpace': lambda x, v: losses.dpace(x, v, 0.5),
-      'warmed': lambda x, v: losses.warmed_streak(
-          x, v, ce_weight=0.5, beta=0.5, decay=7.0
-      ),
+    'streak': lambda x, v: losses.streak_loss(x, v, 0.0),
+    'ce': lambda x, v: losses.decayed_ce(x, v, 7.0),
+    'ce_streak': losses.ce_streak,
+    'dpace': lambda x, v: losses.dpace(x, v, 0.5),
+    'warmed': lambda x, v: losses.warmed_streak(
+      x, v, ce_weight=0.5, beta=0.5, decay=7.0
+    ),
   }[name]
   run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   (loss, metrics), gradient = run(log_q, valid)
@@ -170,7 +170,7 @@ def test_impossible_targets_give_no_nan(name):
 
 def test_negative_control_naive_objective_gives_nan():
   log_q = jnp.array([[-jnp.inf, -0.7]])
-  naive = lambda x: -jax.nn.logsumexp(jnp.cumsum(x, axis=-1))  # noqa: E731
+  naive = lambda x: -jax.nn.logsumexp(jnp.cumsum(x, axis=-1))
   assert np.isnan(jax.grad(naive)(log_q)).any()
 
 
@@ -190,7 +190,7 @@ def test_decayed_ce_is_a_weighted_mean():
 def test_tiny_probabilities_keep_their_gradient():
   log_q = jnp.full((2, 16), -60.0)  # J = e^-60, S_16 = e^-960
   gradient = jax.jit(
-      jax.grad(lambda x: losses.streak_loss(x, jnp.ones_like(x, bool), 0.0)[0])
+    jax.grad(lambda x: losses.streak_loss(x, jnp.ones_like(x, bool), 0.0)[0])
   )(log_q)
   np.testing.assert_allclose(gradient[:, 0], -0.5, rtol=1e-6)
   # Negative control: the product itself underflows.

@@ -56,7 +56,7 @@ def test_a_resumed_run_writes_no_step_twice(tmp_path):
 
   def writer():
     return metrics.MetricsWriter(
-        f'{tmp_path}/metrics.jsonl', f'{tmp_path}/events'
+      f'{tmp_path}/metrics.jsonl', f'{tmp_path}/events'
     )
 
   first = writer()

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -19,7 +20,6 @@ from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import laws
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores
-import ml_collections
 
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=29, width=16, layers=3, heads=4, kv_heads=2, head_dim=4,
@@ -49,12 +49,11 @@ def verifier():
 def batch():
   rng = np.random.default_rng(0)
   return {
-      'tokens': rng.integers(0, 29, (2, T)).astype(np.int32),
-      'length': np.array([12, 9], np.int32),
-      'anchors': np.array([[3, 8], [2, 6]], np.int32),
-      'anchor_valid': np.ones((2, W), bool),
-      'record': np.arange(2),
-      'record': np.array([0, 1], np.int32),
+    'tokens': rng.integers(0, 29, (2, T)).astype(np.int32),
+    'length': np.array([12, 9], np.int32),
+    'anchors': np.array([[3, 8], [2, 6]], np.int32),
+    'anchor_valid': np.ones((2, W), bool),
+    'record': np.array([0, 1], np.int32),
   }
 
 
@@ -69,7 +68,7 @@ def known(verifier, batch):
   for name in ('features', 'final', 'log_z'):
     for row, length in enumerate(batch['length']):
       np.testing.assert_array_equal(
-          np.asarray(first[name][row, :length]), again[name][row, :length]
+        np.asarray(first[name][row, :length]), again[name][row, :length]
       )
   return {name: jnp.asarray(value) for name, value in first.items()}
 
@@ -105,23 +104,19 @@ def test_the_law_is_the_verifiers(verifier, batch, known, kind):
   score, params = new_drafter(kind)
   frozen = objective.frozen(verifier, VOCAB)
   _, valid = windows.targets(batch, GAMMA)
-  loss = objective.Loss(
-      None, {'agreement': laws.log_agreement}, TEMPERATURE
-  )
+  loss = objective.Loss(None, {'agreement': laws.log_agreement}, TEMPERATURE)
 
   @jax.jit
   def run(params):
     predictions = score(params, frozen, known, GAMMA)
     return predictions, [
-        objective.slots(predictions, frozen, known, valid, loss, block)
-        for block in (0, 6)
+      objective.slots(predictions, frozen, known, valid, loss, block)
+      for block in (0, 6)
     ]
 
   predictions, (slots, blocked) = jax.device_get(run(params))
   states = np.asarray(predictions.states, np.float64)
-  log_q = np.asarray(
-      jax.nn.log_softmax(states @ np.asarray(frozen['head']).T)
-  )
+  log_q = np.asarray(jax.nn.log_softmax(states @ np.asarray(frozen['head']).T))
   log_p = np.asarray(whole_law(verifier, batch))
   inside, moved = 0, []
   for b, w, g in np.argwhere(valid):
@@ -156,19 +151,21 @@ def drawn_slots(score_params, names, rng):
   shape = score_params.shape[:-1]
   index = jnp.asarray(rng.integers(-1, score_params.shape[-1], shape))
   log_q = jax.nn.log_softmax(score_params)
-  log_p = jnp.log(jnp.asarray(
+  log_p = jnp.log(
+    jnp.asarray(
       rng.dirichlet(np.ones(score_params.shape[-1]), shape), jnp.float32
-  ))
+    )
+  )
   lengths = rng.integers(1, 4, shape[:2] + (1,))
   valid = jnp.asarray(np.arange(shape[-1]) < lengths)
   at = jnp.maximum(index, 0)[..., None]
   picked = jnp.take_along_axis(log_q, at, -1)[..., 0]
   return objective.Slots(
-      log_q=jnp.where(index >= 0, picked, -jnp.inf),
-      match=index == 0,
-      valid=valid,
-      log_p=jnp.take_along_axis(log_p, at, -1)[..., 0] * (index >= 0),
-      law={name: f(log_q, log_p) for name, f in names.items()},
+    log_q=jnp.where(index >= 0, picked, -jnp.inf),
+    match=index == 0,
+    valid=valid,
+    log_p=jnp.take_along_axis(log_p, at, -1)[..., 0] * (index >= 0),
+    law={name: f(log_q, log_p) for name, f in names.items()},
   )
 
 
@@ -186,7 +183,7 @@ def test_every_loss_of_a_config(name):
     return loss.value(slots, step)
 
   params = jnp.asarray(
-      np.random.default_rng(1).standard_normal((3, 4, GAMMA, 6)), jnp.float32
+    np.random.default_rng(1).standard_normal((3, 4, GAMMA, 6)), jnp.float32
   )
   step = 3  # past the warm-up
   run = jax.jit(jax.value_and_grad(value, has_aux=True), static_argnums=1)
@@ -198,35 +195,35 @@ def test_every_loss_of_a_config(name):
   assert worse > before  # the control: uphill
   assert all(np.shape(metric) == () for metric in metrics.values())
   # What decides a loss is a field, and fits in JSON.
-  assert set(build_losses.LOSSES[name].reads) <= set(
-      fields_training.TRAINING
-  )
+  assert set(build_losses.LOSSES[name].reads) <= set(fields_training.TRAINING)
 
 
 @pytest.mark.parametrize(
-    'values, words',
-    [
-        ({'loss': 'klx'}, ['klx', 'kl']),
-        ({'dpace_smoothing': 1.0}, ['dpace_smoothing', 'below 1']),
-        ({'prefix_base': 0.0}, ['prefix_base']),
-        ({'law_temperature': 0.0}, ['law_temperature']),
-        ({'noise_schedule': 'cosine'}, ['cosine', 'linear']),
-        ({'vocab_block': -1}, ['vocab_block']),
-        (
-            {'loss': 'elbo', 'network': {'kind': 'autoregressive'}},
-            ['elbo', 'autoregressive', 'diffusion'],
-        ),
-        (
-            {'loss': 'variable_prefix', 'network': {'ngram': 0}},
-            ['variable_prefix', 'ngram'],
-        ),
-    ],
+  'values, words',
+  [
+    ({'loss': 'klx'}, ['klx', 'kl']),
+    ({'dpace_smoothing': 1.0}, ['dpace_smoothing', 'below 1']),
+    ({'prefix_base': 0.0}, ['prefix_base']),
+    ({'law_temperature': 0.0}, ['law_temperature']),
+    ({'noise_schedule': 'cosine'}, ['cosine', 'linear']),
+    ({'vocab_block': -1}, ['vocab_block']),
+    (
+      {'loss': 'elbo', 'network': {'kind': 'autoregressive'}},
+      ['elbo', 'autoregressive', 'diffusion'],
+    ),
+    (
+      {'loss': 'variable_prefix', 'network': {'ngram': 0}},
+      ['variable_prefix', 'ngram'],
+    ),
+  ],
 )
 def test_bad_settings(values, words):
-  config = settings(**{
+  config = settings(
+    **{
       name: ml_collections.ConfigDict(v) if isinstance(v, dict) else v
       for name, v in values.items()
-  })
+    }
+  )
   with pytest.raises(errors.InputError) as error:
     build_losses.check(config)
   assert all(word in str(error.value) for word in words), error.value
@@ -243,9 +240,7 @@ def test_expectations_want_drawn_trajectories():
   build_losses.check_data(settings(loss='kl'), greedy, 'x')  # no expectation
 
 
-def test_a_drafter_sees_what_is_shown_and_nothing_else(
-    verifier, batch, known
-):
+def test_a_drafter_sees_what_is_shown_and_nothing_else(verifier, batch, known):
   score, params = new_drafter('diffusion')
   params['matched'] = jnp.ones_like(params['matched'])
   frozen = objective.frozen(verifier, VOCAB)
@@ -267,7 +262,5 @@ def test_a_drafter_sees_what_is_shown_and_nothing_else(
   np.testing.assert_array_equal(states(behind, shown), seen)
   # Negative control: with nothing shown, the first token is unknown too.
   hidden = states(tokens, jnp.zeros_like(shown))
-  np.testing.assert_array_equal(
-      states(other, jnp.zeros_like(shown)), hidden
-  )
+  np.testing.assert_array_equal(states(other, jnp.zeros_like(shown)), hidden)
   assert np.abs(hidden - seen).max() > 1e-3

@@ -23,13 +23,12 @@ FEATURES = (0, 2)
 def batch():
   rng = np.random.default_rng(0)
   return {
-      'tokens': rng.integers(0, 256, (2, 20)).astype(np.int32),
-      'length': np.array([20, 13], np.int32),
-      'prompt_length': np.array([4, 4], np.int32),
-      'anchors': np.array([[4, 9], [5, 8]], np.int32),
-      'anchor_valid': np.array([[True, True], [True, False]]),
-      'record': np.arange(2),
-      'record': np.array([0, 1], np.int32),
+    'tokens': rng.integers(0, 256, (2, 20)).astype(np.int32),
+    'length': np.array([20, 13], np.int32),
+    'prompt_length': np.array([4, 4], np.int32),
+    'anchors': np.array([[4, 9], [5, 8]], np.int32),
+    'anchor_valid': np.array([[True, True], [True, False]]),
+    'record': np.array([0, 1], np.int32),
   }
 
 
@@ -37,13 +36,13 @@ def test_it_is_the_loss_of_kept_features():
   verifier = presets.random('tiny', 'float32')
   weights = jax.tree.map(jnp.asarray, verifier.params)
   network = drafter_network.DrafterConfig(
-      GAMMA, 1, FEATURES, 16, 64, 0, verifier.config
+    GAMMA, 1, FEATURES, 16, 64, 0, verifier.config
   )
   params = tiny_model.drafter_params(network)
   frozen = objective.frozen(weights, np.arange(64))
   config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
   loss = objective.make_loss(
-      scores.diffusion_score(network), build_losses.make(config), GAMMA
+    scores.diffusion_score(network), build_losses.make(config), GAMMA
   )
   model = networks.network(verifier.config)
 
@@ -57,7 +56,7 @@ def test_it_is_the_loss_of_kept_features():
   inside = {**frozen, 'verifier': weights}
   del inside['embed']  # that of the verifier
   found = of(online.with_features(loss, model, FEATURES, 1.0))(
-      params, inside, batch()
+    params, inside, batch()
   )
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
   # The control: features in another order.

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 import tiny_model
@@ -14,7 +15,6 @@ from specdiff_jax.models import drafter_network
 from specdiff_jax.programs import fields
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores
-import ml_collections
 
 T, GAMMA, VOCAB = 512, 16, 29
 VERIFIER = config_lib.TransformerConfig(
@@ -34,7 +34,7 @@ def packed(count):
   """Returns the pipeline's batch of one full row, with made-up features."""
   rng = np.random.default_rng(0)
   item = trajectory.trajectory(
-      rng.integers(0, VOCAB, 64), rng.integers(0, VOCAB, T)
+    rng.integers(0, VOCAB, 64), rng.integers(0, VOCAB, T)
   )
   sizes = windows.WindowConfig(T, count, GAMMA, batch=1)
   batch = next(iter(windows.batches([item], sizes)))
@@ -47,7 +47,7 @@ def value():
   """Loss, metrics and gradient of a batch, by the streak and from random."""
   config = fields.complete(ml_collections.ConfigDict({'ce_fraction': 0.0}))
   loss = objective.make_loss(
-      scores.diffusion_score(DRAFTER), build_losses.make(config), GAMMA
+    scores.diffusion_score(DRAFTER), build_losses.make(config), GAMMA
   )
   embed = jax.random.normal(jax.random.key(1), (VOCAB, VERIFIER.width))
   frozen = objective.frozen({'embed': embed}, np.arange(VOCAB))
@@ -81,10 +81,11 @@ def test_packed_windows_have_the_loss_of_single_ones(value):
 
   def single(number, moved=0):
     return value(
-        batch | {
-            'anchors': batch['anchors'][:, number : number + 1] + moved,
-            'anchor_valid': batch['anchor_valid'][:, number : number + 1],
-        }
+      batch
+      | {
+        'anchors': batch['anchors'][:, number : number + 1] + moved,
+        'anchor_valid': batch['anchor_valid'][:, number : number + 1],
+      }
     )
 
   alone = [single(number) for number in range(12)]

@@ -9,8 +9,8 @@ from specdiff_jax.training import partial
 from specdiff_jax.training import step
 
 PARAMS = {
-    'layer_0': {'query': jnp.ones((3, 2)), 'norm': jnp.full(2, 0.3)},
-    'head': jnp.full((4, 3), -0.7),
+  'layer_0': {'query': jnp.ones((3, 2)), 'norm': jnp.full(2, 0.3)},
+  'head': jnp.full((4, 3), -0.7),
 }
 
 
@@ -21,8 +21,8 @@ def after(optimizer, steps=3, held='.'):
   def one(params, state):
     def loss(params):
       return sum(
-          jnp.sum((x - 2) ** 2)
-          for x in jax.tree.leaves(partial.held(params, held))
+        jnp.sum((x - 2) ** 2)
+        for x in jax.tree.leaves(partial.held(params, held))
       )
 
     grads = jax.grad(loss)(params)
@@ -61,5 +61,5 @@ def test_what_is_trained_is_trained_as_if_alone():
     updates, state = whole.update(grads, state, alone)
     alone = optax.apply_updates(alone, updates)
   np.testing.assert_allclose(
-      params['layer_0']['query'], alone['query'], rtol=1e-6
+    params['layer_0']['query'], alone['query'], rtol=1e-6
   )

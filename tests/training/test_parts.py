@@ -57,7 +57,7 @@ def drafter():
 
   verifier = presets.random('tiny', 'float32')
   network = drafter_network.DrafterConfig(
-      GAMMA, 1, (0, 2), 16, 64, 0, verifier.config
+    GAMMA, 1, (0, 2), 16, 64, 0, verifier.config
   )
   params = tiny_model.drafter_params(network)
   frozen = objective.frozen(verifier.params, np.arange(64))
@@ -87,13 +87,12 @@ def batch():
   """Rows of many lengths, so that each weighs differently."""
   rng = np.random.default_rng(0)
   return {
-      'tokens': rng.integers(0, 64, (ROWS, WIDTH)).astype(np.int32),
-      'length': np.array([20, 8, 14, 7], np.int32),
-      'prompt_length': np.full(ROWS, 4, np.int32),
-      'anchors': rng.integers(4, 6, (ROWS, 2)).astype(np.int32),
-      'anchor_valid': np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool),
-      'record': np.arange(4),
-      'record': np.arange(ROWS, dtype=np.int32),
+    'tokens': rng.integers(0, 64, (ROWS, WIDTH)).astype(np.int32),
+    'length': np.array([20, 8, 14, 7], np.int32),
+    'prompt_length': np.full(ROWS, 4, np.int32),
+    'anchors': rng.integers(4, 6, (ROWS, 2)).astype(np.int32),
+    'anchor_valid': np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool),
+    'record': np.arange(ROWS, dtype=np.int32),
   }
 
 
@@ -111,8 +110,8 @@ def test_the_gradient_is_that_of_the_whole(drafter):
   assert int(same['targets']) == int(metrics['targets'])
   # The control: the mean over parts that do not weigh the same.
   halves = [
-      gradient({name: x[first::2] for name, x in batch().items()})[2]
-      for first in (0, 1)
+    gradient({name: x[first::2] for name, x in batch().items()})[2]
+    for first in (0, 1)
   ]
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
   assert far(mean, wanted) > 1e-2

@@ -37,8 +37,8 @@ def read(workdir):
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
   return [
-      {name: v for name, v in line.items() if not name.endswith('_per_s')}
-      for line in records
+    {name: v for name, v in line.items() if not name.endswith('_per_s')}
+    for line in records
   ]
 
 
@@ -47,8 +47,8 @@ def assert_same(result, workdir, whole):
   assert seal.digest(result.state) == seal.digest(whole[0].state)
   assert result.params_sha256 == whole[0].params_sha256
   assert (result.loss, result.evaluation) == (
-      whole[0].loss,
-      whole[0].evaluation,
+    whole[0].loss,
+    whole[0].evaluation,
   )
   assert read(workdir) == whole[1]
 
@@ -102,9 +102,7 @@ def test_signal_saves_and_resumes(tmp_path, whole):
       os.kill(os.getpid(), signal.SIGTERM)
 
   before = signal.getsignal(signal.SIGTERM)
-  first = tiny_training.train(
-      tmp_path, 6, evaluate=evaluate, progress=progress
-  )
+  first = tiny_training.train(tmp_path, 6, evaluate=evaluate, progress=progress)
   assert signal.getsignal(signal.SIGTERM) is before
   assert first.interrupted and first.preempted and first.steps == 2
   assert [t[:2] for t in told] == [(1, 6), (2, 6)]
@@ -133,17 +131,17 @@ KILLED = """
 def test_killed_while_saving(tmp_path, whole):
   paths = [os.getcwd(), os.path.dirname(__file__)]
   killed = subprocess.run(
-      [sys.executable, '-c', textwrap.dedent(KILLED), str(tmp_path)],
-      env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
-      capture_output=True,
-      timeout=120,
+    [sys.executable, '-c', textwrap.dedent(KILLED), str(tmp_path)],
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
+    capture_output=True,
+    timeout=120,
   )
   assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
   left = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
   assert '2' in left and '4' not in left and len(left) > 1  # Half of step 4.
   seen = []
   result = tiny_training.train(
-      tmp_path, 6, evaluate=evaluate, progress=lambda *a: seen.append(a[0])
+    tmp_path, 6, evaluate=evaluate, progress=lambda *a: seen.append(a[0])
   )
   assert seen == [3, 4, 5, 6]
   assert result.params_sha256 == whole[0].params_sha256
@@ -184,7 +182,7 @@ def test_corrupt_newest_falls_back(tmp_path, whole, damage):
   damage(tmp_path / 'checkpoints' / '4')
   seen = []
   result = tiny_training.train(
-      tmp_path, 6, evaluate=evaluate, progress=lambda *a: seen.append(a[0])
+    tmp_path, 6, evaluate=evaluate, progress=lambda *a: seen.append(a[0])
   )
   assert seen == [3, 4, 5, 6]
   assert (tmp_path / 'checkpoints' / '4.corrupt').is_dir()
@@ -269,11 +267,11 @@ def test_a_write_that_fails_is_an_error_and_loses_nothing(tmp_path):
   """A limit on file sizes stands in for a full disk."""
   paths = [os.getcwd(), os.path.dirname(__file__)]
   full = subprocess.run(
-      [sys.executable, '-c', textwrap.dedent(FULL), str(tmp_path)],
-      env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
-      capture_output=True,
-      text=True,
-      timeout=120,
+    [sys.executable, '-c', textwrap.dedent(FULL), str(tmp_path)],
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
+    capture_output=True,
+    text=True,
+    timeout=120,
   )
   assert 'InputError checkpoints: step 1' in full.stdout, full.stderr[-2000:]
   assert str(tmp_path) in full.stdout
@@ -301,7 +299,7 @@ def test_a_full_disk_need_not_stop_a_run(tmp_path, whole, monkeypatch):
   there = tmp_path / 'stops' / 'checkpoints'
   assert checkpoint.Checkpointer(str(there)).steps() == [2]
   result = tiny_training.train(
-      tmp_path / 'goes on', 6, save_every=2, survive_full_disk=True
+    tmp_path / 'goes on', 6, save_every=2, survive_full_disk=True
   )
   assert result.params_sha256 == whole[0].params_sha256
   there = tmp_path / 'goes on' / 'checkpoints'
@@ -360,8 +358,8 @@ def test_metrics_are_valid_json(tmp_path):
   writer.write(1, {'loss': np.float32('nan'), 'slots': [1.5, np.inf]})
   writer.write(2, {'loss': jax.numpy.float32(0.5), 'n': np.int32(3)})
   assert writer.read() == [
-      {'step': 1, 'loss': None, 'slots': [1.5, None]},
-      {'step': 2, 'loss': 0.5, 'n': 3},
+    {'step': 1, 'loss': None, 'slots': [1.5, None]},
+    {'step': 2, 'loss': 0.5, 'n': 3},
   ]
   assert writer.last('loss') == 0.5 and writer.last('slots') == [1.5, None]
   assert writer.last('absent') is None
@@ -378,7 +376,7 @@ def test_metrics_disk_trouble_is_an_error(tmp_path):
 
 
 def test_trouble_of_the_first_process_at_the_start_is_that_of_all(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   """Another one's file of metrics cannot be cut: no process makes a step."""
   cut = []
@@ -390,7 +388,7 @@ def test_trouble_of_the_first_process_at_the_start_is_that_of_all(
     return found
 
   monkeypatch.setattr(
-      metrics.MetricsWriter, 'truncate', lambda *_: cut.append(True)
+    metrics.MetricsWriter, 'truncate', lambda *_: cut.append(True)
   )
   monkeypatch.setattr(hosts, 'together', together)
   with pytest.raises(errors.InputError, match='of another process'):

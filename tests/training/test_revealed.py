@@ -34,7 +34,7 @@ def test_variable_prefix_by_hand():
     @jax.jit
     def loss(x):
       return revealed.variable_prefix(
-          x, jnp.asarray(valid), jnp.asarray(shown), 7.0
+        x, jnp.asarray(valid), jnp.asarray(shown), 7.0
       )[0]
 
     got = loss(jnp.asarray(log_q))
@@ -72,9 +72,7 @@ def test_schedules(name):
 
 
 def test_masks_are_drawn_as_told():
-  shown = revealed.draw_masks(
-      jax.random.key(0), (4000,), 6, revealed.linear
-  )
+  shown = revealed.draw_masks(jax.random.key(0), (4000,), 6, revealed.linear)
   masked = 1 - np.asarray(shown.mask, float)
   assert masked.mean() == pytest.approx(0.5, abs=0.02)
   # E[1{masked} m' / m] = m(1): what makes the bound one.
@@ -105,12 +103,8 @@ def bound(joint, x, schedule, weight=revealed.elbo_weight):
         table = joint if i == 0 else joint.T
         law = table.sum(1) if mask[other] else table[:, x[other]]
         log_q[0, i] = np.log(law[x[i]] / law.sum())
-      shown = revealed.Shown(
-          ~jnp.asarray([mask]), weight(schedule, time)
-      )
-      loss, _ = elbo(
-          jnp.asarray(log_q), jnp.ones((1, 2), bool), shown
-      )
+      shown = revealed.Shown(~jnp.asarray([mask]), weight(schedule, time))
+      loss, _ = elbo(jnp.asarray(log_q), jnp.ones((1, 2), bool), shown)
       total += dt * chance * float(loss) * 2  # per token -> per text
   return total
 
@@ -127,7 +121,7 @@ def test_the_bound_is_tight_for_exact_conditionals():
       assert got == pytest.approx(exact, rel=3e-3)
       # Negative control: without the weight it is no bound at all.
       wrong = bound(
-          joint, x, revealed.linear, lambda _, time: jnp.ones_like(time)
+        joint, x, revealed.linear, lambda _, time: jnp.ones_like(time)
       )
       assert wrong < 0.9 * exact
 

@@ -42,11 +42,11 @@ def test_a_second_run_in_a_directory_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'settings, words',
-    [
-        ({'batch': 3, 'accumulate': 2, 'mesh': (1, 1)}, 'a multiple of 2'),
-        ({'mesh': (4096, 1)}, 'does not fit'),
-    ],
+  'settings, words',
+  [
+    ({'batch': 3, 'accumulate': 2, 'mesh': (1, 1)}, 'a multiple of 2'),
+    ({'mesh': (4096, 1)}, 'does not fit'),
+  ],
 )
 def test_a_batch_that_does_not_divide_is_refused(settings, words):
   config = fields.complete(ml_collections.ConfigDict(settings))
@@ -57,16 +57,16 @@ def test_a_batch_that_does_not_divide_is_refused(settings, words):
 
 
 @pytest.mark.parametrize(
-    'settings, words',
-    [
-        ({'on_full_disk': 'wait'}, 'on_full_disk.*stop'),
-        ({'train_dtype': 'float16'}, 'train_dtype'),
-        ({'keep': 0}, 'keep'),
-        ({'export': 'first'}, 'export.*best'),
-        ({'explosion': -1.0}, 'explosion'),
-        ({'remat': True, 'network': {'kind': 'autoregressive'}}, 'remat'),
-        ({'accumulate': 0}, 'accumulate'),
-    ],
+  'settings, words',
+  [
+    ({'on_full_disk': 'wait'}, 'on_full_disk.*stop'),
+    ({'train_dtype': 'float16'}, 'train_dtype'),
+    ({'keep': 0}, 'keep'),
+    ({'export': 'first'}, 'export.*best'),
+    ({'explosion': -1.0}, 'explosion'),
+    ({'remat': True, 'network': {'kind': 'autoregressive'}}, 'remat'),
+    ({'accumulate': 0}, 'accumulate'),
+  ],
 )
 def test_settings_that_no_run_could_work_with(settings, words):
   config = fields.complete(ml_collections.ConfigDict(settings))

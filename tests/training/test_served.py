@@ -59,7 +59,7 @@ def test_with_every_anchor_it_is_the_evaluations_walk():
       assert found[row].sum() == calls
       places = np.flatnonzero(found[row])  # s <- s + accepted + 1
       np.testing.assert_array_equal(
-          places[1:], (places + accepted[row, places] + 1)[:-1]
+        places[1:], (places + accepted[row, places] + 1)[:-1]
       )
     if size == WINDOWS:  # the controls: even anchors, another row's counts
       assert (found != valid).any(-1).all()
@@ -74,7 +74,7 @@ def test_with_fewer_it_goes_on_at_the_next_there_is():
   found = np.asarray(served.visited(anchors, accepted, valid))
   for row, size in enumerate(sizes):
     np.testing.assert_array_equal(
-        found[row, :size], walk(anchors[row, :size], accepted[row])
+      found[row, :size], walk(anchors[row, :size], accepted[row])
     )
     assert found[row, 0] == (size > 0) and not found[row, size:].any()
   apart = 5 * np.arange(WINDOWS, dtype=np.int32)[None]  # accepts at most 4
@@ -88,11 +88,11 @@ def made_batch():
   index = np.arange(WINDOWS, dtype=np.int32)
   valid = index + 3 < length[:, None] - 1
   return {
-      'tokens': rng.integers(0, VOCAB, (ROWS, WIDTH)).astype(np.int32),
-      'length': length,
-      'anchors': np.where(valid, index + 3, 3).astype(np.int32),
-      'anchor_valid': valid,
-      'record': np.array([5, 0, 7, -1], np.int32),
+    'tokens': rng.integers(0, VOCAB, (ROWS, WIDTH)).astype(np.int32),
+    'length': length,
+    'anchors': np.where(valid, index + 3, 3).astype(np.int32),
+    'anchor_valid': valid,
+    'record': np.array([5, 0, 7, -1], np.int32),
   }
 
 
@@ -171,8 +171,8 @@ def test_a_part_of_the_rest_stays_wherever_its_row_stands(case):
   assert metrics['windows'] == trained.sum()
   order = np.array([2, 3, 0, 1])
   for other in (
-      run(0.5, parts=2),
-      run(0.5, {name: value[order] for name, value in batch.items()}),
+    run(0.5, parts=2),
+    run(0.5, {name: value[order] for name, value in batch.items()}),
   ):
     assert other[0] == pytest.approx(loss, rel=1e-6)
     np.testing.assert_allclose(other[2], slope, rtol=1e-5, atol=1e-7)
@@ -196,15 +196,15 @@ def test_what_is_shown_of_a_row_goes_with_its_record(case):
   moved = {name: rows[order] for name, rows in batch.items()}
   assert run(moved) == pytest.approx(run(batch), rel=1e-6)
   # The control: rows that are other records.
-  assert abs(run(batch | {'record': batch['record'] + 1})[0] - run(batch)[0]) > (
-      1e-3
-  )
+  assert abs(
+    run(batch | {'record': batch['record'] + 1})[0] - run(batch)[0]
+  ) > (1e-3)
 
 
 def test_no_window_at_all_is_finite(case):
   batch, visited, run = case
   loss, metrics, slope = run(
-      1.0, batch | {'anchor_valid': np.zeros_like(visited)}
+    1.0, batch | {'anchor_valid': np.zeros_like(visited)}
   )
   assert np.isfinite(loss) and metrics['windows'] == 0 and not slope.any()
 
@@ -237,13 +237,13 @@ def test_without_it_nothing_is_simulated(case, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'values, words',
-    [
-        ({'served': 1.5}, 'served is 1.5.*from 0 to 1'),
-        ({'served': 1.0, 'loss': 'elbo'}, 'elbo.*sees a part'),
-        ({'served': 0.1, 'loss': 'variable_prefix'}, 'variable_prefix'),
-        ({'served': 1.0, 'windows': 1}, 'windows is 1.*Raise'),
-    ],
+  'values, words',
+  [
+    ({'served': 1.5}, 'served is 1.5.*from 0 to 1'),
+    ({'served': 1.0, 'loss': 'elbo'}, 'elbo.*sees a part'),
+    ({'served': 0.1, 'loss': 'variable_prefix'}, 'variable_prefix'),
+    ({'served': 1.0, 'windows': 1}, 'windows is 1.*Raise'),
+  ],
 )
 def test_what_makes_no_sense_is_refused(values, words):
   with pytest.raises(errors.InputError, match=words):

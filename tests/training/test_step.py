@@ -14,8 +14,12 @@ from specdiff_jax.training import step
 
 # Six steps of `tiny_training`; 1e-4 leaves room for another CPU's rounding.
 GOLDEN_LOSSES = [
-    2.041722, 2.010424, 1.977817,
-    1.565098, 1.120566, 0.882623,
+  2.041722,
+  2.010424,
+  1.977817,
+  1.565098,
+  1.120566,
+  0.882623,
 ]
 GOLDEN_STREAK = 0.238416
 
@@ -93,7 +97,7 @@ def test_frozen_and_init_arguments_survive_donation():
   optimizer = step.make_optimizer(0.1, 4)
   frozen = {'head': jnp.ones((3, 2))}
   state, shardings = step.init_state(
-      lambda f: {'head': f['head']}, [frozen], optimizer, (), mesh
+    lambda f: {'head': f['head']}, [frozen], optimizer, (), mesh
   )
 
   def loss(params, frozen, batch, at):
@@ -127,10 +131,10 @@ def test_biases_do_not_decay():
 def test_optimizer_state_is_split_as_its_parameters():
   mesh = mesh_lib.make_mesh((1, 1))
   shapes = jax.eval_shape(
-      lambda: step.make_optimizer(0.1, 4).init({'query': jnp.ones((4, 2))})
+    lambda: step.make_optimizer(0.1, 4).init({'query': jnp.ones((4, 2))})
   )
   leaves = jax.tree.leaves(
-      rules.shardings(shapes, rules.TRANSFORMER, mesh),
+    rules.shardings(shapes, rules.TRANSFORMER, mesh),
   )
   specs = [leaf.spec for leaf in leaves]
   assert specs.count(jax.sharding.PartitionSpec('model', None)) == 2

@@ -5,8 +5,10 @@ import types
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
+import tiny_model
 import trajectory
 
 from specdiff_jax.build import losses as build_losses
@@ -21,8 +23,6 @@ from specdiff_jax.training import features
 from specdiff_jax.training import laws
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores
-import ml_collections
-import tiny_model
 
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=40, width=16, layers=1, heads=4, kv_heads=2, head_dim=4,
@@ -58,8 +58,14 @@ SIZES = windows.WindowConfig(tokens=16, windows=4, gamma=3, batch=2)
 
 def stored(verifier, k):
   law = stored_law.StoredLaw(
-      networks.network(verifier.config), verifier.params, k, TEMPERATURE,
-      rows=3, sizes=(14, 20), count=10)
+    networks.network(verifier.config),
+    verifier.params,
+    k,
+    TEMPERATURE,
+    rows=3,
+    sizes=(14, 20),
+    count=10,
+  )
   return law(RECORDS)
 
 
@@ -93,7 +99,7 @@ def test_what_is_stored_is_the_law_of_each_token(verifier):
 def known(verifier, batch, vocab):
   """Returns what a random drafter's slots are told, as a function."""
   network = drafter_network.DrafterConfig(
-      3, 1, (0,), 16, len(vocab), 0, verifier.config
+    3, 1, (0,), 16, len(vocab), 0, verifier.config
   )
   params = tiny_model.drafter_params(network)
   frozen = objective.frozen(verifier.params, vocab)
@@ -134,7 +140,7 @@ def test_the_whole_law_stored_is_the_law_online(verifier):
     assert np.isfinite(found.law[name]).all()
     assert np.abs(other.law[name][valid] - want).max() > 0.02, name
   np.testing.assert_allclose(
-      found.log_p[valid], expected.log_p[valid], atol=4e-3
+    found.log_p[valid], expected.log_p[valid], atol=4e-3
   )
   log_q = found.log_q[valid]
   np.testing.assert_array_equal(log_q, expected.log_q[valid])
@@ -144,13 +150,13 @@ def test_long_trajectories_and_blank_rows(verifier):
   """Rows are cut where the batch is, and blank rows have some law."""
   source = stored(verifier, 4)
   batch = {
-      'tokens': np.zeros((2, 7), np.int32),
-      'record': np.array([0, windows.BLANK]),
+    'tokens': np.zeros((2, 7), np.int32),
+    'record': np.array([0, windows.BLANK]),
   }
   got = features.StoredLaw(source)(batch)
   np.testing.assert_array_equal(got['top_ids'][0, 3:], source[0].top_ids[:4])
   np.testing.assert_array_equal(
-      got['top_log_p'][0, 3:], source[0].top_log_p[:4]
+    got['top_log_p'][0, 3:], source[0].top_log_p[:4]
   )
   assert np.isfinite(got['top_log_p']).all()
 

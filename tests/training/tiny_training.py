@@ -24,9 +24,9 @@ def record(index, rng):
   x = np.random.default_rng(index).standard_normal((GAMMA, WIDTH))
   noise = 0.1 * rng.standard_normal(x.shape)
   return {
-      'x': (x + noise).astype(np.float32),
-      'target': x.argmax(-1).astype(np.int32),
-      'valid': np.arange(GAMMA) < 1 + index % GAMMA,
+    'x': (x + noise).astype(np.float32),
+    'target': x.argmax(-1).astype(np.int32),
+    'valid': np.arange(GAMMA) < 1 + index % GAMMA,
   }
 
 
@@ -41,11 +41,11 @@ def loss_fn(params, frozen, batch, at):
   log_p = jax.nn.log_softmax(logits + params['bias'])
   log_q = jnp.take_along_axis(log_p, batch['target'][..., None], -1)[..., 0]
   return losses.warmed_streak(
-      log_q,
-      batch['valid'],
-      ce_weight=losses.warmup_weight(at, 2, 2),
-      beta=losses.anneal(at, 2, 6),
-      decay=7.0,
+    log_q,
+    batch['valid'],
+    ce_weight=losses.warmup_weight(at, 2, 2),
+    beta=losses.anneal(at, 2, 6),
+    decay=7.0,
   )
 
 
@@ -65,10 +65,10 @@ def build(shape, steps, loss, explosion):
     return {'head': head, 'bias': jnp.zeros(VOCAB)}
 
   state, shardings = step.init_state(
-      init, [jax.random.key(0)], optimizer, rules.TRANSFORMER, mesh
+    init, [jax.random.key(0)], optimizer, rules.TRANSFORMER, mesh
   )
   return state, step.make_train_step(
-      loss, optimizer, mesh, shardings, explosion
+    loss, optimizer, mesh, shardings, explosion
   )
 
 
@@ -79,17 +79,21 @@ def train(
   """Trains to `steps` of a run of `until` steps."""
   state, step_fn = start(steps=until)
   checkpointer = checkpoint.Checkpointer(
-      os.path.join(workdir, 'checkpoints'), keep=3
+    os.path.join(workdir, 'checkpoints'), keep=3
   )
   return loop.train(
-      state,
-      kwargs.pop('step_fn', None) or step_fn,
-      kwargs.pop('iterator', None) or batches(),
-      checkpointer,
-      metrics.MetricsWriter(os.path.join(workdir, 'metrics.jsonl')),
-      loop.Schedule(
-          steps, save_every, eval_every=3, log_every=1, skip_limit=skip_limit,
-          survive_full_disk=survive_full_disk,
-      ),  # fmt: skip
-      **kwargs,
+    state,
+    kwargs.pop('step_fn', None) or step_fn,
+    kwargs.pop('iterator', None) or batches(),
+    checkpointer,
+    metrics.MetricsWriter(os.path.join(workdir, 'metrics.jsonl')),
+    loop.Schedule(
+      steps,
+      save_every,
+      eval_every=3,
+      log_every=1,
+      skip_limit=skip_limit,
+      survive_full_disk=survive_full_disk,
+    ),  # fmt: skip
+    **kwargs,
   )
