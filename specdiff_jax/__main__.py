@@ -4,9 +4,9 @@ from collections.abc import Sequence
 import importlib
 import sys
 
+from specdiff_jax.cli import failures
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
-from specdiff_jax.programs import failures
 
 SUBCOMMANDS = {
   'decode': 'complete prompts with a verifier, drafted or plainly',
@@ -64,10 +64,10 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
       print(usage(), end='')
       return (0 if name else 2), ''
     if name not in SUBCOMMANDS:
-      from specdiff_jax.programs import fields
+      from specdiff_jax.recipes import fields
 
       raise fields.unknown('There is no subcommand', name, SUBCOMMANDS)
-    program = importlib.import_module(f'specdiff_jax.programs.{name}')
+    program = importlib.import_module(f'specdiff_jax.cli.{name}')
     return program.main(argv), ''
   except errors.InputError as error:
     return 2, str(error)

@@ -71,8 +71,8 @@ def tiny(root) -> str:
 @pytest.fixture(scope='session')
 def smollm2_path(root) -> str:
   """The quickstart's GGUF file, or the test is skipped."""
+  from specdiff_jax.checkpoints import fetch
   from specdiff_jax.core import errors
-  from specdiff_jax.formats import fetch
 
   try:
     return fetch.quickstart_file(str(root / 'runs' / 'verifier'))
@@ -83,7 +83,7 @@ def smollm2_path(root) -> str:
 @pytest.fixture(scope='session')
 def smollm2(smollm2_path):
   """The quickstart's verifier in float32."""
-  from specdiff_jax.formats import weights
+  from specdiff_jax.checkpoints import weights
 
   return weights.load(smollm2_path, 'float32')
 

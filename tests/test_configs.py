@@ -8,17 +8,17 @@ import shlex
 
 import pytest
 
-from specdiff_jax.build import decoding
+from specdiff_jax.cli import aot
+from specdiff_jax.cli import bench
+from specdiff_jax.cli import collect
+from specdiff_jax.cli import command
+from specdiff_jax.cli import distill
+from specdiff_jax.cli import grid
+from specdiff_jax.cli import sweep
+from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system
-from specdiff_jax.programs import aot
-from specdiff_jax.programs import bench
-from specdiff_jax.programs import collect
-from specdiff_jax.programs import command
-from specdiff_jax.programs import distill
-from specdiff_jax.programs import grid
-from specdiff_jax.programs import sweep
-from specdiff_jax.programs import verify
+from specdiff_jax.recipes import decoding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPES = sorted(

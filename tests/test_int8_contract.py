@@ -6,11 +6,11 @@ import pathlib
 import jax
 import pytest
 
-from specdiff_jax.build import decoding
-from specdiff_jax.build import training as build_training
+from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.models import int8
-from specdiff_jax.programs import command
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import training as build_training
 
 _RECIPE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'tiny.py'
 

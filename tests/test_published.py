@@ -8,15 +8,15 @@ import published_models
 import pytest
 import tiny_model
 
-from specdiff_jax.build import decoding
-from specdiff_jax.build import systems as build_systems
+from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.drafters import block
 from specdiff_jax.drafters import masked_lm
-from specdiff_jax.formats import weights
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.programs import fields
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import systems as build_systems
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 PRESETS = {'diffullama', 'diffugpt'}

@@ -6,15 +6,15 @@ import shlex
 
 import pytest
 
-from specdiff_jax.programs import aot
-from specdiff_jax.programs import bench
-from specdiff_jax.programs import collect
-from specdiff_jax.programs import convert
-from specdiff_jax.programs import decode
-from specdiff_jax.programs import distill
-from specdiff_jax.programs import inspect
-from specdiff_jax.programs import sweep
-from specdiff_jax.programs import verify
+from specdiff_jax.cli import aot
+from specdiff_jax.cli import bench
+from specdiff_jax.cli import collect
+from specdiff_jax.cli import convert
+from specdiff_jax.cli import decode
+from specdiff_jax.cli import distill
+from specdiff_jax.cli import inspect
+from specdiff_jax.cli import sweep
+from specdiff_jax.cli import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = {

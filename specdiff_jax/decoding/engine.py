@@ -11,8 +11,8 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
-from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import commit
+from specdiff_jax.decoding.rules import accept
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 from specdiff_jax.parallel import rules

@@ -13,9 +13,9 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
-from specdiff_jax.decoding import controller
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
+from specdiff_jax.drafters import adaptive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class System:
   def calibrated(self, requests: Sequence[generate.Request]) -> 'System':
     """Returns the system with its costs measured, if it chooses by costs."""
     drafter = self.engine.drafter
-    if not isinstance(drafter, controller.Adaptive):
+    if not isinstance(drafter, adaptive.Adaptive):
       return self
 
     every_row = jnp.int32(self.batch)  # `run` gives it too: one program
@@ -127,7 +127,7 @@ class System:
         self.params, drafter_params, state, jnp.int32(cycles), every_row
       )
 
-    params = controller.calibrate(
+    params = adaptive.calibrate(
       drafter, self.drafter_params, lambda: self.start(requests), decode
     )
     return dataclasses.replace(self, drafter_params=params)

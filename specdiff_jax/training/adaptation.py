@@ -12,11 +12,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.losses import revealed
+from specdiff_jax.losses import windows as losses
 from specdiff_jax.models import adapted_network
+from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import views
-from specdiff_jax.training import head as head_lib
-from specdiff_jax.training import losses
-from specdiff_jax.training import revealed
 from specdiff_jax.training import scores
 
 

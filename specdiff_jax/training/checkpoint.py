@@ -17,11 +17,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
-from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
+from specdiff_jax.training import checksum
 from specdiff_jax.training import disk
 from specdiff_jax.training import memory
-from specdiff_jax.training import seal
 
 _STEP = re.compile('0|[1-9][0-9]*')  # names of folders that are checkpoints
 _METADATA = {  # what Orbax needs of a checkpoint's own file, all optional
@@ -69,7 +69,7 @@ class Checkpointer:
     memory.stop_leaks()
     disk.stop_noise()
     try:
-      hosts.on_first(lambda: disk.tell(self._make))
+      processes.on_first(lambda: disk.tell(self._make))
       self._alias = files.alias(self.directory)  # orbax globs
       self._manager = self._open()
     except MemoryError:
@@ -181,8 +181,8 @@ class Checkpointer:
     metrics = {'tau': float(tau) if tau and tau > 0 else 0.0}
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
-      data=ocp.args.JsonSave(seal.position(iterator)),
-      seal=ocp.args.JsonSave(seal.of(state, iterator) | metrics),
+      data=ocp.args.JsonSave(checksum.position(iterator)),
+      seal=ocp.args.JsonSave(checksum.of(state, iterator) | metrics),
     )
     self._try(step, self._probe)
     self._try(
@@ -205,17 +205,17 @@ class Checkpointer:
 
   def _probe(self) -> None:
     """Asks the disk first: the others would wait for what the first makes."""
-    if hosts.is_first():
+    if processes.is_first():
       disk.probe(self.directory)
 
   def _try(self, step: int, action: Callable[[], Any]) -> None:
     """Raises an InputError in all processes if one's disk is in trouble."""
     try:
-      hosts.together(lambda: disk.tell(action))
+      processes.together(lambda: disk.tell(action))
     except errors.InputError as error:
       with contextlib.suppress(Exception):  # the same one once more
         self._manager.close()
-      hosts.on_first(lambda: disk.clear(self.directory))
+      processes.on_first(lambda: disk.clear(self.directory))
       self._manager = self._open()
       raise errors.InputError(
         f'checkpoints: step {step} could not be written to '
@@ -297,10 +297,10 @@ class Checkpointer:
     self._check_shapes(step, template)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     # What one process cannot read none takes: the seal is asked for by all.
-    restored = hosts.together(lambda: self._stored(step, abstract))
+    restored = processes.together(lambda: self._stored(step, abstract))
     iterator.set_state(restored.data)
     sealed = {n: restored.seal[n] for n in restored.seal if n != 'tau'}
-    if sealed != seal.of(restored.state, iterator):
+    if sealed != checksum.of(restored.state, iterator):
       raise ValueError('its values are not those that were saved')
     return restored.state
 
@@ -338,7 +338,7 @@ class Checkpointer:
   def _set_aside(self, failures: Mapping[int, BaseException]) -> None:
     if not failures:
       return
-    if hosts.is_first():
+    if processes.is_first():
       for step, error in failures.items():
         self._move_away(step, self._brief(error))
     self._manager.reload()
@@ -373,9 +373,9 @@ def _orbax_reads(path: str) -> bool:
   )
 
 
-def meeting() -> hosts.Meeting:
+def meeting() -> processes.Meeting:
   """Returns a meeting of all processes, which may come hours apart."""
-  return hosts.Meeting(ocp.multihost.get_barrier_sync_fn())
+  return processes.Meeting(ocp.multihost.get_barrier_sync_fn())
 
 
 def _tau(metrics: dict[str, float]) -> float:

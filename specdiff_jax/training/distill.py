@@ -12,16 +12,16 @@ import jax
 import numpy as np
 import optax
 
+from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import jax_settings
 from specdiff_jax.data import journal
 from specdiff_jax.data import windows
-from specdiff_jax.formats import drafter_file
-from specdiff_jax.formats import weights
+from specdiff_jax.drafters import drafter_file
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
-from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import checkpoint
 from specdiff_jax.training import every_anchor
@@ -94,9 +94,9 @@ class Run:
     """
     with contextlib.ExitStack() as stack:
       lock = files.held(os.path.join(self.workdir, '.lock'))
-      hosts.on_first(lambda: stack.enter_context(lock))
+      processes.on_first(lambda: stack.enter_context(lock))
       path = os.path.join(self.workdir, 'run.json')
-      hosts.on_first(lambda: _check_same_run(path, self.facts))
+      processes.on_first(lambda: _check_same_run(path, self.facts))
       return self._train(progress, say)
 
   def _train(
@@ -105,12 +105,12 @@ class Run:
     state, frozen, step = self.start()
     path = os.path.join(self.workdir, 'metrics.jsonl')
     events = os.path.join(self.workdir, 'events') if self.tensorboard else None
-    writer = hosts.together(
+    writer = processes.together(
       lambda: metrics.MetricsWriter(
-        path if hosts.is_first() else None, events, say
+        path if processes.is_first() else None, events, say
       )
     )
-    share = hosts.row_share(self.mesh)
+    share = processes.row_share(self.mesh)
     matches = objective.make_matches(
       self.score, self.sizes.gamma, self.vocab_block
     )
@@ -219,7 +219,7 @@ class Run:
     """
     wanted = self.network.features or temperature
     if not wanted or self._online(temperature):
-      return lambda batch: hosts.global_batch(self.mesh, batch)
+      return lambda batch: processes.global_batch(self.mesh, batch)
     layers, tokens = self.network.features, self.sizes.tokens
     dtype = jax.tree.leaves(self.verifier.params)[0].dtype.name
     own = self.verifier.fingerprint, dtype, layers, temperature, tokens
@@ -231,7 +231,7 @@ class Run:
       temperature,
       self.memory.setdefault((*own, windows.digest(source)), {}),
     )
-    return lambda batch: hosts.global_batch(self.mesh, features(batch))
+    return lambda batch: processes.global_batch(self.mesh, features(batch))
 
   def _online(self, temperature: float) -> bool:
     """Whether the verifier runs in the step: where nothing of it is kept."""
@@ -252,8 +252,8 @@ class Run:
 
   def save(self, path: str, result: loop.Result) -> None:
     """Writes the drafter that `train` came to; all processes must call it."""
-    params = jax.tree.map(hosts.whole, result.state.params)
-    if not hosts.is_first():
+    params = jax.tree.map(processes.whole, result.state.params)
+    if not processes.is_first():
       return
     facts = {
       'steps': int(result.state.step),

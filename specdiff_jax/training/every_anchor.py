@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from specdiff_jax.data import windows
-from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import pin
+from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import evaluate as evaluate_lib
 
@@ -100,7 +100,7 @@ def _share(
   batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh
 ) -> dict[str, np.ndarray]:
   """Returns the rows of this process, in the order of the global batch."""
-  index, count = hosts.row_share(mesh)
+  index, count = processes.row_share(mesh)
   size = len(batch['record']) // count
   rows = slice(index * size, (index + 1) * size)
   return {name: value[rows] for name, value in batch.items()}

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.data import windows
+from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import views
-from specdiff_jax.training import head as head_lib
 
 KEPT = jnp.bfloat16  # of features: half the memory
 _BLOCK = 8192  # tokens of the verifier's vocabulary whose logits exist at once

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 
 from specdiff_jax.core import errors
-from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import processes
 from specdiff_jax.training import checkpoint
+from specdiff_jax.training import checksum
 from specdiff_jax.training import flops as flops_lib
 from specdiff_jax.training import metrics as metrics_lib
-from specdiff_jax.training import seal
 from specdiff_jax.training import step as step_lib
 
 Evaluate = Callable[[Any], dict[str, Any]]
@@ -108,7 +108,7 @@ def train(
   state = state if restored is None else restored
   del restored
   first = int(state.step)
-  hosts.together(lambda: writer.truncate(first))
+  processes.together(lambda: writer.truncate(first))
   values, flops, pace = {}, None, metrics_lib.Pace()
   watch, failed = _Watch(records, schedule.skip_limit), []
   with _stop_signals() as stopped, checkpointer:
@@ -153,7 +153,7 @@ def train(
     result,
     state=state,
     evaluation=_evaluation(writer, result.best),
-    params_sha256=seal.digest(state.params),
+    params_sha256=checksum.digest(state.params),
   )
 
 
@@ -165,7 +165,7 @@ def _evaluation(writer, until: float = math.inf) -> dict[str, Any]:
 
 def _write(writer, step: int, values: dict[str, Any]) -> None:
   """Writes a line; the first process's trouble is that of all."""
-  hosts.together(lambda: writer.write(step, values))
+  processes.together(lambda: writer.write(step, values))
 
 
 def _attempt(must: bool, failed: list[str], function, *args) -> None:
@@ -231,7 +231,7 @@ def _result(
     loss=writer.last('loss'),
     evaluation=_evaluation(writer),
     best=checkpointer.best(),
-    params_sha256=seal.digest(state.params),
+    params_sha256=checksum.digest(state.params),
     interrupted=steps < schedule.steps,
     preempted=preempted and steps < schedule.steps,
   )
@@ -261,7 +261,7 @@ def _stop_signals():
   KeyboardInterrupt at once.
   """
   caught = []
-  alone = hosts.process_count() == 1
+  alone = processes.process_count() == 1
   if threading.current_thread() is not threading.main_thread() or not alone:
     yield caught
     return

@@ -16,11 +16,11 @@ import numpy as np
 
 from specdiff_jax.core import jax_settings
 from specdiff_jax.data import windows
+from specdiff_jax.losses import divergences
+from specdiff_jax.losses import revealed
+from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import layers
-from specdiff_jax.training import head as head_lib
-from specdiff_jax.training import laws
-from specdiff_jax.training import parts as parts_lib
-from specdiff_jax.training import revealed
+from specdiff_jax.training import micro_batches as parts_lib
 from specdiff_jax.training import scores
 from specdiff_jax.training import served
 
@@ -144,7 +144,7 @@ def _compare(parts, frozen, loss: Loss, block: int) -> dict[str, Any]:
 def _verifiers(law, frozen, temperature: float) -> jax.Array:
   """Returns log p over the draft vocabulary, of what a batch says of it."""
   if 'top_ids' in law:
-    return laws.from_top_k(
+    return divergences.from_top_k(
       law['top_ids'],
       law['top_log_p'].astype(jnp.float32),
       frozen['index'],

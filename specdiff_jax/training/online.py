@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specdiff_jax.training import features as features_lib
-from specdiff_jax.training import parts as parts_lib
+from specdiff_jax.training import micro_batches as parts_lib
 
 
 def with_features(

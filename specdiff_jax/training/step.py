@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from specdiff_jax.core import errors
-from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import pin
+from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules as rules_lib
 
 Params = Any
@@ -179,7 +179,7 @@ def _split_rows(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   def split(leaf):
     if not jnp.ndim(leaf):
       return leaf
-    hosts.check_rows(leaf.shape[0], ways)
+    processes.check_rows(leaf.shape[0], ways)
     return jax.lax.with_sharding_constraint(leaf, sharding)
 
   return jax.tree.map(split, batch)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from specdiff_jax.build import collecting
 from specdiff_jax.core import errors
+from specdiff_jax.recipes import collecting
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rule_laws as laws
+import rule_distributions as laws
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
-from specdiff_jax.decoding import accept
-from specdiff_jax.decoding import block_verification
-from specdiff_jax.decoding import rejection
+from specdiff_jax.decoding.rules import accept
+from specdiff_jax.decoding.rules import block_verification
+from specdiff_jax.decoding.rules import rejection
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import generate
+from specdiff_jax.decoding.rules import accept
 
 Row = systems.Row
 TABLE = tuple(

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
+from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
-from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import gpt2

@@ -10,12 +10,12 @@ import contract_systems as systems
 import numpy as np
 import pytest
 
-from specdiff_jax.decoding import accept
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
+from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import strategies
-from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks

@@ -14,10 +14,10 @@ PROGRAM = """
 
     import jax
 
-    from specdiff_jax.build import decoding
+    from specdiff_jax.recipes import decoding
     from specdiff_jax.data import prompts
     from specdiff_jax.decoding import rows
-    from specdiff_jax.programs import command
+    from specdiff_jax.cli import command
 
     config = command.load(sys.argv[1])
     rows.group_of = lambda batch: 2  # as in a batch of 32

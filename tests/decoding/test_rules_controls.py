@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rule_laws as laws
+import rule_distributions as laws
 
-from specdiff_jax.decoding import rejection
+from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import prefix_trees
 
 POINT = rejection.GreedyAcceptance().walk

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rule_laws as laws
+import rule_distributions as laws
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
-from specdiff_jax.decoding import rejection
+from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import prefix_trees
 
 POINT = rejection.GreedyAcceptance().walk

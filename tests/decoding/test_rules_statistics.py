@@ -14,14 +14,14 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rule_laws as laws
+import rule_distributions as laws
 import scipy.stats
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
-from specdiff_jax.decoding import accept
-from specdiff_jax.decoding import block_verification
-from specdiff_jax.decoding import rejection
+from specdiff_jax.decoding.rules import accept
+from specdiff_jax.decoding.rules import block_verification
+from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import strategies
 

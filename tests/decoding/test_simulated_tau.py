@@ -8,8 +8,8 @@ import numpy as np
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.decoding import generate
-from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
+from specdiff_jax.parallel import processes
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores
@@ -44,7 +44,7 @@ def simulated():
   evaluate = every_anchor.evaluator(
       objective.make_matches(scores.causal_score(config), systems.GAMMA),
       frozen,
-      lambda batch: hosts.global_batch(mesh, batch),
+      lambda batch: processes.global_batch(mesh, batch),
       source(),
       windows.WindowConfig(
           tokens=systems.BUCKET + systems.NEW, windows=10,

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import strategies
-from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specdiff_jax.formats import lora
+from specdiff_jax.checkpoints import lora
 from specdiff_jax.models import adapters
 
 PARAMS = {

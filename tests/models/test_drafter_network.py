@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specdiff_jax.decoding import accept
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
+from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import strategies
-from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_layer
 from specdiff_jax.models import drafter_network

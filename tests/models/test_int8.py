@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import whole_text
 
-from specdiff_jax.formats import params as params_lib
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.models import int8
 from specdiff_jax.models import layers
 

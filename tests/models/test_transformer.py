@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tiny_model
 
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
-from specdiff_jax.decoding import accept
 from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import none
-from specdiff_jax.formats import params as params_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer

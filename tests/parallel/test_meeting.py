@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import processes
 
 
 def together(*keys_of_each):
@@ -22,7 +22,7 @@ def together(*keys_of_each):
     own.wait(timeout_ms / 1000)
 
   def run(keys, outcomes):
-    meeting = hosts.Meeting(barrier)
+    meeting = processes.Meeting(barrier)
     for key in keys:
       try:
         meeting(key=key, timeout_ms=60000)
@@ -43,7 +43,7 @@ def together(*keys_of_each):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-  monkeypatch.setattr(hosts, '_HERE_BY_NOW', 0.1)
+  monkeypatch.setattr(processes, '_HERE_BY_NOW', 0.1)
 
 
 def test_processes_with_equal_keys_meet():

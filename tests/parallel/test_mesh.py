@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
-from specdiff_jax.parallel import hosts
 from specdiff_jax.parallel import mesh as mesh_lib
+from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
 
 
@@ -244,20 +244,20 @@ def test_rule_errors():
 def test_batches():
   mesh = mesh_lib.make_mesh((1, 1))
   local = {'x': np.arange(6).reshape(3, 2), 'n': np.arange(3)}
-  got = hosts.global_batch(mesh, local)
+  got = processes.global_batch(mesh, local)
   assert got['x'].sharding.spec == P('data')
   np.testing.assert_array_equal(got['x'], local['x'])
   with pytest.raises(errors.InputError, match='3 rows.*data axis of 2'):
-    hosts.check_rows(3, 2)
+    processes.check_rows(3, 2)
 
 
 def test_one_process():
-  assert hosts.row_share(mesh_lib.make_mesh((1, 1))) == (0, 1)
+  assert processes.row_share(mesh_lib.make_mesh((1, 1))) == (0, 1)
   with pytest.raises(errors.InputError, match='no room'):
-    hosts.on_first(_full)
-  hosts.initialize(False)
-  assert (hosts.process_index(), hosts.process_count()) == (0, 1)
-  assert hosts.is_first()
+    processes.on_first(_full)
+  processes.initialize(False)
+  assert (processes.process_index(), processes.process_count()) == (0, 1)
+  assert processes.is_first()
 
 
 def _full():
@@ -269,7 +269,7 @@ def test_a_coordinator_that_is_not_there_is_an_error(monkeypatch, address):
   monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', address)
   monkeypatch.setenv('JAX_PROCESS_ID', '1')
   with pytest.raises(errors.InputError, match='did not join within 0.1 sec'):
-    hosts.initialize(True, 0.1)
+    processes.initialize(True, 0.1)
 
 
 def test_processes_that_do_not_join_are_an_error(monkeypatch):
@@ -282,4 +282,4 @@ def test_processes_that_do_not_join_are_an_error(monkeypatch):
   monkeypatch.setenv('JAX_PROCESS_ID', '0')
   monkeypatch.setattr(jax.distributed, 'initialize', fail)
   with pytest.raises(errors.InputError, match='7 seconds.*JAX_COORDINATOR'):
-    hosts.initialize(True, 7)
+    processes.initialize(True, 7)

@@ -14,7 +14,7 @@ CLOSE = 2e-5
 @pytest.fixture(scope='module')
 def outcome(tmp_path_factory, root):
   """What `meshes_program` says."""
-  program = pathlib.Path(__file__).with_name('meshes_program.py')
+  program = pathlib.Path(__file__).parents[1] / 'programs' / 'meshes_program.py'
   done = subprocess.run(
       [sys.executable, str(program), str(tmp_path_factory.mktemp('meshes'))],
       env=os.environ | {

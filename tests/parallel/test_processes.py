@@ -15,7 +15,7 @@ import numpy as np
 import processes
 import pytest
 
-from specdiff_jax.formats import presets
+from specdiff_jax.checkpoints import presets
 
 STEPS = int(os.environ.get('STEPS', 4))
 long = pytest.mark.skipif(
@@ -127,7 +127,7 @@ def test_a_process_that_never_comes_is_an_error(arguments, tmp_path):
 def test_a_full_disk_of_one_process_is_an_error_in_both(tmp_path):
   """The save is given up by both; the one before and the next are whole."""
   two = processes.start_together(
-    2, [tmp_path], program=[processes.HERE / 'full_disk_process_program.py']
+    2, [tmp_path], program=[processes.PROGRAMS / 'full_disk_process_program.py']
   )
   ended = [processes.finished(process) for process in two]
   assert [code for code, _, _ in ended] == [0, 0], ended

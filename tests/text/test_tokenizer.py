@@ -14,8 +14,8 @@ from tokenizers import models
 from tokenizers import pre_tokenizers
 from tokenizers import processors
 
+from specdiff_jax.checkpoints.gguf import gguf_io
 from specdiff_jax.core import errors
-from specdiff_jax.formats import gguf_io
 from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.text import tokenizer_bpe
 

@@ -8,7 +8,7 @@ import sys
 import time
 import tracemalloc
 
-import fuzz_program
+import fuzz_text_program
 import pytest
 import tokenizers
 from tokenizers import models
@@ -18,7 +18,9 @@ from specdiff_jax.core import errors
 from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.text import tokenizer_bpe
 
-_PROGRAM = pathlib.Path(__file__).parent / 'fuzz_program.py'
+_PROGRAM = (
+  pathlib.Path(__file__).parents[1] / 'programs' / 'fuzz_text_program.py'
+)
 # How many cases; 400 of each were run once. A tokenizer.json takes the longest.
 _CASES = {
   'tokenizer.json': 40,
@@ -50,7 +52,7 @@ def test_damaged_files(root, tmp_path, name):
 
 def write(folder, name='tokenizer.json', **more):
   """Writes a sound directory, with other files or other content."""
-  for other, value in (fuzz_program.valid(name) | more).items():
+  for other, value in (fuzz_text_program.valid(name) | more).items():
     data = value if isinstance(value, str) else json.dumps(value)
     (folder / other).write_bytes(data.encode('utf-8', 'surrogatepass'))
 
@@ -108,7 +110,7 @@ def test_what_is_no_file_of_a_usual_size(tmp_path, name, kind):
 
 def changed(change):
   """Returns a tokenizer.json with change(it) done."""
-  value = fuzz_program.valid('tokenizer.json')['tokenizer.json']
+  value = fuzz_text_program.valid('tokenizer.json')['tokenizer.json']
   change(value)
   return value
 
@@ -199,7 +201,9 @@ def test_ids_of_the_processor_that_no_token_has(tmp_path, ids):
 
 
 def test_ids_that_no_vocabulary_has(tmp_path):
-  vocabulary = fuzz_program.valid('vocab.json')['vocab.json'] | {'q': 2**32 - 1}
+  vocabulary = fuzz_text_program.valid('vocab.json')['vocab.json'] | {
+    'q': 2**32 - 1
+  }
   write(tmp_path, **{'tokenizer.json': in_model(vocab=vocabulary)})
   with pytest.raises(errors.InputError, match='4294967295.*no vocabulary'):
     read(tmp_path)

@@ -9,12 +9,12 @@ import pytest
 import tiny_model
 
 from specdiff_jax.core import errors
+from specdiff_jax.losses import revealed
 from specdiff_jax.models import adapted_network
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import networks
 from specdiff_jax.training import adaptation
 from specdiff_jax.training import objective
-from specdiff_jax.training import revealed
 
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=30, width=16, layers=1, heads=4, kv_heads=2, head_dim=4,

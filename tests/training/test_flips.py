@@ -10,7 +10,7 @@ import tiny_training
 
 from specdiff_jax.core import errors
 from specdiff_jax.training import checkpoint
-from specdiff_jax.training import seal
+from specdiff_jax.training import checksum
 
 
 @pytest.fixture(scope='module')
@@ -120,7 +120,7 @@ def test_older_seals_have_no_tau(whole, tmp_path):
 
 def test_too_little_memory_is_no_damage(whole, tmp_path, monkeypatch):
   folder = copied(whole, tmp_path)
-  real, calls = seal.of, []
+  real, calls = checksum.of, []
 
   def of(*args):
     calls.append(1)
@@ -128,7 +128,7 @@ def test_too_little_memory_is_no_damage(whole, tmp_path, monkeypatch):
       raise MemoryError
     return real(*args)
 
-  monkeypatch.setattr(seal, 'of', of)
+  monkeypatch.setattr(checksum, 'of', of)
   saved = checkpoint.Checkpointer(str(folder))
   with pytest.raises(MemoryError):
     saved.restore(tiny_training.start()[0], tiny_training.batches())

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specdiff_jax.training import head as head_lib
+from specdiff_jax.models import head as head_lib
 
 V, E = 23, 6
 

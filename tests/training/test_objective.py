@@ -6,18 +6,18 @@ import ml_collections
 import numpy as np
 import pytest
 
-from specdiff_jax.build import losses as build_losses
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
+from specdiff_jax.losses import divergences
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
-from specdiff_jax.programs import fields
-from specdiff_jax.programs import fields_training
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import fields_training
+from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features as features_lib
-from specdiff_jax.training import laws
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores
 
@@ -104,7 +104,9 @@ def test_the_law_is_the_verifiers(verifier, batch, known, kind):
   score, params = new_drafter(kind)
   frozen = objective.frozen(verifier, VOCAB)
   _, valid = windows.targets(batch, GAMMA)
-  loss = objective.Loss(None, {'agreement': laws.log_agreement}, TEMPERATURE)
+  loss = objective.Loss(
+    None, {'agreement': divergences.log_agreement}, TEMPERATURE
+  )
 
   @jax.jit
   def run(params):

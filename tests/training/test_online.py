@@ -6,11 +6,11 @@ import ml_collections
 import numpy as np
 import tiny_model
 
-from specdiff_jax.build import losses as build_losses
-from specdiff_jax.formats import presets
+from specdiff_jax.checkpoints import presets
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks
-from specdiff_jax.programs import fields
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
 from specdiff_jax.training import online

@@ -8,11 +8,11 @@ import pytest
 import tiny_model
 import trajectory
 
-from specdiff_jax.build import losses as build_losses
 from specdiff_jax.data import windows
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
-from specdiff_jax.programs import fields
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores
 

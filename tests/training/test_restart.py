@@ -15,10 +15,10 @@ import pytest
 import tiny_training
 
 from specdiff_jax.core import errors
-from specdiff_jax.parallel import hosts
+from specdiff_jax.parallel import processes
 from specdiff_jax.training import checkpoint
+from specdiff_jax.training import checksum
 from specdiff_jax.training import metrics
-from specdiff_jax.training import seal
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +44,7 @@ def read(workdir):
 
 def assert_same(result, workdir, whole):
   assert result.steps == 6 and not result.interrupted
-  assert seal.digest(result.state) == seal.digest(whole[0].state)
+  assert checksum.digest(result.state) == checksum.digest(whole[0].state)
   assert result.params_sha256 == whole[0].params_sha256
   assert (result.loss, result.evaluation) == (
     whole[0].loss,
@@ -69,7 +69,7 @@ def test_negative_control_a_fresh_iterator_differs(tmp_path, whole):
   iterator = tiny_training.batches()  # From its start.
   for _ in range(3):
     state, _ = step_fn(state, next(iterator), None)
-  assert seal.digest(state.params) != whole[0].params_sha256
+  assert checksum.digest(state.params) != whole[0].params_sha256
 
 
 def test_a_finished_run_does_nothing(tmp_path, whole):
@@ -129,7 +129,7 @@ KILLED = """
 
 
 def test_killed_while_saving(tmp_path, whole):
-  paths = [os.getcwd(), os.path.dirname(__file__)]
+  paths = [os.getcwd(), os.path.dirname(tiny_training.__file__)]
   killed = subprocess.run(
     [sys.executable, '-c', textwrap.dedent(KILLED), str(tmp_path)],
     env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
@@ -201,7 +201,7 @@ def test_what_another_process_cannot_read_none_takes(tmp_path, monkeypatch):
       raise errors.InputError(failing.pop())
     return found
 
-  monkeypatch.setattr(hosts, 'together', together)
+  monkeypatch.setattr(processes, 'together', together)
   with saved:
     restored = saved.restore(state, tiny_training.batches())
   assert int(restored.step) == 2 and not failing
@@ -265,7 +265,7 @@ FULL = """
 
 def test_a_write_that_fails_is_an_error_and_loses_nothing(tmp_path):
   """A limit on file sizes stands in for a full disk."""
-  paths = [os.getcwd(), os.path.dirname(__file__)]
+  paths = [os.getcwd(), os.path.dirname(tiny_training.__file__)]
   full = subprocess.run(
     [sys.executable, '-c', textwrap.dedent(FULL), str(tmp_path)],
     env=os.environ | {'PYTHONPATH': os.pathsep.join(paths)},
@@ -338,7 +338,7 @@ def test_a_run_may_come_to_its_best_checkpoint(tmp_path, whole):
   for result in (train(6), train(6)):
     assert (result.best, result.steps, int(result.state.step)) == (3, 6, 3)
     assert result.params_sha256 == first.params_sha256
-    assert result.params_sha256 == seal.digest(result.state.params)
+    assert result.params_sha256 == checksum.digest(result.state.params)
     assert result.evaluation == first.evaluation
     assert result.loss == whole[0].loss  # of the run
   other = train(6, sign=1)  # the control: there the last one is the best
@@ -390,7 +390,7 @@ def test_trouble_of_the_first_process_at_the_start_is_that_of_all(
   monkeypatch.setattr(
     metrics.MetricsWriter, 'truncate', lambda *_: cut.append(True)
   )
-  monkeypatch.setattr(hosts, 'together', together)
+  monkeypatch.setattr(processes, 'together', together)
   with pytest.raises(errors.InputError, match='of another process'):
     tiny_training.train(tmp_path, 6, step_fn=lambda *_: pytest.fail('a step'))
 

@@ -5,10 +5,10 @@ import dataclasses
 import ml_collections
 import pytest
 
-from specdiff_jax.build import training as build_training
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
-from specdiff_jax.programs import fields
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import distill
 
 FACTS = {'loss': 'streak', 'gamma': 4, 'network': {'layers': 1, 'trunk': 8}}

@@ -8,10 +8,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from specdiff_jax.build import losses as build_losses
-from specdiff_jax.build import training as build_training
 from specdiff_jax.core import errors
-from specdiff_jax.programs import fields
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import losses as build_losses
+from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import evaluate
 from specdiff_jax.training import objective
 from specdiff_jax.training import scores

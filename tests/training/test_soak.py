@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PROGRAM = pathlib.Path(__file__).parent / 'soak_program.py'
+PROGRAM = pathlib.Path(__file__).parents[1] / 'programs' / 'soak_program.py'
 
 
 @pytest.mark.parametrize('leak', [[], ['leak']])

@@ -9,7 +9,7 @@ import tiny_training
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import rules
-from specdiff_jax.training import seal
+from specdiff_jax.training import checksum
 from specdiff_jax.training import step
 
 # Six steps of `tiny_training`; 1e-4 leaves room for another CPU's rounding.
@@ -42,15 +42,15 @@ def test_non_finite_update_is_skipped_and_counted():
   good = next(tiny_training.batches())
   bad = good | {'x': np.full_like(good['x'], np.nan)}
   state, _ = step_fn(state, good, None)
-  before = seal.digest((state.params, state.opt_state))
+  before = checksum.digest((state.params, state.opt_state))
   state, metrics = step_fn(state, bad, None)
-  assert seal.digest((state.params, state.opt_state)) == before
+  assert checksum.digest((state.params, state.opt_state)) == before
   assert int(metrics['skipped']) == int(state.skipped) == 1
   assert int(state.step) == 2
   state, metrics = step_fn(state, good, None)
   assert np.isfinite(metrics['loss'])
   # Negative control: a finite update does change them.
-  assert seal.digest((state.params, state.opt_state)) != before
+  assert checksum.digest((state.params, state.opt_state)) != before
   assert int(state.skipped) == 1
 
 
@@ -61,10 +61,10 @@ def test_non_finite_gradient_of_a_finite_loss_is_skipped():
     return jnp.sum(params['head'] ** 2) + jnp.sqrt(zero), {}
 
   state, step_fn = tiny_training.start(loss=loss)
-  before = seal.digest(state.params)
+  before = checksum.digest(state.params)
   state, metrics = step_fn(state, next(tiny_training.batches()), None)
   assert np.isfinite(metrics['loss']) and not np.isfinite(metrics['grad_norm'])
-  assert seal.digest(state.params) == before
+  assert checksum.digest(state.params) == before
   assert int(state.skipped) == 1
 
 
@@ -77,12 +77,12 @@ def test_an_exploding_update_is_left_out():
   usual = float(state.norm)
   batch = next(iterator)
   huge = batch | {'x': 1e4 * batch['x']}
-  before = seal.digest((state.params, state.opt_state))
+  before = checksum.digest((state.params, state.opt_state))
   for time in (1, 2):
     state, metrics = step_fn(state, huge, None)
     assert metrics['left_out'] and np.isfinite(metrics['grad_norm'])
     assert int(state.skipped) == time
-  assert seal.digest((state.params, state.opt_state)) == before
+  assert checksum.digest((state.params, state.opt_state)) == before
   assert float(state.norm) == usual  # no explosion raises the bar
   state, metrics = step_fn(state, batch, None)
   assert not metrics['left_out'] and int(state.skipped) == 2

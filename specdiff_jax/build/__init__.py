@@ -1,1 +1,0 @@
-"""From configs to running parts: the only readers of configs."""

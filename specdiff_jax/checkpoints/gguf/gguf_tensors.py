@@ -1,0 +1,104 @@
+"""Tensors of a GGUF file, dequantised block by block as they are read."""
+
+import dataclasses
+import math
+
+import gguf
+from gguf import quants
+import numpy as np
+
+from specdiff_jax.checkpoints import stored
+from specdiff_jax.checkpoints.gguf import gguf_io
+from specdiff_jax.core import errors
+
+_BLOCK = 1 << 23  # values that are dequantised at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+  """A tensor in the file, float32 once read; a `stored.Tensor`.
+
+  All formats that the gguf package dequantises are read; InputError tells the
+  others. Quantised blocks lie along the last dimension.
+  """
+
+  path: str
+  name: str
+  info: gguf_io.TensorInfo
+  dtype = np.dtype(np.float32)
+
+  @property
+  def shape(self):
+    return self.info.shape
+
+  def blocks(self, first=0, last=None):
+    if len(self.shape) < 2:
+      yield first, self._rows(0, 1).reshape(self.shape)[first:last]
+      return
+    inner = math.prod(self.shape[1:-1])
+    last = self.shape[0] if last is None else last
+    step = max(1, _BLOCK // max(1, math.prod(self.shape[1:])))
+    for start in range(first, last, step):
+      stop = min(start + step, last)
+      rows = self._rows(start * inner, stop * inner)
+      yield start, rows.reshape(stop - start, *self.shape[1:])
+
+  def sample(self, stride):
+    size = math.prod(self.shape)
+    row, column = np.divmod(np.arange(0, size, stride), self.shape[-1])
+    wanted, which = np.unique(row, return_inverse=True)
+    return self._rows(wanted)[which, column]
+
+  def _rows(self, first, last=None) -> np.ndarray:
+    """Returns float32 rows first..last, or those of an array of numbers."""
+    kind = self.info.kind
+    with gguf_io.open_mapped(self.path) as data:
+      packed = np.frombuffer(
+        data, np.uint8, self.info.nbytes, self.info.offset
+      ).reshape(-1, self._row_bytes())
+      # Copied, since the file is closed below.
+      packed = packed[first if last is None else slice(first, last)].copy()
+    if kind == gguf.GGMLQuantizationType.F32:
+      return packed.view('<f4')
+    try:
+      return np.asarray(quants.dequantize(packed, kind), np.float32)
+    except NotImplementedError as e:
+      raise errors.InputError(
+        f'{self.path}: tensor {self.name!r} is stored as {kind.name}, which '
+        'the installed gguf package cannot dequantise; convert the model to '
+        'Q8_0 or F16.'
+      ) from e
+
+  def _row_bytes(self) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[self.info.kind]
+    return (self.shape[-1] if self.shape else 1) // block * size
+
+
+@dataclasses.dataclass(frozen=True)
+class Unpermuted:
+  """Q or K of a llama file, its rows in our order; it is read whole."""
+
+  base: Quantised
+  heads: int
+  dtype = np.dtype(np.float32)
+
+  @property
+  def shape(self):
+    return self.base.shape
+
+  def blocks(self, first=0, last=None):
+    yield first, unpermute(stored.read(self.base), self.heads)[first:last]
+
+  def sample(self, stride):
+    return stored.read(self).reshape(-1)[::stride]
+
+
+def unpermute(array: np.ndarray, heads: int) -> np.ndarray:
+  """Undoes the order of rows that llama.cpp gives to Q and K.
+
+  Its RoPE turns neighbouring pairs, ours the two halves, so it stores row i of
+  each half side by side: for head_dim 4, ours 0 1 2 3 is its 0 2 1 3.
+  """
+  rows, columns = array.shape
+  paired = array.reshape(heads, rows // heads // 2, 2, columns)
+  return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(rows, columns)

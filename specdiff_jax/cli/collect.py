@@ -1,0 +1,174 @@
+"""`collect`: the verifier's own completions, to train a drafter on."""
+
+import signal
+import time
+
+from absl import flags
+
+from specdiff_jax.cli import command
+from specdiff_jax.cli import console
+from specdiff_jax.core import errors
+from specdiff_jax.recipes import fields_decoding
+from specdiff_jax.recipes import fields_training
+
+# What `distill` reads too, and a refresh needs to run a drafter.
+_REFRESH = (
+    'distributed', 'tokens', 'windows', 'eval_fraction', 'vocab_block',
+    'network',
+)  # fmt: skip
+
+
+def _define(own: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'workdir', None, 'where the trajectories go. Needed', flag_values=own
+  )
+  flags.DEFINE_string(
+    'prompts',
+    None,
+    'a JSONL file of prompts, with the fields id and prompt',
+    flag_values=own,
+  )
+  flags.DEFINE_integer(
+    'limit',
+    0,
+    'take this many prompts of the file; 0 takes all',
+    lower_bound=0,
+    flag_values=own,
+  )
+  flags.DEFINE_string(
+    'refresh',
+    None,
+    'a drafter, as config.drafter has it: instead of prompts, continue the '
+    'trajectories of --from anew where this drafter fails on them',
+    flag_values=own,
+  )
+  flags.DEFINE_string(
+    'from',
+    None,
+    'the work directory of the trajectories that --refresh continues',
+    flag_values=own,
+  )
+
+
+COMMAND = command.Command(
+  name='collect',
+  what="""
+    Completes every prompt with the verifier and keeps what a drafter learns
+    from: prompt, completion with its end token, temperature, seed, and the
+    verifier's fingerprint. Use the temperature and chat template that will be
+    served. The drafted systems collect faster than plain decoding and get the
+    same tokens.
+
+    WORKDIR/journal.jsonl grows as prompts are done, and a run that was stopped
+    goes on where it was, with more prompts or completions too; at the end
+    WORKDIR/dataset is made of it (TFDS, array_record), without equal
+    completions of one prompt. With config.distributed every process completes
+    its share into a journal of its own in the same folder; the next run may
+    have another number of processes.
+
+    --refresh walks through trajectories as serving does with that drafter.
+    Where few of its tokens are accepted it collects other continuations of the
+    prefix, which `distill` learns from beside the first ones
+    (--config.data=FIRST,REFRESHED). It wants a temperature above 0.
+
+    The last line of stdout is one JSON object: prompts, tokens, tokens_per_s,
+    trajectories, duplicates (left out of the dataset), verifier, workdir.
+    """,
+  define=_define,
+  fields=fields_decoding.DECODING
+  | {'prompts': fields_decoding.BENCH['prompts']}
+  | fields_training.COLLECTING
+  | {name: fields_training.TRAINING[name] for name in _REFRESH},
+  examples=(
+    'collect --config=configs/distill_smollm2.py --prompts train.jsonl '
+    '--workdir runs/trajectories',
+    'collect --config=configs/tiny.py --workdir runs/tiny '
+    '--prompts configs/prompts/tiny.jsonl --config.temperature=1.0 '
+    '--config.completions=4',
+    'collect --config=configs/tiny.py --workdir runs/refreshed '
+    '--refresh runs/tiny/drafter.safetensors --from runs/trajectories '
+    '--config.temperature=1.0',
+  ),
+  exit_codes={
+    0: 'done',
+    2: 'bad input, or a full disk: nothing written is lost, run it again',
+    130: 'interrupted; run it again to go on',
+  },
+)
+
+
+def main(argv) -> int:
+  """Runs the subcommand; returns its exit code."""
+  return COMMAND.run(argv, _body)
+
+
+def _body(call: command.Call) -> int:
+  from specdiff_jax.parallel import processes
+  from specdiff_jax.recipes import collecting as build_collecting
+  from specdiff_jax.recipes import decoding
+  from specdiff_jax.recipes import training as build_training
+
+  config, options = call.config, call.options
+  workdir = command.needed(options, 'workdir')
+  build_collecting.check(config)
+  build_training.start(config)
+  if processes.process_count() > 1:
+    # jax keeps it for the next step, and here is none; nothing written is lost.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  if options.refresh:
+    folder = command.needed(options, 'from')
+    if options.prompts:
+      raise errors.InputError(
+        '--refresh continues the trajectories of --from and takes no '
+        '--prompts; give one or the other.'
+      )
+    checkpoint = command.verifier(config)
+    wanted, facts = build_collecting.refreshed(
+      config, checkpoint, options.refresh, folder
+    )
+    found = _collect(config, checkpoint, wanted, workdir, facts=facts)
+  else:
+    prompts = decoding.prompts(config, options.prompts, options.limit)
+    checkpoint = command.verifier(config)
+    found = into(config, checkpoint, prompts, workdir)
+  if processes.is_first():
+    console.result(found)
+  return 0
+
+
+def into(config, checkpoint, prompts, workdir: str, system: str = '') -> dict:
+  """Collects what is missing in `workdir`; returns the closing figures.
+
+  `system` drafts, else the one of the config.
+  """
+  from specdiff_jax.recipes import collecting as build_collecting
+
+  build_collecting.check(config)
+  wanted = build_collecting.requests(config, checkpoint, prompts)
+  return _collect(config, checkpoint, wanted, workdir, system)
+
+
+def _collect(
+  config, checkpoint, wanted, workdir: str, system: str = '', facts=None
+) -> dict:
+  from specdiff_jax.recipes import collecting as build_collecting
+
+  start = time.perf_counter()
+  with console.progress('collecting', len(wanted)) as show:
+
+    def progress(done: int, total: int, tokens: int) -> None:
+      speed = tokens / (time.perf_counter() - start)
+      show(done, total, f'{speed:.0f} tokens/s')
+
+    found = build_collecting.collect(
+      config, checkpoint, wanted, workdir, progress, system, facts
+    )
+  seconds = time.perf_counter() - start
+  return {
+    'prompts': found.pop('prompts'),
+    'tokens': found['tokens'],
+    'tokens_per_s': round(found.pop('tokens') / seconds, 3),
+    **found,
+    'verifier': checkpoint.fingerprint,
+    'workdir': workdir,
+  }

@@ -1,0 +1,374 @@
+"""What the subcommands share: flags, config files, and help that teaches.
+
+A subcommand's command line is its own flags, `--config=FILE[:VARIANT]`, and
+`--config.FIELD=VALUE` for any field of the config. This module turns it into
+a `Call`, or prints the help. Reading the fields is `build`'s business. Those
+that only handle files need no config, and may take a path instead.
+"""
+
+import ast
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+import textwrap
+from typing import Any
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from specdiff_jax.cli import console
+from specdiff_jax.cli import paths
+from specdiff_jax.core import errors
+from specdiff_jax.recipes import fields
+
+_CONFIG = re.compile(r'^--?config(=|$)')
+_FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """A parsed command line."""
+
+  config: ml_collections.ConfigDict | None  # complete, with its overrides
+  options: flags.FlagValues  # the subcommand's own flags
+  recipe: str  # FILE[:VARIANT] as it was given
+  argument: str = ''  # the positional one
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """The face of a subcommand."""
+
+  name: str
+  what: str  # paragraphs: what it does, and what it writes where
+  define: Callable[[flags.FlagValues], None]  # its own flags
+  fields: Mapping[str, tuple[Any, str]]  # the config fields that it reads
+  examples: Sequence[str]  # command lines without `python -m specdiff_jax`
+  exit_codes: Mapping[int, str]
+  recipe: bool = True  # it needs --config
+  takes: str = ''  # what its one positional argument is called
+
+  def run(
+    self,
+    argv: Sequence[str],
+    body: Callable[[Call], int],
+  ) -> int:
+    """Parses `argv` and calls `body`; or prints the help."""
+    if any(arg in ('-h', '--help', '--helpfull', '-help') for arg in argv):
+      print(self.help(), end='')
+      return 0
+    call = self.parse(argv)
+    from specdiff_jax.core import jax_settings  # --help waits for no jax
+
+    for other in jax_settings.settle():
+      console.say(
+        f'specdiff {self.name}: {other} is set for jax, which would change '
+        "results or stop the program; it goes on with jax's default."
+      )
+    return body(call)
+
+  def parse(self, argv: Sequence[str]) -> Call:
+    """Returns what the command line says; raises InputError."""
+    spec, config = '', None
+    options = flags.FlagValues()
+    self.define(options)
+    if self.recipe:
+      spec, argv = _take_config(argv)
+      config = load(spec)
+      _check_overrides(argv, config, spec)
+    try:
+      if self.recipe:
+        config_flags.DEFINE_config_dict(
+          'config', config, flag_values=options, sys_argv=['', *argv]
+        )
+      rest = options(['', *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+      own = ['config'] * self.recipe
+      own += [n for n in options if '.' not in n and n != 'config']
+      raise fields.unknown(
+        f'{self.name} was given the flag', f'{error.flagname}', own
+      ) from None
+    except (flags.Error, TypeError, ValueError, LookupError) as error:
+      raise errors.InputError(
+        f'The command line cannot be read: {_one_line(error)}. '
+        f'See `python -m specdiff_jax {self.name} --help`.'
+      ) from None
+    self._check_positional(rest)
+    config = options['config'].value if self.recipe else None
+    paths.in_flags(options)
+    if config is not None:
+      config = fields.complete(config, f'{spec}, with the command line,')
+      paths.in_config(config)
+    path = paths.expand(rest[0], f'the {self.takes}') if rest else ''
+    return Call(config, options, spec, path)
+
+  def _check_positional(self, rest: Sequence[str]) -> None:
+    if self.takes and len(rest) != 1:
+      raise errors.InputError(
+        f'{self.name} takes one {self.takes}, but was given '
+        f'{" ".join(rest) or "none"}. '
+        f'See `python -m specdiff_jax {self.name} --help`.'
+      )
+    if rest and not self.takes:
+      raise errors.InputError(
+        f'{self.name} takes no positional arguments, but was given '
+        f'{" ".join(rest)!r}. Flags start with `--`.'
+      )
+
+  def help(self) -> str:
+    """Returns the whole help text."""
+    own = flags.FlagValues()
+    self.define(own)
+    flag_lines = [(f'--{name}', _flag_text(own[name])) for name in sorted(own)]
+    usage = f'usage: python -m specdiff_jax {self.name}'
+    if self.recipe:
+      usage += ' --config=FILE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
+      recipe = (
+        '--config=FILE',
+        'the recipe, a Python program that is run: none from '
+        'a stranger. See configs/. Needed.',
+      )
+      flag_lines.insert(0, recipe)
+    else:
+      usage += f' {self.takes} [FLAGS]' if self.takes else ' [FLAGS]'
+    field_lines = [
+      (f'{name} = {_show(default)}', meaning)
+      for name, (default, meaning) in self.fields.items()
+    ]
+    parts = [
+      usage,
+      '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),
+      'Flags:\n' + _entries(*flag_lines),
+    ]
+    if self.recipe:
+      parts.append(
+        'Config fields (name = default unless the recipe says otherwise):\n'
+        + _entries(*field_lines)
+      )
+    parts += [
+      'Examples:\n'
+      + '\n'.join(f'  python -m specdiff_jax {line}' for line in self.examples),
+      'Exit codes:\n'
+      + _entries(
+        *((str(code), text) for code, text in self.exit_codes.items())
+      ),
+    ]
+    return '\n\n'.join(parts) + '\n'
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+  """Loads `FILE[:VARIANT]` and completes it with the defaults.
+
+  Raises InputError where there is no such file, it does not run, or it has a
+  field that does not exist.
+
+  Example: load('configs/quickstart.py:smoke')
+  """
+  path, colon, variant = spec.partition(':')
+  path = paths.expand(path, '--config')
+  module = _load_module(path)
+  function = getattr(module, 'get_config', None)
+  if not callable(function):
+    raise errors.InputError(
+      f'{path} has no function get_config() that returns a ConfigDict; add '
+      'one, or give another file by --config.'
+    )
+  if colon and not inspect.signature(function).parameters:
+    raise errors.InputError(
+      f'{path} knows no variants, but was given {variant!r}: leave '
+      f'":{variant}" out.'
+    )
+  try:
+    config = function(variant) if colon else function()
+  except errors.InputError:
+    raise
+  except Exception as error:
+    raise errors.InputError(
+      f'get_config() of {path} fails: {_one_line(error)}.'
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.InputError(
+      f'get_config() of {path} returns a {type(config).__name__}; it must '
+      'return an ml_collections.ConfigDict.'
+    )
+  return fields.complete(config, path)
+
+
+def _load_module(path: str):
+  if not os.path.isfile(path):  # False, too, where it cannot be looked at
+    there = []
+    with contextlib.suppress(OSError):
+      there = sorted(map(str, pathlib.Path(path).parent.glob('*.py')))
+    hint = f' There are: {", ".join(there)}.' if there else ''
+    raise errors.InputError(f'The config file {path!r} does not exist.{hint}')
+  source = importlib.util.spec_from_file_location('specdiff_config', path)
+  if source is None or source.loader is None:
+    raise errors.InputError(
+      f'The config file {path!r} is not a Python file (*.py).'
+    )
+  module = importlib.util.module_from_spec(source)
+  try:
+    source.loader.exec_module(module)
+  except errors.InputError:
+    raise
+  except Exception as error:
+    raise errors.InputError(
+      f'The config file {path} cannot be run: {_one_line(error)}.'
+    ) from error
+  return module
+
+
+def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+  """Splits `--config=X` (or `--config X`) from the other arguments."""
+  rest, spec = list(argv), ''
+  for index, arg in enumerate(argv):
+    if _CONFIG.match(arg):
+      if '=' in arg:
+        spec = arg.partition('=')[2]
+        del rest[index]
+      else:
+        spec = argv[index + 1] if index + 1 < len(argv) else ''
+        del rest[index : index + 2]
+      break
+  if not spec:
+    raise errors.InputError(
+      'There is no --config=FILE. Give a recipe, such as '
+      '--config=configs/quickstart.py.'
+    )
+  return spec, rest
+
+
+def _check_overrides(argv, config, spec: str) -> None:
+  """Raises InputError if an override names a field that does not exist."""
+  for index, arg in enumerate(argv):
+    match = _FIELD.match(arg)
+    if not match:
+      continue
+    _, given, value = arg.partition('=')
+    if not given:  # as the next argument, if at all
+      value = argv[index + 1] if index + 1 < len(argv) else ''
+    node = config
+    for part in match.group(2).split('.'):
+      names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+      if part not in names:
+        raise fields.unknown(
+          f'The config {spec} was given (on the command line) the field',
+          match.group(2),
+          names or fields.ALL,
+        )
+      node = node[part]
+    if isinstance(node, tuple) and _is_unordered(value):
+      raise errors.InputError(
+        f'The config {spec} was given (on the command line) {value} for '
+        f'{match.group(2)!r}, which has to be a tuple, such as (2, 4) or '
+        "('a', 'b')."
+      )
+
+
+def _is_unordered(text: str) -> bool:
+  """Returns whether a text is a dict or a set, which absl makes tuples of."""
+  try:
+    return isinstance(ast.literal_eval(text), (dict, set))
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return False
+
+
+def _one_line(error: BaseException) -> str:
+  text = ' '.join(str(error).split()).rstrip('.')
+  kind = type(error).__name__
+  return text if isinstance(error, flags.Error) else f'{kind}: {text}'
+
+
+def _flag_text(flag: flags.Flag) -> str:
+  plain = flag.default is None or flag.default == ''
+  default = '' if plain else f' (default: {flag.default})'
+  return f'{flag.help}{default}'
+
+
+def _entries(*pairs: tuple[str, str]) -> str:
+  """Formats names and meanings in two columns."""
+  lines = []
+  for name, meaning in pairs:
+    body = _wrap(meaning, 28).lstrip()
+    if len(name) > 24:
+      lines.append(f'  {name}\n{" " * 28}{body}')
+    else:
+      lines.append(f'  {name:<26}{body}')
+  return '\n'.join(lines)
+
+
+def _wrap(text: str, indent: int) -> str:
+  pad = ' ' * indent
+  return textwrap.fill(
+    ' '.join(text.split()),
+    width=80,
+    initial_indent=pad,
+    subsequent_indent=pad,
+  )
+
+
+def _show(default: Any) -> str:
+  if isinstance(default, ml_collections.ConfigDict):
+    return repr(default.to_dict())
+  return repr(default)
+
+
+def define_prompts(own: flags.FlagValues) -> None:
+  """Defines --prompts and --limit, which `decoding.prompts` takes."""
+  flags.DEFINE_string(
+    'prompts',
+    None,
+    'a JSONL file of prompts, with the fields id and prompt; goes before '
+    'config.prompts',
+    flag_values=own,
+  )
+  flags.DEFINE_integer(
+    'limit',
+    None,
+    'take this many prompts of the file; 0 takes all. Without it all of '
+    '--prompts, or config.limit of config.prompts',
+    lower_bound=0,
+    flag_values=own,
+  )
+
+
+def verifier(
+  config: ml_collections.ConfigDict,
+  split: Callable[[Any], Any] | None = None,
+):
+  """Returns `decoding.verifier`, with a bar where loading takes long."""
+  from specdiff_jax.recipes import decoding
+
+  with console.patient('loading (million values)') as show:
+    loaded = decoding.verifier(
+      config,
+      progress=lambda done, all: show(done // 10**6, all // 10**6),
+      split=split,
+    )
+  if ignored := decoding.not_applied(config):
+    console.say(
+      f'{loaded.source}: generation_config.json asks for '
+      f'{", ".join(f"{k}={v!r:.40}" for k, v in ignored.items())}, which is '
+      "not applied: the text is that of the verifier's own law, under "
+      'config.temperature, top_k and top_p.'
+    )
+  return loaded
+
+
+def needed(options: flags.FlagValues, name: str) -> str:
+  """Returns a flag's value; raises InputError if it was not given."""
+  value = options[name].value
+  if not value:
+    raise errors.InputError(
+      f'There is no --{name}, which is needed: '
+      f'{options[name].help.removesuffix(". Needed")}.'
+    )
+  return value

@@ -1,0 +1,106 @@
+"""`convert`: a model from one form on disk to another."""
+
+from absl import flags
+
+from specdiff_jax.cli import command
+from specdiff_jax.cli import console
+
+
+def _define(own: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'from',
+    None,
+    'the model: a GGUF file, a directory, or a name on the hub. Needed',
+    flag_values=own,
+  )
+  flags.DEFINE_string(
+    'to',
+    None,
+    'the directory to write, not there yet or empty. Needed',
+    flag_values=own,
+  )
+  flags.DEFINE_enum(
+    'format',
+    'hf',
+    ['hf', 'native', 'dflash'],
+    'what to write',
+    flag_values=own,
+  )
+  flags.DEFINE_enum(
+    'dtype',
+    '',
+    ['', 'float32', 'bfloat16', 'float16'],
+    'of all weights; '
+    'without it each stays as it is stored, quantised ones become float32',
+    flag_values=own,
+  )
+  flags.DEFINE_string(
+    'adapter',
+    '',
+    'directory of a LoRA adapter (PEFT) to merge in',
+    flag_values=own,
+  )
+
+
+COMMAND = command.Command(
+  name='convert',
+  what="""
+    Writes a model in another form, tensor by tensor, so that it needs little
+    memory whatever the model's size. The directory appears whole in the end, or
+    not at all.
+
+    --format=hf: what `transformers` and serving stacks load, from GGUF files
+    too (dequantised); beyond 5 GB in several files. --format=native: our names
+    and config, and to the byte what lay beside the weights, so that
+    --format=hf gives back the bytes of every tensor. --format=dflash: a DFlash
+    drafter with dflash_config, as vLLM and SGLang load it; other networks have
+    no such form and are refused.
+
+    Beside the weights are copied: configs, files of the tokenizer, chat
+    templates, code (*.py), README, LICENSE and NOTICE. Other names are not, and
+    a link that leads out of the model and its hub cache is refused. What a
+    killed run left in the parent directory, the next one there removes.
+
+    The last line of stdout is one JSON object: to, format, tensors, bytes,
+    files.
+    """,
+  define=_define,
+  fields={},
+  examples=(
+    'convert --from runs/verifier/SmolLM2-135M-Instruct.Q4_1.gguf '
+    '--to runs/smollm2 --format hf --dtype bfloat16',
+    'convert --from runs/smollm2 --to runs/native --format native',
+    'convert --from org/name --adapter runs/lora --to runs/merged',
+  ),
+  exit_codes={
+    0: 'done',
+    2: 'bad input, or a full disk; nothing is left of what was written',
+  },
+  recipe=False,
+)
+
+
+def main(argv) -> int:
+  """Runs the subcommand; returns its exit code."""
+  return COMMAND.run(argv, _body)
+
+
+def _body(call: command.Call) -> int:
+  options = call.options
+  origin, target = (command.needed(options, name) for name in ('from', 'to'))
+  from specdiff_jax.checkpoints import export
+  from specdiff_jax.checkpoints import sources
+
+  source = None if options.adapter else sources.open_drafter(origin)
+  source = source or sources.open_model(origin, options.adapter)
+  with console.patient('converting (MB)') as show:
+    done = export.convert(
+      source,
+      target,
+      options.format,
+      options.dtype,
+      lambda written, total: show(written // 10**6, total // 10**6),
+    )
+  console.say(f'{target}: written.')
+  console.result({'to': target, 'format': options.format, **done})
+  return 0

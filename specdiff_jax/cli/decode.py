@@ -1,0 +1,182 @@
+"""`decode`: text from prompts."""
+
+from absl import flags
+
+from specdiff_jax.cli import command
+from specdiff_jax.cli import console
+from specdiff_jax.cli import text as text_lib
+from specdiff_jax.core import errors
+from specdiff_jax.core import printing
+from specdiff_jax.recipes import fields_decoding
+
+
+def _define(own: flags.FlagValues) -> None:
+  flags.DEFINE_string('prompt', None, 'the prompt itself', flag_values=own)
+  flags.DEFINE_string(
+    'prompts',
+    None,
+    'a JSONL file of prompts, with the fields id and prompt',
+    flag_values=own,
+  )
+  flags.DEFINE_integer(
+    'limit',
+    0,
+    'take this many prompts of the file; 0 takes all',
+    lower_bound=0,
+    flag_values=own,
+  )
+  flags.DEFINE_string(
+    'out',
+    None,
+    'write JSON lines here in place of text on stdout: id, text, tokens '
+    '(with the end token if it came), tau, prompt_sha256 (of the '
+    "prompt's tokens), and sum (of the line's bytes before it). Each is on "
+    'disk once it is done. Run again with the same settings, it goes on '
+    'where it was; FILE.settings.json tells them',
+    flag_values=own,
+  )
+  flags.DEFINE_bool(
+    'overwrite',
+    False,
+    'drop what is in the file of --out',
+    flag_values=own,
+  )
+
+
+COMMAND = command.Command(
+  name='decode',
+  what="""
+    Completes prompts with the verifier. Whatever drafts (config.system), the
+    text is the one that plain decoding with the same seed gives, at every
+    temperature; only the speed differs.
+
+    The text goes to stdout as it is made (with several rows at once: when it
+    and those before it are done), remarks go to stderr.
+    """,
+  define=_define,
+  fields=fields_decoding.DECODING,
+  examples=(
+    'decode --config=configs/quickstart.py --prompt "What is 12 * 7?"',
+    'decode --config=configs/quickstart.py --prompts my.jsonl --out '
+    'out.jsonl --config.batch=4 --config.temperature=1.0',
+    'decode --config=configs/quickstart.py --config.system=ar '
+    '--config.verifier=model.gguf --prompt Hello',
+    'decode --config=configs/quickstart.py --prompt Hello '
+    '--config.stop="(\'\\n\\n\',)"',
+  ),
+  exit_codes={
+    0: 'done',
+    2: 'bad input; the message says what and where, and what to do',
+  },
+)
+
+
+def main(argv) -> int:
+  """Runs the subcommand; returns its exit code."""
+  return COMMAND.run(argv, _body)
+
+
+def _body(call: command.Call) -> int:
+  from specdiff_jax.data import prompts as prompts_lib
+  from specdiff_jax.recipes import decoding
+
+  options = call.options
+  if (options.prompt is None) == (options.prompts is None):
+    raise errors.InputError(
+      'decode takes either --prompt TEXT or --prompts FILE.jsonl; give one '
+      'of the two.'
+    )
+  decoding.check(call.config)
+  if options.prompt is None:
+    prompts = prompts_lib.read(options.prompts, options.limit or None)
+  elif options.prompt.strip():
+    prompts = [prompts_lib.Prompt('prompt', options.prompt)]
+  else:
+    raise errors.InputError('--prompt is empty; give some text to go on from.')
+  checkpoint = command.verifier(call.config)
+  system = decoding.system(call.config, checkpoint)
+  requests = decoding.requests(call.config, checkpoint, prompts)
+  if options.out:
+    settings = decoding.identity(
+      call.config, checkpoint, fields_decoding.DECODING
+    )
+    _to_file(system, requests, options.out, settings, options.overwrite)
+  elif system.batch == 1 or len(requests) == 1:
+    for request in requests:
+      _stream(system, request, len(requests) > 1)
+  else:
+    _in_order(system, requests)
+  return 0
+
+
+def _stream(system, request, head: bool) -> None:
+  """Writes a completion to stdout while it is made."""
+  stream = text_lib.Stream(system.decode_text, system.stop, system.settled_text)
+
+  def show(number: int, tokens) -> bool:
+    del number
+    console.text(stream.show(tokens))
+    return stream.stopped
+
+  if head:
+    _head(request)
+  system([request], on_tokens=show)
+  console.text(stream.finish() + '\n')
+
+
+def _in_order(system, requests) -> None:
+  """Writes completions to stdout, each after those of the prompts before."""
+  waiting, texts = list(requests), {}
+
+  def on_done(request, completion) -> None:
+    texts[request.id], _ = _cut(system, completion)
+    while waiting and waiting[0].id in texts:
+      _head(waiting[0])
+      console.text(texts.pop(waiting.pop(0).id) + '\n')
+
+  system(requests, on_tokens=_watch(system), on_done=on_done)
+
+
+def _to_file(system, requests, path, settings, overwrite: bool) -> None:
+  """Writes JSON lines, in the order in which the completions are done."""
+  from specdiff_jax.data import outputs
+
+  keys = {r.id: outputs.prompt_key(r.prompt) for r in requests}
+  with outputs.Outputs(path, settings, keys, overwrite) as file:
+    left = [request for request in requests if request.id not in file.done]
+    there, total = len(requests) - len(left), len(requests)
+    if there:
+      console.say(f'{path}: {there} of {total} prompts are there already.')
+    with console.progress('decoding', total) as show:
+      show(there)
+
+      def on_done(request, completion) -> None:
+        nonlocal there
+        text, tokens = _cut(system, completion)
+        file.append(
+          {
+            'id': request.id,
+            'text': text,
+            'tokens': tokens,
+            'tau': round(completion.tau, 4),
+            'prompt_sha256': keys[request.id],
+          }
+        )
+        there += 1
+        show(there, total)
+
+      system(left, on_tokens=_watch(system), on_done=on_done)
+
+
+def _cut(system, completion) -> tuple[str, list[int]]:
+  return text_lib.cut(
+    system.decode_text, completion.tokens, system.stop, system.settled_text
+  )
+
+
+def _watch(system):
+  return text_lib.watch(system.decode_text, system.stop, system.settled_text)
+
+
+def _head(request) -> None:
+  console.text(f'== {printing.one_line(request.id)} ==\n')

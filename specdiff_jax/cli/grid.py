@@ -1,0 +1,110 @@
+"""The points of a grid: all combinations of values of some config fields."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import re
+from typing import Any
+
+from specdiff_jax.cli import command
+from specdiff_jax.core import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """One combination."""
+
+  values: Mapping[str, str]  # by field, as they stand on the command line
+  name: str  # of its directory
+  config: Any
+
+
+def points(
+  program: command.Command, argv: Sequence[str], specs: Sequence[str]
+) -> list[Point]:
+  """Returns the points of `--grid` flags, the last one turning fastest.
+
+  Each is parsed as if its values stood on the command line after `argv`, so
+  that they have the types of their fields.
+
+  Raises:
+    InputError: If a flag cannot be read, a field does not exist, comes twice
+      or has the same value twice, or a value has the wrong type.
+
+  Example:
+    points(COMMAND, ['--config=configs/tiny.py'], ['loss=streak,ce'])
+  """
+  if not specs:
+    raise errors.InputError(
+      'There is no --grid FIELD=VALUE,VALUE, so there is nothing to sweep. '
+      'Give at least one, such as --grid loss=streak,ce, or run `distill`.'
+    )
+  axes = {}
+  for spec in specs:
+    field, values = _axis(spec)
+    if field in axes:
+      raise errors.InputError(
+        f'--grid was given the field {field!r} twice; give it once, with all '
+        f'its values: --grid {field}={",".join((*axes[field], *values))}.'
+      )
+    axes[field] = values
+  found = []
+  for chosen in itertools.product(*axes.values()):
+    values = dict(zip(axes, chosen))
+    own = [f'--config.{field}={value}' for field, value in values.items()]
+    config = program.parse([*argv, *own]).config
+    found.append(Point(values, _name(values), config))
+  _check_different(found)
+  return found
+
+
+def _axis(spec: str) -> tuple[str, list[str]]:
+  """Returns the field and the values of `field=a,b`."""
+  field, equals, text = spec.partition('=')
+  field = field.strip().removeprefix('config.')
+  values = _split(text)
+  if not (field and equals) or '' in values:
+    raise errors.InputError(
+      f'--grid {spec!r} cannot be read. Write a field of the config and its '
+      'values, FIELD=VALUE,VALUE: --grid gamma=8,16, or '
+      '--grid "network.features=(9,18),(9,29)".'
+    )
+  return field, values
+
+
+def _split(text: str) -> list[str]:
+  """Splits at the commas that stand outside brackets."""
+  parts, depth = [''], 0
+  for char in text:
+    depth += (char in '([') - (char in ')]')
+    if char == ',' and not depth:
+      parts.append('')
+    else:
+      parts[-1] += char
+  return [part.strip() for part in parts]
+
+
+def _name(values: Mapping[str, str]) -> str:
+  """Returns a directory's name, such as 'loss-ce_network.layers-2'."""
+  odd = r'[^\w.+-]+'
+  plain = {
+    field: re.sub(odd, '-', re.sub(f'^{odd}|{odd}$', '', value))
+    for field, value in values.items()
+  }
+  return '_'.join(f'{field}-{value}' for field, value in plain.items())
+
+
+def _check_different(found: Sequence[Point]) -> None:
+  """Raises InputError where two points are the same, or would collide."""
+  for number, point in enumerate(found):
+    for other in found[:number]:
+      if point.config == other.config or point.name == other.name:
+        raise errors.InputError(
+          f'--grid: {_show(other)} and {_show(point)} are the same run, or '
+          f'would share the directory {point.name}; leave one out.'
+        )
+
+
+def _show(point: Point) -> str:
+  return ' '.join(f'{field}={value}' for field, value in point.values.items())

@@ -1,0 +1,220 @@
+"""Trained drafters on disk: safetensors with the facts that identify them."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+from typing import ClassVar
+from typing import Protocol
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.checkpoints import safetensors_io
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import printing
+from specdiff_jax.models import config as config_lib
+
+FORMAT = 'specdiff_jax drafter 1'
+_LISTS = ('features', 'start')  # sizes that are several numbers
+_ZERO = (*_LISTS, 'ngram', 'mask_id')  # and those that may be 0
+
+
+class Config(Protocol):
+  """The sizes of a drafter of some family: a frozen dataclass."""
+
+  kind: ClassVar[str]  # the family
+  features: tuple[int, ...]  # verifier layers that it reads
+  vocab: int  # tokens that it can draft
+  verifier: config_lib.TransformerConfig
+
+  def shapes(self) -> Any:
+    """Returns the tree of trained parameters as shapes."""
+
+
+def save(
+  path: str,
+  config: Config,
+  params: dict[str, Any],
+  vocab: np.ndarray,
+  verifier: weights.Checkpoint,
+  facts: Mapping[str, Any],
+) -> None:
+  """Writes a drafter in bfloat16; `facts` say where it comes from.
+
+  Example: save('drafter.safetensors', config, params, vocab, checkpoint, {})
+  """
+  small = jax.tree.map(
+    lambda x: np.asarray(x).astype(ml_dtypes.bfloat16), params
+  )
+  metadata = {name: str(value) for name, value in facts.items()} | {
+    'format': FORMAT,
+    'kind': config.kind,
+    'verifier': verifier.fingerprint,
+    'vocab_size': str(verifier.config.vocab_size),
+    'config': json.dumps(dataclasses.asdict(config)),
+  }
+  tensors = {'network': small, 'vocab': np.asarray(vocab, np.int32)}
+  safetensors_io.save(path, tensors, metadata)
+
+
+def kind(path: str) -> str:
+  """Returns the family of the drafter in a file, by its metadata alone."""
+  return _kind(safetensors_io.metadata(path))
+
+
+def _told(metadata: Mapping[str, str], key: str) -> str:
+  return str(metadata.get(key))[:40]
+
+
+def _kind(metadata: Mapping[str, str]) -> str:
+  return metadata.get('kind', 'diffusion')  # before there were others
+
+
+def load(
+  path: str, verifier: weights.Checkpoint, family: type[Config]
+) -> tuple[Config, dict[str, Any], np.ndarray]:
+  """Returns config, params and draft vocabulary of this verifier's drafter.
+
+  Raises InputError if the file is damaged, holds a drafter of another family,
+  or belongs to another verifier: its drafts would still be safe, but hardly
+  ever accepted.
+  """
+  tensors, metadata = safetensors_io.load(path)
+  if metadata.get('format') != FORMAT:
+    raise errors.InputError(
+      f'{path}: not a drafter of this project (its format is '
+      f'{printing.short(metadata.get("format"))}, not {FORMAT!r}). Give a '
+      'file that `specdiff distill` wrote.'
+    )
+  found = _kind(metadata)
+  if found != family.kind:
+    raise errors.InputError(
+      f'{path}: this is a drafter of the kind {printing.short(found)}, but '
+      f'the system needs one of the kind {family.kind!r}. Give another file '
+      '(config.drafters has one for each system), choose the system that '
+      'this drafter was made for, or train one with `specdiff distill` and '
+      f'config.network.kind={family.kind}.'
+    )
+  size = verifier.config.vocab_size
+  if metadata.get('vocab_size') != str(size):
+    raise errors.InputError(
+      f'{path}: this drafter is for a vocabulary of '
+      f'{_told(metadata, "vocab_size")} tokens, but the verifier '
+      f'{verifier.source} has {size}. Use the drafter of this verifier, or '
+      'train one with `specdiff distill`.'
+    )
+  if metadata.get('verifier') != verifier.fingerprint:
+    raise errors.InputError(
+      f'{path}: this drafter was trained for the verifier with the '
+      f'fingerprint {_told(metadata, "verifier")}, but {verifier.source} has '
+      f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
+      'one with `specdiff distill`.'
+    )
+  config = _config(path, metadata.get('config', ''), family)
+  _check_shapes(path, config, tensors)
+  _check_values(path, tensors)
+  _check_vocab(path, tensors['vocab'], size)
+  return config, tensors['network'], tensors['vocab']
+
+
+def fields(path: str, text: str) -> dict[str, Any]:
+  """Returns the sizes in a drafter's metadata, bounded, as JSON has them.
+
+  Raises InputError where they are no numbers, or ask for more work than any
+  drafter does.
+  """
+  try:
+    found = files.parse_json(text)
+    if not isinstance(found, dict):
+      raise TypeError('they are no object')
+    verifier = _verifier(found['verifier'])
+    for name, value in found.items():
+      if name == 'verifier':
+        continue
+      if isinstance(value, list) != (name in _LISTS):
+        raise TypeError(f'{name} is {printing.short(value)}')
+      for number in value if isinstance(value, list) else [value]:
+        config_lib.check_type('config', name, int, number, name in _ZERO)
+      if isinstance(value, list) and len(value) > config_lib.MOST_LAYERS:
+        raise TypeError(f'{name} has {len(value)} items')
+    if found.get('layers', 1) > verifier.layers:
+      raise TypeError('it has more layers than its verifier')
+  except (KeyError, TypeError, ValueError, errors.InputError) as error:
+    raise errors.InputError(
+      f'{path}: the sizes in its metadata cannot be read ({error}). It was '
+      'written by another version or is damaged; download it or train it '
+      'again, or take that version.'
+    ) from error
+  return found
+
+
+def _verifier(sizes: Any) -> config_lib.TransformerConfig:
+  try:
+    return config_lib.TransformerConfig(**sizes)
+  except (TypeError, errors.InputError) as error:
+    raise TypeError(f'verifier: {str(error).rstrip(".")}') from error
+
+
+def _config(path: str, text: str, family: type[Config]) -> Config:
+  sizes = fields(path, text)
+  for name, value in sizes.items():
+    sizes[name] = tuple(value) if isinstance(value, list) else value
+  sizes['verifier'] = config_lib.TransformerConfig(**sizes['verifier'])
+  try:
+    return family(**sizes)
+  except (TypeError, errors.InputError) as error:  # of another version
+    raise errors.InputError(
+      f'{path}: the sizes in its metadata cannot be read ({error}). It was '
+      'written by another version; train it again, or take that version.'
+    ) from error
+
+
+def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
+  layers = getattr(config, 'layers', None)
+  if not isinstance(layers, int):
+    layers = len(getattr(config, 'start', ())) or config.verifier.layers
+  if layers > len(list(params_lib.flatten(tensors))):  # before it is built
+    raise errors.InputError(
+      f'{path}: its config asks for {layers} layers, of which it does not '
+      'have the tensors. The file is damaged or was put together wrongly; '
+      'download or train it again.'
+    )
+  network = config.shapes()
+  expected = {
+    name: tuple(leaf.shape)
+    for name, leaf in params_lib.flatten({'network': network})
+  } | {'vocab': (config.vocab,)}
+  found = {name: leaf.shape for name, leaf in params_lib.flatten(tensors)}
+  for name in sorted(expected | found):
+    if expected.get(name) != found.get(name):
+      raise errors.InputError(
+        f'{path}: tensor {printing.short(name)} has shape '
+        f'{found.get(name, "(missing)")}, but its config asks for '
+        f'{expected.get(name, "(none)")}. The file is damaged or was put '
+        'together wrongly; download or train it again.'
+      )
+
+
+def _check_values(path: str, tensors: dict[str, Any]) -> None:
+  """Raises InputError on NaN: drafts would be garbage, and nobody be told."""
+  for name, leaf in params_lib.flatten(tensors):
+    if not np.isfinite(leaf).all():
+      raise errors.InputError(
+        f'{path}: tensor {printing.short(name)} of the drafter holds a NaN '
+        'or an infinity. The file is damaged, or its training diverged; '
+        'download or train it again.'
+      )
+
+
+def _check_vocab(path: str, vocab: np.ndarray, size: int) -> None:
+  good = vocab.dtype.kind == 'i' and vocab.size
+  if not good or vocab.min() < 0 or vocab.max() >= size:
+    raise errors.InputError(
+      f"{path}: tensor 'vocab' holds ids outside 0 to {size - 1}. The file "
+      'is damaged; download or train it again.'
+    )

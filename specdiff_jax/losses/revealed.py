@@ -1,0 +1,151 @@
+"""Windows of which a part is shown: variable prefixes and the diffusion ELBO.
+
+A drafter that is to go on from its own decided tokens (a second branch, a later
+denoising step) learns from windows whose other tokens are the trajectory's:
+
+  slot      1   2   3   4
+  shown     x   .   x   .      the drafter sees x_1 and x_3
+  targets       2       4      and is asked for the rest
+
+`Shown` says what is seen; the losses take `log_q` and `valid` as in `losses`,
+with the log-probabilities under that view.
+"""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from specdiff_jax.losses import windows
+
+Schedule = Callable[[jax.Array], jax.Array]  # time in (0, 1] -> Pr(masked)
+
+
+@flax.struct.dataclass
+class Shown:
+  """What a drafter sees of its windows, and what each counts in the loss."""
+
+  mask: jax.Array  # [..., G] bool, True where the token is shown
+  weight: jax.Array  # [...] float32
+
+
+def draw_prefixes(
+  key: jax.Array, shape: tuple[int, ...], gamma: int, base: float
+) -> Shown:
+  """Draws how many first tokens each window shows: Pr(l) ~ base^l, l < gamma.
+
+  D2SD, arXiv 2606.04446, Eq. 6 (base 0.9 in a public trainer). l counts drafted
+  tokens, so that l = 0 is the window of a plain draft.
+  """
+  logits = jnp.arange(gamma) * jnp.log(base)
+  length = jax.random.categorical(key, logits, shape=shape)
+  return Shown(jnp.arange(gamma) < length[..., None], jnp.ones(shape))
+
+
+def variable_prefix(
+  log_q: jax.Array,
+  valid: jax.Array,
+  shown: jax.Array,
+  decay: jax.Array | float,
+) -> windows.Loss:
+  """Returns D2SD's loss of the slots behind the shown prefix.
+
+  With l shown tokens, -sum_{k>l} w_k log q_k / sum_{k>l} w_k and
+  w_k = exp(-(k-l-1) / decay) (arXiv 2606.04446, Eq. 7; decay 7 in a public
+  trainer), averaged over the windows that have a target behind l.
+
+  Serves: rule M over a tree whose branches keep a prefix of a first draft and
+  fill the rest anew; also chains of more than one denoising step.
+
+  Args:
+    log_q: [..., G].
+    valid: [..., G].
+    shown: [..., G] bool, True on a prefix.
+    decay: in slots.
+  """
+  # A shown token need not lie in the draft vocabulary.
+  live = windows.live_prefix(jnp.where(shown, 0, log_q), valid) & ~shown
+  place = jnp.cumsum(live, axis=-1) - 1  # k - l - 1
+  weights = jnp.where(live, jnp.exp(-place / decay), 0)
+  nll = -jnp.where(live, log_q, 0)
+  total = jnp.sum(weights, axis=-1)
+  each = jnp.sum(weights * nll, axis=-1) / jnp.maximum(total, 1e-9)
+  some = jnp.any(live, axis=-1)
+  return windows.mean(each, some), {
+    'windows': jnp.sum(some),
+    'prefix': windows.mean(jnp.sum(shown, axis=-1).astype(log_q.dtype), some),
+  }
+
+
+def linear(time: jax.Array) -> jax.Array:
+  """Returns the probability t that a token is masked (LLaDA, DiffuLLaMA)."""
+  return time
+
+
+def log_linear(time: jax.Array) -> jax.Array:
+  """Returns 1 - exp(-sigma), sigma(t) = -log(1 - (1 - 1e-3) t).
+
+  MDLM (arXiv 2406.07524): the total noise sigma is log-linear, and at t = 1
+  one token in a thousand is still seen.
+  """
+  return -jnp.expm1(jnp.log1p(-(1 - 1e-3) * time))
+
+
+SCHEDULES = {'linear': linear, 'log_linear': log_linear}
+
+
+def elbo_weight(schedule: Schedule, time: jax.Array) -> jax.Array:
+  """Returns m'(t) / m(t), the ELBO's weight of a masked token; [...].
+
+  1 / t under both schedules above.
+  """
+  mask, slope = jax.jvp(schedule, (time,), (jnp.ones_like(time),))
+  return slope / mask
+
+
+def draw_masks(
+  key: jax.Array,
+  shape: tuple[int, ...],
+  gamma: int,
+  schedule: Schedule,
+  least: float = 1e-3,
+) -> Shown:
+  """Draws a time t ~ U(least, 1) for each window, and masks under it."""
+  time_key, mask_key = jax.random.split(key)
+  time = jax.random.uniform(time_key, shape, minval=least, maxval=1.0)
+  masked = (
+    jax.random.uniform(mask_key, shape + (gamma,)) < (schedule(time)[..., None])
+  )
+  return Shown(~masked, elbo_weight(schedule, time))
+
+
+def elbo(log_q: jax.Array, valid: jax.Array, shown: Shown) -> windows.Loss:
+  """Returns the masked-diffusion bound on -log p, in nats a token.
+
+  -log p(x) <= integral over t of m'(t) / m(t) E[sum_{i masked} -log q_i(x_i)],
+  one t for each window (MDLM, arXiv 2406.07524, Eq. 10; LLaDA, 2502.09992,
+  Eq. 3). Exact conditionals make it an equality. Targets outside the draft
+  vocabulary count nowhere. Of whole texts the same function takes
+  [B, T] arrays.
+
+  Serves: chains of several denoising steps under rule M, and the pretraining
+  and adaptation of a masked language model. One pass from all masks sees only
+  t = 1: there cross-entropy and the streak say more.
+
+  Args:
+    log_q: [..., G] under the partly masked input.
+    valid: [..., G].
+    shown: of `draw_masks`.
+  """
+  counted = valid & (log_q > -jnp.inf)
+  asked = counted & ~shown.mask
+  nll = -jnp.where(asked, log_q, 0)
+  total = jnp.sum(shown.weight[..., None] * nll)
+  tokens = jnp.sum(counted)
+  loss = total / jnp.maximum(tokens, 1).astype(log_q.dtype)
+  return loss, {
+    'windows': jnp.sum(jnp.any(counted, axis=-1)),
+    'masked': jnp.sum(asked) / jnp.maximum(tokens, 1),
+    'ce': windows.mean(nll, asked),
+  }

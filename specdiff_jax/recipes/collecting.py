@@ -1,0 +1,285 @@
+"""From a config to trajectories."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.collecting import collect as collect_lib
+from specdiff_jax.collecting import refresh
+from specdiff_jax.collecting import stored_distribution
+from specdiff_jax.core import errors
+from specdiff_jax.data import dataset
+from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import trajectories
+from specdiff_jax.data import windows
+from specdiff_jax.decoding import rows
+from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.models import networks
+from specdiff_jax.parallel import processes
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import drafters as build_drafters
+from specdiff_jax.recipes import systems
+from specdiff_jax.recipes import training as build_training
+from specdiff_jax.training import checkpoint as checkpoint_lib
+from specdiff_jax.training import checksum
+from specdiff_jax.training import every_anchor
+from specdiff_jax.training import features
+from specdiff_jax.training import objective
+
+Config = systems.Config
+_DAYS_MS = 20 * 24 * 3600 * 1000  # in which every process is to do its share
+_LAW = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
+
+
+def check(config: Config) -> None:
+  """Raises InputError on values that nothing can be collected with."""
+  decoding.check(config)
+  least = {'completions': 1, 'store_top_k': 0}
+  least |= {'refresh_anchors': 1, 'refresh_accepted': 0}
+  for name, bound in least.items():
+    systems.least(name, config[name], bound)
+  if config.stop:
+    raise errors.InputError(
+      f'config.stop is {tuple(config.stop)!r}, but trajectories are whole: '
+      'they end at an end token or the limit. Leave it empty.'
+    )
+  if config.completions > 1 and not config.temperature:
+    raise errors.InputError(
+      f'config.completions is {config.completions}, but at temperature 0 all '
+      'completions of a prompt are the same. Set config.temperature, or '
+      'leave it at 1.'
+    )
+
+
+def requests(
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  texts: Sequence[prompts_lib.Prompt],
+) -> list[collect_lib.Request]:
+  """Returns what asks for config.completions completions of each prompt.
+
+  Raises InputError if a prompt is longer than the largest of prompt_buckets.
+  """
+  return collect_lib.requests_of(
+    prompts_lib.repeated(texts, config.completions),
+    lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
+    max(config.prompt_buckets),
+  )
+
+
+def collect(
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  wanted: Sequence[collect_lib.Request],
+  workdir: str,
+  progress: Callable[[int, int, int], None],
+  name: str = '',
+  facts: dict[str, Any] | None = None,
+) -> dict[str, int]:
+  """Completes what the journals in `workdir` lack; makes the dataset of them.
+
+  The system `name` (else the config's) decides the speed, not the tokens. Each
+  of several processes completes its share of what is wanted, and all return
+  once all is there.
+
+  Args:
+    config: checked.
+    checkpoint: the verifier.
+    wanted: the same on all processes.
+    workdir: the same folder for all processes.
+    progress: called with (done, total, new tokens) of this process.
+    name: of a system.
+    facts: what else decides the trajectories, for the journals' header.
+
+  Returns the different prompts that were wanted, the trajectories in the
+  dataset, the duplicates that it leaves out, and the new tokens of all
+  processes.
+  """
+  one = decoding.system(config, checkpoint, name)
+
+  def run(some, on_done):
+    asked = [system_lib.request(r.id, r.prompt) for r in some]
+    one(asked, on_done=lambda row, made: on_done(row.id, made.tokens))
+
+  header = (
+    {name: config[name] for name in _LAW}
+    | {
+      'verifier': checkpoint.fingerprint,
+      'dtype': ('int8/' if 'verifier' in systems.INT8[config.int8] else '')
+      + systems.dtype(checkpoint),
+      'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
+    }
+    | (facts or {})
+  )
+  extend = {'at_once': rows.group_of(config.batch)}
+  if config.store_top_k:
+    law = _stored_law(config, checkpoint)
+    header |= {'store_top_k': law.k, 'law_temperature': law.temperature}
+    extend = {'extend': law, 'at_once': law.rows}
+  index, count = processes.process_index(), processes.process_count()
+  with _all_or_none(), contextlib.ExitStack() as stack:
+    # All journals are open then: none is cut any more.
+    journal = processes.together(
+      lambda: stack.enter_context(trajectories.Journal(workdir, header, index))
+    )
+    before = collect_lib.done(wanted, trajectories.every(workdir), workdir)
+    collect_lib.collect(
+      wanted[index::count],
+      run,
+      journal,
+      progress,
+      elsewhere=before.keys(),
+      **extend,
+    )
+  after = _all_there(workdir, {request.id for request in wanted})
+  processes.on_first(lambda: dataset.build(workdir))
+  manifest = dataset.build(workdir)
+  return {
+    'prompts': len({tuple(request.prompt) for request in wanted}),
+    'trajectories': manifest['records'],
+    'duplicates': manifest.get('duplicates', 0),
+    'tokens': sum(n for key, n in after.items() if key not in before),
+  }
+
+
+@contextlib.contextmanager
+def _all_or_none() -> Iterator[None]:
+  """Waits at its end for all processes; an error of one is raised in all."""
+  meeting = checkpoint_lib.meeting()
+  try:
+    yield
+  except errors.InputError:
+    with contextlib.suppress(Exception):
+      meeting(key='failed', timeout_ms=_DAYS_MS)
+    raise
+  try:
+    meeting(key='done', timeout_ms=_DAYS_MS)
+  except Exception as error:
+    raise errors.InputError(
+      'Another process could not do its share, and says why. Nothing written '
+      'is lost: start the same command again.'
+    ) from error
+
+
+def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
+  """Returns `trajectories.lengths` once all ids are in it.
+
+  All processes are done, but on a disk that they share it may take a moment
+  until one sees what another wrote.
+  """
+  while True:
+    start = time.monotonic()
+    found = trajectories.lengths(workdir)
+    if ids <= found.keys():
+      return found
+    if processes.process_count() == 1:
+      raise errors.InputError(
+        f'{workdir}: {len(ids - found.keys())} of the {len(ids)} completions '
+        'are not in the journals any more; another process took them away. '
+        'Run the same command again, which makes them anew.'
+      )
+    time.sleep(max(1.0, 10 * (time.monotonic() - start)))
+
+
+def _stored_law(
+  config: Config, checkpoint: weights.Checkpoint
+) -> stored_distribution.StoredLaw:
+  size = checkpoint.config.vocab_size
+  if config.store_top_k > size:
+    raise errors.InputError(
+      f'config.store_top_k is {config.store_top_k}, but the verifier has '
+      f'{size} tokens. Lower it.'
+    )
+  most = config.max_new_tokens + 1  # with the given token of a refresh
+  return stored_distribution.StoredLaw(
+    model=networks.network(checkpoint.config),
+    params=checkpoint.params,
+    k=config.store_top_k,
+    temperature=config.temperature or 1.0,
+    rows=config.batch,
+    sizes=tuple(sorted(n + most for n in config.prompt_buckets)),
+    count=most,
+  )
+
+
+def refreshed(
+  config: Config, checkpoint: weights.Checkpoint, drafter: str, folder: str
+) -> tuple[list[collect_lib.Request], dict[str, Any]]:
+  """Returns requests from where a drafter fails, and facts for the header.
+
+  Raises InputError at temperature 0, where a prefix has one continuation only,
+  for trajectories of another verifier, and where the drafter fails nowhere.
+
+  Args:
+    config: checked; its windows, tokens and eval_fraction as in training.
+    checkpoint: the verifier.
+    drafter: as config.drafter.
+    folder: work directory of the trajectories that it drafts for.
+  """
+  if not config.temperature:
+    raise errors.InputError(
+      'A refresh collects other continuations of the prefixes where the '
+      'drafter fails, but config.temperature is 0, where there are none. '
+      'Set it to the one that will be served.'
+    )
+  manifest = dataset.build(folder)
+  header, source = dataset.read(folder)
+  build_training.check_verifier(header, checkpoint, folder)
+  dataset.check_ids(folder, source, checkpoint.config.vocab_size)
+  train, _ = windows.split(source, config.eval_fraction)
+  accepted, digest = _accepted(config, checkpoint, drafter, train)
+  most = max(config.prompt_buckets)
+  found = []
+  for index, counts in enumerate(accepted):
+    anchors = refresh.failing(
+      counts, config.refresh_accepted, config.refresh_anchors
+    )
+    found += refresh.requests(train[index], anchors, config.completions, most)
+  if not found:
+    raise errors.InputError(
+      f'The drafter {drafter} fails nowhere in {folder} (nowhere '
+      f'{config.refresh_accepted} tokens or less are accepted) within '
+      f'{most} tokens. Raise config.refresh_accepted or prompt_buckets.'
+    )
+  facts = {'refresh': {
+      'drafter': digest,
+      'from': manifest['journal_sha256'],
+      'anchors': config.refresh_anchors,
+      'accepted': config.refresh_accepted,
+  }}  # fmt: skip
+  return found, facts
+
+
+def _accepted(config, checkpoint, drafter: str, source):
+  """Returns the accepted tokens at all anchors of each trajectory.
+
+  And the digest of the drafter.
+  """
+  config = config.copy_and_resolve_references()
+  config.drafter = drafter
+  kind = config.network.kind
+  network, params = build_drafters.load(config, checkpoint, kind)
+  gamma = getattr(network, 'gamma', config.gamma)
+  sizes = windows.WindowConfig(
+    config.tokens, config.windows, gamma, config.batch
+  )
+  score = build_training.SCORES[kind](network)
+  drafted = jax.jit(objective.make_matches(score, gamma, config.vocab_block))
+  frozen = objective.frozen(checkpoint.params, np.asarray(params.vocab))
+  add = lambda batch: batch
+  if network.features:
+    model = networks.network(checkpoint.config)
+    add = features.Features(model, checkpoint.params, network.features, 0)
+  accepted = refresh.accepted_counts(
+    lambda batch: drafted(params.network, frozen, add(batch)),
+    every_anchor.batches(source, sizes),
+    len(source),
+  )
+  return accepted, checksum.digest(params.network)

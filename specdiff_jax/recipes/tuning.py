@@ -1,0 +1,153 @@
+"""From a config to what of a drafter is trained, and what it starts from."""
+
+from collections.abc import Callable
+import dataclasses
+import re
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import errors
+from specdiff_jax.drafters import drafter_file
+from specdiff_jax.models import adapters
+from specdiff_jax.recipes import drafters as build_drafters
+from specdiff_jax.recipes import systems
+from specdiff_jax.training import objective
+from specdiff_jax.training import partial
+from specdiff_jax.training import scores
+
+Config = systems.Config
+_LORA = r'^lora/'  # the adapters among the params that are trained
+
+
+class Tuning(NamedTuple):
+  """A drafter as it is trained, whole or in part."""
+
+  network: drafter_file.Config
+  initial: Callable[..., Any]  # (network, key, verifier's params) -> params
+  optimizer: optax.GradientTransformation
+  vocab: np.ndarray | None = None  # of the drafter that it starts from
+  # Of the params that are trained to the drafter's own: when all is done, and
+  # in every step, where what is held has no gradient.
+  finished: Callable[[Any], Any] = lambda params: params
+  viewed: Callable[[Any], Any] = lambda params: params
+
+  def score(self, score: scores.Score) -> scores.Score:
+    """Returns the score of the params that are trained."""
+    return lambda params, *rest: score(self.viewed(params), *rest)
+
+  def loss(self, loss: objective.Loss) -> objective.Loss:
+    """Returns the loss of the params that are trained."""
+    whole = loss.whole
+    if whole is None:
+      return loss
+    return dataclasses.replace(
+      loss, whole=lambda params, *rest: whole(self.viewed(params), *rest)
+    )
+
+
+def check(config: Config) -> None:
+  """Raises InputError on settings that no part could work with."""
+  systems.least('lora_rank', config.lora_rank, 0)
+  if config.network.kind == 'masked_lm' and not config.start_from:
+    systems.least('masked_lm.mask_id', config.masked_lm.mask_id, 0)
+  try:
+    re.compile(config.train_only)
+  except re.error as error:
+    raise errors.InputError(
+      f'config.train_only is {config.train_only!r}, which is not a regular '
+      f'expression ({error}); correct it.'
+    ) from error
+
+
+def make(
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  optimizer: optax.GradientTransformation,
+) -> Tuning:
+  """Returns what is trained, of a checked config.
+
+  Args:
+    config: checked.
+    checkpoint: the verifier.
+    optimizer: of all params.
+  """
+  family = build_drafters.FAMILIES[config.network.kind]
+  vocab = None
+  if config.start_from:
+    network, params, vocab = _started(config, checkpoint, family)
+    initial = lambda network, key, verifier: params
+  else:
+    network = family.sizes(config, checkpoint)
+    initial = family.from_verifier
+  whole = Tuning(network, initial, optimizer, vocab)
+  if config.lora_rank:
+    chosen = _chosen(config.train_only, network, 'matrix', 2)
+    return _with_adapters(whole, config.lora_rank, chosen)
+  if config.train_only:
+    _chosen(config.train_only, network, 'parameter', 0)
+    return _in_part(whole, config.train_only)
+  return whole
+
+
+def _started(config: Config, checkpoint, family):
+  """Returns network, params and draft vocabulary of config.start_from."""
+  network, params, vocab = drafter_file.load(
+    build_drafters.shipped(config.start_from), checkpoint, family.config
+  )
+  gamma = getattr(network, 'gamma', config.gamma)
+  if gamma != config.gamma:
+    raise errors.InputError(
+      f'config.gamma is {config.gamma}, but the drafter {config.start_from} '
+      f'drafts {gamma} tokens at once. Give {gamma}.'
+    )
+  return (
+    network,
+    jax.tree.map(lambda x: np.asarray(x, np.float32), params),
+    (np.asarray(vocab)),
+  )
+
+
+def _chosen(
+  pattern: str, network: drafter_file.Config, kind: str, rank: int
+) -> list[str]:
+  """Returns the names that the pattern is found in; there have to be some."""
+  names = adapters.names(network.shapes(), rank)
+  found = [name for name in names if re.search(pattern, name)]
+  if not found:
+    raise errors.InputError(
+      f'config.train_only is {pattern!r}, which is found in the name of no '
+      f'{kind} of the drafter: {", ".join(names)}.'
+    )
+  return found
+
+
+def _in_part(whole: Tuning, pattern: str) -> Tuning:
+  """Trains the params whose names have the pattern."""
+  return whole._replace(
+    optimizer=partial.only(whole.optimizer, pattern),
+    viewed=lambda params: partial.held(params, pattern),
+  )
+
+
+def _with_adapters(whole: Tuning, rank: int, chosen: list[str]) -> Tuning:
+  """Trains adapters of the matrices that are chosen."""
+
+  def initial(network, key, verifier):
+    params = whole.initial(network, key, verifier)
+    new = adapters.initial(params, chosen, rank, jax.random.fold_in(key, 1))
+    return {'base': params, 'lora': new}
+
+  def finished(params):
+    return adapters.merged(params['base'], params['lora'])
+
+  return whole._replace(
+    initial=initial,
+    optimizer=partial.only(whole.optimizer, _LORA),
+    finished=finished,
+    viewed=lambda params: finished(partial.held(params, _LORA)),
+  )

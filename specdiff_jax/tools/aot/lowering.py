@@ -1,0 +1,255 @@
+"""From a config to programs for accelerators that are not here.
+
+Nothing is loaded: models are shapes, and what a run would compute of them is
+traced.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.checkpoints import presets
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import sampling as sampling_lib
+from specdiff_jax.core import types
+from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.models import networks
+from specdiff_jax.parallel import rules
+from specdiff_jax.parallel import topology
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import drafters as build_drafters
+from specdiff_jax.recipes import losses as build_losses
+from specdiff_jax.recipes import systems
+from specdiff_jax.recipes import training as build_training
+from specdiff_jax.text import tokenizer as tokenizer_lib
+from specdiff_jax.tools.inspect import describe
+from specdiff_jax.training import objective
+from specdiff_jax.training import online
+from specdiff_jax.training import step as step_lib
+
+Config = systems.Config
+_SHIPPED = {'quickstart': 'smollm2_135m'}  # what fetched verifiers are
+_END_IDS = 8  # as `generate.start` pads them
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A program that can be compiled, and what each device holds for it."""
+
+  lowered: jax.stages.Lowered
+  held: Mapping[str, int]  # bytes of each device, by what they are
+  mesh: Mapping[str, int]
+  whole: Sequence[str]  # what the mesh does not divide; see `rules.not_split`
+
+
+def program(config: Config, name: str, devices: list) -> Program:
+  """Returns the program `name` of a config, split over these devices.
+
+  name: 'train', one step, the verifier's features included; or 'decode', one
+  call of the decode loop.
+
+  Raises InputError where config, mesh and devices do not go together.
+  """
+  systems.one_of('program', name, PROGRAMS)
+  mesh = build_training.mesh(config, devices)
+  lowered, held, whole = PROGRAMS[name](config, mesh)
+  return Program(
+    lowered,
+    {what: sum(map(_bytes, jax.tree.leaves(x))) for what, x in held.items()},
+    dict(mesh.shape),
+    whole,
+  )
+
+
+def devices(name: str, slices: int) -> tuple[list, int]:
+  """Returns the devices of a topology, and the memory of each in bytes."""
+  found = topology.devices(name, slices)
+  return found, topology.memory(found)
+
+
+def verifier(config: Config) -> weights.Checkpoint:
+  """Returns the config's verifier as shapes, its layers stacked."""
+  name = _SHIPPED.get(config.verifier, '')
+  kind, _, rest = config.verifier.partition(':')
+  if name or kind == 'preset':
+    sizes = presets.published(name or rest)
+  elif kind == 'random':
+    systems.one_of('verifier', rest, presets.SIZES)
+    sizes = presets.SIZES[rest]
+  else:
+    sizes = describe.sizes(config.verifier)
+  sizes = dataclasses.replace(sizes, scan_layers=True)
+  params = networks.abstract(sizes, params_lib.dtype_of(config.dtype))
+  tokenizer = tokenizer_lib.Tokenizer.bytes(sizes.vocab_size)
+  return weights.Checkpoint(sizes, params, tokenizer, '', config.verifier)
+
+
+def _train(config: Config, mesh: jax.sharding.Mesh):
+  """Returns the train step, as `distill` makes it, and what it holds."""
+  build_training.check(config)
+  checkpoint = verifier(config)
+  family = build_drafters.FAMILIES[config.network.kind]
+  network = family.sizes(config, checkpoint)
+  loss = build_losses.make(config, network)
+  function = objective.make_loss(
+      build_training.score(config, network),
+      loss, config.gamma, config.vocab_block, config.seed, config.accumulate,
+  )  # fmt: skip
+  vocab = np.arange(network.vocab)
+  frozen = jax.eval_shape(
+    lambda params: objective.frozen(params, vocab), checkpoint.params
+  )
+  held = {}
+  if network.features or loss.law:
+    model = networks.network(checkpoint.config)
+    temperature = loss.temperature if loss.law else 0.0
+    function = online.with_features(
+      function, model, network.features, temperature, config.accumulate
+    )
+    frozen['verifier'] = checkpoint.params
+    del frozen['embed']  # it is among them
+  optimizer = build_training.optimizer(config)
+  state = jax.eval_shape(
+    lambda params: step_lib.first_state(params, optimizer), network.shapes()
+  )
+  split = build_training.split(config)
+  whole = rules.not_split({'drafter': state.params}, split, mesh)
+  split_frozen = build_training.split_frozen(config)
+  whole += rules.not_split({'verifier': frozen}, split_frozen, mesh)
+  state = _placed(state, split, mesh)
+  frozen = _placed(frozen, split_frozen, mesh)
+  batch = _batch(config, mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  step = step_lib.make_train_step(
+    function,
+    optimizer,
+    mesh,
+    shardings,
+    config.explosion,
+    rules.TRANSFORMER,
+  )
+  held |= {
+      'drafter': state.params, 'optimizer': state.opt_state,
+      'verifier': frozen, 'batch': batch,
+  }  # fmt: skip
+  return step.lower(state, batch, frozen), held, whole
+
+
+def _batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+  """Returns the shapes of `windows.batches`."""
+  rows, anchors = (config.batch,), (config.batch, config.windows)
+  shapes = {
+    'tokens': ((config.batch, config.tokens), jnp.int32),
+    'length': (rows, jnp.int32),
+    'prompt_length': (rows, jnp.int32),
+    'anchors': (anchors, jnp.int32),
+    'anchor_valid': (anchors, bool),
+    'record': (rows, jnp.int32),
+  }
+  return {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=rules.by_row(mesh))
+    for name, (shape, dtype) in shapes.items()
+  }
+
+
+def _decode(config: Config, mesh: jax.sharding.Mesh):
+  """Returns the decode loop over config.batch rows, and what it holds."""
+  decoding.check(config)
+  checkpoint = verifier(config)
+  config = config.copy_and_resolve_references()
+  config.cache_step = 0  # the largest cache that rows come to
+  made = []
+
+  def make(params):
+    one = dataclasses.replace(checkpoint, params=params)
+    made.append(decoding.system(config, one))
+    return made[0].params, made[0].drafter_params
+
+  params, drafter_params = jax.eval_shape(make, checkpoint.params)
+  engine = _with_cache_dtype(made[0].engine, systems.dtype(checkpoint))
+  bucket = max(config.prompt_buckets)
+  engine.check_length(bucket)
+  state = jax.eval_shape(
+    engine.prefill, params, drafter_params, *_requests(config.batch, bucket)
+  )
+  models = {'verifier': params, 'drafter': drafter_params}
+  whole = rules.not_split(models, rules.TRANSFORMER, mesh)
+  params = _placed(params, rules.TRANSFORMER, mesh)
+  drafter_params = _placed(drafter_params, rules.TRANSFORMER, mesh)
+  state = _placed(state, rules.DECODING, mesh)
+  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=rules.replicated(mesh))
+  lowered = engine_lib.Engine.decode.lower(
+    engine, params, drafter_params, state, count, count
+  )
+  return (
+    lowered,
+    {
+      'verifier': params,
+      'drafter': drafter_params,
+      'cache': (state.cache, state.drafter),
+    },
+    whole,
+  )
+
+
+def _requests(batch: int, bucket: int) -> tuple:
+  """Returns the shapes of what `generate.start` gives to prefill."""
+
+  def rows(dtype):
+    return jax.ShapeDtypeStruct((batch,), dtype)
+
+  tokens = jax.ShapeDtypeStruct((batch, bucket), jnp.int32)
+  numbers = rows(jnp.int32)
+  end_ids = jax.ShapeDtypeStruct((_END_IDS,), jnp.int32)
+  sampling = types.Sampling(
+    temperature=rows(jnp.float32),
+    top_k=rows(jnp.int32),
+    top_p=rows(jnp.float32),
+  )
+  noise = jax.eval_shape(
+    lambda numbers: sampling_lib.request_noise(0, numbers), numbers
+  )
+  return tokens, numbers, numbers, end_ids, sampling, noise
+
+
+def _with_cache_dtype(one: Any, dtype: str) -> Any:
+  """Returns an engine, and its drafters, whose keys have this dtype.
+
+  They were made on a CPU, where keys are float32.
+  """
+  if isinstance(one, tuple):
+    return tuple(_with_cache_dtype(x, dtype) for x in one)
+  if not dataclasses.is_dataclass(one):
+    return one
+  changed = {
+    field.name: dtype
+    if field.name == 'cache_dtype'
+    else _with_cache_dtype(getattr(one, field.name), dtype)
+    for field in dataclasses.fields(one)
+    if field.name in ('cache_dtype', 'drafter', 'arms', 'plain')
+  }
+  return dataclasses.replace(one, **changed)
+
+
+def _placed(tree: Any, table, mesh: jax.sharding.Mesh) -> Any:
+  """Returns shapes with their shardings."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    rules.shardings(tree, table, mesh),
+  )
+
+
+def _bytes(x: jax.ShapeDtypeStruct) -> int:
+  """Returns what a device holds of an array."""
+  return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+PROGRAMS = {'train': _train, 'decode': _decode}

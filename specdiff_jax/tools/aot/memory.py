@@ -1,0 +1,126 @@
+"""Compiling for accelerators that are not here, and what it tells."""
+
+from collections.abc import Mapping
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+
+from specdiff_jax.tools.aot import hlo_costs
+
+_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+_USED = re.compile(
+  r'(?:Used |temporaries \()([\d.]+)([KMGT]?)\)?'
+  r'(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What compiling a program came to, for each device.
+
+  Attributes:
+    fits: whether it can run.
+    peak: bytes that it takes.
+    limit: bytes that there are; 0 where that is not known.
+    parts: bytes of arguments, results that are not arguments again,
+      temporaries and code. Empty if it does not fit: the compiler gives up.
+    costs: what it does; None if it does not fit.
+    allocations: the compiler's own list of what is largest, if it does not.
+    seconds: of compiling.
+  """
+
+  fits: bool
+  peak: int
+  limit: int
+  parts: Mapping[str, int]
+  costs: hlo_costs.Costs | None
+  allocations: str
+  seconds: float
+
+
+def compiled(lowered: jax.stages.Lowered, limit: int) -> Outcome:
+  """Compiles a program; to exceed the memory is an outcome, not an error."""
+  start = time.monotonic()
+  try:
+    program = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    text = str(error)
+    used = _USED.search(text)
+    if 'RESOURCE_EXHAUSTED' not in text or not used:
+      raise
+    return Outcome(
+      fits=False,
+      peak=_bytes(*used.groups()[:2]),
+      limit=_bytes(*used.groups()[2:]),
+      parts={},
+      costs=None,
+      allocations=largest(text),
+      seconds=time.monotonic() - start,
+    )
+  seconds = time.monotonic() - start
+  memory = program.memory_analysis()
+  parts = parts_of(memory)
+  peak = memory.peak_memory_in_bytes or sum(parts.values()) - parts['code']
+  peak += parts['code']
+  costs = hlo_costs.read(program.as_text())
+  return Outcome(
+    not limit or peak <= limit, peak, limit, parts, costs, '', seconds
+  )
+
+
+def parts_of(memory: Any) -> dict[str, int]:
+  """Returns what a compiled program's memory is made of."""
+  return {
+    'arguments': memory.argument_size_in_bytes,
+    'results': memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    'temporaries': memory.temp_size_in_bytes,
+    'code': memory.generated_code_size_in_bytes,
+  }
+
+
+def largest(text: str, count: int = 5) -> str:
+  """Returns the first lines of each of the compiler's largest allocations."""
+  found = re.findall(
+    r'Size: ([\d.]+[KMGT]?)\n(?:\s+Operator: op_name="([^"]*)")?.*?\n?'
+    r'\s+Shape: (\S+)',
+    text,
+  )
+  return '\n'.join(
+    f'{size}  {shape}  {name}' for size, name, shape in found[:count]
+  )
+
+
+def advice(held: Mapping[str, int], outcome: Outcome) -> list[str]:
+  """Returns what to change so that a program fits, most effective first.
+
+  held: bytes of each device by what they are: verifier, drafter, optimizer,
+  cache, batch.
+  """
+  remedies = {
+    'verifier': 'split the verifier over more devices (the second axis of '
+    'config.mesh), or take config.dtype=bfloat16',
+    'drafter': 'split the drafter over more devices (the second axis of '
+    'config.mesh)',
+    'optimizer': 'split drafter and optimizer over more devices (the second '
+    'axis of config.mesh), or train a smaller one (config.network)',
+    'cache': 'lower config.batch, the largest of config.prompt_buckets or '
+    'config.max_new_tokens, or use more devices',
+    'batch': 'lower config.batch',
+    'temporaries': 'lower config.batch, config.windows or config.tokens, or '
+    'set config.vocab_block (train); lower config.batch, config.drafts or '
+    'config.budget (decode)',
+  }
+  sizes = {**held, 'temporaries': outcome.peak - sum(held.values())}
+  order = sorted(sizes, key=lambda name: -sizes[name])
+  return [
+    f'{name} ({sizes[name] / 2**30:.1f} GiB): {remedies[name]}'
+    for name in order
+    if sizes[name] > outcome.limit / 20
+  ]
+
+
+def _bytes(number: str, unit: str) -> int:
+  return int(float(number) * _UNITS[unit])

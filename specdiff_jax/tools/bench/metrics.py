@@ -1,0 +1,167 @@
+"""What is reported of each system.
+
+tau is tokens emitted per verifier call, the bonus token included; `accepted`
+is the mean number of draft tokens accepted, without it. Prefill and the token
+that it yields are in neither.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import statistics
+
+from specdiff_jax.tools.bench import costs as costs_lib
+from specdiff_jax.tools.bench import timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table."""
+
+  system: str
+  tokens_per_s: float  # median over rounds, prefill excluded
+  total_tokens_per_s: float  # median over rounds, prompt to text
+  speedup: float  # over plain AR of the same dtype, median over rounds
+  speedup_best: float
+  speedup_over_fastest_ar: float  # over plain AR of any dtype
+  tau: float
+  accepted: float
+  exact: bool | None  # None: the rule is equal in law, not token for token
+  mismatched_rows: int
+  excused_rows: int  # of those, differences that rounding explains
+  prompts: int
+  new_tokens: int
+  recompiles: int
+  cycles: int
+  histogram: tuple[int, ...]  # cycles by accepted draft tokens
+  gamma: int  # depth of the deepest draft
+  drafts: int  # of one pass
+  verify_tokens: int  # scored by one call of the verifier
+  costs: costs_lib.Costs | None = None  # if they were measured
+
+
+def row(
+  system: str,
+  measured: timing.Measurement,
+  ar: timing.Measurement,
+  fastest_ar: timing.Measurement,
+  reference: Sequence[Sequence[int]],
+  size: Mapping[str, int],
+  costs: costs_lib.Costs | None = None,
+  coupled: bool = True,
+  excused: int = 0,
+) -> Row:
+  """Sums up a system.
+
+  Args:
+    system: its name.
+    measured: its rounds.
+    ar: those of plain decoding in the same dtype.
+    fastest_ar: those of the fastest plain decoding.
+    reference: plain decoding's tokens of each prompt.
+    size: its gamma, drafts and verify_tokens.
+    costs: of its cycle, if they were measured.
+    coupled: whether its tokens, not only their law, are plain decoding's.
+    excused: rows whose first difference rounding explains.
+  """
+  outputs = tokens(measured)
+  wrong = unlike(outputs, reference)
+  histogram = add([c.accepted for c in measured.completions])
+  cycles = sum(c.cycles for c in measured.completions)
+  emitted = sum(c.emitted for c in measured.completions)
+  ratios = speedups(measured, ar)
+  return Row(
+    system=system,
+    tokens_per_s=speed(measured),
+    total_tokens_per_s=median([r.total_tokens_per_s for r in measured.rounds]),
+    speedup=median(ratios),
+    speedup_best=max(ratios),
+    speedup_over_fastest_ar=median(speedups(measured, fastest_ar)),
+    tau=emitted / cycles if cycles else 0.0,
+    accepted=mean_accepted(histogram),
+    exact=(wrong == 0 and measured.repeatable) if coupled else None,
+    mismatched_rows=wrong,
+    excused_rows=excused,
+    prompts=len(outputs),
+    new_tokens=sum(map(len, outputs)),
+    recompiles=measured.recompiles,
+    cycles=cycles,
+    histogram=histogram,
+    costs=costs,
+    **size,
+  )
+
+
+def failed(row: Row) -> bool:
+  """Returns whether an output differs where rounding does not explain it."""
+  return row.exact is False and row.excused_rows < max(row.mismatched_rows, 1)
+
+
+def tokens(measured: timing.Measurement) -> list[list[int]]:
+  """Returns the tokens of each prompt's completion."""
+  return [c.tokens.tolist() for c in measured.completions]
+
+
+def unlike(
+  outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]
+) -> int:
+  """Returns how many rows differ from the reference anywhere."""
+  pairs = zip(outputs, reference, strict=True)
+  return sum(list(a) != list(b) for a, b in pairs)
+
+
+def speedups(
+  measured: timing.Measurement, base: timing.Measurement
+) -> list[float]:
+  """Returns the ratio of decoding speeds of each round."""
+  return [
+    a.tokens_per_s / b.tokens_per_s if b.tokens_per_s else 0.0
+    for a, b in zip(measured.rounds, base.rounds, strict=True)
+  ]
+
+
+def speed(measured: timing.Measurement) -> float:
+  """Returns the median tokens/s, prefill excluded."""
+  return median([r.tokens_per_s for r in measured.rounds])
+
+
+def median(values: Sequence[float]) -> float:
+  """Returns the median; 0 of nothing."""
+  return float(statistics.median(values)) if values else 0.0
+
+
+def add(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:
+  """Adds histograms, the shorter ones as if they ended in zeros."""
+  size = max(map(len, histograms), default=0)
+  total = [0] * size
+  for histogram in histograms:
+    for count, cycles in enumerate(histogram):
+      total[count] += int(cycles)
+  return tuple(total)
+
+
+def mean_accepted(histogram: Sequence[int]) -> float:
+  """Returns the mean accepted count over cycles."""
+  cycles = sum(histogram)
+  tokens = sum(count * number for count, number in enumerate(histogram))
+  return tokens / cycles if cycles else 0.0
+
+
+def surv(histogram: Sequence[int]) -> list[float]:
+  """Returns Pr(accepted >= j), j = 1...; their sum is the mean accepted.
+
+  surv([1, 1, 2]) == [0.75, 0.5]
+  """
+  cycles = sum(histogram)
+  if not cycles:
+    return []
+  return [sum(histogram[j:]) / cycles for j in range(1, len(histogram))]
+
+
+def cond(histogram: Sequence[int]) -> list[float | None]:
+  """Returns Pr(accept j | accepted j - 1), or None where j was never reached.
+
+  cond([1, 1, 2]) == [0.75, 2 / 3]
+  """
+  curve = [1.0, *surv(histogram)]
+  return [b / a if a else None for a, b in zip(curve, curve[1:])]

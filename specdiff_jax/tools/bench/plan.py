@@ -1,0 +1,146 @@
+"""What a bench run compares, and against what."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import systems
+from specdiff_jax.tools.exactness import divergence
+from specdiff_jax.tools.exactness import reading
+
+Batches = Sequence[Sequence[generate.Request]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+  """Systems by name, with plain AR in every dtype beside them."""
+
+  names: tuple[str, ...]  # rows of the table
+  dtype: str  # of those rows
+  ars: Mapping[str, tuple[str, int]]  # plain AR's name -> dtype, fastest shape
+  rounds: int
+  exact: bool  # outputs are compared to plain AR through the same shapes
+  temperature: float
+  coupled: bool  # seeded outputs are plain decoding's, token for token
+  make: Callable[[str, str, int], system_lib.System]  # name, dtype, slots
+  facts: Mapping[str, Any]  # settings that a reader of the figures wants
+
+  def systems(self) -> dict[str, system_lib.System]:
+    """Returns all that is timed."""
+    result = {
+      name: self.make('ar', dtype, slots)
+      for name, (dtype, slots) in self.ars.items()
+    }
+    for name in self.names:
+      if name not in result:
+        result[name] = self.make(name, self.dtype, 0)
+    return result
+
+  def references(
+    self,
+    systems: Mapping[str, system_lib.System],
+    batches: Batches,
+    plain: list[list[int]],
+  ) -> dict[str, list[list[int]]]:
+    """Returns the tokens that each row of the table has to give.
+
+    They are those of plain AR padded to the system's own shapes, or of plain AR
+    at its fastest shape, `plain`; see `same_shape`.
+    """
+    padded = {}
+    if not self.coupled:
+      return dict.fromkeys(self.names, plain)
+
+    def through(slots: int) -> list[list[int]]:
+      if slots not in padded:
+        ar = self.make('ar', self.dtype, slots)
+        padded[slots] = [c.tokens.tolist() for b in batches for c in ar(b)]
+      return padded[slots]
+
+    return {
+      name: through(slots) if slots else plain
+      for name, slots in (
+        (name, self.same_shape(systems[name])) for name in self.names
+      )
+    }
+
+  def same_shape(self, system: system_lib.System) -> int:
+    """Returns the slots that make plain AR's passes those of the system.
+
+    0 if it is compared with plain AR at its fastest shape: so is plain AR
+    itself, a system that chooses among shapes, and all unless `exact`.
+    """
+    buckets = system.engine.drafter.buckets
+    own = self.exact and system.name != 'ar' and len(buckets) == 1
+    return buckets[0] if own else 0
+
+  def excused(
+    self,
+    system: system_lib.System,
+    plain: system_lib.System,
+    requests: Sequence[generate.Request],
+    expected: Sequence[Sequence[int]],
+    got: Sequence[Sequence[int]],
+  ) -> int:
+    """Returns how many rows differ by no more than rounding explains.
+
+    None of a chain through the same shapes: there is no rounding between them.
+    """
+    same = all(list(a) == list(b) for a, b in zip(expected, got))
+    drafter, slots = system.engine.drafter, self.same_shape(system)
+    if same or not self.coupled or (slots and drafter.chain):
+      return 0
+    judge = divergence.Judge(
+      plain.engine,
+      plain.params,
+      plain.buckets,
+      plain.batch,
+      reading.passes(slots or plain.engine.drafter.buckets[-1], drafter),
+    )
+    found = judge.compare(requests, expected, got, plain.settings)
+    return sum(d.excused for d in found.divergences)
+
+
+def planned(
+  config: decoding.Config,
+  checkpoint: weights.Checkpoint,
+  names: Sequence[str] | None,
+  rounds: int | None,
+) -> Plan:
+  """Returns what `bench` does; `names` and `rounds` go before the config's."""
+  names = tuple(names or config.systems)
+  for name in names:
+    systems.one_of('systems', name, systems.SYSTEMS)
+  ars = {'ar': config.dtype}
+  for dtype in config.ar_dtypes:
+    systems.one_of('ar_dtypes', dtype, systems.DTYPES)
+    if dtype != config.dtype:
+      ars[f'ar {dtype}'] = dtype
+
+  def make(name: str, dtype: str, slots: int) -> system_lib.System:
+    own = (
+      checkpoint if dtype == config.dtype else decoding.verifier(config, dtype)
+    )
+    return decoding.system(config, own, name, slots)
+
+  facts = ('exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft')
+  facts += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter')
+  facts += ('int8',)
+  return Plan(
+    names=names,
+    dtype=config.dtype,
+    ars={n: (d, systems.ar_slots(config, d)) for n, d in ars.items()},
+    rounds=rounds or config.rounds,
+    exact=config.exact,
+    temperature=config.temperature,
+    coupled=config.rule == 'match' or config.temperature == 0,
+    make=make,
+    facts={name: config[name] for name in facts}
+    | {n: config[n].to_dict() for n in ('drafters', 'masked_lm')},
+  )

@@ -1,0 +1,300 @@
+"""`aot`: compiling for chips that are not here, and what it says of them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+from specdiff_jax.checkpoints import presets
+from specdiff_jax.cli import command
+from specdiff_jax.core import errors
+from specdiff_jax.data import windows
+from specdiff_jax.models import networks
+from specdiff_jax.tools.aot import hlo_costs
+from specdiff_jax.tools.aot import lowering as build_aot
+from specdiff_jax.tools.aot import memory
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason="the compiler for TPUs is not here (pip install 'jax[tpu]')",
+)
+GIB = 2**30
+
+
+# --- with the TPU's compiler --------------------------------------------------
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize('program', ['train', 'decode'])
+def test_tiny_fits_on_a_tpu(program, root):
+  """In a process of its own: the compiler stays in the one that loads it."""
+  run = subprocess.run(
+      [
+          sys.executable, '-m', 'specdiff_jax', 'aot',
+          f'--config={root}/configs/tiny.py:smoke', '--topology=v5e:2x2',
+          f'--program={program}', '--config.mesh=(2,-1)',
+          '--config.dtype=bfloat16', '--config.system=lookup',
+      ],
+      capture_output=True, text=True, timeout=500, cwd=root,
+  )  # fmt: skip
+  assert run.returncode == 0, run.stderr[-2000:]
+  told = json.loads(run.stdout.splitlines()[-1])
+  assert told['fits'] and told['mesh'] == {'data': 2, 'model': 2}
+  assert 0 < told['peak_bytes'] < told['limit_bytes']
+  assert told['flops_per_chip'] > 0 and told['largest']
+  assert told['collectives']['all-reduce']['count'] >= 2 * 3  # of each layer
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+  'name', ['banana', 'v5e', 'v5p:3x7', 'v9:2x2', 'v5e:4x4; rm']
+)
+def test_what_is_no_topology_is_refused(specdiff, tiny, name):
+  run = specdiff('aot', tiny, f'--topology={name}')
+  assert run.code == 2 and name in run.err
+
+
+# --- on fake devices of this CPU ----------------------------------------------
+
+PROGRAM = """
+    import json, sys
+    import jax
+    import numpy as np
+    from specdiff_jax.tools.aot import hlo_costs
+    from specdiff_jax.recipes import decoding
+    from specdiff_jax.decoding import engine as engine_lib
+    from specdiff_jax.decoding import system as system_lib
+    from specdiff_jax.parallel import mesh as mesh_lib
+    from specdiff_jax.parallel import rules
+    from specdiff_jax.cli import command
+
+    config = command.load(sys.argv[1])
+    checkpoint = decoding.verifier(config)
+    system = decoding.system(config, checkpoint, 'lookup')
+    requests = [system_lib.request(str(i), [5 + i, 6, 7, 6]) for i in range(4)]
+    mesh = mesh_lib.make_mesh((2, 4))
+
+    def split(tree, table):
+      return jax.device_put(tree, rules.shardings(tree, table, mesh))
+
+    params = split(system.params, rules.TRANSFORMER)
+    spoil = lambda s: s.replace(cache=jax.tree.map(lambda x: 2 * x, s.cache))
+    states = [
+        split(change(system.start(requests)), rules.DECODING)
+        for change in (lambda s: s, spoil)
+    ]
+    program = engine_lib.Engine.decode.lower(
+        system.engine, params, (), states[0], np.int32(100), np.int32(4)
+    ).compile()
+    costs = hlo_costs.read(program.as_text())
+    right, spoilt = [program(params, (), s, 100, 4) for s in states]
+    whole = system.engine.decode(
+        system.params, (), system.start(requests), np.int32(100), np.int32(4)
+    )
+    cache = jax.tree.leaves(right.cache)[0]
+    print(json.dumps({
+        'split': np.asarray(right.tokens).tolist(),
+        'spoilt': np.asarray(spoilt.tokens).tolist(),
+        'whole': np.asarray(whole.tokens).tolist(),
+        'shape': cache.shape,
+        'shard': cache.sharding.shard_shape(cache.shape),
+        'reduced': costs.collectives()['all-reduce']['count'],
+        'gathered': [t.shape for t in costs.traffic if t.kind == 'all-gather'],
+    }))
+"""
+
+
+@pytest.fixture(scope='module')
+def told(root):
+  environment = os.environ | {
+      'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu',
+      'PYTHONPATH': str(root),
+  }  # fmt: skip
+  run = subprocess.run(
+      [
+          sys.executable, '-c', textwrap.dedent(PROGRAM),
+          f'{root}/configs/tiny.py:smoke',
+      ],
+      env=environment, capture_output=True, text=True, timeout=500,
+  )  # fmt: skip
+  assert run.returncode == 0, run.stderr[-3000:]
+  return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_a_split_loop_decodes_the_same(told):
+  assert told['split'] == told['whole']
+  assert told['spoilt'] != told['whole']  # the control
+  rows, *rest = told['shape']
+  assert told['shard'] == [rows // 2, *rest]  # 2 heads are not for 4 devices
+
+
+def test_each_layer_is_reduced_and_no_weight_gathered(told):
+  assert told['reduced'] >= 2 * 3  # attention and MLP of three layers
+  shapes = networks.shapes(presets.SIZES['tiny']).values()
+  weights = {f'f32[{",".join(map(str, shape))}]' for shape in shapes}
+  assert 'f32[128,64]' in weights
+  assert told['gathered'] and not weights & set(told['gathered'])
+
+
+# --- without any compiling ----------------------------------------------------
+
+
+@pytest.fixture
+def config(root):
+  return command.load(f'{root}/configs/tiny.py:smoke')
+
+
+def test_the_batch_is_that_of_training(config, root):
+  """Names, shapes and dtypes are those of the pipeline's own batches."""
+
+  class Item:
+    prompt = np.arange(4, dtype=np.int32)
+    completion = np.arange(9, dtype=np.int32)
+
+  sizes = windows.WindowConfig(
+    config.tokens, config.windows, config.gamma, config.batch, config.seed
+  )
+  real = next(iter(windows.batches([Item()] * 8, sizes)))
+  mesh = jax.sharding.AbstractMesh((1, 1), ('data', 'model'))
+  ours = build_aot._batch(config, mesh)
+  assert {k: (v.shape, v.dtype) for k, v in ours.items()} == {
+    k: (v.shape, v.dtype) for k, v in real.items()
+  }
+
+
+@pytest.mark.parametrize('name', ['train', 'decode'])
+def test_programs_are_made_and_what_they_hold_told(config, name):
+  program = build_aot.program(config, name, jax.devices())
+  held = program.held
+  assert program.mesh == {'data': 1, 'model': 1}
+  shapes = networks.shapes(presets.SIZES['tiny'])
+  weights = sum(np.prod(shape) for shape in shapes.values())
+  if name == 'decode':
+    assert held['verifier'] == 4 * weights
+    assert held['cache'] > 0
+  else:
+    # With the head's rows of the draft vocabulary, and where each token is.
+    assert held['verifier'] == 4 * (weights + 257 * 64 + 320)
+    # AdamW's two moments, and counters.
+    assert 0 <= held['optimizer'] - 2 * held['drafter'] < 64
+
+
+def test_presets_are_shapes(config):
+  config.verifier = 'preset:qwen2.5_72b'
+  checkpoint = build_aot.verifier(config)
+  assert checkpoint.params['layers']['down'].shape == (80, 8192, 29568)
+  config.verifier = 'quickstart'
+  assert build_aot.verifier(config).config.width == 576
+
+
+def test_a_drafter_without_weights_does_not_decode(specdiff, tiny):
+  decode = ('decode', tiny, '--prompt=a')
+  run = specdiff(*decode, '--config.drafter=preset:llada_8b')
+  assert run.code == 2 and 'only `aot`' in run.err
+  run = specdiff(*decode, '--config.drafter=preset:other')
+  assert run.code == 2 and 'llada_8b' in run.err
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'verifier': 'preset:none'}, 'qwen2.5_72b'),
+    ({'verifier': 'random:none'}, 'tiny'),
+    ({'mesh': (3, -1)}, 'divisor'),
+    ({'loss': 'none'}, 'streak'),
+  ],
+)
+def test_what_does_not_go_together_is_refused(config, changes, words):
+  config.update(changes)
+  with pytest.raises(errors.InputError, match=words):
+    build_aot.program(config, 'train', jax.devices())
+
+
+def test_a_topology_is_needed(specdiff, tiny):
+  run = specdiff('aot', tiny)
+  assert run.code == 2 and '--topology' in run.err
+
+
+EXHAUSTED = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of \
+memory in memory space hbm. Used 120.50G of 95.74G hbm. Exceeded hbm capacity \
+by 24.76G.
+
+  Largest program allocations in hbm:
+
+  1. Size: 40.00G
+     Operator: op_name="jit(step)/logits/dot_general" source_file="a.py"
+     Shape: f32[8,2048,152064]{2,1,0:T(8,128)}
+     Unpadded size: 40.00G
+     ==========================
+
+  2. Size: 4.00G
+     Shape: bf16[80,8,2048]{2,1,0}
+"""
+
+
+class Failing:
+  def __init__(self, text):
+    self.text = text
+
+  def compile(self):
+    raise jax.errors.JaxRuntimeError(self.text)
+
+
+def test_what_exceeds_the_memory_does_not_fit():
+  outcome = memory.compiled(Failing(EXHAUSTED), 95 * GIB)
+  assert not outcome.fits and outcome.costs is None
+  assert outcome.peak == int(120.5 * GIB)
+  assert outcome.limit == int(95.74 * GIB)
+  assert '40.00G' in outcome.allocations
+  assert 'jit(step)/logits/dot_general' in outcome.allocations
+  held = {'verifier': 18 * GIB, 'optimizer': GIB, 'batch': 1}
+  first, second = memory.advice(held, outcome)
+  assert first.startswith('temporaries (101.5 GiB)') and 'vocab_block' in first
+  assert second.startswith('verifier')
+
+
+def test_the_other_form_of_that_message_is_read():
+  text = (
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (18.00G) exceeds available HBM (15.75G).'
+  )
+  outcome = memory.compiled(Failing(text), 0)
+  assert (outcome.peak, outcome.limit) == (18 * GIB, int(15.75 * GIB))
+  assert not outcome.fits and not outcome.allocations
+
+
+def test_other_errors_of_the_compiler_are_errors():
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    memory.compiled(Failing('INTERNAL: something broke'), GIB)
+
+
+def test_outcomes_are_told(specdiff, tiny, monkeypatch):
+  """The exit codes and the JSON line, of a program that was not compiled."""
+  costs = hlo_costs.Costs(
+    12, (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24),), ()
+  )
+  parts = {'arguments': 4, 'results': 0, 'temporaries': 2, 'code': 1}
+  fits = memory.Outcome(True, 7, 8, parts, costs, '', 0.5)
+  not_so = memory.Outcome(
+    False, 9 * GIB, 8 * GIB, {}, None, '40.00G  f32[2]', 0.5
+  )
+  monkeypatch.setattr(
+    build_aot, 'devices', lambda name, slices: (jax.devices(), 8)
+  )
+  for outcome, code in ((fits, 0), (not_so, 3)):
+    monkeypatch.setattr(memory, 'compiled', lambda lowered, limit: outcome)
+    run = specdiff('aot', tiny, '--topology=v5e:2x2', '--program=decode')
+    assert run.code == code, run.err
+    told = run.json
+    assert told['topology'] == 'v5e:2x2' and told['fits'] == outcome.fits
+    assert told['peak_bytes'] == outcome.peak
+    assert told['limit_bytes'] == outcome.limit
+  assert told['flops_per_chip'] is None and told['advice']
+  assert '40.00G' in run.out

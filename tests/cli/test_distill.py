@@ -1,0 +1,180 @@
+"""`distill`: stopped and resumed it comes to the same bits; bad data."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from specdiff_jax.cli import console
+from specdiff_jax.training import metrics
+
+STEPS = 6
+
+
+@pytest.fixture
+def argv(tiny, data):
+  return (
+      'distill', tiny, f'--config.data={data}', f'--config.steps={STEPS}',
+      '--config.save_every=2',
+  )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """Where a run that nothing stops goes."""
+  return tmp_path_factory.mktemp('whole')
+
+
+def test_trains_and_its_drafter_decodes(specdiff, argv, whole, tiny):
+  run = specdiff(*argv, f'--workdir={whole}')
+  assert run.code == 0, run.err
+  assert list(run.json)[:4] == ['steps', 'loss', 'tau_eval', 'params_sha256']
+  assert run.json['steps'] == STEPS and run.json['tau_eval'] >= 1
+  lines = (whole / 'metrics.jsonl').read_text().splitlines()
+  assert any('eval' in json.loads(line) for line in lines)
+  drafter = f'--config.drafter={whole}/drafter.safetensors'
+  done = specdiff('decode', tiny, '--prompt=a', drafter)
+  assert done.code == 0, done.err
+  again = specdiff(*argv, f'--workdir={whole}')
+  assert again.code == 0 and again.json['steps'] == STEPS
+  assert again.json['params_sha256'] == run.json['params_sha256']
+
+
+@pytest.mark.parametrize(
+  'loss, metric', [('lk', 'overlap'), ('variable_prefix', 'prefix')]
+)
+def test_other_losses_train(specdiff, argv, tmp_path, loss, metric):
+  """One that reads the verifier's law, and one that shows a part of windows."""
+  more = (f'--config.loss={loss}', '--config.steps=2')
+  more += ('--config.vocab_block=100',)
+  run = specdiff(*argv, *more, f'--workdir={tmp_path}')
+  assert run.code == 0, run.err
+  assert run.json['steps'] == 2 and run.json['tau_eval'] >= 1
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(lines[0])[metric] > 0
+  other = '--config.lk_eta=1.0', '--config.prefix_base=0.5'
+  run = specdiff(*argv, *more, *other, f'--workdir={tmp_path}')
+  assert run.code == 2 and ('lk_eta' in run.err) == (loss == 'lk')
+
+
+def test_a_work_directory_belongs_to_one_run(specdiff, argv, whole):
+  assert specdiff(*argv, f'--workdir={whole}').code == 0
+  before = (whole / 'drafter.safetensors').read_bytes()
+  run = specdiff(*argv, f'--workdir={whole}', '--config.learning_rate=0.5')
+  assert run.code == 2 and 'Traceback' not in run.err
+  assert 'learning_rate' in run.err and '0.5' in run.err
+  assert (whole / 'drafter.safetensors').read_bytes() == before
+
+
+def test_a_killed_run_goes_on_exactly(
+  specdiff, argv, whole, tmp_path, monkeypatch
+):
+  sha = specdiff(*argv, f'--workdir={whole}').json['params_sha256']
+
+  @contextlib.contextmanager
+  def progress(what, total=None):
+    def update(done, total=None, note=''):
+      if what == 'distilling' and done == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    yield update
+
+  monkeypatch.setattr(console, 'progress', progress)
+  run = specdiff(*argv, f'--workdir={tmp_path}')
+  assert run.code == 75 and run.out == '' and 'step 3' in run.err
+  monkeypatch.undo()
+  run = specdiff(*argv, f'--workdir={tmp_path}')
+  assert run.code == 0, run.err
+  assert run.json['params_sha256'] == sha
+  other = specdiff(*argv, f'--workdir={tmp_path}/other', '--config.seed=1')
+  assert other.json['params_sha256'] != sha  # the control
+
+
+def test_names_of_folders_may_hold_anything(specdiff, argv, data, tmp_path):
+  """Also of those with the trajectories, which may be several."""
+  mine, workdir = tmp_path / 'br{a,b}', tmp_path / 'run[1]*{c,d} ü'
+  shutil.copytree(data, mine)
+  argv = *argv, f'--workdir={workdir}', f'--config.data={mine}'
+  assert specdiff(*argv, '--config.steps=2').code == 0
+  run = specdiff(*argv, '--config.steps=4')
+  assert run.code == 0 and run.json['steps'] == 4, run.err
+  assert sorted(os.listdir(workdir / 'checkpoints')) == ['2', '4']
+  shutil.rmtree(workdir / 'checkpoints' / '4')
+  (workdir / 'metrics.jsonl').write_bytes(b'garbage\n')
+  again = specdiff(*argv, '--config.steps=4')
+  assert again.code == 0 and '1 damaged lines' in again.err
+  assert again.json['params_sha256'] == run.json['params_sha256']
+
+
+def test_a_full_disk_loses_nothing(
+  specdiff, argv, whole, tmp_path, monkeypatch
+):
+  sha = specdiff(*argv, f'--workdir={whole}').json['params_sha256']
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  def write(self, step, values, real=metrics.MetricsWriter.write):
+    if step >= 4:
+      monkeypatch.setattr(metrics.MetricsWriter, '_append', full)
+    real(self, step, values)
+
+  monkeypatch.setattr(metrics.MetricsWriter, 'write', write)
+  run = specdiff(*argv, f'--workdir={tmp_path}')
+  monkeypatch.undo()
+  assert run.code == 2 and 'Traceback' not in run.err, run
+  assert 'space' in run.err
+  run = specdiff(*argv, f'--workdir={tmp_path}')
+  assert run.code == 0, run.err
+  assert run.json['params_sha256'] == sha
+
+
+@pytest.mark.parametrize(
+  'more, words',
+  [
+    (['--config.data=nowhere'], ['nowhere', 'collect']),
+    (['--config.data=nowhere.jsonl'], ['nowhere.jsonl']),
+    (['--config.data='], ['config.data']),
+    (['--config.verifier=random:other'], ['other']),
+    (['--config.mesh=(1, 99)'], ['mesh', '99']),
+    (['--config.mesh=(1, 2, 3)'], ['mesh']),
+    (['--config.steps=0'], ['steps']),
+    (['--config.learning_rate=-1.0'], ['learning_rate']),
+    (['--config.gamma=500'], ['gamma', '500']),
+    (['--config.loss=rejection'], ['rejection', 'law_temperature']),
+    (
+      ['--config.loss=elbo', '--config.network.ngram=0'],
+      ['elbo', 'ngram'],
+    ),
+    (
+      ['--config.eval_prompts=("{root}/configs/prompts/tiny.jsonl",)'],
+      ['evaluation prompts', 'training prompts'],
+    ),
+  ],
+)
+def test_bad_settings(specdiff, argv, root, tmp_path, more, words):
+  more = [arg.format(root=root) for arg in more]
+  run = specdiff(*argv, f'--workdir={tmp_path}', *more)
+  assert run.code == 2, run
+  assert run.out == '' and 'Traceback' not in run.err
+  for word in words:
+    assert word in run.err, (word, run.err)
+
+
+def test_data_of_another_verifier(specdiff, argv, data, tmp_path):
+  manifest = json.loads((data / 'dataset' / 'manifest.json').read_text())
+  right, wrong = manifest['header']['verifier'], '0' * 16
+  mine = tmp_path / 'trajectories'
+  shutil.copytree(data, mine)
+  journal, changed = mine / 'journal.jsonl', []
+  for line in journal.read_text().replace(right, wrong).splitlines():
+    fields = json.loads(line)  # an older one, without the checksum
+    changed.append(json.dumps({n: fields[n] for n in fields if n != 'sum'}))
+  journal.write_text('\n'.join(changed) + '\n')
+  run = specdiff(*argv, f'--workdir={tmp_path}/w', f'--config.data={mine}')
+  assert run.code == 2, run
+  assert right in run.err and wrong in run.err

@@ -1,0 +1,94 @@
+"""Figures of the bench, on measurements made by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from specdiff_jax.core import errors
+from specdiff_jax.decoding import generate
+from specdiff_jax.tools.bench import metrics
+from specdiff_jax.tools.bench import plots
+from specdiff_jax.tools.bench import report
+from specdiff_jax.tools.bench import timing
+
+SIZE = {'gamma': 3, 'drafts': 1, 'verify_tokens': 4}
+
+
+def completion(tokens, cycles, accepted):
+  return generate.Completion(
+    0, np.asarray(tokens), cycles, len(tokens) - 1, np.asarray(accepted)
+  )
+
+
+def measured(speeds, completions):
+  rounds = tuple(timing.Round(100, 101, 100 / s, 200 / s) for s in speeds)
+  return timing.Measurement(rounds, tuple(completions), True, 0)
+
+
+AR = measured([10, 10, 20], [completion([5, 6, 7, 8], 3, [3])])
+DRAFTED = measured([20, 30, 80], [completion([5, 6, 7, 8], 2, [1, 1, 0])])
+
+
+def test_row():
+  row = metrics.row('x', DRAFTED, AR, AR, [[5, 6, 7, 8]], SIZE)
+  assert row.tokens_per_s == pytest.approx(30)
+  assert row.speedup == pytest.approx(3)  # of 2, 3, 4
+  assert row.speedup_best == pytest.approx(4)
+  assert row.tau == pytest.approx(1.5)
+  assert row.accepted == pytest.approx(0.5)
+  assert (row.exact, row.new_tokens, row.cycles) == (True, 4, 2)
+
+
+@pytest.mark.parametrize('wrong', [[5, 6, 7, 9], [5, 6, 7], [5, 6, 7, 8, 8]])
+def test_a_differing_row_is_not_exact(wrong):
+  row = metrics.row('x', DRAFTED, AR, AR, [wrong], SIZE)
+  assert not row.exact and row.mismatched_rows == 1
+
+
+def test_rounds_that_differ_are_not_exact():
+  shaky = dataclasses.replace(DRAFTED, repeatable=False)
+  assert not metrics.row('x', shaky, AR, AR, [[5, 6, 7, 8]], SIZE).exact
+
+
+def test_curves():
+  histogram = [1, 1, 2]
+  assert metrics.surv(histogram) == [0.75, 0.5]
+  assert metrics.cond(histogram) == [0.75, pytest.approx(2 / 3)]
+  assert sum(metrics.surv(histogram)) == metrics.mean_accepted(histogram)
+  assert metrics.cond([4, 0, 0]) == [0.0, None]
+  assert metrics.surv([]) == []
+  assert metrics.add([[1, 2], [3], []]) == (4, 2)
+
+
+def test_report_and_plot(tmp_path):
+  rows = [
+    metrics.row('ar', AR, AR, AR, [[5, 6, 7, 8]], SIZE),
+    metrics.row('x', DRAFTED, AR, AR, [[0]], SIZE),
+  ]
+  assert report.table(rows).row_count == 2
+  assert report.curves(rows).row_count == 2
+  assert report.curves(rows[:1]) is None
+  line = report.json_line(
+    rows,
+    device='d',
+    fastest_ar_tokens_per_s=1.0,
+    config='c',
+    verifier='v',
+    dtype='float32',
+    temperature=0.0,
+    extra={'more': 1},
+  )
+  assert list(line) == [
+      'schema', 'device', 'fastest_ar_tokens_per_s', 'config', 'verifier',
+      'dtype', 'temperature', 'systems', 'more',
+  ]  # fmt: skip
+  assert list(line['systems'][0])[:11] == [
+      'system', 'tokens_per_s', 'speedup', 'speedup_over_fastest_ar', 'tau',
+      'accepted', 'exact', 'prompts', 'new_tokens', 'recompiles', 'cycles',
+  ]  # fmt: skip
+  assert [s['exact'] for s in line['systems']] == [True, False]
+  plots.save(str(tmp_path / 'a.png'), rows)
+  assert (tmp_path / 'a.png').stat().st_size > 1000
+  with pytest.raises(errors.InputError, match='nowhere'):
+    plots.save(str(tmp_path / 'nowhere' / 'a.png'), rows)
