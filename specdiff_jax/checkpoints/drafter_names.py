@@ -2,7 +2,7 @@
 
 import re
 
-from specdiff_jax.checkpoints.hf import hf_names
+from specdiff_jax.checkpoints.hf import names
 from specdiff_jax.models import ddit
 from specdiff_jax.models import dflash as dflash_lib
 
@@ -89,7 +89,7 @@ def dflash(config: dflash_lib.DFlashConfig) -> dict[str, str]:
 
   Example: dflash(config)['layer_0.up'] == 'layers.0.mlp.up_proj.weight'
   """
-  usual = hf_names.names(config.network)
+  usual = names.names(config.network)
   return {
     ours: _DFLASH_OTHERS.get(ours) or usual[ours].removeprefix('model.')
     for ours in dflash_lib.shapes(config)

@@ -20,8 +20,8 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.hf import hf_directory
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import directory
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.models import dflash
@@ -85,7 +85,7 @@ def _hf(source, folder, dtype, progress) -> dict[str, Any]:
     theirs: _as_stored(source.config, ours, tensor)
     for ours, theirs, tensor in _named(source)
   }
-  return write_tensors(folder, hf_directory.STEM, tensors, dtype, progress)
+  return write_tensors(folder, directory.STEM, tensors, dtype, progress)
 
 
 def _native(source, folder, dtype, progress) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _named(
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, Hugging Face's, tensor) of a complete model."""
   foreign = source.form == 'gguf'
-  usual = hf_families.names(source.config) if foreign else {}
+  usual = families.names(source.config) if foreign else {}
   for ours, theirs, tensor in params_lib.checked(
     source.config, source.tensors(), source.name
   ):
@@ -145,11 +145,11 @@ def _named(
 
 def _as_stored(config, ours: str, tensor: stored.Tensor) -> stored.Tensor:
   """Returns a tensor of ours as files of Hugging Face hold it."""
-  if ours in hf_families.transposed(config):
+  if ours in families.transposed(config):
     return stored.transposed(tensor)
   if len(tensor.shape) == 1 and not ours.startswith(params_lib.SPARE):
     array = stored.read(tensor)  # small; Gemma's norms are shifted
-    return stored.InMemory(hf_families.as_stored(config, ours, array))
+    return stored.InMemory(families.as_stored(config, ours, array))
   return tensor
 
 
@@ -217,7 +217,7 @@ def _write_beside(source: sources.Source, folder: str, dtype: Any) -> None:
   if dtype is None and os.path.exists(file):
     return  # kept to the byte
   known = os.path.exists(file)
-  raw = files.read_json(file) if known else hf_families.hf_config(source.config)
+  raw = files.read_json(file) if known else families.hf_config(source.config)
   kind = np.dtype(dtype or np.float32).name
   keys = [key for key in ('dtype', 'torch_dtype') if key in raw] or ['dtype']
   ids = {} if known else _special_ids(source)

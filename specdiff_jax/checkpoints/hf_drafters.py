@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from specdiff_jax.checkpoints import drafter_names
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.hf import hf_directory
-from specdiff_jax.checkpoints.hf import hf_families
-from specdiff_jax.checkpoints.hf import hf_names
-from specdiff_jax.checkpoints.hf import hf_sizes
+from specdiff_jax.checkpoints.hf import directory
+from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import names as hf_names
+from specdiff_jax.checkpoints.hf import sizes as hf_sizes
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
@@ -67,9 +67,7 @@ def tensors(
   folder: str, published: Published
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, name in the file, tensor) as `huggingface` does."""
-  return hf_directory.iterate_tensors(
-    folder, published.sizes, published.our_name
-  )
+  return directory.iterate_tensors(folder, published.sizes, published.our_name)
 
 
 def architectures(raw: Raw) -> list[str]:
@@ -85,7 +83,7 @@ def _family(file: str, raw: Raw) -> str:
   for name in found:
     if name in KNOWN:
       return KNOWN[name]
-  if set(found) & set(hf_families.FAMILIES):
+  if set(found) & set(families.FAMILIES):
     hint = (
       'which is that of an autoregressive model. If it is a diffusion '
       "drafter of this form, say which: config.masked_lm.family is 'diffugpt'"
@@ -106,14 +104,14 @@ def _like(architecture: str, file: str, raw: Raw, **more: Any):
   """
   ours = {**raw, 'attention_bias': None, 'is_causal': None, **more}
   if ours.get('tie_word_embeddings') is None:
-    names = hf_directory.tensor_files(os.path.dirname(file))
+    names = directory.tensor_files(os.path.dirname(file))
     ours['tie_word_embeddings'] = 'lm_head.weight' not in names
-  return hf_families.config_of(architecture, file, ours)
+  return families.config_of(architecture, file, ours)
 
 
 def _masked(file, sizes, rename, mask_id, shifted) -> Published:
   """Returns a drafter whose tensors have usual names after `rename`."""
-  sizes = hf_families.untied(os.path.dirname(file), sizes, rename)
+  sizes = families.untied(os.path.dirname(file), sizes, rename)
   own = lambda name: hf_names.our_name(sizes, rename(name))
   return Published(sizes, own, mask_id, shifted)
 
@@ -175,7 +173,7 @@ def _llada(file: str, raw: Raw) -> Published:
   def size(key, default=None):
     return hf_sizes.number(file, raw, key, default)
 
-  sizes = hf_families.config_of('LlamaForCausalLM', file, {
+  sizes = families.config_of('LlamaForCausalLM', file, {
       'vocab_size': size('embedding_size', raw.get('vocab_size')),
       'hidden_size': size('d_model'),
       'num_hidden_layers': size('n_layers'),

@@ -15,7 +15,7 @@ import os
 from typing import Any
 
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.hf import hf_directory
+from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
@@ -82,5 +82,5 @@ def iterate_tensors(
   folder: str, names: dict[str, str]
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, Hugging Face's, tensor), none of them read yet."""
-  for ours, tensor in hf_directory.tensors(folder, STEM).items():
+  for ours, tensor in directory.tensors(folder, STEM).items():
     yield ours, names.get(ours, ours), tensor

@@ -17,10 +17,10 @@ from specdiff_jax.checkpoints import hub
 from specdiff_jax.checkpoints import lora
 from specdiff_jax.checkpoints import native
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.gguf import gguf_io
-from specdiff_jax.checkpoints.gguf import gguf_models
-from specdiff_jax.checkpoints.hf import hf_directory
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.gguf import header as gguf_io
+from specdiff_jax.checkpoints.gguf import models
+from specdiff_jax.checkpoints.hf import directory
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
@@ -132,7 +132,7 @@ def open_drafter(path: str) -> Source | None:
     folder=folder,
     config=published.sizes,
     tensors=lambda: hf_drafters.tensors(folder, published),
-    entries=lambda: _entries(folder, hf_directory.STEM),
+    entries=lambda: _entries(folder, directory.STEM),
     tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
     drafter=published,
   )
@@ -141,12 +141,12 @@ def open_drafter(path: str) -> Source | None:
 def _entries(folder: str, stem: str) -> list[Entry]:
   return [
     Entry(name, tensor.kind, tensor.shape, tensor.nbytes)
-    for name, tensor in hf_directory.tensors(folder, stem).items()
+    for name, tensor in directory.tensors(folder, stem).items()
   ]
 
 
 def _file(path: str) -> Source:
-  if path.endswith(hf_directory.PICKLES):
+  if path.endswith(directory.PICKLES):
     raise errors.InputError(
       f'{path}: a pickle can run any code and is never read; take or write '
       'the model as safetensors, and give its directory.'
@@ -157,14 +157,14 @@ def _file(path: str) -> Source:
       'its directory, with config.json and tokenizer.json.'
     )
   header = gguf_io.read_header(path)
-  config = gguf_models.read_config(header)
+  config = models.read_config(header)
   return Source(
     name=path,
     form='gguf',
     family=header.fields['general.architecture'],
     folder='',
     config=config,
-    tensors=lambda: gguf_models.iterate_tensors(header, config),
+    tensors=lambda: models.iterate_tensors(header, config),
     entries=lambda: [
       Entry(name, info.kind.name, info.shape, info.nbytes)
       for name, info in header.tensors.items()
@@ -175,10 +175,10 @@ def _file(path: str) -> Source:
 
 def _directory(folder: str, name: str) -> Source:
   if native.is_native(folder):
-    if hf_directory.has_tensors(folder):
+    if directory.has_tensors(folder):
       raise errors.InputError(
         f'{folder}: there are two models in this directory, one of '
-        f'{native.FILE} and one of {hf_directory.STEM}.safetensors; remove '
+        f'{native.FILE} and one of {directory.STEM}.safetensors; remove '
         'one of the two.'
       )
     form, stem = 'native', native.STEM
@@ -187,11 +187,11 @@ def _directory(folder: str, name: str) -> Source:
     tensors = lambda: native.iterate_tensors(folder, names)
   else:
     _check_is_model(folder)
-    form, stem = 'hf', hf_directory.STEM
-    config = hf_families.read_config(folder)
+    form, stem = 'hf', directory.STEM
+    config = families.read_config(folder)
     file = os.path.join(folder, 'config.json')
-    family = hf_families.architecture(file, files.read_json(file))
-    tensors = lambda: hf_directory.iterate_tensors(folder, config)
+    family = families.architecture(file, files.read_json(file))
+    tensors = lambda: directory.iterate_tensors(folder, config)
   return Source(
     name=name,
     form=form,

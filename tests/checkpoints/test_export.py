@@ -22,7 +22,7 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.checkpoints.hf import hf_directory
+from specdiff_jax.checkpoints.hf import directory as hf_directory
 from specdiff_jax.core import errors
 from specdiff_jax.models import gpt2
 from specdiff_jax.text import tokenizer as tokenizer_lib

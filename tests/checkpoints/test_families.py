@@ -16,8 +16,8 @@ import whole_text
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.hf import hf_directory
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import directory
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -259,7 +259,7 @@ def test_without_a_feature_logits_differ(name, changes):
 
 def read_back(folder, config):
   """Returns our params out of the files of a folder."""
-  found = hf_directory.iterate_tensors(str(folder), config)
+  found = directory.iterate_tensors(str(folder), config)
   return params_lib.nest(
     {
       ours: stored.read(tensor)
@@ -281,7 +281,7 @@ def saved_config(name):
 def test_directories_that_transformers_writes(name, tmp_path):
   params, model = made(name)
   model.save_pretrained(tmp_path)
-  config = hf_families.read_config(str(tmp_path))
+  config = families.read_config(str(tmp_path))
   assert config == saved_config(name)
   got = read_back(tmp_path, config)
   if name == 'gemma3_gguf':
@@ -298,7 +298,7 @@ def test_the_older_spelling_says_the_same(name):
   raw.pop('layer_types', None)
   raw |= {'sliding_window_pattern': 2} if name == 'gemma3_linear' else {}
   raw |= {'max_window_layers': 0} if name == 'qwen2_local' else {}
-  config = hf_families.config_of(raw['architectures'][0], 'file', raw)
+  config = families.config_of(raw['architectures'][0], 'file', raw)
   every = 0 if name == 'qwen2_local' else FAMILIES[name].global_every
   assert config == dataclasses.replace(FAMILIES[name], global_every=every)
 
@@ -306,16 +306,16 @@ def test_the_older_spelling_says_the_same(name):
 def test_gemma_without_local_layers():
   raw = hf_reference.config_json(GEMMA)
   raw['layer_types'] = ['full_attention'] * 2
-  config = hf_families.config_of('Gemma3ForCausalLM', 'file', raw)
+  config = families.config_of('Gemma3ForCausalLM', 'file', raw)
   want = dict(window=0, global_every=0, local_rope_base=0.0)
   assert config == dataclasses.replace(GEMMA, **want)
-  raw = hf_families.hf_config(config)
-  assert hf_families.config_of('Gemma3ForCausalLM', 'file', raw) == config
+  raw = families.hf_config(config)
+  assert families.config_of('Gemma3ForCausalLM', 'file', raw) == config
 
 
 def test_names_that_files_spell_otherwise():
   def ours(family, name):
-    return hf_families.our_name(FAMILIES[family], name)
+    return families.our_name(FAMILIES[family], name)
 
   assert ours('gpt2', 'h.1.attn.c_attn.weight') == 'layer_1.qkv'
   assert ours('gpt2', 'wpe.weight') == 'position_embed'
@@ -355,7 +355,7 @@ def test_the_text_part_of_a_model_that_sees_pictures(tmp_path):
       'vision_config': {},
     },
   )
-  config = hf_families.read_config(str(tmp_path))
+  config = families.read_config(str(tmp_path))
   want = transformers.Gemma3TextConfig(**text)
   assert config.vocab_size == want.vocab_size
   assert config.heads == want.num_attention_heads
@@ -395,7 +395,7 @@ def test_the_text_part_of_a_model_that_sees_pictures(tmp_path):
 def test_what_is_not_supported_is_named(name, changes, message):
   raw = hf_reference.config_json(FAMILIES[name])
   with pytest.raises(errors.InputError, match=message) as told:
-    hf_families.config_of(raw['architectures'][0], 'a.json', raw | changes)
+    families.config_of(raw['architectures'][0], 'a.json', raw | changes)
   assert str(told.value).startswith('a.json: ')
 
 
@@ -410,7 +410,7 @@ def test_what_is_not_supported_is_named(name, changes, message):
 )
 def test_layers_of_no_family_are_not_written(config, message):
   with pytest.raises(errors.InputError, match=message):
-    hf_families.hf_config(config)
+    families.hf_config(config)
 
 
 @pytest.mark.parametrize(

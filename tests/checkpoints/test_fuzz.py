@@ -12,7 +12,7 @@ import hf_reference
 import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
-from specdiff_jax.checkpoints.gguf import gguf_io
+from specdiff_jax.checkpoints.gguf import header as gguf_io
 
 HERE = pathlib.Path(__file__).resolve().parent
 CASES = 400

@@ -15,9 +15,9 @@ import whole_text
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.checkpoints.gguf import gguf_io
-from specdiff_jax.checkpoints.gguf import gguf_models
-from specdiff_jax.checkpoints.gguf import gguf_tensors
+from specdiff_jax.checkpoints.gguf import header as gguf_io
+from specdiff_jax.checkpoints.gguf import models
+from specdiff_jax.checkpoints.gguf import tensors
 from specdiff_jax.core import errors
 from specdiff_jax.models import config as config_lib
 
@@ -55,15 +55,15 @@ def test_rows_would_be_in_another_order_without_undoing_it(tiny, parts):
   stored = parts[1]['blk.0.attn_q.weight']
   expected = params['layer_0']['query']
   assert not np.array_equal(stored, expected)
-  undone = gguf_tensors.unpermute(stored, config.heads)
+  undone = tensors.unpermute(stored, config.heads)
   np.testing.assert_array_equal(undone, expected)
-  wrong_heads = gguf_tensors.unpermute(stored, config.kv_heads)
+  wrong_heads = tensors.unpermute(stored, config.kv_heads)
   assert not np.array_equal(wrong_heads, expected)
 
 
 def test_order_of_one_small_head():
   file_rows = np.array([[0], [2], [1], [3]], np.float32)
-  ours = gguf_tensors.unpermute(file_rows, heads=1)
+  ours = tensors.unpermute(file_rows, heads=1)
   np.testing.assert_array_equal(ours[:, 0], [0, 1, 2, 3])
 
 
@@ -102,7 +102,7 @@ def test_all_that_the_package_dequantises(tmp_path, kind):
   path = tmp_path / 'raw'
   path.write_bytes(b'xyz' + raw.astype(np.uint8).tobytes())
   info = gguf_io.TensorInfo((5, 3 * block), kind, 3, raw.size)
-  tensor = gguf_tensors.Quantised(str(path), 'a', info)
+  tensor = tensors.Quantised(str(path), 'a', info)
   if kind != gguf_writing.F32 and not _can_be_read(kind):
     with pytest.raises(errors.InputError, match=f'{kind.name}.*Q8_0 or F16'):
       stored.read(tensor)
@@ -126,12 +126,12 @@ def test_the_usual_formats_are_among_them():
 
 
 def test_large_tensors_come_in_blocks(tmp_path, monkeypatch):
-  monkeypatch.setattr(gguf_tensors, '_BLOCK', 64)
+  monkeypatch.setattr(tensors, '_BLOCK', 64)
   values = np.arange(7 * 32, dtype=np.float32).reshape(7, 32)
   path = tmp_path / 'raw'
   path.write_bytes(values.tobytes())
   info = gguf_io.TensorInfo(values.shape, _KINDS.F32, 0, values.nbytes)
-  tensor = gguf_tensors.Quantised(str(path), 'a', info)
+  tensor = tensors.Quantised(str(path), 'a', info)
   assert [row for row, _ in tensor.blocks()] == [0, 2, 4, 6]
   np.testing.assert_array_equal(stored.read(tensor), values)
 
@@ -216,7 +216,7 @@ def test_gemma3_defaults_and_the_27b(tiny):
 
   def read(changes):
     merged = {k: v for k, v in (fields | changes).items() if v is not None}
-    return gguf_models.read_config(gguf_io.Header('a.gguf', merged, {}))
+    return models.read_config(gguf_io.Header('a.gguf', merged, {}))
 
   everywhere = read({'gemma3.attention.sliding_window': None})
   assert (everywhere.window, everywhere.global_every) == (0, 0)
@@ -266,7 +266,7 @@ def test_spellings_of_rotary_scaling(parts, keys, expected):
   changes = {f'llama.rope.{key}': value for key, value in keys.items()}
   fields = {'general.architecture': 'llama'} | parts[0] | changes
   fields = {k: v for k, v in fields.items() if v is not None}
-  config = gguf_models.read_config(gguf_io.Header('a.gguf', fields, {}))
+  config = models.read_config(gguf_io.Header('a.gguf', fields, {}))
   assert config.rope_scaling == expected
   assert config.rope_base == (10000.0 if 'freq_base' in keys else 5000.0)
 

@@ -15,7 +15,7 @@ from specdiff_jax.checkpoints import lora
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.models import gpt2
 from specdiff_jax.text import tokenizer as tokenizer_lib
@@ -25,7 +25,7 @@ _OF = lora_writing.PREFIX  # followed by the layer
 
 def merge(config, params, flat, scale):
   """Returns W + scale * B A for each adapted W, by our names."""
-  theirs = hf_families.names(config)
+  theirs = families.names(config)
   merged = {}
   for ours, weight in params_lib.flatten(params):
     name = 'base_model.model.' + theirs[ours].removesuffix('weight')
@@ -94,13 +94,13 @@ def same_as_merged(model, directory, adapter):
   model.save_pretrained(adapter)
   state = model.merge_and_unload().state_dict()
   loaded = weights.load(directory, 'float32', adapter=adapter)
-  turned = hf_families.transposed(loaded.config)
+  turned = families.transposed(loaded.config)
   usual = {
     name.replace('model.language_model.', 'model.'): value.numpy()
     for name, value in state.items()
   }
   for ours, array in params_lib.flatten(loaded.params):
-    expected = usual[hf_families.names(loaded.config)[ours]]
+    expected = usual[families.names(loaded.config)[ours]]
     expected = expected.T if ours in turned else expected
     np.testing.assert_allclose(array, expected, atol=1e-5, err_msg=ours)
   plain = weights.load(directory, 'float32')
@@ -360,7 +360,7 @@ def test_against_peft(tiny, directory, tmp_path):
   base = transformers.AutoModelForCausalLM.from_pretrained(directory)
   merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()
   state = merged.state_dict()
-  theirs = hf_families.names(config)
+  theirs = families.names(config)
   loaded = weights.load(directory, 'float32', adapter=adapter)
   for ours, array in params_lib.flatten(loaded.params):
     expected = state[theirs[ours]].numpy()

@@ -3,7 +3,7 @@
 import pytest
 
 from specdiff_jax.checkpoints import presets
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 
 # As the model cards state them, which count tied embeddings once.
@@ -57,9 +57,9 @@ def test_families():
   """Each has the features of its family, all of which a file can say."""
   for name, config in presets.PUBLISHED.items():
     (family,) = [f for start, f in FAMILIES.items() if name.startswith(start)]
-    raw = hf_families.hf_config(config)
+    raw = families.hf_config(config)
     assert raw['architectures'] == [family], name
-    assert hf_families.config_of(family, name, raw) == config, name
+    assert families.config_of(family, name, raw) == config, name
 
 
 def test_an_unknown_one():

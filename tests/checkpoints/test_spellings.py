@@ -8,7 +8,7 @@ import copy
 
 import pytest
 
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.models import config as config_lib
 
@@ -47,7 +47,7 @@ GPT2 = {
 
 
 def ours(family, raw):
-  return hf_families.config_of(f'{family}ForCausalLM', 'a.json', raw)
+  return families.config_of(f'{family}ForCausalLM', 'a.json', raw)
 
 
 def theirs(family, raw):
@@ -182,7 +182,7 @@ def test_the_original_length_of_llama3_is_that_of_positions():
 
 def test_gpt2_has_other_names_too():
   theirs = transformers.GPT2Config.from_dict(GPT2)
-  config = hf_families.config_of('GPT2LMHeadModel', 'a.json', GPT2)
+  config = families.config_of('GPT2LMHeadModel', 'a.json', GPT2)
   assert (config.norm_eps, config.tied_head) == (
       theirs.layer_norm_epsilon, theirs.tie_word_embeddings,
   )  # fmt: skip
@@ -191,7 +191,7 @@ def test_gpt2_has_other_names_too():
       'n_layer': 'num_hidden_layers', 'n_positions': 'max_position_embeddings',
   }  # fmt: skip
   other = {renamed.get(k, k): v for k, v in GPT2.items()}
-  assert hf_families.config_of('GPT2LMHeadModel', 'a.json', other) == config
+  assert families.config_of('GPT2LMHeadModel', 'a.json', other) == config
   both = transformers.GPT2Config.from_dict(other)
   assert (both.n_embd, both.n_layer) == (32, 2)
   less = {
@@ -200,7 +200,7 @@ def test_gpt2_has_other_names_too():
     if k in ('vocab_size', 'n_embd', 'n_layer', 'n_head')
   }
   theirs = transformers.GPT2Config.from_dict(less)
-  config = hf_families.config_of('GPT2LMHeadModel', 'a.json', less)
+  config = families.config_of('GPT2LMHeadModel', 'a.json', less)
   assert (
       config.mlp_width, config.max_positions, config.norm_eps, config.tied_head
   ) == (
@@ -262,7 +262,7 @@ def test_what_says_otherwise_is_refused(family, changes, message):
 
 def test_gpt2_refuses_two_sizes():
   with pytest.raises(errors.InputError, match='hidden_size is 64, but n_embd'):
-    hf_families.config_of('GPT2LMHeadModel', 'a', GPT2 | {'hidden_size': 64})
+    families.config_of('GPT2LMHeadModel', 'a', GPT2 | {'hidden_size': 64})
 
 
 @pytest.mark.parametrize('family', [*FAMILIES, 'GPT2'])
@@ -275,4 +275,4 @@ def test_sizes_are_bounded_before_anything_is_done(family, size):
     name = 'GPT2LMHeadModel'
   for key in keys:
     with pytest.raises(errors.InputError, match=key):
-      hf_families.config_of(name, 'a.json', base | {key: size})
+      families.config_of(name, 'a.json', base | {key: size})

@@ -18,8 +18,8 @@ import sys
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.gguf import gguf_io
-from specdiff_jax.checkpoints.gguf import gguf_models
+from specdiff_jax.checkpoints.gguf import header as gguf_io
+from specdiff_jax.checkpoints.gguf import models
 from specdiff_jax.core import errors
 
 ROOM = 64 << 20
@@ -47,8 +47,8 @@ def read_safetensors(path):
 
 def read_gguf(path):
   header = gguf_io.read_header(path)
-  config = gguf_models.read_config(header)
-  tensors = gguf_models.iterate_tensors(header, config)
+  config = models.read_config(header)
+  tensors = models.iterate_tensors(header, config)
   for _, _, tensor in params_lib.checked(config, tensors, path):
     stored.read(tensor)
 

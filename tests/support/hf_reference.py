@@ -5,7 +5,7 @@ import os
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.tools.bench import rival
 
 to_transformers = rival.to_transformers
@@ -13,16 +13,16 @@ to_transformers = rival.to_transformers
 
 def tensors(config, params):
   """Returns name -> array, as model.safetensors holds them."""
-  names = hf_families.names(config)
+  names = families.names(config)
   return {
-    names[ours]: hf_families.as_stored(config, ours, array)
+    names[ours]: families.as_stored(config, ours, array)
     for ours, array in params_lib.flatten(params)
   }
 
 
 def config_json(config, current=True):
   """Returns config.json, in the current or the older spelling."""
-  raw = hf_families.hf_config(config)
+  raw = families.hf_config(config)
   if current:
     left_out, dtype = ('rope_theta', 'rope_scaling'), {'dtype': 'float32'}
   else:

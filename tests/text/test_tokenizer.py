@@ -14,7 +14,7 @@ from tokenizers import models
 from tokenizers import pre_tokenizers
 from tokenizers import processors
 
-from specdiff_jax.checkpoints.gguf import gguf_io
+from specdiff_jax.checkpoints.gguf import header
 from specdiff_jax.core import errors
 from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.text import tokenizer_bpe
@@ -73,7 +73,7 @@ def merge_bytes(word, ranks, letters):
 @pytest.mark.parametrize('text', _TEXTS)
 def test_smollm2_against_plain_bpe(smollm2, smollm2_path, text):
   """Single digits apart, GPT-2's words, then merges by rank."""
-  fields = gguf_io.read_header(smollm2_path).fields
+  fields = header.read_header(smollm2_path).fields
   tokens = fields['tokenizer.ggml.tokens']
   merges = fields['tokenizer.ggml.merges']
   ids = {t: i for i, t in enumerate(tokens)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import generate
 from specdiff_jax.models import int8
@@ -42,12 +42,12 @@ def to_transformers(config, params: dict[str, Any]) -> Any:
   except ImportError:
     from transformers import modeling_utils as initialization
 
-  raw = hf_families.hf_config(config)
+  raw = families.hf_config(config)
   settings = transformers.AutoConfig.for_model(**raw)
-  names = hf_families.names(config)
+  names = families.names(config)
   state = {}
   for ours, array in params_lib.flatten(params):
-    stored = hf_families.as_stored(config, ours, np.asarray(array))
+    stored = families.as_stored(config, ours, np.asarray(array))
     state[names[ours]] = _to_torch(torch, stored)
   with initialization.no_init_weights():  # it would take seconds
     model = transformers.AutoModelForCausalLM.from_config(settings)

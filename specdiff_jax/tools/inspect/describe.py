@@ -14,7 +14,7 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import presets
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
-from specdiff_jax.checkpoints.hf import hf_families
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.models import dflash
@@ -36,7 +36,7 @@ def describe(path: str) -> dict[str, Any]:
   """
   if path.startswith(_PRESET):
     config = presets.published(path.removeprefix(_PRESET))
-    family = hf_families.hf_config(config)['architectures'][0]
+    family = families.hf_config(config)['architectures'][0]
     return _of_config(path, 'preset', family, config)
   if path.endswith('.safetensors'):
     return _of_our_drafter(path)

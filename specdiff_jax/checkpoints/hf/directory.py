@@ -8,7 +8,7 @@ import os
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.hf import hf_names
+from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing

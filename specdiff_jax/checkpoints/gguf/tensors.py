@@ -8,7 +8,7 @@ from gguf import quants
 import numpy as np
 
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.gguf import gguf_io
+from specdiff_jax.checkpoints.gguf import header
 from specdiff_jax.core import errors
 
 _BLOCK = 1 << 23  # values that are dequantised at once
@@ -24,7 +24,7 @@ class Quantised:
 
   path: str
   name: str
-  info: gguf_io.TensorInfo
+  info: header.TensorInfo
   dtype = np.dtype(np.float32)
 
   @property
@@ -52,7 +52,7 @@ class Quantised:
   def _rows(self, first, last=None) -> np.ndarray:
     """Returns float32 rows first..last, or those of an array of numbers."""
     kind = self.info.kind
-    with gguf_io.open_mapped(self.path) as data:
+    with header.open_mapped(self.path) as data:
       packed = np.frombuffer(
         data, np.uint8, self.info.nbytes, self.info.offset
       ).reshape(-1, self._row_bytes())

@@ -13,8 +13,8 @@ import numpy as np
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.gguf import gguf_io
-from specdiff_jax.checkpoints.gguf import gguf_tensors
+from specdiff_jax.checkpoints.gguf import header as gguf_io
+from specdiff_jax.checkpoints.gguf import tensors
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.models import config as config_lib
@@ -284,7 +284,7 @@ def _llama3_scaling(
   the greatest factor alone, so that one is read off and all are compared.
   """
   info = header.tensors[_FACTORS]
-  tensor = gguf_tensors.Quantised(header.path, _FACTORS, info)
+  tensor = tensors.Quantised(header.path, _FACTORS, info)
   factors = stored.read(tensor)
   frequencies = base ** -(jnp.arange(0, head_dim, 2) / head_dim)
   scaling = config_lib.RopeScaling('llama3', float(factors.max(initial=0)))
@@ -314,11 +314,11 @@ def iterate_tensors(
     heads = {'query': config.heads, 'key': config.kv_heads}
   for name, info in header.tensors.items():
     ours = _our_name(name)
-    tensor = gguf_tensors.Quantised(header.path, name, info)
+    tensor = tensors.Quantised(header.path, name, info)
     part = ours.rpartition('.')[2]
     if part in heads and len(info.shape) == 2:
       if info.shape[0] % (2 * heads[part]) == 0:
-        tensor = gguf_tensors.Unpermuted(tensor, heads[part])
+        tensor = tensors.Unpermuted(tensor, heads[part])
     yield ours, name, tensor
 
 

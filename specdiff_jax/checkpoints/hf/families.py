@@ -13,10 +13,10 @@ from typing import Any
 from typing import NamedTuple
 
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.hf import hf_directory
-from specdiff_jax.checkpoints.hf import hf_names
-from specdiff_jax.checkpoints.hf import hf_sizes
-from specdiff_jax.checkpoints.hf import hf_writing
+from specdiff_jax.checkpoints.hf import directory
+from specdiff_jax.checkpoints.hf import names as hf_names
+from specdiff_jax.checkpoints.hf import sizes as hf_sizes
+from specdiff_jax.checkpoints.hf import writing
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
@@ -54,7 +54,7 @@ def read_config(folder: str) -> networks.Config:
     raw = {**text, 'tie_word_embeddings': raw.get('tie_word_embeddings')}
   key = 'tie_word_embeddings'
   if raw.get(key) is None and not FAMILIES[known].defaults[key]:
-    names = hf_directory.tensor_files(folder)
+    names = directory.tensor_files(folder)
     raw = {**raw, key: not any(n.endswith('lm_head.weight') for n in names)}
   return untied(folder, config_of(known, file, raw))
 
@@ -68,12 +68,12 @@ def untied(
 
   `usual` gives the usual name of a tensor in the file.
   """
-  if not config.tied_head or not hf_directory.has_tensors(folder):
+  if not config.tied_head or not directory.has_tensors(folder):
     return config
   other = dataclasses.replace(config, tied_head=False)
   own = lambda name: our_name(other, usual(name))
   both = {}
-  for name, tensor in hf_directory.tensors(folder).items():
+  for name, tensor in directory.tensors(folder).items():
     if own(name) in ('embed', 'head'):
       both[own(name)] = tensor
   if len(both) < 2 or stored.equal(both['embed'], both['head']):
@@ -96,7 +96,7 @@ def hf_config(config: networks.Config) -> dict[str, Any]:
   Raises InputError where no family is made of such layers. Norms that have
   their offset in them are written without: see `as_stored`.
   """
-  raw = hf_writing.config_json(config)
+  raw = writing.config_json(config)
   again = config_of(raw['architectures'][0], 'config.json', raw)
   lost = _differences(config, again)
   if lost:
@@ -136,7 +136,7 @@ def architecture(file: str, raw: Raw) -> str:
 
 def _check_type(file: str, raw: Raw, name: str) -> None:
   """Raises InputError where model_type, which `transformers` takes, differs."""
-  kind, usual = raw.get('model_type'), hf_writing.MODEL_TYPES.get(name)
+  kind, usual = raw.get('model_type'), writing.MODEL_TYPES.get(name)
   if name.startswith('Gemma3') and kind in ('gemma3', 'gemma3_text'):
     return
   if kind not in (None, usual):
