@@ -11,8 +11,8 @@ import tiny_model
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import system as system_lib
-from specdiff_jax.drafters import block
-from specdiff_jax.drafters import masked_lm
+from specdiff_jax.drafters.dflash import drafter as block
+from specdiff_jax.drafters.masked_lm import drafter as masked_lm
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields

@@ -6,6 +6,7 @@ not at all.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import json
 import math
@@ -24,9 +25,10 @@ from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
-from specdiff_jax.models import dflash
 
 Progress = Callable[[int, int], None]
+# (source, folder, dtype or None, progress) -> what was written
+Writer = Callable[..., dict[str, Any]]
 
 LARGEST = 5 * 10**9  # bytes of one file of tensors
 DTYPES = {
@@ -55,17 +57,19 @@ def convert(
   form: str,
   dtype: str = '',
   progress: Progress | None = None,
+  writers: Mapping[str, Writer] | None = None,
 ) -> dict[str, Any]:
   """Writes a model as directory `target`; returns what was written.
 
   Args:
     source: as `sources.open_model` gives it.
     target: a directory that is not there yet, or empty.
-    form: 'hf', which `transformers` loads; 'native' (see `native`); or
-      'dflash', which serving stacks load as a drafter.
+    form: 'hf', which `transformers` loads; 'native' (see `native`); or one of
+      the writers.
     dtype: 'float32', 'bfloat16' or 'float16' for all tensors; '' for the one
       that each has, which is float32 where it was quantised.
     progress: called with (bytes written, bytes in all).
+    writers: of other forms, by name.
 
   Raises:
     InputError: where `target` is in use, the disk is full, the source is not
@@ -74,12 +78,13 @@ def convert(
   Example:
     convert(sources.open_model('model.gguf'), 'model', 'hf', 'bfloat16')
   """
-  make = {'hf': _hf, 'native': _native, 'dflash': _dflash}[form]
+  make = {'hf': write_hf, 'native': _native, **(writers or {})}[form]
   with new_folder(target) as folder:
     return make(source, folder, DTYPES.get(dtype), progress)
 
 
-def _hf(source, folder, dtype, progress) -> dict[str, Any]:
+def write_hf(source, folder, dtype, progress) -> dict[str, Any]:
+  """Writes what `transformers` loads: a Writer."""
   _write_beside(source, folder, dtype)
   tensors = {
     theirs: _as_stored(source.config, ours, tensor)
@@ -99,31 +104,8 @@ def _native(source, folder, dtype, progress) -> dict[str, Any]:
   for ours, theirs, tensor in _named(source):
     tensors[ours], names[ours] = tensor, theirs
   described = native.describe(source.config, names)
-  _write_json(os.path.join(folder, native.FILE), described)
+  write_json(os.path.join(folder, native.FILE), described)
   return write_tensors(folder, native.STEM, tensors, dtype, progress)
-
-
-def _dflash(source, folder, dtype, progress) -> dict[str, Any]:
-  """Writes z-lab's form, which vLLM and SGLang read too."""
-  sizes = source.config
-  if not isinstance(sizes, dflash.DFlashConfig):
-    kind = type(sizes).__name__.removesuffix('Config')
-    raise errors.InputError(
-      f'{source.name}: this is a {kind}, not a DFlash drafter, and no other '
-      'network can be written so; take --format=hf or native.'
-    )
-  summary = _hf(source, folder, dtype, progress)
-  file = os.path.join(folder, 'config.json')
-  raw = files.read_json(file)
-  own = {
-    'target_layer_ids': list(sizes.features),
-    'mask_token_id': sizes.mask_id,
-    'block_size': sizes.block,
-  }
-  raw['dflash_config'] = {**(raw.get('dflash_config') or {}), **own}
-  raw['block_size'] = sizes.block  # some look for it here, some there
-  _write_json(file, raw)
-  return summary
 
 
 def _named(
@@ -183,7 +165,7 @@ def write_tensors(
   if len(shards) > 1:
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     file = os.path.join(folder, f'{stem}.safetensors.index.json')
-    _write_json(file, index)
+    write_json(file, index)
   return {'tensors': len(tensors), 'bytes': total, 'files': len(shards)}
 
 
@@ -221,7 +203,7 @@ def _write_beside(source: sources.Source, folder: str, dtype: Any) -> None:
   kind = np.dtype(dtype or np.float32).name
   keys = [key for key in ('dtype', 'torch_dtype') if key in raw] or ['dtype']
   ids = {} if known else _special_ids(source)
-  _write_json(file, {**raw, **ids, **dict.fromkeys(keys, kind)})
+  write_json(file, {**raw, **ids, **dict.fromkeys(keys, kind)})
 
 
 def _beside(folder: str) -> list[str]:
@@ -286,12 +268,13 @@ def _write_tokenizer(source: sources.Source, folder: str) -> None:
   settings['model_max_length'] = source.config.max_positions
   if tokenizer.chat_template:
     settings['chat_template'] = tokenizer.chat_template
-  _write_json(os.path.join(folder, 'tokenizer_config.json'), settings)
+  write_json(os.path.join(folder, 'tokenizer_config.json'), settings)
   ends = {'eos_token_id': list(tokenizer.end_ids)}
-  _write_json(os.path.join(folder, 'generation_config.json'), ends)
+  write_json(os.path.join(folder, 'generation_config.json'), ends)
 
 
-def _write_json(path: str, value: dict[str, Any]) -> None:
+def write_json(path: str, value: dict[str, Any]) -> None:
+  """Writes a file of JSON that people can read."""
   with open(path, 'w', encoding='utf-8') as file:
     json.dump(value, file, indent=2, ensure_ascii=False)
     file.write('\n')

@@ -12,7 +12,6 @@ import os
 from typing import Any
 from typing import NamedTuple
 
-from specdiff_jax.checkpoints import hf_drafters
 from specdiff_jax.checkpoints import hub
 from specdiff_jax.checkpoints import lora
 from specdiff_jax.checkpoints import native
@@ -23,7 +22,6 @@ from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
-from specdiff_jax.core import printing
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 
@@ -50,7 +48,7 @@ class Source:
       Hugging Face's, tensor).
     entries: () -> what the headers say of every tensor.
     tokenizer: () -> the tokenizer.
-    drafter: what a published diffusion drafter is besides, else None.
+    drafter: what a published drafter is besides, else None.
   """
 
   name: str
@@ -61,7 +59,7 @@ class Source:
   tensors: Callable[[], Iterator[tuple[str, str, stored.Tensor]]]
   entries: Callable[[], list[Entry]]
   tokenizer: Callable[[], tokenizer_lib.Tokenizer]
-  drafter: hf_drafters.Published | None = None
+  drafter: Any = None
 
 
 def open_model(path: str, adapter: str = '') -> Source:
@@ -112,33 +110,8 @@ def _open(path: str) -> Source:
   )
 
 
-def open_drafter(path: str) -> Source | None:
-  """Opens a published diffusion drafter; None if `path` is anything else."""
-  folder = path
-  if not os.path.exists(path) and hub.is_name(path):
-    folder = hub.folder(path)
-  file = os.path.join(folder, 'config.json')
-  if not os.path.isfile(file) or native.is_native(folder):
-    return None
-  raw = files.read_json(file)
-  known = hf_drafters.architectures(raw)
-  if not set(known) & set(hf_drafters.KNOWN):
-    return None
-  published = hf_drafters.read(folder)
-  return Source(
-    name=path,
-    form='hf',
-    family=printing.names(known),
-    folder=folder,
-    config=published.sizes,
-    tensors=lambda: hf_drafters.tensors(folder, published),
-    entries=lambda: _entries(folder, directory.STEM),
-    tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
-    drafter=published,
-  )
-
-
-def _entries(folder: str, stem: str) -> list[Entry]:
+def entries(folder: str, stem: str) -> list[Entry]:
+  """Returns what the headers of a directory say of every tensor."""
   return [
     Entry(name, tensor.kind, tensor.shape, tensor.nbytes)
     for name, tensor in directory.tensors(folder, stem).items()
@@ -199,7 +172,7 @@ def _directory(folder: str, name: str) -> Source:
     folder=folder,
     config=config,
     tensors=tensors,
-    entries=lambda: _entries(folder, stem),
+    entries=lambda: entries(folder, stem),
     tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
   )
 

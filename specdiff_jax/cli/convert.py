@@ -90,8 +90,10 @@ def _body(call: command.Call) -> int:
   origin, target = (command.needed(options, name) for name in ('from', 'to'))
   from specdiff_jax.checkpoints import export
   from specdiff_jax.checkpoints import sources
+  from specdiff_jax.drafters import published
+  from specdiff_jax.drafters import tables
 
-  source = None if options.adapter else sources.open_drafter(origin)
+  source = None if options.adapter else published.open_drafter(origin)
   source = source or sources.open_model(origin, options.adapter)
   with console.patient('converting (MB)') as show:
     done = export.convert(
@@ -100,6 +102,7 @@ def _body(call: command.Call) -> int:
       options.format,
       options.dtype,
       lambda written, total: show(written // 10**6, total // 10**6),
+      tables.writers(),
     )
   console.say(f'{target}: written.')
   console.result({'to': target, 'format': options.format, **done})

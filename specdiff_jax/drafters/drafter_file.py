@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import typing
 from typing import Any
 from typing import ClassVar
 from typing import Protocol
@@ -20,14 +21,14 @@ from specdiff_jax.core import printing
 from specdiff_jax.models import config as config_lib
 
 FORMAT = 'specdiff_jax drafter 1'
-_LISTS = ('features', 'start')  # sizes that are several numbers
-_ZERO = (*_LISTS, 'ngram', 'mask_id')  # and those that may be 0
 
 
 class Config(Protocol):
   """The sizes of a drafter of some family: a frozen dataclass."""
 
-  kind: ClassVar[str]  # the family
+  kind: ClassVar[str]  # as `registry.kinds` has it
+  may_be_zero: ClassVar[tuple[str, ...]]  # sizes that are 0 in some drafters
+  layers: int
   features: tuple[int, ...]  # verifier layers that it reads
   vocab: int  # tokens that it can draft
   verifier: config_lib.TransformerConfig
@@ -63,15 +64,16 @@ def save(
 
 
 def kind(path: str) -> str:
-  """Returns the family of the drafter in a file, by its metadata alone."""
-  return _kind(safetensors_io.metadata(path))
+  """Returns the kind of network in a file, by its metadata alone."""
+  return kind_of(safetensors_io.metadata(path))
 
 
 def _told(metadata: Mapping[str, str], key: str) -> str:
   return str(metadata.get(key))[:40]
 
 
-def _kind(metadata: Mapping[str, str]) -> str:
+def kind_of(metadata: Mapping[str, str]) -> str:
+  """Returns the kind of network that a file's metadata say."""
   return metadata.get('kind', 'diffusion')  # before there were others
 
 
@@ -91,7 +93,7 @@ def load(
       f'{printing.short(metadata.get("format"))}, not {FORMAT!r}). Give a '
       'file that `specdiff distill` wrote.'
     )
-  found = _kind(metadata)
+  found = kind_of(metadata)
   if found != family.kind:
     raise errors.InputError(
       f'{path}: this is a drafter of the kind {printing.short(found)}, but '
@@ -122,12 +124,18 @@ def load(
   return config, tensors['network'], tensors['vocab']
 
 
-def fields(path: str, text: str) -> dict[str, Any]:
+def fields(path: str, text: str, family: type[Config]) -> dict[str, Any]:
   """Returns the sizes in a drafter's metadata, bounded, as JSON has them.
 
   Raises InputError where they are no numbers, or ask for more work than any
   drafter does.
   """
+  lists = {
+    field.name
+    for field in dataclasses.fields(family)
+    if typing.get_origin(field.type) is tuple
+  }
+  zero = lists.union(family.may_be_zero)
   try:
     found = files.parse_json(text)
     if not isinstance(found, dict):
@@ -136,10 +144,10 @@ def fields(path: str, text: str) -> dict[str, Any]:
     for name, value in found.items():
       if name == 'verifier':
         continue
-      if isinstance(value, list) != (name in _LISTS):
+      if isinstance(value, list) != (name in lists):
         raise TypeError(f'{name} is {printing.short(value)}')
       for number in value if isinstance(value, list) else [value]:
-        config_lib.check_type('config', name, int, number, name in _ZERO)
+        config_lib.check_type('config', name, int, number, name in zero)
       if isinstance(value, list) and len(value) > config_lib.MOST_LAYERS:
         raise TypeError(f'{name} has {len(value)} items')
     if found.get('layers', 1) > verifier.layers:
@@ -161,7 +169,7 @@ def _verifier(sizes: Any) -> config_lib.TransformerConfig:
 
 
 def _config(path: str, text: str, family: type[Config]) -> Config:
-  sizes = fields(path, text)
+  sizes = fields(path, text, family)
   for name, value in sizes.items():
     sizes[name] = tuple(value) if isinstance(value, list) else value
   sizes['verifier'] = config_lib.TransformerConfig(**sizes['verifier'])
@@ -175,12 +183,11 @@ def _config(path: str, text: str, family: type[Config]) -> Config:
 
 
 def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
-  layers = getattr(config, 'layers', None)
-  if not isinstance(layers, int):
-    layers = len(getattr(config, 'start', ())) or config.verifier.layers
-  if layers > len(list(params_lib.flatten(tensors))):  # before it is built
+  if config.layers > len(
+    list(params_lib.flatten(tensors))
+  ):  # before it is built
     raise errors.InputError(
-      f'{path}: its config asks for {layers} layers, of which it does not '
+      f'{path}: its config asks for {config.layers} layers, of which it does not '
       'have the tensors. The file is damaged or was put together wrongly; '
       'download or train it again.'
     )

@@ -14,8 +14,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from specdiff_jax.drafters import autoregressive
 from specdiff_jax.drafters import strategies
+from specdiff_jax.drafters.autoregressive import drafter as autoregressive
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer

@@ -2,7 +2,7 @@
 
 Decoding reads every weight once a step, so weights of half the bytes are what
 it saves. Rounding the weights makes another model: **the int8 verifier is the
-verifier**, whose law every system then reproduces exactly.
+verifier**, whose distribution every system then reproduces exactly.
 
 XLA's CPU backend would turn an int8 weight into a whole float32 one at each
 call, which takes five times as long as bf16 weights do. A product of int8 with
@@ -12,6 +12,7 @@ and the integer sums are exact: a row's result does not depend on the others, or
 on how many there are. GPUs run the same form about as fast as any other.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import flax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 # Names of weights that meet their input in `layers.dense`, or are looked up.
 _MATRICES = frozenset((
     'embed', 'head', 'query', 'key', 'value', 'qkv', 'output', 'gate', 'up',
-    'down', 'fuse', 'trunk', 'expand', 'hint',
+    'down',
 ))  # fmt: skip
 _MOST = 127
 _BASE = 256  # of the digits
@@ -40,19 +41,22 @@ class Int8:
     return self.values.shape
 
 
-def quantise(params: Any) -> Any:
+def quantise(params: Any, more: Collection[str] = ()) -> Any:
   """Returns params whose matrices are `Int8`; those that are, stay.
 
   w is about scale * round(w / scale), where scale is max |w| / 127 over each
-  output's weights. What is no matrix keeps its dtype.
+  output's weights. What is no matrix keeps its dtype. `more` are names of
+  matrices that a drafter has besides those of a verifier.
 
   Example: quantise(checkpoint.params)
   """
 
+  matrices = _MATRICES.union(more)
+
   def convert(path, leaf):
     last = path[-1]
     name = getattr(last, 'key', getattr(last, 'name', ''))
-    if name not in _MATRICES or isinstance(leaf, Int8):
+    if name not in matrices or isinstance(leaf, Int8):
       return leaf
     return _quantised(leaf)
 

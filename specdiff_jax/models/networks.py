@@ -1,5 +1,6 @@
 """Networks by the type of their config: one call for all of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,23 +9,30 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import jax_settings
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import ddit
-from specdiff_jax.models import dflash
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import transformer
 
-Config = config_lib.TransformerConfig | gpt2.GPT2Config | ddit.DDiTConfig
+Config = config_lib.TransformerConfig | gpt2.GPT2Config  # of verifiers
 
 # For each config its module of linen, and the shapes of its tensors.
-_NETWORKS = {
+_NETWORKS: dict[type[Any], tuple[Any, Any]] = {
     config_lib.TransformerConfig: (
         transformer.Transformer, transformer.shapes,
     ),
     gpt2.GPT2Config: (gpt2.GPT2, gpt2.shapes),
-    ddit.DDiTConfig: (ddit.DDiT, ddit.shapes),
-    # Not a language model of its own: it is called otherwise.
-    dflash.DFlashConfig: (dflash.DFlash, dflash.shapes),
 }  # fmt: skip
+
+
+def register(
+  config: type[Any],
+  module: type[nn.Module],
+  shapes: Callable[[Any], dict[str, tuple[int, ...]]],
+) -> None:
+  """Adds a network, which the module that defines its config does.
+
+  So there is no config of a network that is not known here.
+  """
+  _NETWORKS[config] = (module, shapes)
 
 
 def network(config: Config) -> nn.Module:

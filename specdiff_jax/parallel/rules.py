@@ -26,11 +26,6 @@ TRANSFORMER: tuple[Rule, ...] = (
   (r'(query|key|value)_bias$', ('model',)),
   (r'(output|down)$', (None, 'model')),
   (r'(embed|head)$', ('model', None)),
-  # What a drafter has besides: the MLP that starts its slots, and the maps
-  # of the verifier's features and of its lookup hints.
-  (r'(trunk|fuse|hint)$', ('model', None)),
-  (r'slot_(shift|scale)$', (None, 'model')),
-  (r'expand$', (None, 'model')),
 )
 
 # What TRANSFORMER leaves whole of a matrix is split over 'data' too, whose
@@ -41,8 +36,7 @@ FSDP_LAYERS: tuple[Rule, ...] = (
   (r'layers/.*(query|key|value|gate|up)$', (None, 'model', 'data')),
   (r'layers/.*(output|down)$', (None, 'data', 'model')),
   (r'(query|key|value|gate|up)$', ('model', 'data')),
-  (r'(trunk|fuse|hint)$', ('model', 'data')),
-  (r'(output|down|expand)$', ('data', 'model')),
+  (r'(output|down)$', ('data', 'model')),
   *TRANSFORMER,
 )
 
@@ -62,6 +56,25 @@ DECODING: tuple[Rule, ...] = (
   (r'(cache|context)/\d+/\d+$', (ROWS, 'model')),
   (r'', (ROWS,)),
 )
+
+
+def dense(
+  by_output: Sequence[str], by_input: Sequence[str], over_data: bool = False
+) -> tuple[Rule, ...]:
+  """Returns rules of a drafter's dense layers, which go behind a table.
+
+  Args:
+    by_output: names of matrices [out, in] that are split over 'model' by `out`.
+    by_input: names of those that are split by `in`.
+    over_data: what 'model' leaves whole is split over 'data', as in FSDP.
+
+  Example: dense(['up'], []) == ((r'(up)$', ('model', None)),)
+  """
+  data = 'data' if over_data else None
+  groups = (by_output, ('model', data)), (by_input, (data, 'model'))
+  return tuple(
+    (rf'({"|".join(names)})$', axes) for names, axes in groups if names
+  )
 
 
 def name(path: Sequence[Any]) -> str:

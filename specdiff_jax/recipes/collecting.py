@@ -21,6 +21,8 @@ from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.decoding import rows
 from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.drafters import family
+from specdiff_jax.drafters import registry
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import decoding
@@ -265,21 +267,22 @@ def _accepted(config, checkpoint, drafter: str, source):
   config = config.copy_and_resolve_references()
   config.drafter = drafter
   kind = config.network.kind
-  network, params = build_drafters.load(config, checkpoint, kind)
+  one = build_drafters.load(config, checkpoint, kind)
+  network, params = one.config, family.cast(one, checkpoint)
   gamma = getattr(network, 'gamma', config.gamma)
   sizes = windows.WindowConfig(
     config.tokens, config.windows, gamma, config.batch
   )
-  score = build_training.SCORES[kind](network)
+  score = registry.network(kind).score(network)
   drafted = jax.jit(objective.make_matches(score, gamma, config.vocab_block))
-  frozen = objective.frozen(checkpoint.params, np.asarray(params.vocab))
+  frozen = objective.frozen(checkpoint.params, np.asarray(one.vocab))
   add = lambda batch: batch
   if network.features:
     model = networks.network(checkpoint.config)
     add = features.Features(model, checkpoint.params, network.features, 0)
   accepted = refresh.accepted_counts(
-    lambda batch: drafted(params.network, frozen, add(batch)),
+    lambda batch: drafted(params, frozen, add(batch)),
     every_anchor.batches(source, sizes),
     len(source),
   )
-  return accepted, checksum.digest(params.network)
+  return accepted, checksum.digest(params)

@@ -24,6 +24,7 @@ from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.drafters import tables
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
@@ -195,11 +196,14 @@ def not_applied(config: Config) -> dict[str, Any]:
   }
 
 
-def _split(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
+def _split(
+  mesh: jax.sharding.Mesh | None,
+  table: Sequence[rules.Rule] = rules.TRANSFORMER,
+) -> Callable[[Any], Any]:
   """Returns a function from a tree of weights to its shardings."""
   if mesh is None:
     return placing.default
-  return functools.partial(rules.shardings, rules=rules.TRANSFORMER, mesh=mesh)
+  return functools.partial(rules.shardings, rules=table, mesh=mesh)
 
 
 def _placed(params: Any, split: Callable[[Any], Any]) -> Any:
@@ -248,12 +252,12 @@ def system(
   engine = systems.paired(config, name, make)
   drafter_params = parts.params
   if _is_int8(config, 'drafter'):
-    drafter_params = int8.quantise(drafter_params)
+    drafter_params = int8.quantise(drafter_params, tables.matrices())
   return system_lib.System(
     name=name,
     engine=engine,
     params=checkpoint.params,
-    drafter_params=_placed(drafter_params, _split(mesh)),
+    drafter_params=_placed(drafter_params, _split(mesh, tables.sharding())),
     settings=settings(
       config, (*tokenizer.end_ids, *tokenizer.stop_ids(config.stop))
     ),

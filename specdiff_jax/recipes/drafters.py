@@ -1,17 +1,13 @@
-"""Trained drafters by their kind: sizes, first params, loading.
+"""From a config to trained drafters: new sizes, loading, drafters that serve."""
 
-A new kind of network is one line in `FAMILIES`.
-"""
-
-from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
+import dataclasses
 import os
 import pathlib
-from typing import Any
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -19,105 +15,46 @@ from specdiff_jax.checkpoints import hub
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import jax_settings
-from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
-from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import family as family_lib
 from specdiff_jax.drafters import marginals
-from specdiff_jax.drafters import masked_lm
-from specdiff_jax.models import adapted_network
-from specdiff_jax.models import causal_network
-from specdiff_jax.models import drafter_network
-from specdiff_jax.recipes import published as build_published
+from specdiff_jax.drafters import published
+from specdiff_jax.drafters import registry
+from specdiff_jax.drafters import tables
+from specdiff_jax.recipes import fields
 
 Config = ml_collections.ConfigDict
 ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
+_PRESET = 'preset:'
+_SHAPES = 'masked_lm'  # the family of drafters that are known by their shape
 
 
-def _diffusion_sizes(
-  config: Config, checkpoint: weights.Checkpoint
-) -> drafter_network.DrafterConfig:
-  """Returns the sizes of a new diffusion drafter."""
-  sizes, model = config.network, checkpoint.config
-  if not 1 <= sizes.layers < model.layers:
-    raise errors.InputError(
-      f'config.network.layers is {sizes.layers}, but a drafter starts from '
-      f"the last of the verifier's {model.layers} layers: give 1 to "
-      f'{model.layers - 1}.'
+@contextlib.contextmanager
+def _named(
+  names: Collection[str] = tuple(fields.ALL), node: str = ''
+) -> Iterator[None]:
+  """Gives the argument that an error begins with the name of its field."""
+  try:
+    yield
+  except errors.InputError as error:
+    first = str(error).split(' ', 1)[0].split('.')[0]
+    if first not in names:
+      raise
+    raise errors.InputError(f'config.{node}{error}') from error
+
+
+def sizes(
+  config: Config, checkpoint: weights.Checkpoint, kind: str = ''
+) -> drafter_file.Config:
+  """Returns the sizes of a new network of a kind, by default the config's."""
+  options = registry.network(kind or config.network.kind).options
+  given = {**config.masked_lm, **config.network}  # the mask of an adapted one
+  names = [field.name for field in dataclasses.fields(options)]
+  with _named(names, 'network.'):
+    return options(**{name: given[name] for name in names}).sizes(
+      config.gamma, checkpoint.config
     )
-  features = tuple(sizes.features)
-  features = features or (model.layers - sizes.layers - 1, model.layers - 1)
-  if not all(0 <= layer < model.layers for layer in features):
-    raise errors.InputError(
-      f'config.network.features is {features}, but the layers of the '
-      f'verifier are 0 to {model.layers - 1}.'
-    )
-  return drafter_network.DrafterConfig(
-    gamma=config.gamma,
-    layers=sizes.layers,
-    features=features,
-    trunk=sizes.trunk,
-    vocab=min(sizes.vocab, model.vocab_size),
-    ngram=sizes.ngram,
-    verifier=model,
-  )
-
-
-def _causal_sizes(
-  config: Config, checkpoint: weights.Checkpoint
-) -> causal_network.CausalConfig:
-  """Returns the sizes of a new autoregressive drafter."""
-  sizes, model = config.network, checkpoint.config
-  start = tuple(sizes.start) or tuple(range(sizes.layers))
-  if not all(0 <= layer < model.layers for layer in start):
-    raise errors.InputError(
-      f'config.network asks for copies of the layers {start}, but those of '
-      f'the verifier are 0 to {model.layers - 1}; correct network.start, or '
-      'network.layers where it is empty.'
-    )
-  return causal_network.CausalConfig(
-    start=start, vocab=min(sizes.vocab, model.vocab_size), verifier=model
-  )
-
-
-def _adapted_sizes(
-  config: Config, checkpoint: weights.Checkpoint
-) -> adapted_network.AdaptedConfig:
-  """Returns the sizes of a masked language model made of the verifier."""
-  return adapted_network.AdaptedConfig(
-    config.masked_lm.mask_id, checkpoint.config
-  )
-
-
-class Family(NamedTuple):
-  """What the drafters of one architecture have in common."""
-
-  config: type[drafter_file.Config]
-  sizes: Callable[..., drafter_file.Config]  # of a config and a verifier
-  initial: Callable[..., Any]  # (sizes, key) -> random params
-  from_verifier: Callable[..., Any]  # (sizes, key, verifier's params) -> params
-
-
-FAMILIES: Mapping[str, Family] = {
-  'diffusion': Family(
-    drafter_network.DrafterConfig,
-    _diffusion_sizes,
-    drafter_network.initial,
-    drafter_network.initial_from_verifier,
-  ),
-  'autoregressive': Family(
-    causal_network.CausalConfig,
-    _causal_sizes,
-    causal_network.initial,
-    causal_network.initial_from_verifier,
-  ),
-  'masked_lm': Family(
-    adapted_network.AdaptedConfig,
-    _adapted_sizes,
-    adapted_network.initial,
-    adapted_network.initial_from_verifier,
-  ),
-}
 
 
 def window(
@@ -125,91 +62,122 @@ def window(
   checkpoint: weights.Checkpoint,
   strategy: marginals.Strategy,
   cache_dtype: str,
-) -> tuple[types.Drafter, Any]:
+) -> family_lib.Made:
   """Returns the drafter config.drafter, which fills windows, and its params.
 
   A directory is a published drafter, whose config.json names its family; a
   file is one of ours.
   """
-  common = dict(
+  serving, name = _serving(config, strategy, cache_dtype), config.drafter
+  if name.startswith(_PRESET):
+    with _named():
+      return registry.family(_SHAPES).shape(
+        name.removeprefix(_PRESET), checkpoint, serving
+      )
+  if _is_published(name):
+    folder = name if os.path.isdir(name) else hub.folder(name)
+    return _published(folder, checkpoint, serving)
+  kind = (
+    config.network.kind
+    if name == 'random'
+    else drafter_file.kind(_drafter_path(name))
+  )
+  windows = [k for k, (one, _) in registry.kinds().items() if _fills(one)]
+  # Of a kind that fills no windows, the file itself says what is wrong.
+  kind = kind if kind in windows else windows[0]
+  family, part = registry.kinds()[kind]
+  return _made(config, checkpoint, serving, family, {part: name})
+
+
+def _fills(family: str) -> bool:
+  """Whether a family's drafters fill windows, for any system that wants them."""
+  return not registry.FAMILIES[family].system
+
+
+def of_system(
+  name: str,
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  strategy: marginals.Strategy,
+  cache_dtype: str,
+) -> family_lib.Made:
+  """Returns the drafter of a system that one family drafts for, and params."""
+  return _made(
+    config,
+    checkpoint,
+    _serving(config, strategy, cache_dtype),
+    registry.systems()[name],
+    paths(name, config),
+  )
+
+
+def paths(name: str, config: Config) -> dict[str, str]:
+  """Returns the path of each part of the drafter of the system `name`."""
+  given = config.drafters.to_dict().get(name, '')
+  with _named():
+    return registry.paths(name, given, config.drafter)
+
+
+def _made(config, checkpoint, serving, family: str, given: Mapping[str, str]):
+  """Returns the drafter of a family whose networks lie in these files."""
+  networks = {
+    part: load(config, checkpoint, kind, given[part])
+    for kind, (one, part) in registry.kinds().items()
+    if one == family
+  }
+  with _named():
+    return registry.family(family).drafter(networks, checkpoint, serving)
+
+
+def _serving(config: Config, strategy, cache_dtype) -> family_lib.Serving:
+  return family_lib.Serving(
+    gamma=config.gamma,
     strategy=strategy,
     cache_dtype=cache_dtype,
     denoising=denoising.Denoising(
       config.denoising_steps, config.denoising_order, config.remask
     ),
+    context_window=config.context_window,
+    told=family_lib.Told(**config.masked_lm),
   )
-  if config.drafter.startswith(build_published.PRESET):
-    return build_published.of_shape(config, checkpoint, **common)
-  if _is_published(config.drafter):
-    folder = config.drafter
-    folder = folder if os.path.isdir(folder) else hub.folder(folder)
-    return build_published.drafter(folder, config, checkpoint, **common)
-  if _kind(config) == 'masked_lm':
-    return _adapted(config, checkpoint, common)
-  network, params = load(config, checkpoint)
-  if config.denoising_steps > 1 and not network.ngram:
-    raise errors.InputError(
-      f'config.denoising_steps is {config.denoising_steps}, but the drafter '
-      f'{config.drafter} has no input for decided slots (its ngram is 0). '
-      'Give 1.'
+
+
+def _published(folder: str, checkpoint, serving) -> family_lib.Made:
+  """Returns the published drafter of a directory, and its params."""
+  form = serving.told.family
+  with _named():
+    if form and form not in tables.readers():
+      raise errors.InputError(
+        f'masked_lm.family is {form!r}, but it has to be one of '
+        f'{", ".join(tables.readers())}, or empty.'
+      )
+    dtype = checkpoint.params['final_norm'].dtype.name
+    found, params = published.load(folder, form, dtype)
+    return registry.family(found.family).published(
+      folder, found, params, checkpoint, serving
     )
-  one = diffusion.MaskedDiffusion(
-    config=network,
-    gamma=config.gamma,
-    context_window=config.context_window,
-    **common,
-  )
-  return one, params
-
-
-def _kind(config: Config) -> str:
-  """Returns the kind of drafter that config.drafter is."""
-  if config.drafter == 'random':
-    return config.network.kind
-  return drafter_file.kind(_drafter_path(config.drafter))
-
-
-def _adapted(config: Config, checkpoint, common) -> tuple[types.Drafter, Any]:
-  """Returns a masked language model that was made of the verifier."""
-  network, params = load(config, checkpoint, 'masked_lm')
-  one = masked_lm.MaskedLMDrafter(
-    model=network.model,
-    gamma=config.gamma,
-    context_window=config.context_window,
-    largest=config.gamma,
-    **common,
-  )
-  whole = adapted_network.whole(params.network, checkpoint.params)
-  ids = np.arange(network.vocab)
-  return one, masked_lm.make_params(network.model, whole, ids, network.vocab)
 
 
 def load(
-  config: Config, checkpoint: weights.Checkpoint, kind: str = 'diffusion'
-) -> tuple[drafter_file.Config, diffusion.DrafterParams]:
-  """Loads config.drafter for this verifier, in the verifier's dtype."""
-  family = FAMILIES[kind]
-  if config.drafter == 'random':
-    network = family.sizes(config, checkpoint)
-    params = family.initial(network, jax_settings.key(config.seed))
-    vocab = jnp.arange(network.vocab)
+  config: Config, checkpoint: weights.Checkpoint, kind: str, path: str = ''
+) -> family_lib.Trained:
+  """Returns a network of this verifier's, by default config.drafter."""
+  path, network = path or config.drafter, registry.network(kind)
+  if path == 'random':
+    found = sizes(config, checkpoint, kind)
+    params = network.initial(found, jax_settings.key(config.seed))
+    vocab = np.arange(found.vocab)
   else:
-    network, params, vocab = drafter_file.load(
-      _drafter_path(config.drafter), checkpoint, family.config
+    found, params, vocab = drafter_file.load(
+      _drafter_path(path), checkpoint, network.config
     )
-  if kind == 'diffusion' and config.gamma > network.gamma:
+  gamma = getattr(found, 'gamma', config.gamma)
+  if config.gamma > gamma:
     raise errors.InputError(
-      f'config.gamma is {config.gamma}, but the drafter {config.drafter} '
-      f'drafts {network.gamma} tokens at once. Lower gamma.'
+      f'config.gamma is {config.gamma}, but the drafter {path} drafts '
+      f'{gamma} tokens at once. Lower gamma.'
     )
-  name = 'embed' if checkpoint.config.tied_head else 'head'
-  head = checkpoint.params[name]  # an array, or int8 with scales, row by row
-  dtype = checkpoint.params['final_norm'].dtype
-  return network, diffusion.DrafterParams(
-    network=jax.tree.map(lambda x: jnp.asarray(x, dtype), params),
-    vocab=jnp.asarray(vocab, jnp.int32),
-    head=jax.tree.map(lambda x: jnp.take(x, jnp.asarray(vocab), axis=0), head),
-  )
+  return family_lib.Trained(found, params, vocab, path)
 
 
 def _drafter_path(name: str) -> str:

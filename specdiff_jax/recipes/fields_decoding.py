@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from specdiff_jax.drafters import registry
+
 DECODING = {
   'verifier': (
     'quickstart',
@@ -50,7 +52,7 @@ DECODING = {
         'tree': '',
         'best_first': '',
         'adaptive': '',
-        'sps': '',
+        **registry.drafters(),
       }
     ),
     'drafters of single systems; each goes before config.drafter, so that '

@@ -10,12 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.drafters import registry
 from specdiff_jax.losses import divergences
 from specdiff_jax.losses import revealed
 from specdiff_jax.losses import windows
-from specdiff_jax.models import adapted_network
 from specdiff_jax.recipes import systems
-from specdiff_jax.training import adaptation
 from specdiff_jax.training import objective
 
 Config = systems.Config
@@ -253,18 +252,19 @@ def stored_law(config: Config) -> bool:
   return bool(config.stored_law and make(config).law)
 
 
-def make(
-  config: Config, network: adapted_network.AdaptedConfig | Any = None
-) -> objective.Loss:
+def make(config: Config, network: Any = None) -> objective.Loss:
   """Returns the loss of a checked config, for a drafter of these sizes.
 
-  That of a masked language model is taken of whole texts where it is the ELBO.
+  The ELBO is taken of whole texts where the drafter's family has that.
   """
   loss = LOSSES[config.loss].make(config)
   loss = dataclasses.replace(loss, served=config.served)
-  if not (isinstance(network, adapted_network.AdaptedConfig) and loss.show):
+  if network is None or not loss.show:
     return loss
-  whole = adaptation.whole_elbo(
+  whole_elbo = registry.network(network.kind).whole_elbo
+  if whole_elbo is None:
+    return loss
+  whole = whole_elbo(
     network,
     revealed.SCHEDULES[config.noise_schedule],
     round(config.anneal_fraction * config.steps),

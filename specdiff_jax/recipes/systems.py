@@ -7,6 +7,7 @@ new drafter or rule is one line.
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -21,10 +22,10 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.decoding.rules import block_verification
 from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import adaptive
-from specdiff_jax.drafters import autoregressive
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
+from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import strategies
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
@@ -123,15 +124,12 @@ def _best_first(config, checkpoint, slots):
   return _diffusion(config, checkpoint, strategy, RULES[config.rule])
 
 
-def _sps(config, checkpoint, slots):
-  """A small autoregressive drafter."""
+def _of_family(name, config, checkpoint, slots):
+  """Chains of the one family that drafts for the system `name`."""
   del slots
-  network, params = build_drafters.load(config, checkpoint, 'autoregressive')
-  one = autoregressive.Autoregressive(
-    config=network,
-    gamma=config.gamma,
-    strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
-    cache_dtype=cache_dtype(checkpoint),
+  strategy = strategies.Chain(mode=config.draft, **_tempered(config))
+  one, params = build_drafters.of_system(
+    name, config, checkpoint, strategy, cache_dtype(checkpoint)
   )
   return Parts(one, params, RULES[config.rule])
 
@@ -190,7 +188,7 @@ SYSTEMS: Mapping[str, Callable[..., Parts]] = {
   'tree': _tree,
   'best_first': _best_first,
   'adaptive': _adaptive,
-  'sps': _sps,
+  **{name: functools.partial(_of_family, name) for name in registry.systems()},
   'early_exit': _early_exit,
 }
 
@@ -199,7 +197,7 @@ def parts(
   name: str, config: Config, checkpoint: weights.Checkpoint, slots: int = 0
 ) -> Parts:
   """Returns the parts of the system `name`, with its own drafter if any."""
-  own = config.drafters.get(name)
+  own = build_drafters.paths(name, config).get('drafter')
   if own:
     config = config.copy_and_resolve_references()
     config.drafter = own

@@ -19,28 +19,21 @@ from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import windows
 from specdiff_jax.decoding import generate
+from specdiff_jax.drafters import registry
+from specdiff_jax.drafters import scores
+from specdiff_jax.drafters import tables
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import decoding
-from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import tuning as build_tuning
-from specdiff_jax.training import adaptation
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
-from specdiff_jax.training import scores
 from specdiff_jax.training import step as step_lib
 
 Config = systems.Config
-
-
-SCORES: Mapping[str, Callable[..., scores.Score]] = {
-  'diffusion': scores.diffusion_score,
-  'autoregressive': scores.causal_score,
-  'masked_lm': adaptation.window_score,
-}
 
 
 # What a run cannot change when it goes on; `steps` may grow or shrink, and the
@@ -62,7 +55,7 @@ def check(config: Config) -> None:
       'that are not rounded; leave it empty. The trained drafter drafts for '
       'the int8 verifier too.'
     )
-  systems.one_of('network.kind', config.network.kind, build_drafters.FAMILIES)
+  systems.one_of('network.kind', config.network.kind, registry.kinds())
   build_losses.check(config)
   build_tuning.check(config)
   for name in ('steps', 'windows', 'eval_limit'):
@@ -76,7 +69,7 @@ def check(config: Config) -> None:
       f'config.accumulate is {config.accumulate}, but a masked language '
       'model takes its batch at once; give 1.'
     )
-  if config.remat and config.network.kind != 'diffusion':
+  if config.remat and not registry.network(config.network.kind).remat:
     raise errors.InputError(
       f'config.remat is set, but a drafter of kind {config.network.kind} '
       'has no layers that are computed again; leave it out.'
@@ -152,7 +145,7 @@ def mesh(
 def score(config: Config, network: Any) -> scores.Score:
   """Returns the score of the config's kind of drafter, in its dtype."""
   more = {'remat': True} if config.remat else {}
-  one = SCORES[config.network.kind](network, **more)
+  one = registry.network(config.network.kind).score(network, **more)
   if config.train_dtype == 'float32':
     return one
   return scores.in_dtype(one, jnp.dtype(config.train_dtype))
@@ -160,7 +153,7 @@ def score(config: Config, network: Any) -> scores.Score:
 
 def split(config: Config) -> Sequence[rules.Rule]:
   """Returns the rules by which a run splits what it trains."""
-  return rules.FSDP if config.fsdp else rules.TRANSFORMER
+  return tables.sharding(over_data=config.fsdp)
 
 
 def split_frozen(config: Config) -> Sequence[rules.Rule]:

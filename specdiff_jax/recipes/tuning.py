@@ -13,12 +13,13 @@ import optax
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import registry
+from specdiff_jax.drafters import scores
 from specdiff_jax.models import adapters
 from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import systems
 from specdiff_jax.training import objective
 from specdiff_jax.training import partial
-from specdiff_jax.training import scores
 
 Config = systems.Config
 _LORA = r'^lora/'  # the adapters among the params that are trained
@@ -76,14 +77,13 @@ def make(
     checkpoint: the verifier.
     optimizer: of all params.
   """
-  family = build_drafters.FAMILIES[config.network.kind]
   vocab = None
   if config.start_from:
-    network, params, vocab = _started(config, checkpoint, family)
+    network, params, vocab = _started(config, checkpoint)
     initial = lambda network, key, verifier: params
   else:
-    network = family.sizes(config, checkpoint)
-    initial = family.from_verifier
+    network = build_drafters.sizes(config, checkpoint)
+    initial = registry.network(config.network.kind).from_verifier
   whole = Tuning(network, initial, optimizer, vocab)
   if config.lora_rank:
     chosen = _chosen(config.train_only, network, 'matrix', 2)
@@ -94,10 +94,12 @@ def make(
   return whole
 
 
-def _started(config: Config, checkpoint, family):
+def _started(config: Config, checkpoint):
   """Returns network, params and draft vocabulary of config.start_from."""
   network, params, vocab = drafter_file.load(
-    build_drafters.shipped(config.start_from), checkpoint, family.config
+    build_drafters.shipped(config.start_from),
+    checkpoint,
+    registry.network(config.network.kind).config,
   )
   gamma = getattr(network, 'gamma', config.gamma)
   if gamma != config.gamma:

@@ -19,6 +19,8 @@ from specdiff_jax.core import jax_settings
 from specdiff_jax.data import journal
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import scores
+from specdiff_jax.drafters import tables
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 from specdiff_jax.parallel import processes
@@ -30,7 +32,6 @@ from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
-from specdiff_jax.training import scores
 from specdiff_jax.training import step as step_lib
 
 
@@ -66,7 +67,9 @@ class Run:
   # What the trained params are those of a drafter by: adapters are merged.
   finished: Callable[[Any], Any] = lambda params: params
   given_vocab: np.ndarray | None = None  # of the drafter that it starts from
-  split: Sequence[rules.Rule] = rules.TRANSFORMER
+  split: Sequence[rules.Rule] = dataclasses.field(
+    default_factory=tables.sharding
+  )
   split_frozen: Sequence[rules.Rule] = rules.TRANSFORMER
   explosion: float = 0.0  # see `step.make_train_step`
   keep: int = 3  # checkpoints, beside the best
@@ -165,7 +168,7 @@ class Run:
       self.mesh,
       shardings,
       self.explosion,
-      rules.TRANSFORMER,
+      tables.sharding(),
     )
     return state, self._frozen(), step
 

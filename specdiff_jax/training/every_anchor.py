@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from specdiff_jax.data import windows
+from specdiff_jax.drafters import tables
 from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
@@ -38,7 +39,7 @@ def evaluator(
   """
 
   def gathered(params, *rest):
-    split = rules.shardings(params, rules.TRANSFORMER, mesh)
+    split = rules.shardings(params, tables.sharding(), mesh)
     with pin.over(mesh):
       return matches(jax.lax.with_sharding_constraint(params, split), *rest)
 

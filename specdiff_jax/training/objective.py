@@ -16,12 +16,12 @@ import numpy as np
 
 from specdiff_jax.core import jax_settings
 from specdiff_jax.data import windows
+from specdiff_jax.drafters import scores
 from specdiff_jax.losses import divergences
 from specdiff_jax.losses import revealed
 from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import layers
 from specdiff_jax.training import micro_batches as parts_lib
-from specdiff_jax.training import scores
 from specdiff_jax.training import served
 
 # What a batch may say of the verifier's law after each of its tokens.

@@ -24,6 +24,8 @@ from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import directory as hf_directory
 from specdiff_jax.core import errors
+from specdiff_jax.drafters import published
+from specdiff_jax.drafters import tables
 from specdiff_jax.models import gpt2
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
@@ -41,9 +43,11 @@ def raw(folder):
 
 
 def convert(origin, target, form, dtype='', adapter=''):
-  source = sources.open_drafter(str(origin)) if not adapter else None
+  source = published.open_drafter(str(origin)) if not adapter else None
   source = source or sources.open_model(str(origin), adapter)
-  return export.convert(source, str(target), form, dtype)
+  return export.convert(
+    source, str(target), form, dtype, writers=tables.writers()
+  )
 
 
 def rewrite(folder, edit):

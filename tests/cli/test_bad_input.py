@@ -91,9 +91,9 @@ def write_drafter(tmp_path, root, **changes):
 
   config = command.load(f'{root}/configs/tiny.py:smoke')
   checkpoint = decoding.verifier(config)
-  network, params = build_drafters.load(config, checkpoint)
+  one = build_drafters.load(config, checkpoint, 'diffusion')
   path = str(tmp_path / 'drafter.safetensors')
-  drafter_file.save(path, network, params.network, params.vocab, checkpoint, {})
+  drafter_file.save(path, one.config, one.params, one.vocab, checkpoint, {})
   tensors, metadata = safetensors_io.load(path)
   shape, vocab = changes.pop('shape', None), changes.pop('vocab', None)
   if changes.pop('nan', None):

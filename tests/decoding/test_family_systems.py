@@ -20,8 +20,8 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
-from specdiff_jax.models import causal_network
-from specdiff_jax.models import drafter_network
+from specdiff_jax.drafters.autoregressive import network as causal_network
+from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer

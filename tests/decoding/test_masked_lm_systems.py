@@ -14,10 +14,10 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding.rules import accept
-from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import strategies
+from specdiff_jax.drafters.masked_lm import drafter as masked_lm
+from specdiff_jax.drafters.masked_lm import model as model_lib
 from specdiff_jax.models import gpt2
-from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)

@@ -19,8 +19,8 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.decoding import rows
 from specdiff_jax.decoding.rules import rejection
-from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import strategies
+from specdiff_jax.drafters.diffusion import drafter as diffusion
 from specdiff_jax.recipes import decoding
 
 BATCH, RUNS, BRANCHES = 64, 4, 16

@@ -8,11 +8,11 @@ import numpy as np
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.decoding import generate
+from specdiff_jax.drafters.autoregressive import training as causal_training
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import objective
-from specdiff_jax.training import scores
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 
@@ -42,7 +42,7 @@ def simulated():
   frozen = objective.frozen(verifier, params.vocab)
   mesh = mesh_lib.make_mesh((1, 1))
   evaluate = every_anchor.evaluator(
-      objective.make_matches(scores.causal_score(config), systems.GAMMA),
+      objective.make_matches(causal_training.score_of(config), systems.GAMMA),
       frozen,
       lambda batch: processes.global_batch(mesh, batch),
       source(),

@@ -16,9 +16,9 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.decoding.rules import block_verification
 from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import adaptive as controller
-from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
+from specdiff_jax.drafters.diffusion import drafter as diffusion
 
 GREEDY = generate.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)

@@ -8,10 +8,11 @@ import pytest
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
-from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import family
 from specdiff_jax.drafters import marginals as marginals_lib
+from specdiff_jax.drafters.diffusion import drafter as diffusion
+from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 
 # Slot 2 is the surest, then 0, 3 and 1, by their most likely token; by
 # entropy 0 goes before 2.
@@ -120,7 +121,7 @@ def drafter():
     config.shapes(),
   )
   head = rng.standard_normal((50, 16)).astype(np.float32)
-  params = diffusion.DrafterParams(network, jnp.arange(50), jnp.asarray(head))
+  params = family.DrafterParams(network, jnp.arange(50), jnp.asarray(head))
   cache = ((jnp.zeros((BATCH, 1, SIZE, 8)),) * 2,)
   context = types.Context(
     jnp.asarray(rng.integers(0, 50, (BATCH, SIZE))),

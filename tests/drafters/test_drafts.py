@@ -8,12 +8,13 @@ import tiny_model
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
-from specdiff_jax.drafters import diffusion
+from specdiff_jax.drafters import family
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
+from specdiff_jax.drafters.diffusion import drafter as diffusion
+from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 
 TOKENS = jnp.array([[5, 6, 7, 5, 6, 0, 0, 0], [1, 2, 3, 0, 0, 0, 0, 0]])
 CACHE = jnp.zeros((2, 1, 16, 8))  # only its size matters here
@@ -72,7 +73,7 @@ def drafts():
   embed = jnp.asarray(np.random.default_rng(2).standard_normal((50, 16)))
   network = tiny_model.drafter_params(config)
   network['stream'] = 0.02 * network['stream']  # flat laws
-  params = diffusion.DrafterParams(network, jnp.asarray(ids), jnp.asarray(head))
+  params = family.DrafterParams(network, jnp.asarray(ids), jnp.asarray(head))
   features = jnp.ones((2, 8, 1, 16))
   context = CONTEXT.replace(verifier={'embed': embed})
 

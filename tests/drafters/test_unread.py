@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import types
-from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import unread
+from specdiff_jax.drafters.diffusion import drafter as diffusion
 
 ROOM, SLOTS = 24, 48
 COUNTS = np.array([0, 3, 17, 20])  # plain cycles of each row

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.drafters import tables
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
@@ -125,7 +126,7 @@ def test_biases_and_the_parts_of_a_drafter_are_split():
     'hint': (16, 16),
     'stream': (16,),
   }
-  assert specs(shapes, rules.TRANSFORMER, fake_mesh(2, 4)) == {
+  assert specs(shapes, tables.sharding(), fake_mesh(2, 4)) == {
     'layers/query_bias': P(None, 'model'),
     'layer_0/value_bias': P('model'),
     'trunk': P('model', None),
@@ -182,7 +183,7 @@ def test_fully_sharded_params():
     'embed': (30, 8),
     'final_norm': (8,),
   }
-  assert specs(shapes, rules.FSDP, fake_mesh(2, 4)) == {
+  assert specs(shapes, tables.sharding(over_data=True), fake_mesh(2, 4)) == {
     'layers/query': P(None, 'model', 'data'),
     'layers/output': P(None, 'data', 'model'),
     'layer_0/down': P('data', 'model'),

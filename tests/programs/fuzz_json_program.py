@@ -34,8 +34,9 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import published
+from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import gpt2
 from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.tools.inspect import describe
@@ -128,7 +129,7 @@ def read_model(path, adapter=''):
   """Reads all that a model's files say, and its tensors."""
   if not adapter:
     describe.describe(path)
-  source = sources.open_drafter(path) if not adapter else None
+  source = published.open_drafter(path) if not adapter else None
   source = source or sources.open_model(path, adapter)
   found = params_lib.checked(source.config, source.tensors(), path)
   for _, _, tensor in found:

@@ -20,19 +20,20 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import generate
 from specdiff_jax.decoding.rules import accept
-from specdiff_jax.drafters import autoregressive
-from specdiff_jax.drafters import block
-from specdiff_jax.drafters import diffusion
 from specdiff_jax.drafters import early_exit
+from specdiff_jax.drafters import family
 from specdiff_jax.drafters import lookup
-from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
-from specdiff_jax.models import causal_network
+from specdiff_jax.drafters.autoregressive import drafter as autoregressive
+from specdiff_jax.drafters.autoregressive import network as causal_network
+from specdiff_jax.drafters.dflash import drafter as block
+from specdiff_jax.drafters.dflash import network as dflash
+from specdiff_jax.drafters.diffusion import drafter as diffusion
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.masked_lm import drafter as masked_lm
+from specdiff_jax.drafters.masked_lm import model as masked_lm_model
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import dflash
-from specdiff_jax.models import drafter_network
-from specdiff_jax.models import masked_lm as masked_lm_model
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 
@@ -198,7 +199,7 @@ def diffusion_params(scan_layers: bool = False):
   ids = np.random.default_rng(0).permutation(VOCAB)[: c.vocab]
   head = verifier()[1]['head']
   network = random(c.shapes(), 2, 0.1)
-  return c, diffusion.DrafterParams(network, ids, head[ids])
+  return c, family.DrafterParams(network, ids, head[ids])
 
 
 @functools.cache
@@ -212,7 +213,7 @@ def causal_params(scan_layers: bool = False):
   del network
   ids = np.random.default_rng(0).permutation(VOCAB)[: c.vocab]
   own = {name: params[name] for name in ('layer_0', 'final_norm')}
-  return c, diffusion.DrafterParams(own, ids, params['head'][ids])
+  return c, family.DrafterParams(own, ids, params['head'][ids])
 
 
 @functools.cache

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.diffusion import windows as drafter_windows
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
-from specdiff_jax.models import drafter_windows
 from specdiff_jax.training import flops
 
 X, W = jnp.ones((2, 3)), jnp.ones((3, 3))

@@ -10,7 +10,9 @@ import optax
 import pytest
 import tiny_model
 
-from specdiff_jax.models import drafter_network
+from specdiff_jax.drafters import scores
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.diffusion import training as diffusion_training
 from specdiff_jax.models import networks
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
@@ -18,7 +20,6 @@ from specdiff_jax.training import features
 from specdiff_jax.training import micro_batches
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
-from specdiff_jax.training import scores
 
 GAMMA, ROWS, WIDTH = 3, 4, 20
 
@@ -63,7 +64,7 @@ def drafter():
   frozen = objective.frozen(verifier.params, np.arange(64))
   frozen['verifier'] = verifier.params
   config = fields.complete(ml_collections.ConfigDict({'loss': 'decayed_ce'}))
-  score = scores.diffusion_score(network)
+  score = diffusion_training.score_of(network)
 
   @functools.cache
   def compiled(count, score):
@@ -115,7 +116,7 @@ def test_the_gradient_is_that_of_the_whole(drafter):
   ]
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
   assert far(mean, wanted) > 1e-2
-  again = scores.diffusion_score(network, remat=True)
+  again = diffusion_training.score_of(network, remat=True)
   assert far(gradient(batch(), 1, again)[2], wanted) <= 1e-6
   traced = jax.make_jaxpr(lambda b: gradient(b, 1, again))(batch())
   assert 'remat' in str(traced)

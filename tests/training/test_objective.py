@@ -8,10 +8,12 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
+from specdiff_jax.drafters.autoregressive import network as causal_network
+from specdiff_jax.drafters.autoregressive import training as causal_training
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.diffusion import training as diffusion_training
 from specdiff_jax.losses import divergences
-from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 from specdiff_jax.recipes import fields
@@ -19,7 +21,6 @@ from specdiff_jax.recipes import fields_training
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
-from specdiff_jax.training import scores
 
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=29, width=16, layers=3, heads=4, kv_heads=2, head_dim=4,
@@ -89,11 +90,11 @@ def new_drafter(kind):
   """Returns (score, params) of a small random drafter."""
   if kind == 'diffusion':
     score, network, sizes = (
-        scores.diffusion_score(DIFFUSION), drafter_network, DIFFUSION,
+        diffusion_training.score_of(DIFFUSION), drafter_network, DIFFUSION,
     )  # fmt: skip
   else:
     score, network, sizes = (
-        scores.causal_score(CAUSAL), causal_network, CAUSAL,
+        causal_training.score_of(CAUSAL), causal_network, CAUSAL,
     )  # fmt: skip
   init = jax.jit(network.initial, static_argnums=0)
   return score, init(sizes, jax.random.key(1))

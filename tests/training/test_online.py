@@ -7,14 +7,14 @@ import numpy as np
 import tiny_model
 
 from specdiff_jax.checkpoints import presets
-from specdiff_jax.models import drafter_network
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.diffusion import training as diffusion_training
 from specdiff_jax.models import networks
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
-from specdiff_jax.training import scores
 
 GAMMA = 3
 FEATURES = (0, 2)
@@ -42,7 +42,7 @@ def test_it_is_the_loss_of_kept_features():
   frozen = objective.frozen(weights, np.arange(64))
   config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
   loss = objective.make_loss(
-    scores.diffusion_score(network), build_losses.make(config), GAMMA
+    diffusion_training.score_of(network), build_losses.make(config), GAMMA
   )
   model = networks.network(verifier.config)
 

@@ -9,12 +9,12 @@ import tiny_model
 import trajectory
 
 from specdiff_jax.data import windows
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.diffusion import training as diffusion_training
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import objective
-from specdiff_jax.training import scores
 
 T, GAMMA, VOCAB = 512, 16, 29
 VERIFIER = config_lib.TransformerConfig(
@@ -47,7 +47,7 @@ def value():
   """Loss, metrics and gradient of a batch, by the streak and from random."""
   config = fields.complete(ml_collections.ConfigDict({'ce_fraction': 0.0}))
   loss = objective.make_loss(
-    scores.diffusion_score(DRAFTER), build_losses.make(config), GAMMA
+    diffusion_training.score_of(DRAFTER), build_losses.make(config), GAMMA
   )
   embed = jax.random.normal(jax.random.key(1), (VOCAB, VERIFIER.width))
   frozen = objective.frozen({'embed': embed}, np.arange(VOCAB))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.drafters import scores
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import evaluate
 from specdiff_jax.training import objective
-from specdiff_jax.training import scores
 from specdiff_jax.training import served
 
 ROWS, WINDOWS, GAMMA, VOCAB, WIDTH = 4, 20, 3, 6, 40

@@ -14,15 +14,15 @@ import trajectory
 from specdiff_jax.collecting import stored_distribution
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.diffusion import training as diffusion_training
 from specdiff_jax.losses import divergences
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features
 from specdiff_jax.training import objective
-from specdiff_jax.training import scores
 
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=40, width=16, layers=1, heads=4, kv_heads=2, head_dim=4,
@@ -105,7 +105,7 @@ def known(verifier, batch, vocab):
   frozen = objective.frozen(verifier.params, vocab)
   loss = objective.Loss(None, ASKED, TEMPERATURE)
   _, valid = windows.targets(batch, 3)
-  score = scores.diffusion_score(network)
+  score = diffusion_training.score_of(network)
 
   @jax.jit
   def tell(batch):

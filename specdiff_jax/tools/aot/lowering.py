@@ -20,6 +20,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.drafters import tables
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
 from specdiff_jax.parallel import topology
@@ -95,8 +96,7 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   """Returns the train step, as `distill` makes it, and what it holds."""
   build_training.check(config)
   checkpoint = verifier(config)
-  family = build_drafters.FAMILIES[config.network.kind]
-  network = family.sizes(config, checkpoint)
+  network = build_drafters.sizes(config, checkpoint)
   loss = build_losses.make(config, network)
   function = objective.make_loss(
       build_training.score(config, network),
@@ -133,7 +133,7 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
     mesh,
     shardings,
     config.explosion,
-    rules.TRANSFORMER,
+    tables.sharding(),
   )
   held |= {
       'drafter': state.params, 'optimizer': state.opt_state,
@@ -180,9 +180,10 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
     engine.prefill, params, drafter_params, *_requests(config.batch, bucket)
   )
   models = {'verifier': params, 'drafter': drafter_params}
-  whole = rules.not_split(models, rules.TRANSFORMER, mesh)
-  params = _placed(params, rules.TRANSFORMER, mesh)
-  drafter_params = _placed(drafter_params, rules.TRANSFORMER, mesh)
+  split = tables.sharding()
+  whole = rules.not_split(models, split, mesh)
+  params = _placed(params, split, mesh)
+  drafter_params = _placed(drafter_params, split, mesh)
   state = _placed(state, rules.DECODING, mesh)
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=rules.replicated(mesh))
   lowered = engine_lib.Engine.decode.lower(
@@ -220,7 +221,7 @@ def _requests(batch: int, bucket: int) -> tuple:
 
 
 def _with_cache_dtype(one: Any, dtype: str) -> Any:
-  """Returns an engine, and its drafters, whose keys have this dtype.
+  """Returns an engine, and its drafters, whose KV caches have this dtype.
 
   They were made on a CPU, where keys are float32.
   """
@@ -228,14 +229,15 @@ def _with_cache_dtype(one: Any, dtype: str) -> Any:
     return tuple(_with_cache_dtype(x, dtype) for x in one)
   if not dataclasses.is_dataclass(one):
     return one
-  changed = {
-    field.name: dtype
-    if field.name == 'cache_dtype'
-    else _with_cache_dtype(getattr(one, field.name), dtype)
-    for field in dataclasses.fields(one)
-    if field.name in ('cache_dtype', 'drafter', 'arms', 'plain')
-  }
-  return dataclasses.replace(one, **changed)
+  changed = {}
+  for field in dataclasses.fields(one):
+    old = getattr(one, field.name)
+    new = (
+      dtype if field.name == 'cache_dtype' else _with_cache_dtype(old, dtype)
+    )
+    if new != old:
+      changed[field.name] = new
+  return dataclasses.replace(one, **changed) if changed else one
 
 
 def _placed(tree: Any, table, mesh: jax.sharding.Mesh) -> Any:

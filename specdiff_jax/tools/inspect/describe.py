@@ -16,8 +16,11 @@ from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.drafters import drafter_file
-from specdiff_jax.models import dflash
+from specdiff_jax.drafters import published
+from specdiff_jax.drafters import registry
+from specdiff_jax.drafters import tables
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
 
@@ -43,7 +46,8 @@ def describe(path: str) -> dict[str, Any]:
   source = _opened(path)
   told = _of_config(path, source.form, source.family, source.config)
   if source.drafter:
-    told['drafter'] = _of_published(source)
+    family = registry.family(source.drafter.family)
+    told['drafter'] = family.describe(source.drafter)
   entries = source.entries()
   told |= _stored((e.kind, e.nbytes) for e in entries)
   told['tokenizer'] = _of_tokenizer(source)
@@ -71,7 +75,7 @@ def _opened(path: str) -> sources.Source:
       f"this name in the hub's cache ({hub.cache_dir()}), and inspecting "
       'downloads nothing; correct the path, or download the model first.'
     )
-  return sources.open_drafter(path) or sources.open_model(path)
+  return published.open_drafter(path) or sources.open_model(path)
 
 
 def per_chip(
@@ -90,7 +94,8 @@ def per_chip(
       for name, shape in networks.shapes(config).items()
     }
   )
-  placed = rules.shardings(tree, rules.TRANSFORMER, abstract)
+  split = tables.sharding()
+  placed = rules.shardings(tree, split, abstract)
   leaves = list(zip(jax.tree.leaves(tree), jax.tree.leaves(placed)))
   mine = sum(math.prod(s.shard_shape(x.shape)) for x, s in leaves)
   whole = sum(math.prod(x.shape) for x, _ in leaves)
@@ -98,13 +103,12 @@ def per_chip(
     'weights': mine * kind.itemsize,
     'weights_whole': whole * kind.itemsize,
     'cache_per_token': _cache_bytes(config),
-    'not_split': rules.not_split(tree, rules.TRANSFORMER, abstract),
+    'not_split': rules.not_split(tree, split, abstract),
   }
 
 
 def _cache_bytes(config: networks.Config) -> int:
-  if isinstance(config, dflash.DFlashConfig):
-    config = config.network
+  config = getattr(config, 'network', config)  # of a DFlash drafter
   heads = getattr(config, 'kv_heads', config.heads)
   head_dim = getattr(config, 'head_dim', config.width // config.heads)
   return 2 * config.layers * heads * head_dim * _CACHE_BYTES
@@ -123,17 +127,6 @@ def _of_config(
   }
 
 
-def _of_published(source: sources.Source) -> dict[str, Any]:
-  published = source.drafter
-  if isinstance(source.config, dflash.DFlashConfig):
-    return {'kind': 'DFlash', 'mask_id': published.mask_id}
-  return {
-    'kind': 'masked language model',
-    'mask_id': None if published.mask_id < 0 else published.mask_id,
-    'shifted': published.shifted,
-  }
-
-
 def _of_our_drafter(path: str) -> dict[str, Any]:
   tensors = safetensors_io.tensors(path)
   facts = safetensors_io.metadata(path)
@@ -142,14 +135,22 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
       f'{path}: a file of tensors alone does not say what model it is; give '
       'its directory, with config.json.'
     )
-  config = drafter_file.fields(path, facts.get('config', ''))
+  kind = drafter_file.kind_of(facts)
+  if kind not in registry.kinds():
+    raise errors.InputError(
+      f'{path}: this is a drafter of the kind {printing.short(kind)}, but the '
+      f'kinds that are known here are {", ".join(registry.kinds())}; take the '
+      'version that wrote it.'
+    )
+  sizes_of = registry.network(kind).config
+  config = drafter_file.fields(path, facts.get('config', ''), sizes_of)
   count = sum(
     math.prod(tensor.shape)
     for name, tensor in tensors.items()
     if name != 'vocab'
   )
   told = {'path': path, 'form': 'drafter of this project'}
-  told |= {'family': facts.get('kind', 'diffusion'), 'config': config}
+  told |= {'family': kind, 'config': config}
   told |= {'parameters': count, 'verifier': facts.get('verifier')}
   told |= _stored((t.kind, t.nbytes) for t in tensors.values())
   return told | {'fault': ''}

@@ -1,0 +1,79 @@
+"""The family of SpS's drafters: a small causal network, token by token."""
+
+import dataclasses
+
+from specdiff_jax.core import errors
+from specdiff_jax.core import fields
+from specdiff_jax.drafters import family
+from specdiff_jax.drafters.autoregressive import drafter
+from specdiff_jax.drafters.autoregressive import network
+from specdiff_jax.models import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Options of a new network."""
+
+  layers: int = fields.field(
+    2,
+    'layers, where `start` is empty',
+    decides='run',
+    low=1,
+    high=config_lib.MOST_LAYERS,
+  )
+  start: tuple[int, ...] = fields.field(
+    (),
+    'verifier layers that its own start as; (): the first ones',
+    decides='run',
+    element=int,
+  )
+  vocab: int = fields.field(
+    4096,
+    "size of the draft vocabulary, the verifier's most frequent tokens",
+    decides='run',
+    low=1,
+    high=1 << 24,
+  )
+
+  def __post_init__(self):
+    fields.check(self)
+
+  def sizes(
+    self, gamma: int, verifier: config_lib.TransformerConfig
+  ) -> network.CausalConfig:
+    """Returns the sizes of a network for this verifier; see `family.Options`."""
+    del gamma  # it drafts as long as it is asked to
+    start = tuple(self.start) or tuple(range(self.layers))
+    if not all(0 <= layer < verifier.layers for layer in start):
+      raise errors.InputError(
+        f'start is {start}, but the layers of the verifier are 0 to '
+        f'{verifier.layers - 1}; correct it, or layers where it is empty.'
+      )
+    return network.CausalConfig(
+      start=start, vocab=min(self.vocab, verifier.vocab_size), verifier=verifier
+    )
+
+
+def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
+  one = parts['drafter']
+  made = drafter.Autoregressive(
+    config=one.config,
+    gamma=serving.gamma,
+    strategy=serving.strategy,
+    cache_dtype=serving.cache_dtype,
+  )
+  return made, family.with_head(one, checkpoint)
+
+
+FAMILY = family.Family(
+  networks={
+    'drafter': family.Network(
+      options=Options,
+      config=network.CausalConfig,
+      initial=network.initial,
+      from_verifier=network.initial_from_verifier,
+      training=f'{__package__}.training',
+    )
+  },
+  drafter=_drafter,
+)

@@ -1,0 +1,133 @@
+"""The network of a small autoregressive drafter: a few layers of its own.
+
+It reads the verifier's embedding and ends in rows of the verifier's head, both
+frozen; what it owns is a handful of layers of the verifier's sizes, which start
+as copies of some of the verifier's, and a final norm. One function runs them,
+in training over whole trajectories and in serving over a cache.
+"""
+
+import dataclasses
+from typing import Any
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from specdiff_jax.core import jax_settings
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import transformer
+from specdiff_jax.models import views
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalConfig:
+  """Sizes of an autoregressive drafter; widths follow the verifier's.
+
+  Attributes:
+    start: the verifier's layers (0-based) that its layers start as, one each.
+    vocab: number of tokens it can draft, the verifier's most frequent ones.
+    verifier: the verifier's own sizes.
+  """
+
+  start: tuple[int, ...]
+  vocab: int
+  verifier: config_lib.TransformerConfig
+
+  kind: ClassVar[str] = 'autoregressive'
+  may_be_zero: ClassVar[tuple[str, ...]] = ()
+  features: ClassVar[tuple[int, ...]] = ()  # it reads none
+
+  def __post_init__(self):
+    config_lib.require_transformer(self.verifier, 'An autoregressive drafter')
+
+  @property
+  def layers(self) -> int:
+    return len(self.start)
+
+  @property
+  def network(self) -> config_lib.TransformerConfig:
+    """The sizes of its own layers."""
+    return dataclasses.replace(
+      self.verifier,
+      layers=self.layers,
+      vocab_size=self.vocab,
+      tied_head=True,
+      scan_layers=False,
+    )
+
+  def shapes(self):
+    """Returns the tree of trained parameters as shapes."""
+    return jax.eval_shape(lambda: initial(self, jax_settings.key(0)))
+
+
+def initial(config: CausalConfig, key: jax.Array) -> dict[str, Any]:
+  """Returns random parameters, float32."""
+  one = jnp.zeros((1, 1), jnp.int32)
+  network = transformer.Transformer(config.network)
+  params = network.init(key, one, one, one[None] == 0)['params']
+  return {name: x for name, x in params.items() if name != 'embed'}
+
+
+def initial_from_verifier(
+  config: CausalConfig, key: jax.Array, verifier
+) -> dict[str, Any]:
+  """Returns parameters whose layers are those of the verifier at `start`."""
+  del key
+  params = {
+    f'layer_{i}': transformer.layer_params(verifier, layer)
+    for i, layer in enumerate(config.start)
+  }
+  params['final_norm'] = verifier['final_norm']
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+
+
+def run(
+  config: CausalConfig,
+  params,
+  embed: jax.Array,
+  tokens: jax.Array,
+  positions: jax.Array,
+  mask: jax.Array,
+  cache=None,
+  start: jax.Array | None = None,
+):
+  """Returns the final states [B, M, E] of tokens [B, M], and the cache.
+
+  As `transformer.first_layers`, with the verifier's embedding [V, E]. A layer
+  that starts as a local one of the verifier's is local.
+  """
+  return transformer.first_layers(
+    config.network,
+    params,
+    config.layers,
+    transformer.embedded(config.verifier, embed, tokens),
+    positions,
+    mask,
+    cache,
+    start,
+    tuple(config.verifier.local_layers[i] for i in config.start),
+  )
+
+
+def next_logits(
+  config: CausalConfig,
+  params,
+  embed: jax.Array,
+  head: jax.Array,
+  tokens: jax.Array,
+) -> jax.Array:
+  """Returns logits [B, T, vocab] of the token after each (training).
+
+  Args:
+    config: sizes.
+    params: of `initial`.
+    embed: [V, E] the verifier's embedding.
+    head: [vocab, E] rows of the verifier's head that can be drafted.
+    tokens: [B, T]; what pads a row follows its tokens.
+  """
+  batch, length = tokens.shape
+  mask = views.causal_mask(jnp.full(batch, length), length)
+  positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+  x, _ = run(config, params, embed, tokens, positions, mask)
+  return layers_lib.dense(x, head)

@@ -1,0 +1,163 @@
+"""The network of DFlash drafters (2602.06036), as z-lab publishes them.
+
+A few Qwen3-like layers fill a block: the last committed token and masks, which
+see each other. Beside the block's own keys and values each layer has those of
+the verified text, made of the verifier's hidden states: the same fused state
+for all layers, mapped by each layer's own weights. Embedding and head are the
+verifier's. A slot is predicted by the output at its own position.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from specdiff_jax.core import errors
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import networks
+from specdiff_jax.models import transformer_layer as layer_lib
+from specdiff_jax.models import views
+
+_MOST_BLOCK = 1024  # a file must not ask for more work than any drafter
+
+
+@dataclasses.dataclass(frozen=True)
+class DFlashConfig:
+  """A DFlash drafter; raises InputError on impossible values.
+
+  Attributes:
+    network: the sizes of its layers; vocab_size and width are the verifier's.
+    features: verifier layers whose outputs it reads, 0-based.
+    block: slots of a block, the last committed token among them.
+    mask_id: the verifier's id whose embedding stands for what is not known.
+  """
+
+  network: config_lib.TransformerConfig
+  features: tuple[int, ...]
+  block: int
+  mask_id: int
+
+  def __post_init__(self):
+    config_lib.check_type('DFlashConfig', 'block', int, self.block)
+    if not 2 <= self.block <= _MOST_BLOCK or not self.features:
+      raise errors.InputError(
+        f'a DFlash drafter has a block of {self.block} slots and reads the '
+        f'layers {self.features} of the verifier, but it needs 2 to '
+        f'{_MOST_BLOCK} and at least 1; correct block_size or dflash_config '
+        'in its config.json.'
+      )
+    known = range(self.network.vocab_size)
+    if self.mask_id not in known:
+      raise errors.InputError(
+        f'the mask token of a DFlash drafter has the id {self.mask_id}, but '
+        f'its vocabulary has the ids 0 to {known[-1]}; correct '
+        'dflash_config.mask_token_id in its config.json.'
+      )
+
+  @property
+  def layers(self) -> int:
+    return self.network.layers
+
+  @property
+  def gamma(self) -> int:
+    """Tokens that a block drafts: its first slot is known."""
+    return self.block - 1
+
+
+def shapes(config: DFlashConfig) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of every tensor, by its name joined with '.'."""
+  network = config.network
+  table = {
+    'fuse': (network.width, len(config.features) * network.width),
+    'context_norm': (network.width,),
+    'final_norm': (network.width,),
+  }
+  for i in range(network.layers):
+    for name, shape in layer_lib.shapes(network).items():
+      table[f'layer_{i}.{name}'] = shape
+  return table
+
+
+class Layer(layer_lib.LayerParts):
+  """One layer, whose queries also see keys that the block does not have."""
+
+  def __call__(self, x, context, mask, cos, sin):
+    """Returns x [B, M, E]; context (keys, values), mask [B, M, S + M]."""
+    h = self.norm(x, self.attention_norm)
+    query = self.queries(h, cos, sin)
+    own = self.keys_values(h, cos, sin)
+    key, value = (
+      jnp.concatenate([old, new.astype(old.dtype)], axis=2)
+      for old, new in zip(context, own)
+    )
+    out = layers_lib.grouped_attention(
+      query, key, value, mask, self.config.score_scale
+    )
+    return self.after(x, out)
+
+
+class DFlash(nn.Module):
+  """Makes keys of hidden states (`context`), and fills blocks."""
+
+  config: DFlashConfig
+  param_dtype: Any = jnp.float32
+
+  def setup(self):
+    for name, shape in shapes(self.config).items():
+      if '.' not in name:
+        init = layers_lib.initializer(name)
+        setattr(self, name, self.param(name, init, shape, self.param_dtype))
+    network = self.config.network
+    self.layer = [
+      Layer(network, self.param_dtype) for _ in range(network.layers)
+    ]
+
+  def context(
+    self, features: jax.Array, positions: jax.Array
+  ) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    """Returns each layer's (keys, values) [B, Hkv, T, Dh] of verified tokens.
+
+    Args:
+      features: [B, T, F, E] outputs of the verifier's layers.
+      positions: [B, T].
+    """
+    network = self.config.network
+    joined = features.reshape(features.shape[:2] + (-1,))
+    fused = layers_lib.dense(joined, self.fuse)
+    h = layers_lib.rms_norm(fused, self.context_norm, network.norm_eps)
+    cos, sin = views.rope_of(network, positions, local=False)
+    return tuple(layer.keys_values(h, cos, sin) for layer in self.layer)
+
+  def __call__(
+    self,
+    x: jax.Array,
+    positions: jax.Array,
+    context: Sequence[tuple[jax.Array, jax.Array]],
+    seen: jax.Array,
+  ) -> jax.Array:
+    """Returns the final states [B, M, E] of blocks.
+
+    Args:
+      x: [B, M, E] embedded tokens of a block.
+      positions: [B, M].
+      context: keys and values of each layer, each [B, Hkv, S, Dh].
+      seen: [B, S] which of them the block sees.
+    """
+    network = self.config.network
+    batch, slots = x.shape[:2]
+    own = jnp.ones((batch, slots, slots), bool)
+    seen = jnp.broadcast_to(seen[:, None], (batch, slots, seen.shape[1]))
+    mask = jnp.concatenate([seen, own], axis=2)
+    angles = views.rope_of(network, positions, local=False)
+    cos, sin, mask = jax.lax.optimization_barrier(angles + (mask,))
+    for layer, keys in zip(self.layer, context):
+      x = layer(x, keys, mask, cos, sin)
+    return layers_lib.rms_norm(x, self.final_norm, network.norm_eps)
+
+
+# Not a language model of its own: it is called otherwise.
+networks.register(DFlashConfig, DFlash, shapes)

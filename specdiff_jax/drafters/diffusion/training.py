@@ -1,0 +1,40 @@
+"""The training forward of diffusion drafters: many windows in one pass."""
+
+import jax.numpy as jnp
+
+from specdiff_jax.data import windows
+from specdiff_jax.drafters import scores
+from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.drafters.diffusion import windows as drafter_windows
+
+
+def score_of(
+  config: drafter_network.DrafterConfig, remat: bool = False
+) -> scores.Score:
+  """Returns the score of windows that are drafted in one pass.
+
+  With `remat` each layer is computed again on the way back.
+  """
+
+  def score(params, frozen, batch, gamma, shown=None):
+    targets, valid = windows.targets(batch, gamma)
+    states = drafter_windows.window_states(
+      config,
+      params,
+      frozen['embed'],
+      batch['tokens'],
+      batch['features'].astype(jnp.float32),
+      batch['anchors'],
+      None if shown is None else (shown & valid, targets),
+      remat,
+    )
+    rows = targets.shape[0]
+    place = jnp.arange(targets[0].size).reshape(targets[0].shape)
+    return scores.Predictions(
+      states=states.reshape(rows, -1, states.shape[-1]),
+      position=scores.places(batch, gamma).reshape(rows, -1),
+      place=jnp.broadcast_to(place, targets.shape),
+      extra_tokens=targets.size,
+    )
+
+  return score

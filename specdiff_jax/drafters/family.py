@@ -1,0 +1,222 @@
+"""What a family of trained drafters is: the nouns of `registry`.
+
+A family is one folder. Its module `family` says here what other rooms ask of
+it: sizes and options of the networks that are trained, the drafter that they
+make, published forms, and names of parameters for sharding and int8.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import importlib
+from typing import Any
+from typing import Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import errors
+from specdiff_jax.core import fields
+from specdiff_jax.core import types
+from specdiff_jax.drafters import denoising as denoising_lib
+from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters import scores
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.parallel import rules
+
+
+class Options(Protocol):
+  """Options of a new network: a frozen dataclass of `core.fields`."""
+
+  def sizes(
+    self, gamma: int, verifier: config_lib.TransformerConfig
+  ) -> drafter_file.Config:
+    """Returns the sizes of a network for this verifier.
+
+    Raises InputError, which begins with the argument's name, where the two do
+    not go together.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network that is trained here and lies in a file of ours.
+
+  Attributes:
+    options: class of the options of a new one.
+    config: class of its sizes, with the kind that its files have.
+    initial: (config, key) -> random params.
+    from_verifier: (config, key, verifier's params) -> first params of a run.
+    training: name of the module with its training forward, `score_of(config)`,
+      which may have `whole_elbo` too: imported only where there is training.
+    remat: `score_of` takes `remat`, which computes layers again.
+  """
+
+  options: type[Options]
+  config: type[drafter_file.Config]
+  initial: Callable[..., Any]
+  from_verifier: Callable[..., Any]
+  training: str
+  remat: bool = False
+
+  def score(self, config: drafter_file.Config, **more: Any) -> scores.Score:
+    """Returns what windows predict, of a network of these sizes."""
+    return importlib.import_module(self.training).score_of(config, **more)
+
+  @property
+  def whole_elbo(self) -> Callable[..., Any] | None:
+    """The ELBO of whole texts, where the family has one."""
+    module = importlib.import_module(self.training)
+    return getattr(module, 'whole_elbo', None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A network that was loaded, or drawn at random, with its draft vocabulary.
+
+  Attributes:
+    config: its sizes.
+    params: its parameters.
+    vocab: [vocab] ids that it can draft.
+    source: where it is from, for messages.
+  """
+
+  config: Any
+  params: Any
+  vocab: np.ndarray
+  source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+  """What a user says of a published masked language model that drafts."""
+
+  family: str = fields.field(
+    '', 'its form, where config.json does not tell it: diffullama, diffugpt'
+  )
+  prefix: str = fields.field(
+    '',
+    'whether its prefix sees the masks: full, as these are trained; or causal, '
+    'whose keys are kept: much cheaper, approximate for models that were not '
+    'trained so',
+  )
+  alignment: str = fields.field(
+    '',
+    'whether slot j is predicted at j (same) or j - 1 (shifted), where the '
+    'model says it wrongly',
+  )
+  mask_id: int = fields.field(
+    -1, 'mask token, where the model says it wrongly or not'
+  )
+  tokenizer: str = fields.field(
+    '',
+    "directory of its tokenizer, if not its own; 'verifier': the verifier's "
+    'ids are its ids',
+  )
+  unknown: float = fields.field(
+    0.01, 'fraction of its tokens that the verifier may lack'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+  """How a drafter is to draft.
+
+  Attributes:
+    gamma: tokens of a draft.
+    strategy: what is verified of the marginals.
+    cache_dtype: dtype of the drafter's KV cache.
+    denoising: how a window is filled.
+    context_window: last verified tokens that a window sees; 0 for all.
+    told: what the user says of a published drafter.
+  """
+
+  gamma: int
+  strategy: marginals.Strategy
+  cache_dtype: str
+  denoising: denoising_lib.Denoising = denoising_lib.Denoising()
+  context_window: int = 0
+  told: Told = Told()
+
+
+Made = tuple[types.Drafter, Any]  # a drafter, and its params
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What the drafters of one architecture have in common.
+
+  Attributes:
+    networks: those that are trained here, by part; none where all drafters
+      are published ones.
+    drafter: (networks by part, verifier, serving) -> drafter and params.
+    readers: readers of published config.json, by the name of their form.
+    architectures: what config.json calls a form -> its name.
+    published: (folder, what its reader said, params, verifier, serving) ->
+      drafter and params.
+    shape: (name, verifier, serving) -> drafter and params without weights, of
+      a drafter whose shape is known.
+    describe: what is told of a published drafter, by `inspect`.
+    writers: (source, folder, dtype, progress) -> counts, by form; see
+      `export.convert`.
+    by_output: names of matrices [out, in] of dense layers that a mesh splits
+      by their outputs, besides those of the verifier's networks.
+    by_input: names of those that it splits by their inputs.
+    sharding: rules of other parameters.
+  """
+
+  networks: Mapping[str, Network] = dataclasses.field(default_factory=dict)
+  drafter: Callable[..., Made] | None = None
+  readers: Mapping[str, Callable[..., Any]] = dataclasses.field(
+    default_factory=dict
+  )
+  architectures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  published: Callable[..., Made] | None = None
+  shape: Callable[..., Made] | None = None
+  describe: Callable[..., Mapping[str, Any]] | None = None
+  writers: Mapping[str, Callable[..., Any]] = dataclasses.field(
+    default_factory=dict
+  )
+  by_output: tuple[str, ...] = ()
+  by_input: tuple[str, ...] = ()
+  sharding: tuple[rules.Rule, ...] = ()
+
+
+@flax.struct.dataclass
+class DrafterParams:
+  """What drafting reads besides the verifier."""
+
+  network: Any  # of the drafter's network
+  vocab: jax.Array  # [vocab] int32 ids that can be drafted, most frequent first
+  head: jax.Array  # [vocab, E] their rows of the verifier's head
+
+
+def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:
+  """Returns a network's params in the verifier's dtype."""
+  dtype = checkpoint.params['final_norm'].dtype
+  return jax.tree.map(lambda x: jnp.asarray(x, dtype), one.params)
+
+
+def with_head(one: Trained, checkpoint: weights.Checkpoint) -> DrafterParams:
+  """Returns params in the verifier's dtype, with its rows of the head."""
+  name = 'embed' if checkpoint.config.tied_head else 'head'
+  head = checkpoint.params[name]  # an array, or int8 with scales, row by row
+  vocab = jnp.asarray(one.vocab, jnp.int32)
+  return DrafterParams(
+    network=cast(one, checkpoint),
+    vocab=vocab,
+    head=jax.tree.map(lambda x: jnp.take(x, vocab, axis=0), head),
+  )
+
+
+def no_context_window(serving: Serving, drafter: str, why: str) -> None:
+  """Raises InputError where a context window would gain nothing."""
+  if serving.context_window:
+    raise errors.InputError(
+      f'context_window is {serving.context_window}, but with {drafter} '
+      f'nothing is gained by it: {why}. Give 0.'
+    )

@@ -1,0 +1,168 @@
+"""Published diffusion drafters: directories in the form of Hugging Face.
+
+What the config.json of each form says, its family reads (`tables.readers`);
+here is what all have in common.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import functools
+import os
+from typing import Any
+from typing import NamedTuple
+
+from specdiff_jax.checkpoints import hub
+from specdiff_jax.checkpoints import native
+from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.checkpoints import placing
+from specdiff_jax.checkpoints import sources
+from specdiff_jax.checkpoints import stored
+from specdiff_jax.checkpoints.hf import directory
+from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import sizes as hf_sizes
+from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import printing
+from specdiff_jax.drafters import tables
+from specdiff_jax.text import tokenizer as tokenizer_lib
+
+Raw = Mapping[str, Any]  # config.json
+NO_MASK = -1
+
+
+class Published(NamedTuple):
+  """A drafter as its directory describes it.
+
+  `mask_id` is NO_MASK where only the tokenizer tells it; `shifted` is that of
+  `masked_lm.model.MaskedLM`, and means nothing for a DFlash drafter.
+  """
+
+  sizes: Any  # of its network
+  our_name: Callable[[str], str | None]  # as `hf_names.our_name`
+  mask_id: int
+  shifted: bool = False
+  family: str = ''  # in the registry, which `read` knows
+
+
+def read(folder: str, form: str = '') -> Published:
+  """Reads config.json of a drafter's directory.
+
+  Args:
+    folder: of the drafter.
+    form: of `tables.readers`, for a model whose config.json does not tell it.
+
+  Raises:
+    InputError: names the file, and what in it is not known or not supported.
+  """
+  file = os.path.join(folder, 'config.json')
+  raw = files.read_json(file)
+  try:
+    family, reader = tables.readers()[form or _form(file, raw)]
+    return reader(file, raw)._replace(family=family)
+  except errors.InputError as e:
+    if str(e).startswith(file):
+      raise
+    raise errors.InputError(f'{file}: {e}') from e
+
+
+def tensors(
+  folder: str, published: Published
+) -> Iterator[tuple[str, str, stored.Tensor]]:
+  """Yields (our name, name in the file, tensor) as `huggingface` does."""
+  return directory.iterate_tensors(folder, published.sizes, published.our_name)
+
+
+@functools.lru_cache(maxsize=1)
+def load(folder: str, form: str, dtype: str) -> tuple[Published, Any]:
+  """Reads a directory; several systems share one copy of large weights."""
+  published = read(folder, form)
+  params, _ = params_lib.gather(
+    published.sizes,
+    tensors(folder, published),
+    dtype,
+    folder,
+    placing.default,
+  )
+  return published, params
+
+
+def open_drafter(path: str) -> sources.Source | None:
+  """Opens a published diffusion drafter; None if `path` is anything else."""
+  folder = path
+  if not os.path.exists(path) and hub.is_name(path):
+    folder = hub.folder(path)
+  file = os.path.join(folder, 'config.json')
+  if not os.path.isfile(file) or native.is_native(folder):
+    return None
+  found = architectures(files.read_json(file))
+  if not set(found) & set(tables.architectures()):
+    return None
+  published = read(folder)
+  return sources.Source(
+    name=path,
+    form='hf',
+    family=printing.names(found),
+    folder=folder,
+    config=published.sizes,
+    tensors=lambda: tensors(folder, published),
+    entries=lambda: sources.entries(folder, directory.STEM),
+    tokenizer=lambda: tokenizer_lib.Tokenizer.from_directory(folder),
+    drafter=published,
+  )
+
+
+def architectures(raw: Raw) -> list[str]:
+  """Returns what config.json calls the network: architectures, or its type."""
+  found = raw.get('architectures') or [raw.get('model_type')]
+  found = found if isinstance(found, list) else [found]
+  return [str(name)[:80] for name in found]
+
+
+def _form(file: str, raw: Raw) -> str:
+  """Returns the form that config.json tells."""
+  found, forms = architectures(raw), tables.architectures()
+  for name in found:
+    if name in forms:
+      return forms[name]
+  if set(found) & set(families.FAMILIES):
+    hint = (
+      'which is that of an autoregressive model. If it is a diffusion '
+      "drafter of this form, say which: config.masked_lm.family is 'diffugpt'"
+      " or 'diffullama'"
+    )
+  else:
+    hint = f'which is not known here; known: {", ".join(forms)}'
+  raise errors.InputError(
+    f'{file}: the drafter has the architecture {printing.names(found)}, {hint}.'
+  )
+
+
+def like(architecture: str, file: str, raw: Raw, **more: Any):
+  """Returns the sizes of a model that is another one without its causal mask.
+
+  What is said of the mask is of no account, nor are biases that the
+  architecture has in any case.
+  """
+  ours = {**raw, 'attention_bias': None, 'is_causal': None, **more}
+  if ours.get('tie_word_embeddings') is None:
+    names = directory.tensor_files(os.path.dirname(file))
+    ours['tie_word_embeddings'] = 'lm_head.weight' not in names
+  return families.config_of(architecture, file, ours)
+
+
+def mask(file: str, raw: Raw, default: int | None = None) -> int:
+  """Returns the mask token that config.json tells; NO_MASK only by default."""
+  if default == NO_MASK and raw.get('mask_token_id') is None:
+    return NO_MASK
+  return hf_sizes.integer(file, raw, 'mask_token_id', default)
+
+
+def only(file: str, raw: Raw, wanted: Raw) -> None:
+  """Raises InputError where a key is there with another value."""
+  for key, value in wanted.items():
+    if raw.get(key) not in (None, value):
+      raise errors.InputError(
+        f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
+        'supported. Take another drafter.'
+      )

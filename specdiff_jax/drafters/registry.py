@@ -1,0 +1,120 @@
+"""Families of trained drafters by name: one line each.
+
+A line holds a name to import, so that naming all families imports none.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import importlib
+from typing import TYPE_CHECKING
+
+from specdiff_jax.core import errors
+
+if TYPE_CHECKING:
+  from specdiff_jax.drafters import family as family_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A registered family.
+
+  Attributes:
+    module: where its FAMILY is.
+    system: the system that it alone drafts for; '' where it fills windows, as
+      the drafters of specdiff and its kin do.
+    parts: names of its networks, each in a file of its own.
+    trained: its networks are trained here, not published ones alone.
+  """
+
+  module: str
+  system: str = ''
+  parts: tuple[str, ...] = ('drafter',)
+  trained: bool = True
+
+
+_HERE = 'specdiff_jax.drafters'
+FAMILIES: dict[str, Entry] = {
+  'diffusion': Entry(f'{_HERE}.diffusion.family'),
+  'autoregressive': Entry(f'{_HERE}.autoregressive.family', system='sps'),
+  'masked_lm': Entry(f'{_HERE}.masked_lm.family'),
+  'dflash': Entry(f'{_HERE}.dflash.family', trained=False),
+}
+
+
+def family(name: str) -> 'family_lib.Family':
+  """Returns a family, imported.
+
+  Example: family('diffusion').networks['drafter'].config.kind == 'diffusion'
+  """
+  return importlib.import_module(FAMILIES[name].module).FAMILY
+
+
+def kinds() -> dict[str, tuple[str, str]]:
+  """Returns (family, part) of each kind of network that is trained here.
+
+  A family of one network gives it its name; of several each has the part's
+  behind it, as in 'd2sd.second'.
+  """
+  return {
+    name if len(entry.parts) == 1 else f'{name}.{part}': (name, part)
+    for name, entry in FAMILIES.items()
+    if entry.trained
+    for part in entry.parts
+  }
+
+
+def network(kind: str) -> 'family_lib.Network':
+  """Returns the network of a kind."""
+  name, part = kinds()[kind]
+  return family(name).networks[part]
+
+
+def systems() -> dict[str, str]:
+  """Returns the family of each system that only one family drafts for."""
+  return {e.system: name for name, e in FAMILIES.items() if e.system}
+
+
+def drafters() -> dict[str, str | dict[str, str]]:
+  """Returns an empty path, or one by part, for each of `systems`."""
+  parts = {name: FAMILIES[one].parts for name, one in systems().items()}
+  return {
+    name: dict.fromkeys(every, '') if len(every) > 1 else ''
+    for name, every in parts.items()
+  }
+
+
+def paths(
+  system: str, given: str | Mapping[str, str], default: str = ''
+) -> dict[str, str]:
+  """Returns the path of each part of a system's drafter.
+
+  Args:
+    system: its name.
+    given: a path, or a path by part; empty for the default.
+    default: the path for systems that are given none.
+
+  Raises:
+    InputError: a part that the system does not have, or one path for several.
+
+  Example: paths('sps', 'a.safetensors') == {'drafter': 'a.safetensors'}
+  """
+  name = systems().get(system)
+  parts = FAMILIES[name].parts if name else ('drafter',)
+  if not isinstance(given, str):
+    for part in given:
+      if part not in parts:
+        raise errors.InputError(
+          f'drafters.{system} has the part {part!r}, but the parts of the '
+          f'system {system!r} are {", ".join(parts)}.'
+        )
+    given = {part: path for part, path in given.items() if path}
+  if not given:
+    return dict.fromkeys(parts, default)
+  if isinstance(given, str):
+    if len(parts) > 1:
+      raise errors.InputError(
+        f'drafters.{system} is {given!r}, but the drafter of the system '
+        f'{system!r} has the parts {", ".join(parts)}: give a path for each.'
+      )
+    return {parts[0]: given}
+  return {part: given.get(part, default) for part in parts}
