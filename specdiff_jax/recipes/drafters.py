@@ -124,7 +124,6 @@ def window(
   config: Config,
   checkpoint: weights.Checkpoint,
   strategy: marginals.Strategy,
-  cache_dtype: str,
 ) -> tuple[types.Drafter, Any]:
   """Returns the drafter config.drafter, which fills windows, and its params.
 
@@ -133,7 +132,6 @@ def window(
   """
   common = dict(
     strategy=strategy,
-    cache_dtype=cache_dtype,
     denoising=denoising.Denoising(
       config.denoising_steps, config.denoising_order, config.remask
     ),

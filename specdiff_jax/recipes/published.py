@@ -47,7 +47,7 @@ def drafter(
     folder: with config.json and weights.
     config: for gamma, context_window and masked_lm.
     checkpoint: the verifier.
-    **common: strategy, cache_dtype and denoising of the drafter.
+    **common: strategy and denoising of the drafter.
 
   Raises:
     InputError: the directory is not a drafter, or not one for this verifier.
@@ -208,9 +208,7 @@ def _block(folder, config, checkpoint, published, params, common):
     )
   if config.context_window:
     _no_context_window(config, folder, 'a DFlash drafter keeps all its keys')
-  one = block_lib.Block(
-    config=sizes, verifier=model, gamma=config.gamma, **common
-  )
+  one = block_lib.Block(config=sizes, gamma=config.gamma, **common)
   return one, params
 
 

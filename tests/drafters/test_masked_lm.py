@@ -14,6 +14,7 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import masked_lm
 from specdiff_jax.drafters import strategies
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks
@@ -61,8 +62,8 @@ def context(length):
   """Returns the texts, of which `length` [B] tokens are committed."""
   length = jnp.asarray(length)
   known = jnp.arange(ROOM) < length[:, None]
-  cache = ((jnp.zeros((2, 1, ROOM + 8, 2)),) * 2,)
-  return types.Context(jnp.where(known, TEXT, 0), length, {}, cache)
+  cache = cache_lib.Cache(((jnp.zeros((2, 1, ROOM + 8, 2)),) * 2,))
+  return types.Context(jnp.where(known, TEXT, 0), length, cache, {}, None)
 
 
 def law():
