@@ -17,7 +17,7 @@ from specdiff_jax.cli import grid
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import system
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -106,7 +106,7 @@ def test_tiny_bench(specdiff, tiny, tmp_path):
 
 def test_bench_sees_a_wrong_output(specdiff, tiny, monkeypatch):
   """The control: a system that changes a token is reported, exit code 1."""
-  real = system.System.__call__
+  real = session_lib.Session.decode
 
   def lying(self, requests, **kwargs):
     completions = real(self, requests, **kwargs)
@@ -115,7 +115,7 @@ def test_bench_sees_a_wrong_output(specdiff, tiny, monkeypatch):
       dataclasses.replace(c, tokens=c.tokens + change) for c in completions
     ]
 
-  monkeypatch.setattr(system.System, '__call__', lying)
+  monkeypatch.setattr(session_lib.Session, 'decode', lying)
   run = specdiff('bench', tiny, '--systems=ar,lookup')
   assert run.code == 1
   ar, lookup = run.json['systems']

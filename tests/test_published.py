@@ -10,7 +10,7 @@ import tiny_model
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters.dflash import drafter as block
 from specdiff_jax.drafters.masked_lm import drafter as masked_lm
 from specdiff_jax.models import config as config_lib
@@ -63,10 +63,10 @@ def decoded(full, checkpoint, name):
   """Returns the tokens of the prompts, and the system."""
   one = decoding.system(full, checkpoint, name)
   requests = [
-    system_lib.request(str(i), checkpoint.tokenizer.encode(text))
+    request_lib.named(str(i), checkpoint.tokenizer.encode(text))
     for i, text in enumerate(PROMPTS)
   ]
-  return [c.tokens.tolist() for c in one(requests)], one
+  return [c.tokens.tolist() for c in one.decode(requests)], one
 
 
 @pytest.fixture(scope='module')

@@ -115,7 +115,12 @@ def _body(call: command.Call) -> int:
       systems[name] = system.calibrated(requests)
   _example(systems[plan.names[-1]], requests[0])
   with console.progress('decoding') as show:
-    measured = timing.interleave(systems, turns, plan.rounds, show)
+    measured = timing.interleave(
+      {name: one.decode for name, one in systems.items()},
+      turns,
+      plan.rounds,
+      show,
+    )
   plain = metrics.tokens(measured['ar'])
   references = plan.references(systems, turns, plain)
 
@@ -227,5 +232,5 @@ def _example(system, request) -> None:
     return stream.stopped
 
   console.text(f'{system.name} decodes {request.id}:\n\n')
-  system([request], on_tokens=show)
+  system.decode([request], on_tokens=show)
   console.text(stream.finish() + '\n\n')

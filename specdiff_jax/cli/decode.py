@@ -120,7 +120,7 @@ def _stream(system, request, head: bool) -> None:
 
   if head:
     _head(request)
-  system([request], on_tokens=show)
+  system.decode([request], on_tokens=show)
   console.text(stream.finish() + '\n')
 
 
@@ -134,7 +134,7 @@ def _in_order(system, requests) -> None:
       _head(waiting[0])
       console.text(texts.pop(waiting.pop(0).id) + '\n')
 
-  system(requests, on_tokens=_watch(system), on_done=on_done)
+  system.decode(requests, on_tokens=_watch(system), on_done=on_done)
 
 
 def _to_file(system, requests, path, settings, overwrite: bool) -> None:
@@ -165,7 +165,7 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
         there += 1
         show(there, total)
 
-      system(left, on_tokens=_watch(system), on_done=on_done)
+      system.decode(left, on_tokens=_watch(system), on_done=on_done)
 
 
 def _cut(system, completion) -> tuple[str, list[int]]:

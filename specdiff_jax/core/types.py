@@ -1,4 +1,4 @@
-"""The nouns of decoding, and the two protocols that systems implement.
+"""The nouns of decoding, and the three strategies that meet in its loop.
 
 Dimension letters, used as suffixes of locals and arguments and in comments:
 
@@ -14,12 +14,14 @@ one pass; one rule walks it. A chain is a tree, plain autoregressive decoding
 is the tree with only its root.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 from typing import Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 Params = Any  # a pytree of arrays
 State = Any  # a pytree whose every leaf is [B, ...]
@@ -41,7 +43,7 @@ class DraftTree:
   parent: jax.Array  # [B, M] int32; parent[i] < i, and parent[0] = 0
   depth: jax.Array  # [B, M] int32; depth[0] = 0
   valid: jax.Array  # [B, M] bool; an invalid slot is never accepted
-  log_q: jax.Array | None = None  # [B, M, V] the law each slot was drawn from
+  log_q: jax.Array | None = None  # [B, M, V] what each slot was drawn from
 
 
 @flax.struct.dataclass
@@ -50,12 +52,12 @@ class Verdict:
 
   path: jax.Array  # [B, D+1] slots by depth, from slot 0; 0 past `count`
   count: jax.Array  # [B] accepted draft tokens, 0 to D
-  bonus: jax.Array  # [B] the verifier's own token after the accepted path
+  bonus: jax.Array  # [B] the verifier's token after the accepted path
 
 
 @flax.struct.dataclass
 class Sampling:
-  """The law that tokens are drawn from, per row; dynamic, so never retraced.
+  """The distribution of tokens, per row; dynamic, so never retraced.
 
   temperature 0 is greedy decoding; top_k 0 and top_p 1 switch those off.
   """
@@ -73,13 +75,12 @@ class Noise:
 
 
 @flax.struct.dataclass
-class Context:
-  """What a drafter may look at."""
+class Prompt:
+  """What a verifier reads before it decodes."""
 
-  tokens: jax.Array  # [B, T] int32, committed tokens from the left
-  length: jax.Array  # [B] committed tokens; the last is not in the cache yet
-  verifier: Params  # the verifier's params: shared embedding and head
-  cache: Any  # the verifier's cache, `length - 1` tokens of each row
+  tokens: jax.Array  # [B, P] int32 from the left
+  length: jax.Array  # [B] int32, at least 1
+  extra: Any = ()  # what is no token; leaves [B, ...]
 
 
 @flax.struct.dataclass
@@ -105,11 +106,95 @@ class DecodeState:
   limit: jax.Array  # [B] int32 length at which the row stops
   done: jax.Array  # [B] bool
   end_ids: jax.Array  # [N] int32 tokens that end a row; -1 pads
-  cache: Any  # the verifier's keys and values
+  cache: Any  # the verifier's
   drafter: State
   sampling: Sampling
   noise: Noise
   stats: Stats
+
+
+class Verifier(Protocol):
+  """A model that scores trees: a frozen dataclass, static under jit.
+
+  Its cache is a pytree whose layout is its own business; KV caches in it are
+  `models.cache.Cache`.
+  """
+
+  vocab_size: int  # V
+  width: int  # E, of embeddings and features
+  max_positions: int  # the longest sequence that it was made for
+
+  def prefill(
+    self,
+    params: Params,
+    prompt: Prompt,
+    slots: int,
+    features: tuple[int, ...],
+  ) -> tuple[jax.Array, Any, jax.Array | None]:
+    """Reads prompts into a new cache that has room for `slots` tokens.
+
+    Returns logits [B, 1, V] after each prompt, the cache, and the outputs of
+    the layers `features`, [B, P, F, E], or None where there are none.
+    """
+
+  def score(
+    self,
+    params: Params,
+    cache: Any,
+    tree: DraftTree,
+    length: jax.Array,
+    features: tuple[int, ...],
+  ) -> tuple[jax.Array, Any, jax.Array | None]:
+    """Scores all slots of trees in one pass.
+
+    The cache holds `length - 1` tokens of each row [B]; slot i of the tree goes
+    to its slot `length - 1 + i`. Returns logits [B, M, V] float32 after each
+    slot, the cache and features [B, M, F, E] or None.
+    """
+
+  def commit(
+    self, cache: Any, verdict: Verdict, start: jax.Array, chain: bool
+  ) -> Any:
+    """Returns the cache with the accepted paths of trees scored at `start`.
+
+    `chain`: the trees were chains, whose paths are in place already.
+    """
+
+  def embed(self, params: Params, tokens: jax.Array) -> jax.Array:
+    """Returns the embeddings [..., E] of tokens [...], float32, as stored."""
+
+  def head(self, params: Params, states: jax.Array) -> jax.Array:
+    """Maps final states [..., E] to float32 logits [..., V]."""
+
+  def empty(self, batch: int, slots: int) -> Any:
+    """Returns a cache of `slots` for each of `batch` rows."""
+
+  def spec(self, tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Returns the shardings of its params, or of its cache, given as shapes."""
+
+
+@flax.struct.dataclass
+class Context:
+  """What a drafter may look at."""
+
+  tokens: jax.Array  # [B, T] int32, committed tokens from the left
+  length: jax.Array  # [B] committed tokens; the last is not in the cache yet
+  cache: Any  # the verifier's, `length - 1` tokens of each row
+  params: Params  # the verifier's
+  verifier: Verifier = flax.struct.field(pytree_node=False)
+
+  @property
+  def last(self) -> jax.Array:
+    """[B] int32, the last committed token."""
+    return self.tokens[jnp.arange(self.length.size), self.length - 1]
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """Returns the verifier's embeddings [..., E] of tokens [...]."""
+    return self.verifier.embed(self.params, tokens)
+
+  def head(self, states: jax.Array) -> jax.Array:
+    """Maps final states [..., E] to the verifier's logits [..., V]."""
+    return self.verifier.head(self.params, states)
 
 
 class Drafter(Protocol):
@@ -127,10 +212,10 @@ class Drafter(Protocol):
   def init(
     self, params: Params, context: Context, features: jax.Array | None
   ) -> State:
-    """Returns the state after prefill; features [B, T, F, E].
+    """Returns the state after prefill; features [B, P, F, E].
 
-    A leaf whose size follows from that of `context.cache` grows with it, by
-    zeros at its end.
+    A KV cache in it is a `models.cache.Cache` and grows with the verifier's;
+    the size of no other leaf depends on that of `context.cache`.
     """
 
   def draft(
@@ -144,9 +229,9 @@ class Drafter(Protocol):
   ) -> tuple[DraftTree, State]:
     """Proposes a tree of `slots` slots, the size of one of the buckets.
 
-    Slot 0 is the last committed token. `sampling` is the verifier's law,
-    `noise` its draws: a draft may look at what is keyed by position only if
-    its rule is SampleAndMatch.
+    Slot 0 is the last committed token. `sampling` is the verifier's, `noise`
+    its draws: a draft may look at what is keyed by position only if its rule is
+    SampleAndMatch.
     """
 
   def observe(
@@ -156,26 +241,48 @@ class Drafter(Protocol):
     context: Context,
     verdict: Verdict,
     features: jax.Array | None,
+    slots: int,
   ) -> State:
-    """Takes in the accepted path.
+    """Takes in the accepted path of a tree of `slots` slots.
 
     `features` [B, D+1, F, E] are those of the slots of `verdict.path`, the
     root first; `context` is still the one that the draft saw. D is that of
-    the cycle's bucket: at most its slots - 1.
+    the cycle's bucket: at most `slots` - 1.
     """
+
+
+class AdaptiveDrafter(Drafter, Protocol):
+  """A drafter of several buckets, which says what size pays.
+
+  What it chooses from is in its params: cycles of each bucket are measured on
+  the host before.
+  """
 
   def wanted(self, params: Params, state: State) -> tuple[jax.Array, jax.Array]:
     """Returns the index of the bucket that each row wants next, and how long.
 
     Both [B], the second in cycles, at least 1. The loop takes the largest index
-    of the batch for the least number of cycles; asked, like `enter`, only where
-    there are several buckets.
+    of the batch for the least number of cycles.
     """
 
   def enter(
     self, params: Params, state: State, context: Context, slots: int
   ) -> State:
     """Returns the state as drafts of `slots` slots find it, after others."""
+
+  def forced(self, params: Params, index: int) -> Params:
+    """Returns params under which every row wants the bucket `index`."""
+
+  def calibrated(
+    self, params: Params, costs: Sequence[float], states: Sequence[State]
+  ) -> Params:
+    """Returns params with what was measured.
+
+    Args:
+      params: as before.
+      costs: times of a cycle of each bucket, that of the first is 1.
+      states: the drafter's after decoding with each bucket alone.
+    """
 
 
 class AcceptanceRule(Protocol):

@@ -1,10 +1,9 @@
-"""What a cycle leaves behind: new tokens, counters, and the cache in order."""
+"""What a cycle leaves behind: new tokens and counters."""
 
 import jax
 import jax.numpy as jnp
 
 from specdiff_jax.core import types
-from specdiff_jax.models import layers as layers_lib
 
 
 def broken(logits: jax.Array) -> jax.Array:
@@ -60,21 +59,3 @@ def commit(
       bad=jnp.where(bad & ~state.done, state.stats.cycles + 1, state.stats.bad),
     ),
   )
-
-
-def gather_path(cache, path: jax.Array, start: jax.Array):
-  """Moves a path's keys and values to where a chain has them.
-
-  Args:
-    cache: of the verifier, in which trees were written at `start`.
-    path: [B, D+1] slots of the trees, the root first.
-    start: [B].
-  """
-
-  def one(array):  # [B, Hkv, S, Dh]
-    take = jax.vmap(lambda row, path, offset: row[:, offset + path])
-    kept = take(array, path, start)
-    return layers_lib.write_rows(array, kept, start)
-
-  stacked = jax.tree.leaves(cache)[0].ndim == 5
-  return jax.tree.map(jax.vmap(one) if stacked else one, cache)

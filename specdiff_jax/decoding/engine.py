@@ -3,19 +3,26 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
-from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.decoding import buckets
 from specdiff_jax.decoding import commit
 from specdiff_jax.decoding.rules import accept
-from specdiff_jax.models import transformer
-from specdiff_jax.models import views
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.parallel import rules
+
+# How a state is split over a mesh: rows over 'data', caches by heads too.
+_SPLIT: tuple[rules.Rule, ...] = (
+  (r'^end_ids$', ()),
+  *cache_lib.SPLIT,
+  (r'', (rules.ROWS,)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,22 +32,20 @@ class Engine:
   Static under jit: equal engines share compiled programs.
 
   Attributes:
-    model: the verifier's network.
-    drafter: proposes trees.
+    verifier: scores trees.
+    drafter: proposes them.
     rule: walks them.
     max_new_tokens: room for the completion: T is this and the prompt's bucket,
       so that short prompts have short caches.
-    cache_dtype: of the verifier's keys and values.
     cache_step: caches begin with room for about so many new tokens and grow
       by as many (`rows.grow`); 0 makes them full-sized at once.
-    mesh: over which states are split (`rules.DECODING`); None for one device.
+    mesh: over which states are split (`shardings`); None for one device.
   """
 
-  model: transformer.Transformer
+  verifier: types.Verifier
   drafter: types.Drafter
   rule: types.AcceptanceRule
   max_new_tokens: int
-  cache_dtype: str = 'float32'
   cache_step: int = 0
   mesh: jax.sharding.Mesh | None = None
 
@@ -49,7 +54,7 @@ class Engine:
 
   def check_length(self, prompt: int) -> None:
     """Raises InputError if the verifier has no positions for such a prompt."""
-    length, most = prompt + self.max_new_tokens, self.model.config.max_positions
+    length, most = prompt + self.max_new_tokens, self.verifier.max_positions
     if length > most:
       raise errors.InputError(
         f'prompt and completion take up to {length} positions, but the '
@@ -74,8 +79,7 @@ class Engine:
     self,
     params: types.Params,
     drafter_params: types.Params,
-    tokens: jax.Array,
-    length: jax.Array,
+    prompt: types.Prompt,
     max_new_tokens: jax.Array,
     end_ids: jax.Array,
     sampling: types.Sampling,
@@ -86,42 +90,34 @@ class Engine:
     Args:
       params: the verifier's.
       drafter_params: the drafter's.
-      tokens: [B, P] prompts from the left, P one of a few bucket sizes.
-      length: [B] prompt lengths; 0 marks a row that pads the batch.
+      prompt: tokens [B, P], P one of a few bucket sizes; length 0 marks a row
+        that pads the batch.
       max_new_tokens: [B].
       end_ids: [N] tokens that end a row, -1 for none.
-      sampling: the law.
+      sampling: temperature, top-k and top-p of each row.
       noise: keys of the requests.
     """
-    batch, bucket = tokens.shape
+    chex.assert_rank(prompt.tokens, 2)
+    batch, bucket = prompt.tokens.shape
+    chex.assert_shape((prompt.length, max_new_tokens, noise.key), (batch,))
+    chex.assert_rank(end_ids, 1)
     max_length = bucket + self.max_new_tokens
-    slots = self.cache_slots(bucket, bucket + 1)
-    used = jnp.maximum(length, 1)
-    cache = transformer.empty_cache(
-      self.model.config, batch, slots, self.cache_dtype
-    )
-    mask = views.causal_mask(used, bucket)
-    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, slots - bucket)))
-    positions = jnp.broadcast_to(jnp.arange(bucket), tokens.shape)
-    hidden, cache, features = self.model.apply(
-      {'params': params},
-      tokens,
-      positions,
-      mask,
-      cache,
-      jnp.zeros_like(used),
+    used = jnp.maximum(prompt.length, 1)
+    logits, cache, features = self.verifier.prefill(
+      params,
+      prompt.replace(length=used),
+      self.cache_slots(bucket, bucket + 1),
       self.drafter.features,
     )
     rows = jnp.arange(batch)
-    last = hidden[rows, used - 1][:, None]
-    logits = self.model.apply({'params': params}, last, method='logits')
     first = sampling_lib.choose(logits, used[:, None], sampling, noise)[:, 0]
     buffer = jnp.zeros((batch, max_length), jnp.int32)
-    buffer = buffer.at[:, :bucket].set(tokens)
+    buffer = buffer.at[:, :bucket].set(prompt.tokens)
     buffer = buffer.at[rows, used].set(first, mode='drop')
     limit = jnp.minimum(used + max_new_tokens, max_length)
-    bad = commit.broken(logits) & (length > 0)
-    done = (length == 0) | jnp.isin(first, end_ids) | (used + 1 >= limit) | bad
+    empty = prompt.length == 0
+    bad = commit.broken(logits) & ~empty
+    done = empty | jnp.isin(first, end_ids) | (used + 1 >= limit) | bad
     depth = self.drafter.max_depth
     zeros = jnp.zeros(batch, jnp.int32)
     state = types.DecodeState(
@@ -163,7 +159,7 @@ class Engine:
     state is donated. A host streams text and refills rows between calls.
     """
     tree = self.drafter.buckets[-1]
-    room = transformer.cache_slots(state.cache)
+    room = state.cache.slots
 
     def live(carry):
       cycle, state = carry
@@ -172,65 +168,46 @@ class Engine:
       goal = state.done.size if most_done is None else most_done
       return (cycle < max_cycles) & (done < goal) & fits
 
-    def cycles(slots, going):
-      """Returns a function that runs cycles of one bucket while `going`."""
+    def cycle(slots, state):
+      return self.pinned(self._cycle(slots, params, drafter_params, state))
 
-      def body(carry):
-        cycle, state = carry
-        state = self._cycle(slots, params, drafter_params, state)
-        return cycle + 1, self.pinned(state)
+    def enter(slots, state):
+      drafted = self.drafter.enter(
+        drafter_params, state.drafter, self.context(params, state), slots
+      )
+      return self.pinned(state.replace(drafter=drafted))
 
-      return lambda carry: lax.while_loop(going, body, carry)
-
-    def wanted(carry):
-      """Returns the largest bucket that a live row wants, and for how long."""
-      cycle, state = carry
-      index, count = self.drafter.wanted(drafter_params, state.drafter)
-      index = jnp.max(jnp.where(state.done, 0, index))
-      count = jnp.min(count, where=~state.done, initial=max_cycles)
-      return index, cycle + count
-
-    def while_wanted(index, slots):
-      """Returns a function that runs cycles of a bucket while it is wanted."""
-
-      def stretch(carry):
-        until = wanted(carry)[1]
-        return cycles(slots, lambda c: live(c) & (c[0] < until))(carry)
-
-      def run(carry):
-        cycle, state = carry
-        drafter = self.drafter.enter(
-          drafter_params, state.drafter, self.context(params, state), slots
-        )
-        return lax.while_loop(
-          lambda c: live(c) & (wanted(c)[0] == index),
-          stretch,
-          (cycle, self.pinned(state.replace(drafter=drafter))),
-        )
-
-      return run
-
-    start = jnp.int32(0), self.pinned(state)
-    buckets = self.drafter.buckets
-    if len(buckets) == 1:
-      return cycles(buckets[0], live)(start)[1]
-    # Three loops: a switch copies the caches that go through it, so cycles of
-    # one bucket run inside it; and the choice holds for a stretch of cycles.
-    runs = [while_wanted(i, slots) for i, slots in enumerate(buckets)]
+    state, sizes = self.pinned(state), self.drafter.buckets
+    if len(sizes) > 1:
+      return buckets.run(
+        self.drafter, drafter_params, cycle, enter, live, max_cycles, state
+      )
     return lax.while_loop(
-      live, lambda carry: lax.switch(wanted(carry)[0], runs, carry), start
+      live,
+      lambda carry: (carry[0] + 1, cycle(sizes[0], carry[1])),
+      (jnp.int32(0), state),
     )[1]
 
   def pinned(self, state: types.DecodeState) -> types.DecodeState:
     """Returns the state split over the mesh, if there is one."""
     if self.mesh is None:
       return state
-    return lax.with_sharding_constraint(
-      state, rules.shardings(state, rules.DECODING, self.mesh)
-    )
+    return lax.with_sharding_constraint(state, self.shardings(state, self.mesh))
 
-  def context(self, params, state: types.DecodeState) -> types.Context:
-    return types.Context(state.tokens, state.length, params, state.cache)
+  def shardings(
+    self, state: types.DecodeState, mesh: jax.sharding.Mesh
+  ) -> types.DecodeState:
+    """Returns the shardings of a state, given as shapes: by rows and heads."""
+    rest = rules.shardings(state.replace(cache=()), _SPLIT, mesh)
+    return rest.replace(cache=self.verifier.spec(state.cache, mesh))
+
+  def context(
+    self, params: types.Params, state: types.DecodeState
+  ) -> types.Context:
+    """Returns what the drafter may look at."""
+    return types.Context(
+      state.tokens, state.length, state.cache, params, self.verifier
+    )
 
   def _cycle(self, slots, params, drafter_params, state):
     """Draft, verify, accept, commit; one verifier pass over `slots` slots."""
@@ -243,7 +220,9 @@ class Engine:
       state.noise,
       slots,
     )
-    logits, cache, features = self.verify(params, state, tree)
+    logits, cache, features = self.verifier.score(
+      params, state.cache, tree, state.length, self.drafter.features
+    )
     depth = min(self.drafter.max_depth, slots - 1)
     verdict = self.rule(
       tree, logits, state.length, state.sampling, state.noise, depth
@@ -251,29 +230,13 @@ class Engine:
     if features is not None:
       features = jax.vmap(lambda f, path: f[path])(features, verdict.path)
     drafted = self.drafter.observe(
-      drafter_params, drafted, context, verdict, features
+      drafter_params, drafted, context, verdict, features, slots
     )
-    if not self.drafter.chain:
-      cache = commit.gather_path(cache, verdict.path, state.length - 1)
+    cache = self.verifier.commit(
+      cache, verdict, state.length - 1, self.drafter.chain
+    )
     state = commit.commit(state, tree, verdict, commit.broken(logits))
     return state.replace(cache=cache, drafter=drafted)
-
-  def verify(self, params, state, tree):
-    """Scores all slots of the tree: logits [B, M, V], cache, features."""
-    start = state.length - 1
-    slots = transformer.cache_slots(state.cache)
-    mask = tree_lib.cache_mask(tree, state.length, slots)
-    hidden, cache, features = self.model.apply(
-      {'params': params},
-      tree.token,
-      start[:, None] + tree.depth,
-      mask,
-      state.cache,
-      start,
-      self.drafter.features,
-    )
-    logits = self.model.apply({'params': params}, hidden, method='logits')
-    return logits, cache, features
 
 
 def _strong(leaf: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.models import transformer
+from specdiff_jax.models import cache as cache_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Rows:
     rows = range(self.group)
     self.fill(rows, some)
     seen = 0
-    while seen < (seen := transformer.cache_slots(self._state.cache)):
+    while seen < (seen := self._state.cache.slots):
       if self._batch > 1:
         self.fill(rows, some)
       self.run(0, self._batch)
@@ -114,10 +114,8 @@ class Rows:
     """Lets the caches grow if the longest row's next tree would not fit."""
     bucket = self._state.tokens.shape[1] - self._engine.max_new_tokens
     slots = self._engine.cache_slots(bucket, self._longest)
-    if slots > transformer.cache_slots(self._state.cache):
-      self._state = grow(
-        self._engine, self._params, self._drafter_params, self._state, slots
-      )
+    if slots > self._state.cache.slots:
+      self._state = grow(self._state, slots)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -152,56 +150,20 @@ def insert(
   return _by_row(put, state, some)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def grow(
-  engine: engine_lib.Engine,
-  params: types.Params,
-  drafter_params: types.Params,
-  state: types.DecodeState,
-  slots: int,
-) -> types.DecodeState:
+@functools.partial(jax.jit, static_argnums=1)
+def grow(state: types.DecodeState, slots: int) -> types.DecodeState:
   """Returns the state with caches of `slots` slots, the new ones empty.
 
-  The drafter's state gets the sizes that its `init` gives it beside such a
-  cache. Nothing is donated: a larger buffer cannot take the place of a smaller.
+  Those of the drafter grow by as many. Nothing is donated: a larger buffer
+  cannot take the place of a smaller.
   """
-
-  def longer(leaf):
-    shape = list(leaf.shape)
-    shape[-2] = slots
-    return _on_bits(_pad, leaf, shape)
-
-  cache = jax.tree.map(longer, state.cache)
-  context = types.Context(state.tokens, state.length, params, cache)
-  batch, room = state.tokens.shape
-  wanted = engine.drafter.features
-  features = jax.ShapeDtypeStruct(
-      (batch, room - engine.max_new_tokens, len(wanted),
-       engine.model.config.width), jnp.float32,
-  )  # fmt: skip
-  like = jax.eval_shape(
-    engine.drafter.init, drafter_params, context, features if wanted else None
-  )
-  drafter = jax.tree.map(
-    lambda leaf, new: _on_bits(_pad, leaf, new.shape), state.drafter, like
-  )
-  return state.replace(cache=cache, drafter=drafter)
+  return cache_lib.grow(state, slots - state.cache.slots)
 
 
 def _by_row(function, *states: types.DecodeState) -> types.DecodeState:
   """Maps function(axis of the rows, *leaves) over states."""
-
-  def at(axis, *leaves):
-    return _on_bits(functools.partial(function, axis), *leaves)
-
-  def cache(*leaves):  # [B, Hkv, S, Dh], or stacked over layers
-    return at(leaves[0].ndim - 4, *leaves)
-
-  bare = [state.replace(cache=(), end_ids=()) for state in states]
-  return jax.tree.map(functools.partial(at, 0), *bare).replace(
-    cache=jax.tree.map(cache, *(state.cache for state in states)),
-    end_ids=states[-1].end_ids,
-  )
+  bare = (state.replace(end_ids=()) for state in states)
+  return cache_lib.map_rows(function, *bare).replace(end_ids=states[-1].end_ids)
 
 
 def _pad(leaf: jax.Array, shape: Sequence[int]) -> jax.Array:
@@ -209,18 +171,3 @@ def _pad(leaf: jax.Array, shape: Sequence[int]) -> jax.Array:
   if leaf.shape == tuple(shape):
     return leaf
   return jnp.pad(leaf, [(0, n - m) for m, n in zip(leaf.shape, shape)])
-
-
-def _on_bits(function, *arguments):
-  """Applies function to bf16 arrays as integers.
-
-  XLA's CPU backend would update a bf16 array by converting all of it to
-  float32 and back.
-  """
-  if arguments[0].dtype != jnp.bfloat16:
-    return function(*arguments)
-  bits = (
-    lax.bitcast_convert_type(x, jnp.uint16) if isinstance(x, jax.Array) else x
-    for x in arguments
-  )
-  return lax.bitcast_convert_type(function(*bits), jnp.bfloat16)

@@ -6,10 +6,7 @@ with the most expected tokens for each unit of time: the time of a whole cycle
 is measured beforehand (`costs`), the tokens are estimated while decoding.
 """
 
-from collections.abc import Callable
 import dataclasses
-import functools
-import time
 from typing import Any
 
 import flax.struct
@@ -42,16 +39,13 @@ class AdaptiveState:
   """What a row has seen of its arms."""
 
   arms: Any
-  arm: jax.Array  # [B] int32 used in this cycle; 0 is no draft
-  reached: jax.Array  # [B, A, D] cycles in which position j was judged
+  reached: jax.Array  # [B, A, D] cycles in which position j was tried
   accepted: jax.Array  # [B, A, D] and accepted
   quiet: jax.Array  # [B] int32 cycles since the last draft
   wait: jax.Array  # [B] int32 after so many the row drafts again, as a trial
   # [B, W, F, E] features of the tokens since the last draft; () if the arms
   # want none.
   unread: Any = ()
-  # Whether this cycle drafts nothing.
-  plain: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +111,6 @@ class Adaptive:
     count = jnp.zeros(batch, jnp.int32)
     return AdaptiveState(
       arms=self.arms[-1].init(params.arms, context, features),
-      arm=count,
       reached=params.weight * ones,
       accepted=params.weight * params.cond * ones,
       quiet=count,
@@ -149,9 +142,9 @@ class Adaptive:
   def enter(self, params, state, context, slots):
     if not self.features or slots == self.buckets[0]:
       return state
-    observe = functools.partial(self.arms[-1].observe, params.arms)
     arms = unread.read(
-      observe,
+      self.arms[-1],
+      params.arms,
       state.arms,
       context,
       state.unread,
@@ -160,12 +153,27 @@ class Adaptive:
     )
     return state.replace(arms=arms)
 
+  def forced(self, params, index):
+    return params.replace(forced=jnp.int32(index))
+
+  def calibrated(self, params, costs, states):
+    cond = np.asarray(params.cond).copy()
+    for curve in set(self._curves):
+      state = states[curve + 1]
+      accepted, reached = state.accepted[:, curve], state.reached[:, curve]
+      cond[curve] = np.asarray(accepted.sum(0) / reached.sum(0))
+    return params.replace(
+      cost=jnp.asarray(costs, jnp.float32),
+      cond=jnp.asarray(cond),
+      weight=jnp.float32(8),
+    )
+
   def _best(self, params, state):
     """Returns [B] the arm of most tokens a time, 0 for plain decoding."""
     cond = state.accepted / jnp.maximum(state.reached, 1e-6)
     surv = jnp.cumprod(cond, axis=-1)  # [B, A, D]
     ahead = jnp.cumsum(surv, axis=-1)
-    tokens = [jnp.ones(state.arm.shape)]
+    tokens = [jnp.ones(state.quiet.shape)]
     for arm, curve in zip(self.arms, self._curves):
       tokens.append(1 + ahead[:, curve, arm.max_depth - 1])
     rate = jnp.stack(tokens, axis=1) / params.cost
@@ -173,51 +181,49 @@ class Adaptive:
 
   def draft(self, params, state, context, sampling, noise, slots):
     index = self.buckets.index(slots)
-    state = state.replace(arm=jnp.full_like(state.arm, index))
     if index == 0:
       tree, _ = self.plain.draft((), (), context, sampling, noise, slots)
-      return tree, state.replace(plain=True)
+      return tree, state
     tree, arms = self.arms[index - 1].draft(
       params.arms, state.arms, context, sampling, noise, slots
     )
     return tree, state.replace(arms=arms)
 
-  def observe(self, params, state, context, verdict, features):
-    kept, arms = state.unread, state.arms
-    if self.features and state.plain:
-      kept = unread.keep(kept, features[:, 0], state.quiet)
-    else:
-      arms = self.arms[-1].observe(
-        params.arms, arms, context, verdict, features
-      )
-      if self.features:  # the last token that was read
-        rows = jnp.arange(verdict.count.size)
-        kept = kept.at[:, 0].set(features[rows, verdict.count])
-    # Which curve, and how many positions of it, this cycle tells about.
-    curves = jnp.array((-1,) + self._curves)[state.arm]
-    depths = jnp.array((0,) + tuple(a.max_depth for a in self.arms))[state.arm]
+  def observe(self, params, state, context, verdict, features, slots):
+    index = self.buckets.index(slots)
+    if index == 0:
+      if self.features:
+        kept = unread.keep(state.unread, features[:, 0], state.quiet)
+        state = state.replace(unread=kept)
+      return state.replace(quiet=state.quiet + 1)
+    arms = self.arms[-1].observe(
+      params.arms, state.arms, context, verdict, features, slots
+    )
+    if self.features:  # the last token that was read
+      rows = jnp.arange(verdict.count.size)
+      kept = state.unread.at[:, 0].set(features[rows, verdict.count])
+      state = state.replace(unread=kept)
+    # How many positions of its curve this cycle tells about.
+    curve, depth = self._curves[index - 1], self.arms[index - 1].max_depth
     position = jnp.arange(1, self.max_depth + 1)
     count = verdict.count[:, None]
-    judged = (position <= depths[:, None]) & (count >= position - 1)
-    own = curves[:, None] == jnp.arange(len(self.arms))
-    told = own[..., None] & judged[:, None]  # [B, A, D]
+    reached = (position <= depth) & (count >= position - 1)
+    here = (jnp.arange(len(self.arms)) == curve)[:, None]
+    told = here & reached[:, None]  # [B, A, D]
     hit = (count >= position)[:, None]
-    drafted = state.arm > 0
-    failed = drafted & (verdict.count < depths)
+    failed = verdict.count < depth
     wait = jnp.where(failed, 2 * state.wait, _FIRST_WAIT)
     return state.replace(
       arms=arms,
-      unread=kept,
-      plain=False,
       reached=jnp.where(told, _MEMORY * state.reached + 1, state.reached),
       accepted=jnp.where(told, _MEMORY * state.accepted + hit, state.accepted),
-      quiet=jnp.where(drafted, 0, state.quiet + 1),
-      wait=jnp.where(drafted, jnp.minimum(wait, _LONGEST_WAIT), state.wait),
+      quiet=jnp.zeros_like(state.quiet),
+      wait=jnp.minimum(wait, _LONGEST_WAIT),
     )
 
 
 def uncalibrated(drafter: Adaptive, arms: types.Params) -> AdaptiveParams:
-  """Returns params with plain guesses, for `calibrate` to replace.
+  """Returns params with plain guesses, for `calibrated` to replace.
 
   A verified token more costs a tenth of a plain step, a drafter's pass a
   fifth, and a position is accepted three times in five.
@@ -230,53 +236,4 @@ def uncalibrated(drafter: Adaptive, arms: types.Params) -> AdaptiveParams:
     cond=jnp.full((len(drafter.arms), drafter.max_depth), 0.6, jnp.float32),
     weight=jnp.float32(4),
     forced=jnp.int32(-1),
-  )
-
-
-def calibrate(
-  drafter: Adaptive,
-  params: AdaptiveParams,
-  start: Callable[[], types.DecodeState],
-  decode: Callable[..., types.DecodeState],
-  cycles: int = 4,
-  rounds: int = 16,
-) -> AdaptiveParams:
-  """Measures the cost and the acceptance of each arm on real prompts.
-
-  Args:
-    drafter: the arms.
-    params: what they read.
-    start: returns a prefilled state.
-    decode: (params, state, cycles) -> state; the first call may compile.
-    cycles: of each timed call.
-    rounds: the median of each arm's share of a round counts.
-  """
-  arms = range(len(drafter.buckets))
-  forced = [params.replace(forced=jnp.int32(arm)) for arm in arms]
-  states = [jax.block_until_ready(decode(f, start(), 1)) for f in forced]
-  seconds = np.full((rounds, len(arms)), np.nan)  # of a cycle
-  for turn in range(rounds):  # a slow moment of the machine meets all arms
-    for arm in arms:
-      if states[arm].done.all():
-        states[arm] = jax.block_until_ready(start())
-      before = int(states[arm].stats.cycles.max())
-      begin = time.perf_counter()
-      states[arm] = decode(forced[arm], states[arm], cycles)
-      after = int(jax.block_until_ready(states[arm]).stats.cycles.max())
-      taken = time.perf_counter() - begin
-      if after > before:  # fewer than asked where rows ended
-        seconds[turn, arm] = taken / (after - before)
-  whole = seconds[np.isfinite(seconds).all(axis=1)]
-  if not len(whole):  # every row ended at once
-    return params
-  shares = np.median(whole / whole.mean(axis=1, keepdims=True), axis=0)
-  cond = np.asarray(params.cond).copy()
-  for curve in set(drafter._curves):
-    state = states[curve + 1].drafter
-    accepted, reached = state.accepted[:, curve], state.reached[:, curve]
-    cond[curve] = np.asarray(accepted.sum(0) / reached.sum(0))
-  return params.replace(
-    cost=jnp.asarray(shares / shares[0], jnp.float32),
-    cond=jnp.asarray(cond),
-    weight=jnp.float32(8),
   )

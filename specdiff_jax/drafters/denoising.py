@@ -5,16 +5,20 @@ surest of, and the next pass sees them. The last pass gives the marginals that
 drafts are made of, with the decided slots as point masses.
 """
 
-from collections.abc import Callable
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from specdiff_jax.drafters import marginals as marginals_lib
 
-# run(decided [B, G] or None, index [B, G] or None) -> Marginals
-Run = Callable[[jax.Array | None, jax.Array | None], marginals_lib.Marginals]
+
+class Revealed(NamedTuple):
+  """What a pass is given of its window."""
+
+  decided: jax.Array  # [B, G] bool
+  index: jax.Array  # [B, G] which of the W tokens, where decided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,29 +36,44 @@ class Denoising:
   order: str = 'confidence'
   remask: bool = False
 
-  def __call__(
-    self, run: Run, pick: Callable[[marginals_lib.Marginals], jax.Array]
+  def reveal(
+    self,
+    step: int,
+    marginals: marginals_lib.Marginals,
+    choice: jax.Array,
+    before: Revealed | None,
+  ) -> Revealed:
+    """Returns what pass `step` (from 1 on) is given.
+
+    Args:
+      step: how many passes there were.
+      marginals: of the last of them.
+      choice: [B, G] the token that each slot takes, by its index.
+      before: what the last of them was given; the first: None.
+    """
+    gamma = choice.shape[1]
+    wanted = -(-gamma * step // self.steps)  # decided after this pass
+    if before is None or self.remask:
+      free, index = jnp.ones(choice.shape, bool), choice
+    else:
+      free = ~before.decided
+      index = jnp.where(free, choice, before.index)
+    sure = jnp.where(free, self._sureness(marginals), jnp.inf)
+    rank = jnp.argsort(jnp.argsort(-sure, axis=1, stable=True), axis=1)
+    return Revealed(rank < wanted, index)
+
+  def settled(
+    self, marginals: marginals_lib.Marginals, revealed: Revealed | None
   ) -> marginals_lib.Marginals:
-    """Returns the marginals of the last pass; pick(marginals) -> [B, G]."""
-    marginals = run(None, None)
-    gamma = marginals.logits.shape[1]
-    decided = jnp.zeros(marginals.logits.shape[:2], bool)
-    index = jnp.zeros(decided.shape, jnp.int32)
-    for step in range(1, self.steps):
-      wanted = -(-gamma * step // self.steps)  # decided after this pass
-      free = jnp.ones_like(decided) if self.remask else ~decided
-      index = jnp.where(free, pick(marginals), index)
-      sure = jnp.where(free, self._sureness(marginals), jnp.inf)
-      rank = jnp.argsort(jnp.argsort(-sure, axis=1, stable=True), axis=1)
-      decided = rank < wanted
-      marginals = run(decided, index)
-    if self.steps == 1 or self.remask:
+    """Returns the marginals of the last pass, which was given `revealed`."""
+    if revealed is None or self.remask:
       return marginals
-    token = jax.nn.one_hot(index, marginals.logits.shape[-1], dtype=bool)
-    fixed = jnp.where(token, 0.0, -jnp.inf)
-    return marginals.replace(
-      logits=jnp.where(decided[..., None], fixed, marginals.logits)
+    token = jax.nn.one_hot(
+      revealed.index, marginals.logits.shape[-1], dtype=bool
     )
+    fixed = jnp.where(token, 0.0, -jnp.inf)
+    decided = revealed.decided[..., None]
+    return marginals.replace(logits=jnp.where(decided, fixed, marginals.logits))
 
   def _sureness(self, marginals):
     log_q = jax.nn.log_softmax(marginals.logits, axis=-1)

@@ -11,13 +11,11 @@ the draft reads.
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.autoregressive import drafter as autoregressive
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 
 
@@ -29,7 +27,7 @@ class EarlyExit:
     config: the verifier's sizes.
     layers: n, how many of its layers run.
     gamma: tokens of a draft.
-    strategy: how a law becomes a token.
+    strategy: how a distribution becomes a token.
   """
 
   config: config_lib.TransformerConfig
@@ -61,46 +59,29 @@ class EarlyExit:
 
   def draft(self, params, state, context, sampling, noise, slots):
     del params
-    verifier = context.verifier
-    head = verifier['embed' if self.config.tied_head else 'head']
-
-    def step(tokens, start, cache):
-      index = jnp.arange(cache[0][0].shape[2])
+    ids = jnp.arange(self.config.vocab_size)
+    draws = autoregressive.draws(
+      self.strategy, context, sampling, noise, slots - 1, ids
+    )
+    cache = context.cache.first(self.layers)
+    index = jnp.arange(cache.slots)
+    chosen, logits = [context.last[:, None]], []
+    for j in range(slots - 1):  # unrolled: faster than a scan on CPU
+      start = context.length - 1 + j
       x, cache = transformer.first_layers(
         self.config,
-        verifier,
+        context.params,
         self.layers,
-        transformer.embedded(self.config, verifier['embed'], tokens),
+        transformer.scaled(self.config, context.embed(chosen[-1])),
         start[:, None],
         index <= start[:, None, None],
         cache,
         start,
       )
-      return layers_lib.dense(x[:, 0], head), cache
+      logits.append(context.head(x[:, 0]))
+      chosen.append(draws.token(j, logits[-1]))
+    return draws.tree(chosen, logits), state
 
-    rows = jnp.arange(context.length.shape[0])
-    last = context.tokens[rows, context.length - 1][:, None]
-    tree, _ = autoregressive.drafted(
-      self.strategy,
-      step,
-      last,
-      jnp.arange(self.config.vocab_size),
-      self._cache(context.cache),
-      context,
-      sampling,
-      noise,
-      slots - 1,
-    )
-    return tree, state
-
-  def _cache(self, cache):
-    """Returns (keys, values) of the first layers, unrolled or stacked."""
-    if self.config.scan_layers:
-      return tuple(
-        jax.tree.map(lambda x: x[i], cache) for i in range(self.layers)
-      )
-    return cache[: self.layers]
-
-  def observe(self, params, state, context, verdict, features):
-    del params, context, verdict, features
+  def observe(self, params, state, context, verdict, features, slots):
+    del params, context, verdict, features, slots
     return state

@@ -129,7 +129,6 @@ class Serving:
   Attributes:
     gamma: tokens of a draft.
     strategy: what is verified of the marginals.
-    cache_dtype: dtype of the drafter's KV cache.
     denoising: how a window is filled.
     context_window: last verified tokens that a window sees; 0 for all.
     told: what the user says of a published drafter.
@@ -137,7 +136,6 @@ class Serving:
 
   gamma: int
   strategy: marginals.Strategy
-  cache_dtype: str
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
   context_window: int = 0
   told: Told = Told()

@@ -46,12 +46,10 @@ class PromptLookup:
     copied, matched = jax.vmap(
       lambda t, n: ngram_lib.continuation(t, n, slots - 1, self.ngram)
     )(context.tokens, context.length)
-    rows = jnp.arange(context.tokens.shape[0])
-    last = context.tokens[rows, context.length - 1]
-    token = jnp.concatenate([last[:, None], copied], axis=1)
+    token = jnp.concatenate([context.last[:, None], copied], axis=1)
     valid = jnp.broadcast_to(matched[:, None] > 0, token.shape)
     return tree.chain(token, valid), state
 
-  def observe(self, params, state, context, verdict, features):
-    del params, context, verdict, features
+  def observe(self, params, state, context, verdict, features, slots):
+    del params, context, verdict, features, slots
     return state

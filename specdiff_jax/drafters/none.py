@@ -34,12 +34,11 @@ class NoDraft:
 
   def draft(self, params, state, context, sampling, noise, slots):
     del params, sampling, noise
-    rows = jnp.arange(context.tokens.shape[0])
-    last = context.tokens[rows, context.length - 1]
-    token = jnp.broadcast_to(last[:, None], (rows.size, slots))
+    last = context.last
+    token = jnp.broadcast_to(last[:, None], (last.size, slots))
     valid = jnp.broadcast_to(jnp.arange(slots) == 0, token.shape)
     return tree.chain(token, valid), state
 
-  def observe(self, params, state, context, verdict, features):
-    del params, context, verdict, features
+  def observe(self, params, state, context, verdict, features, slots):
+    del params, context, verdict, features, slots
     return state

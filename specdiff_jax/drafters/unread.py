@@ -5,8 +5,6 @@ values. In a plain cycle that is work for nobody, 7 % of the cycle on two cores;
 many tokens at once cost hardly more than one.
 """
 
-from collections.abc import Callable
-
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -37,7 +35,8 @@ def keep(buffer: jax.Array, features: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def read(
-  observe: Callable[..., types.State],
+  drafter: types.Drafter,
+  params: types.Params,
   state: types.State,
   context: types.Context,
   buffer: jax.Array,
@@ -50,8 +49,9 @@ def read(
   changes nothing; so does every row with the last token that was read.
 
   Args:
-    observe: (state, context, verdict, features) -> state, of a drafter whose
-      state depends on `context.length`, the accepted count and features alone.
+    drafter: whose state depends on `context.length`, the accepted count and
+      features alone.
+    params: the drafter's.
     state: the drafter's.
     context: of the draft to come.
     buffer: [B, room, F, E].
@@ -69,7 +69,7 @@ def read(
     accepted = jnp.minimum(count - first, size - 1)
     verdict = types.Verdict(path, accepted, jnp.zeros_like(accepted))
     then = context.replace(length=context.length - 1 - count + first)
-    return observe(state, then, verdict, part)
+    return drafter.observe(params, state, then, verdict, part, size)
 
   most = jnp.max(count)
   calls = jnp.where(most > 0, most // size + 1, 0)

@@ -8,6 +8,14 @@ from specdiff_jax.drafters import marginals as marginals_lib
 class Window:
   """Makes trees of a window's marginals: a base of frozen dataclasses.
 
+  Their `draft` runs over the passes of the network:
+
+    marginals = revealed = None
+    for step in range(self.denoising.steps):
+      revealed = self.reveal(step, marginals, revealed, sampling, noise)
+      marginals = ...  # one pass, given what is revealed of the window
+    tree = self.tree(marginals, revealed, sampling, noise, slots)
+
   Attributes, which the dataclasses declare:
     gamma: slots of the window that are used.
     strategy: what is verified of the marginals.
@@ -35,18 +43,29 @@ class Window:
   def max_depth(self) -> int:
     return self.gamma
 
+  def reveal(
+    self,
+    step: int,
+    marginals: marginals_lib.Marginals | None,
+    revealed: denoising_lib.Revealed | None,
+    sampling: types.Sampling,
+    noise: types.Noise,
+  ) -> denoising_lib.Revealed | None:
+    """Returns what pass `step` is given, after the marginals before it."""
+    if not step:
+      return None
+    choice = self.strategy.pick(marginals, sampling, noise)
+    return self.denoising.reveal(step, marginals, choice, revealed)
+
   def tree(
     self,
-    run: denoising_lib.Run,
+    marginals: marginals_lib.Marginals,
+    revealed: denoising_lib.Revealed | None,
     sampling: types.Sampling,
     noise: types.Noise,
     slots: int,
   ) -> types.DraftTree:
-    """Returns the tree of `slots` slots that passes of the network give."""
-
-    def pick(marginals):
-      return self.strategy.pick(marginals, sampling, noise)
-
-    final = self.denoising(run, pick)
+    """Returns the tree of `slots` slots after the last pass."""
+    final = self.denoising.settled(marginals, revealed)
     final = final.replace(logits=final.logits[:, : self.gamma])
     return self.strategy(final, sampling, noise, slots)

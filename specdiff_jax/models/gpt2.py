@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
@@ -115,8 +116,7 @@ class Layer(nn.Module):
     query, key, value = (fused[:, :, i] for i in range(3))
     key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
     if cache is not None:  # before attention, as in `transformer.Layer`
-      key = layers_lib.write_rows(cache[0], key, start)
-      value = layers_lib.write_rows(cache[1], value, start)
+      key, value = cache_lib.write(cache, (key, value), start)
     out = layers_lib.grouped_attention(query, key, value, mask)
     x = x + self._affine(out, 'output')
     h = self._affine(self._norm(x, 'mlp_norm'), 'up')

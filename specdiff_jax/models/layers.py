@@ -181,48 +181,6 @@ def grouped_attention(
   return out.transpose(0, 3, 1, 2, 4).reshape(batch, slots, heads * head_dim)
 
 
-def write_rows(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
-  """Writes new [B, Hkv, M, Dh] into cache [B, Hkv, S, Dh] at start [B].
-
-  On a CPU a loop of slice updates works in place, where the scatter that `vmap`
-  makes of them may not; on bits, since XLA would update a bf16 array by
-  converting all of it to float32 and back. Elsewhere the scatter is one
-  operation, and where rows are split over devices each writes its own.
-  """
-  new = new.astype(cache.dtype)
-  if cache.shape[0] == 1:
-    return _write_one_by_one(cache, new, start)
-  return lax.platform_dependent(
-    cache, new, start, cpu=_write_one_by_one, default=_write_all
-  )
-
-
-def _write_all(cache, new, start):
-  def one(cache, new, start):
-    return lax.dynamic_update_slice(cache, new, (0, start, 0))
-
-  return jax.vmap(one)(cache, new, start)
-
-
-def _write_one_by_one(cache, new, start):
-  dtype = cache.dtype
-  if dtype == jnp.bfloat16:
-    new = lax.bitcast_convert_type(new, jnp.uint16)
-    cache = lax.bitcast_convert_type(cache, jnp.uint16)
-
-  def one(row, cache):
-    update = lax.dynamic_slice_in_dim(new, row, 1, axis=0)
-    return lax.dynamic_update_slice(cache, update, (row, 0, start[row], 0))
-
-  if cache.shape[0] == 1:
-    cache = one(0, cache)
-  else:
-    cache = lax.fori_loop(0, cache.shape[0], one, cache)
-  if dtype == jnp.bfloat16:
-    cache = lax.bitcast_convert_type(cache, jnp.bfloat16)
-  return cache
-
-
 def normal(scale: float = 0.02):
   """Returns the initializer of all weights."""
   return nn.initializers.normal(scale)

@@ -16,12 +16,11 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer_layer as layer_lib
 from specdiff_jax.models import views as views_lib
-
-Cache = Any  # one (keys, values), each [B, Hkv, S, Dh], per layer; or stacked
 
 
 def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -69,10 +68,10 @@ class Transformer(nn.Module):
     tokens: jax.Array,
     positions: jax.Array,
     mask: jax.Array,
-    cache: Cache | None = None,
+    cache: cache_lib.Cache | None = None,
     start: jax.Array | None = None,
     features: Sequence[int] = (),
-  ) -> tuple[jax.Array, Cache, jax.Array | None]:
+  ) -> tuple[jax.Array, cache_lib.Cache | None, jax.Array | None]:
     """Runs all layers; `logits` turns the result into scores.
 
     Args:
@@ -80,7 +79,7 @@ class Transformer(nn.Module):
       positions: [B, M] rotary positions.
       mask: [B, M, S] bool over cache slots, or [B, M, M] without a cache; local
         layers see those of it that are within their window.
-      cache: keys and values, updated at `start`; None to attend among the M.
+      cache: updated at `start`; None to attend among the M.
         Slot s holds position s, apart from the M that are written.
       start: [B] first cache slot that the M tokens take.
       features: layers whose outputs are wanted, 0-based.
@@ -90,7 +89,7 @@ class Transformer(nn.Module):
       None.
     """
     c = self.config
-    x = embedded(c, self.embed, tokens)
+    x = scaled(c, layers_lib.lookup(self.embed, tokens))
     views = views_lib.views_of(c, positions, mask, start, c.local_layers)
     layers = self.layers if c.scan_layers else self.layer
     x, cache, taken = run(layers, c, x, cache, start, views, features)
@@ -104,17 +103,14 @@ class Transformer(nn.Module):
     )
 
 
-def embedded(
-  config: config_lib.TransformerConfig, embed: jax.Array, tokens: jax.Array
-) -> jax.Array:
-  """Returns what the first layer reads of tokens [...], float32 [..., E]."""
-  x = layers_lib.lookup(embed, tokens)
+def scaled(config: config_lib.TransformerConfig, x: jax.Array) -> jax.Array:
+  """Returns what the first layer reads of stored embeddings [..., E]."""
   return x if config.embed_scale == 1 else x * config.embed_scale
 
 
 def run(
   layers, config, x, cache, start, views, features
-) -> tuple[jax.Array, Cache, jax.Array | None]:
+) -> tuple[jax.Array, cache_lib.Cache | None, jax.Array | None]:
   """Drives all layers of a network, unrolled or scanned.
 
   Args:
@@ -139,11 +135,15 @@ def run(
   outputs, caches = [], []
   for i, layer in enumerate(layers):
     x, (updated, output) = layer(
-      x, None if cache is None else cache[i], None, start, views[local[i]]
+      x,
+      None if cache is None else cache.layers[i],
+      None,
+      start,
+      views[local[i]],
     )
     outputs.append(output)
     caches.append(updated)
-  cache = None if cache is None else tuple(caches)
+  cache = None if cache is None else cache_lib.Cache(tuple(caches))
   taken = jnp.stack([outputs[i] for i in features], 2) if features else None
   return x, cache, taken
 
@@ -173,9 +173,11 @@ def _scan(layer, config, x, cache, which, start, view, features):
   )
   kept = jnp.zeros((len(wanted) + 1, *x.shape), x.dtype) if wanted else None
   place = jnp.asarray(place, jnp.int32)
-  (x, kept), cache = over_layers(
-    layer, (x, kept), cache, which, place, start, view
+  pair = None if cache is None else cache.layers
+  (x, kept), pair = over_layers(
+    layer, (x, kept), pair, which, place, start, view
   )
+  cache = None if cache is None else cache_lib.Cache(pair)
   if not wanted:
     return x, cache, None
   taken = jnp.stack([kept[wanted.index(i)] for i in features], 2)
@@ -196,10 +198,10 @@ def first_layers(
   x: jax.Array,
   positions: jax.Array,
   mask: jax.Array,
-  cache: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+  cache: cache_lib.Cache | None = None,
   start: jax.Array | None = None,
   local: Sequence[bool] | None = None,
-) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...] | None]:
+) -> tuple[jax.Array, cache_lib.Cache | None]:
   """Runs the first layers over states: what drafters share with a verifier.
 
   Args:
@@ -209,7 +211,7 @@ def first_layers(
     x: [B, M, E] embedded tokens.
     positions: [B, M] rotary positions.
     mask: [B, M, S] bool over cache slots, or [B, M, M] without a cache.
-    cache: (keys, values) of each of these layers, updated at `start`.
+    cache: of these layers, updated at `start`.
     start: [B] first cache slot that the M tokens take.
     local: which of these layers are local; by default as in the config.
 
@@ -222,29 +224,11 @@ def first_layers(
   for i in range(count):
     x, (updated, _) = layer_lib.Layer(config).apply(
         {'params': layer_params(params, i)},
-        x, None if cache is None else cache[i], None, start, views[local[i]],
+        x, None if cache is None else cache.layers[i], None, start,
+        views[local[i]],
     )  # fmt: skip
     caches.append(updated)
   x = layers_lib.rms_norm(
     x, params['final_norm'], config.norm_eps, config.norm_offset
   )
-  return x, (None if cache is None else tuple(caches))
-
-
-def empty_cache(
-  config: config_lib.TransformerConfig, batch: int, slots: int, dtype
-) -> Cache:
-  """Returns a zeroed cache of `slots` for each of `batch` rows."""
-  shape = (batch, config.kv_heads, slots, config.head_dim)
-  if config.scan_layers:
-    shape = (config.layers,) + shape
-    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
-  return tuple(
-    (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-    for _ in range(config.layers)
-  )
-
-
-def cache_slots(cache: Cache) -> int:
-  """Returns S, how many tokens of each row a cache has room for."""
-  return jax.tree.leaves(cache)[0].shape[-2]
+  return x, None if cache is None else cache_lib.Cache(tuple(caches))

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.parallel import pin
@@ -115,8 +116,7 @@ class Layer(LayerParts):
     if cache is not None:
       # New keys enter the cache before attention, so that a token's key sits
       # at the same index whichever cycle scores it: sums keep their order.
-      key = layers_lib.write_rows(cache[0], key, start)
-      value = layers_lib.write_rows(cache[1], value, start)
+      key, value = cache_lib.write(cache, (key, value), start)
     out = layers_lib.grouped_attention(
       query, key, value, mask, self.config.score_scale
     )

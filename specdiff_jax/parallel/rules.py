@@ -48,15 +48,6 @@ FSDP: tuple[Rule, ...] = (
   *FSDP_LAYERS,
 )
 
-# Of a DecodeState: rows over 'data', keys and values by heads over 'model'.
-# Stacked layers, [L, B, Hkv, S, Dh], have one pair; others a pair a layer.
-DECODING: tuple[Rule, ...] = (
-  (r'^end_ids$', ()),
-  (r'(cache|context)/\d+$', (None, ROWS, 'model')),
-  (r'(cache|context)/\d+/\d+$', (ROWS, 'model')),
-  (r'', (ROWS,)),
-)
-
 
 def dense(
   by_output: Sequence[str], by_input: Sequence[str], over_data: bool = False

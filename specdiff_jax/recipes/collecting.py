@@ -19,8 +19,8 @@ from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import rows
-from specdiff_jax.decoding import system as system_lib
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import registry
 from specdiff_jax.models import networks
@@ -107,8 +107,8 @@ def collect(
   one = decoding.system(config, checkpoint, name)
 
   def run(some, on_done):
-    asked = [system_lib.request(r.id, r.prompt) for r in some]
-    one(asked, on_done=lambda row, made: on_done(row.id, made.tokens))
+    asked = [request_lib.named(r.id, r.prompt) for r in some]
+    one.decode(asked, on_done=lambda row, made: on_done(row.id, made.tokens))
 
   header = (
     {name: config[name] for name in _LAW}

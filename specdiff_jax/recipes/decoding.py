@@ -22,13 +22,14 @@ from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
-from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import systems
+from specdiff_jax.verifiers import causal
 
 Config = systems.Config
 
@@ -46,8 +47,8 @@ _BETWEEN = {
   'ngram': (1, ngram_lib.MOST),
   'denoising_steps': (1, 64),
   'cycles_per_call': (1, 1 << 30),
-  'cache_step': (0, generate.MOST_TOKENS),
-  'context_window': (0, generate.MOST_TOKENS),
+  'cache_step': (0, request_lib.MOST_TOKENS),
+  'context_window': (0, request_lib.MOST_TOKENS),
   'draft_top_k': (0, 2**31 - 1),
   # Of a new drafter, or a random one.
   'network.layers': (1, 1024),
@@ -92,18 +93,18 @@ def check(config: Config) -> None:
   systems.least('rounds', config.rounds, 1)
   tempered = config.draft_temperature
   if tempered and not (
-    generate.LEAST_TEMPERATURE <= tempered <= generate.MOST_TEMPERATURE
+    request_lib.LEAST_TEMPERATURE <= tempered <= request_lib.MOST_TEMPERATURE
   ):
     raise errors.InputError(
       f'config.draft_temperature is {tempered}, but it has to be 0 or '
-      f'{generate.LEAST_TEMPERATURE:g} to {generate.MOST_TEMPERATURE:g}.'
+      f'{request_lib.LEAST_TEMPERATURE:g} to {request_lib.MOST_TEMPERATURE:g}.'
     )
   for dtype, slots in config.ar_slots.items():
     systems.between(f'ar_slots.{dtype}', slots, 0, systems.MOST_DRAFTED)
   if not config.prompt_buckets:
     raise errors.InputError('config.prompt_buckets is empty; give (128, 256).')
   for name, low, high in (
-    ('prompt_buckets', 1, generate.MOST_TOKENS),
+    ('prompt_buckets', 1, request_lib.MOST_TOKENS),
     ('gammas', 1, systems.MOST_DEEP),
     ('budgets', 2, systems.MOST_DRAFTED),
   ):
@@ -111,9 +112,9 @@ def check(config: Config) -> None:
       systems.between(name, element, low, high)
 
 
-def settings(config: Config, end_ids: Sequence[int]) -> generate.Settings:
+def settings(config: Config, end_ids: Sequence[int]) -> request_lib.Settings:
   """Returns sampling and limits, checked."""
-  return generate.Settings(
+  return request_lib.Settings(
     temperature=config.temperature,
     top_k=config.top_k,
     top_p=config.top_p,
@@ -227,10 +228,12 @@ def system(
   checkpoint: weights.Checkpoint,
   name: str = '',
   slots: int = 0,
-) -> system_lib.System:
+  platform: str = '',
+) -> session_lib.Session:
   """Returns the system `name` (else the config's) with the given verifier.
 
   `slots` pads plain AR to that many tokens per pass; see config.exact.
+  `platform` is what it will be compiled for, by default where this runs.
 
   Example: system(config, verifier(config), 'lookup')
   """
@@ -241,11 +244,13 @@ def system(
   systems.room(config, name, parts.drafter)
   make = functools.partial(
     engine_lib.Engine,
-    model=networks.network(checkpoint.config),
+    verifier=causal.CausalVerifier(
+      networks.network(checkpoint.config),
+      systems.cache_dtype(checkpoint, platform),
+    ),
     drafter=parts.drafter,
     rule=parts.rule,
     max_new_tokens=config.max_new_tokens,
-    cache_dtype=systems.cache_dtype(checkpoint),
     cache_step=config.cache_step,
     mesh=mesh,
   )
@@ -253,7 +258,7 @@ def system(
   drafter_params = parts.params
   if _is_int8(config, 'drafter'):
     drafter_params = int8.quantise(drafter_params, tables.matrices())
-  return system_lib.System(
+  return session_lib.Session(
     name=name,
     engine=engine,
     params=checkpoint.params,
@@ -297,7 +302,7 @@ def requests(
   config: Config,
   checkpoint: weights.Checkpoint,
   texts: Sequence[prompts_lib.Prompt],
-) -> list[system_lib.Request]:
+) -> list[request_lib.Request]:
   """Returns the prompts in tokens; raises InputError where one is too long."""
   result = []
   for prompt in texts:
@@ -319,7 +324,7 @@ def requests(
         'that the verifier was trained for. Lower config.max_new_tokens, or '
         'leave this prompt out.'
       )
-    result.append(system_lib.request(prompt.id, ids))
+    result.append(request_lib.named(prompt.id, ids))
   return result
 
 

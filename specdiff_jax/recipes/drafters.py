@@ -61,14 +61,13 @@ def window(
   config: Config,
   checkpoint: weights.Checkpoint,
   strategy: marginals.Strategy,
-  cache_dtype: str,
 ) -> family_lib.Made:
   """Returns the drafter config.drafter, which fills windows, and its params.
 
   A directory is a published drafter, whose config.json names its family; a
   file is one of ours.
   """
-  serving, name = _serving(config, strategy, cache_dtype), config.drafter
+  serving, name = _serving(config, strategy), config.drafter
   if name.startswith(_PRESET):
     with _named():
       return registry.family(_SHAPES).shape(
@@ -99,13 +98,12 @@ def of_system(
   config: Config,
   checkpoint: weights.Checkpoint,
   strategy: marginals.Strategy,
-  cache_dtype: str,
 ) -> family_lib.Made:
   """Returns the drafter of a system that one family drafts for, and params."""
   return _made(
     config,
     checkpoint,
-    _serving(config, strategy, cache_dtype),
+    _serving(config, strategy),
     registry.systems()[name],
     paths(name, config),
   )
@@ -129,11 +127,10 @@ def _made(config, checkpoint, serving, family: str, given: Mapping[str, str]):
     return registry.family(family).drafter(networks, checkpoint, serving)
 
 
-def _serving(config: Config, strategy, cache_dtype) -> family_lib.Serving:
+def _serving(config: Config, strategy) -> family_lib.Serving:
   return family_lib.Serving(
     gamma=config.gamma,
     strategy=strategy,
-    cache_dtype=cache_dtype,
     denoising=denoising.Denoising(
       config.denoising_steps, config.denoising_order, config.remask
     ),

@@ -128,9 +128,7 @@ def _of_family(name, config, checkpoint, slots):
   """Chains of the one family that drafts for the system `name`."""
   del slots
   strategy = strategies.Chain(mode=config.draft, **_tempered(config))
-  one, params = build_drafters.of_system(
-    name, config, checkpoint, strategy, cache_dtype(checkpoint)
-  )
+  one, params = build_drafters.of_system(name, config, checkpoint, strategy)
   return Parts(one, params, RULES[config.rule])
 
 
@@ -215,9 +213,7 @@ def _tempered(config, spread: bool = False) -> dict[str, Any]:
 
 
 def _diffusion(config, checkpoint, strategy, rule) -> Parts:
-  one, params = build_drafters.window(
-    config, checkpoint, strategy, cache_dtype(checkpoint)
-  )
+  one, params = build_drafters.window(config, checkpoint, strategy)
   return Parts(one, params, rule)
 
 
@@ -246,12 +242,12 @@ def decode_mesh(config: Config) -> jax.sharding.Mesh | None:
   return mesh
 
 
-def cache_dtype(checkpoint: weights.Checkpoint) -> str:
-  """Returns the weights' dtype, but float32 on CPU.
+def cache_dtype(checkpoint: weights.Checkpoint, platform: str = '') -> str:
+  """Returns the weights' dtype, but float32 on CPU ('': where this runs).
 
   There XLA updates a bf16 array, and attends to it, by way of float32 copies.
   """
-  on_cpu = jax.default_backend() == 'cpu'
+  on_cpu = (platform or jax.default_backend()) == 'cpu'
   return 'float32' if on_cpu else dtype(checkpoint)
 
 

@@ -18,7 +18,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import windows
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters import tables
@@ -60,7 +60,7 @@ def check(config: Config) -> None:
   build_tuning.check(config)
   for name in ('steps', 'windows', 'eval_limit'):
     systems.least(name, config[name], 1)
-  systems.between('tokens', config.tokens, 1, generate.MOST_TOKENS)
+  systems.between('tokens', config.tokens, 1, request_lib.MOST_TOKENS)
   least_zero = ('train_limit', 'eval_every', 'save_every', 'feature_cache')
   for name in least_zero + ('warmup', 'weight_decay'):
     systems.least(name, config[name], 0)

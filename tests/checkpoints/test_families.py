@@ -21,10 +21,10 @@ from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
-from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 
 torch = pytest.importorskip('torch')
@@ -141,7 +141,7 @@ def prefilled(config, params, ids):
   mask = jnp.pad(mask, ((0, 0), (0, 0), (0, SLOTS - size)))
   logits, cache = score(
       config, params, jnp.asarray(ids)[None], jnp.arange(size)[None], mask,
-      transformer.empty_cache(config, 1, SLOTS, jnp.float32),
+      cache_lib.empty(config, 1, SLOTS, jnp.float32),
       jnp.zeros(1, jnp.int32),
   )  # fmt: skip
   return logits[0], cache

@@ -70,7 +70,7 @@ PROGRAM = """
     from specdiff_jax.tools.aot import hlo_costs
     from specdiff_jax.recipes import decoding
     from specdiff_jax.decoding import engine as engine_lib
-    from specdiff_jax.decoding import system as system_lib
+    from specdiff_jax.decoding import request as request_lib
     from specdiff_jax.parallel import mesh as mesh_lib
     from specdiff_jax.parallel import rules
     from specdiff_jax.cli import command
@@ -78,7 +78,7 @@ PROGRAM = """
     config = command.load(sys.argv[1])
     checkpoint = decoding.verifier(config)
     system = decoding.system(config, checkpoint, 'lookup')
-    requests = [system_lib.request(str(i), [5 + i, 6, 7, 6]) for i in range(4)]
+    requests = [request_lib.named(str(i), [5 + i, 6, 7, 6]) for i in range(4)]
     mesh = mesh_lib.make_mesh((2, 4))
 
     def split(tree, table):
@@ -87,8 +87,8 @@ PROGRAM = """
     params = split(system.params, rules.TRANSFORMER)
     spoil = lambda s: s.replace(cache=jax.tree.map(lambda x: 2 * x, s.cache))
     states = [
-        split(change(system.start(requests)), rules.DECODING)
-        for change in (lambda s: s, spoil)
+        jax.device_put(s, system.engine.shardings(s, mesh))
+        for s in (system.start(requests), spoil(system.start(requests)))
     ]
     program = engine_lib.Engine.decode.lower(
         system.engine, params, (), states[0], np.int32(100), np.int32(4)

@@ -226,7 +226,7 @@ def test_engines_cut_at_one_place(engines):
     settings = dataclasses.replace(system.settings, seed=changes.pop('seed'))
     system = dataclasses.replace(system, settings=settings, **changes)
     names = system.decode_text, system.stop, system.settled_text
-    found = system(requests, on_tokens=text_lib.watch(*names))
+    found = system.decode(requests, on_tokens=text_lib.watch(*names))
     return [text_lib.cut(names[0], one.tokens, *names[1:]) for one in found]
 
   for seed in range(RUNS):

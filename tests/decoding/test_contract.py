@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding.rules import accept
 
 Row = systems.Row
@@ -49,7 +49,7 @@ TABLE = tuple(
   Row('chains', rule=accept.SelfSelection()),
 )
 
-GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 SETTINGS = (
   GREEDY,
@@ -166,7 +166,7 @@ def test_shared_noise_is_accepted_more_often():
 def test_nothing_recompiles(row, compilations):
   systems.run(row, SETTINGS[-1], systems.REQUESTS[:4])
   systems.plain(SAMPLED)
-  others = [generate.Request(n, [n] * (1 + 3 * n)) for n in range(5)]
+  others = [request_lib.Request(n, [n] * (1 + 3 * n)) for n in range(5)]
   calls = (
     (GREEDY, others),
     (SAMPLED, others[::-1]),
@@ -175,17 +175,9 @@ def test_nothing_recompiles(row, compilations):
     (SETTINGS[2], systems.REQUESTS[:1]),
   )
   for settings, requests in calls:
-    parameters = row.drafter_params(settings)
+    session = systems.session(row, settings)
     before = compilations()
-    generate.generate(
-      row.engine(),
-      systems.verifier(row.scan_layers)[1],
-      parameters,
-      requests,
-      settings,
-      4,
-      (systems.BUCKET,),
-    )
+    session.decode(requests)
     assert compilations() == before, settings
 
 
@@ -206,7 +198,7 @@ def test_noise_is_keyed_by_the_request_not_by_its_row(kind):
     assert systems.tokens(got) == [wanted[i] for i in order]
   # Negative controls: another number, another seed.
   prompt = systems.REQUESTS[3].prompt
-  other = systems.run(row, SAMPLED, [generate.Request(77, prompt)])
+  other = systems.run(row, SAMPLED, [request_lib.Request(77, prompt)])
   assert systems.tokens(other) != [wanted[3]]
   seed = dataclasses.replace(SAMPLED, seed=99)
   other = systems.run(row, seed, [systems.REQUESTS[3]])
@@ -215,7 +207,7 @@ def test_noise_is_keyed_by_the_request_not_by_its_row(kind):
 
 def test_greedy_decoding_draws_no_noise():
   prompt = systems.REQUESTS[3].prompt
-  requests = [generate.Request(77, prompt), systems.REQUESTS[3]]
+  requests = [request_lib.Request(77, prompt), systems.REQUESTS[3]]
   settings = dataclasses.replace(GREEDY, seed=99, top_k=5, top_p=0.5)
   got = systems.tokens(systems.run(Row('ar'), settings, requests))
   assert got == [systems.plain(GREEDY)[3]] * 2
@@ -229,15 +221,8 @@ def test_scanned_layers_are_the_unrolled_ones():
 
 def test_a_state_is_donated():
   row = Row('ar')
-  state = generate.start(
-    row.engine(),
-    systems.verifier()[1],
-    (),
-    systems.REQUESTS[:4],
-    GREEDY,
-    4,
-    (systems.BUCKET,),
-  )
+  session = systems.session(row, GREEDY)
+  state = session.start(systems.REQUESTS[:4])
   cache = jax.tree.leaves(state.cache)
-  row.engine().decode(systems.verifier()[1], (), state, np.int32(1))
+  session.engine.decode(session.params, (), state, np.int32(1))
   assert all(array.is_deleted() for array in cache)

@@ -15,17 +15,19 @@ import pytest
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters.autoregressive import network as causal_network
 from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
-from specdiff_jax.models import transformer
 from specdiff_jax.models import views
+from specdiff_jax.verifiers import causal
 
 GAMMA = 3
 LLAMA = systems.config()
@@ -63,17 +65,21 @@ def verifier(name):
 def decoded(name, drafter, rule=accept.SampleAndMatch()):
   """Returns sampled completions."""
   config = VERIFIERS[name]
-  return generate.generate(
-    engine_lib.Engine(networks.network(config), drafter, rule, systems.NEW),
+  return session_lib.Session(
+    engine_lib.Engine(
+      causal.CausalVerifier(networks.network(config)),
+      drafter,
+      rule,
+      systems.NEW,
+    ),
     verifier(name),
     (),
-    systems.REQUESTS[:4],
     dataclasses.replace(
-      generate.Settings(max_new_tokens=systems.NEW), temperature=0.9, seed=3
+      request_lib.Settings(max_new_tokens=systems.NEW), temperature=0.9, seed=3
     ),
     4,
     (systems.BUCKET,),
-  )
+  ).decode(systems.REQUESTS[:4])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def text_of(name, length=9):
     tokens,
     jnp.arange(length)[None],
     views.causal_mask(jnp.array([length]), length),
-    transformer.empty_cache(config, 1, length, 'float32'),
+    cache_lib.empty(config, 1, length, 'float32'),
     jnp.zeros(1, jnp.int32),
     (0, 1),
   )

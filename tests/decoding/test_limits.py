@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 
 Row = systems.Row
-GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 RIGHT = np.zeros((7, systems.GAMMA + 1), int)  # drafts without an error
 KINDS = ('ar', 'lookup', 'shared_noise', 'scripted', 'tree', 'garbage')
@@ -107,7 +107,9 @@ def test_bounded_calls_stream_what_one_call_gives(kind, cycles):
 
   got = systems.run(row, SAMPLED, cycles_per_call=cycles, on_tokens=on_tokens)
   whole = systems.run(row, SAMPLED)
-  silent = systems.run(row, SAMPLED, cycles_per_call=cycles)
+  silent = systems.run(
+    row, SAMPLED, cycles_per_call=cycles, on_tokens=lambda *_: False
+  )
   assert systems.tokens(got) == systems.tokens(whole) == systems.plain(SAMPLED)
   assert systems.tokens(silent) == systems.tokens(whole)
   assert seen == {c.number: c.tokens.tolist() for c in whole}
@@ -133,15 +135,7 @@ def test_a_caller_stops_a_row_and_no_other():
 
 
 def start(row, settings, requests):
-  return generate.start(
-    row.engine(),
-    systems.verifier()[1],
-    row.drafter_params(settings),
-    requests,
-    settings,
-    4,
-    (systems.BUCKET,),
-  )
+  return systems.session(row, settings).start(requests)
 
 
 def decode(row, settings, state, cycles=1000):
@@ -205,7 +199,7 @@ def test_a_row_that_is_done_changes_nothing(kind):
   ],
 )
 def test_what_does_not_fit_is_an_input_error(settings, prompt, message):
-  request = generate.Request(8, prompt)
+  request = request_lib.Request(8, prompt)
   with pytest.raises(errors.InputError, match=message):
     systems.run(Row('ar'), settings, [request])
 
@@ -224,4 +218,4 @@ def test_what_does_not_fit_is_an_input_error(settings, prompt, message):
 )
 def test_settings_out_of_range_are_input_errors(field, value):
   with pytest.raises(errors.InputError, match=field):
-    generate.Settings(**{field: value})
+    request_lib.Settings(**{field: value})

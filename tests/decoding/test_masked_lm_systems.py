@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
-from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
-from specdiff_jax.decoding.rules import accept
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.masked_lm import drafter as masked_lm
 from specdiff_jax.drafters.masked_lm import model as model_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 
-GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 REQUEST = systems.REQUESTS[3]
 
@@ -60,13 +58,14 @@ def decode(model, params, settings, requests, mode='argmax', batch=4):
   drafter = masked_lm.MaskedLMDrafter(
     model, systems.GAMMA, strategies.Chain(mode=mode)
   )
-  network, verifier = systems.verifier()
-  engine = engine_lib.Engine(
-    network, drafter, accept.SampleAndMatch(), systems.NEW
+  one = systems.session(
+    systems.Row('ar'),
+    settings,
+    batch,
+    engine=systems.engine_of(drafter),
+    drafter_params=params,
   )
-  got = generate.generate(
-    engine, verifier, params, requests, settings, batch, (systems.BUCKET,)
-  )
+  got = one.decode(requests)
   plain = systems.plain(settings)
   assert systems.tokens(got) == [plain[r.number] for r in requests]
   return got

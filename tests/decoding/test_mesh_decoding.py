@@ -41,7 +41,7 @@ PROGRAM = """
       requests = decoding.requests(config, checkpoint, texts)
       system.warm_up(requests)
       compiled.clear()
-      tokens = [made.tokens.tolist() for made in system(requests)]
+      tokens = [made.tokens.tolist() for made in system.decode(requests)]
       recompiled = len(compiled)
       state = system.engine.pinned(system.start(requests))
       weights = checkpoint.params['layer_0']['query']

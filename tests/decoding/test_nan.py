@@ -9,9 +9,9 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import commit
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 
-GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 KINDS = ('ar', 'lookup', 'shared_noise')
 
@@ -28,11 +28,10 @@ def run(kind, params, requests, batch, settings=SAMPLED):
   """Returns the error's text and the completions that were handed over."""
   row, done = systems.Row(kind), {}
   with pytest.raises(errors.InputError) as error:
-    generate.generate(
-        row.engine(), params, row.drafter_params(settings), requests, settings,
-        batch, (systems.BUCKET,),
-        on_done=lambda request, c: done.update({request.number: c.tokens}),
-    )  # fmt: skip
+    systems.session(row, settings, batch, params=params).decode(
+      requests,
+      on_done=lambda request, c: done.update({request.number: c.tokens}),
+    )
   return str(error.value), done
 
 
@@ -52,7 +51,7 @@ def test_the_cycle_of_the_first_nan_is_named_and_earlier_rows_are_kept():
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_prefill_is_cycle_0(kind):
-  good, bad = systems.REQUESTS[0], generate.Request(5, [58, 60, 59])
+  good, bad = systems.REQUESTS[0], request_lib.Request(5, [58, 60, 59])
   token = next(t for t in (58, 60, 59) if t not in {*good.prompt, *text(0)})
   for batch in (1, 4):
     message, done = run(kind, poisoned(token), [good, bad], batch)
@@ -72,10 +71,8 @@ def test_weights_that_are_all_nan(kind):
 def test_the_stopped_row_keeps_what_it_had_and_gets_nothing_more():
   row = systems.Row('ar')
   params = poisoned(text(1)[6])
-  state = generate.start(
-      row.engine(), params, (), systems.REQUESTS[:2], SAMPLED, 2,
-      (systems.BUCKET,),
-  )  # fmt: skip
+  session = systems.session(row, SAMPLED, 2, params=params)
+  state = session.start(systems.REQUESTS[:2])
   state = row.engine().decode(params, (), state, np.int32(100))
   bad = state.stats.bad.tolist()
   first = text(1).index(text(1)[6])

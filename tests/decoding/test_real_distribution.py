@@ -100,8 +100,8 @@ def law(parts):
 
 def after(one, state, tree):
   """Returns the law [M, V] after each slot of a tree."""
-  logits = jax.jit(lambda *args: one.engine.verify(*args)[0])(
-    one.params, state, tree
+  logits, _, _ = jax.jit(one.engine.verifier.score, static_argnums=4)(
+    one.params, state.cache, tree, state.length, ()
   )
   return softmax(logits[0])
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import generate
-from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 
 
 def test_ids_of_one_crc32_have_numbers_of_their_own():
@@ -13,35 +13,33 @@ def test_ids_of_one_crc32_have_numbers_of_their_own():
 
   one, other = 'plumless', 'buckeroo'  # the classic pair
   assert zlib.crc32(one.encode()) == zlib.crc32(other.encode())
-  numbers = [system_lib.request(name, [1]).number for name in (one, other)]
+  numbers = [request_lib.named(name, [1]).number for name in (one, other)]
   assert numbers[0] != numbers[1]
   assert all(0 <= number < 2**64 for number in numbers)
   assert max(numbers) >= 2**32  # both halves are used
-  again = system_lib.request(one, [2, 3])
+  again = request_lib.named(one, [2, 3])
   assert again.number == numbers[0] and again.id == one
-  assert system_lib.request('\ud800', [1]).number != numbers[0]
+  assert request_lib.named('\ud800', [1]).number != numbers[0]
 
 
 @pytest.mark.parametrize('number', [-1, 2**64])
 def test_numbers_have_64_bits(number):
   with pytest.raises(errors.InputError, match=str(number)):
-    generate.Request(number, [1])
+    request_lib.Request(number, [1])
 
 
 def test_two_requests_of_one_id_are_refused():
   """The check comes before anything of the system is used."""
-  system = system_lib.System(
-      name='none', engine=None, params=None, drafter_params=None,
-      settings=generate.Settings(), batch=1, buckets=(8,), cycles_per_call=1,
-      stop=(), decode_text=str, settled_text=str, size={},
-  )  # fmt: skip
-  one = system_lib.request('mine', [1])
-  for twice in ([one, one], [one, system_lib.request('mine', [2])]):
+  system = session_lib.Session(
+    None, None, None, request_lib.Settings(), 1, (8,)
+  )
+  one = request_lib.named('mine', [1])
+  for twice in ([one, one], [one, request_lib.named('mine', [2])]):
     with pytest.raises(errors.InputError, match="2 requests.*'mine'"):
-      system(twice)
+      system.decode(twice)
   with pytest.raises(errors.InputError, match='2 requests.*7'):
-    system([generate.Request(7, [1]), generate.Request(7, [1])])
-  assert system([]) == []
+    system.decode([request_lib.Request(7, [1]), request_lib.Request(7, [1])])
+  assert system.decode([]) == []
 
 
 BAD = {
@@ -74,9 +72,9 @@ GOOD = {
 def test_settings_that_would_become_others_are_refused(name):
   for value in BAD[name]:
     with pytest.raises(errors.InputError, match=f'{name}=.*it has to be'):
-      generate.Settings(**{name: value})
+      request_lib.Settings(**{name: value})
   for value in GOOD[name]:
-    assert getattr(generate.Settings(**{name: value}), name) == value
+    assert getattr(request_lib.Settings(**{name: value}), name) == value
 
 
 def test_what_is_taken_stays_what_it_is_on_the_device():

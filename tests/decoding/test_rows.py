@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import rows as rows_lib
-from specdiff_jax.models import transformer
+from specdiff_jax.decoding import session as session_lib
 
 Row = systems.Row
-GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 BUCKETS = (4, systems.BUCKET)
 STEP = 12  # of caches that grow: from 28 slots to 40 and 47
@@ -27,27 +27,23 @@ def uneven():
   return dataclasses.replace(SAMPLED, end_ids=ends)
 
 
+def session(row, settings=SAMPLED, batch=3, step=0, **options):
+  engine = dataclasses.replace(row.engine(), cache_step=step)
+  return systems.session(row, settings, batch, engine=engine, **options)
+
+
 def run(row, settings, requests=systems.REQUESTS, batch=3, step=0, **options):
-  options = {'buckets': (systems.BUCKET,)} | options
-  return generate.generate(
-    dataclasses.replace(row.engine(), cache_step=step),
-    systems.verifier(row.scan_layers)[1],
-    row.drafter_params(settings),
-    requests,
-    settings,
-    batch,
-    **options,
-  )
-
-
-def parts(row, settings=SAMPLED):
-  verifier = systems.verifier(row.scan_layers)[1]
-  return row.engine(), verifier, row.drafter_params(settings)
+  fields = {
+    name: options.pop(name)
+    for name in ('buckets', 'cycles_per_call')
+    if name in options
+  }
+  one = session(row, settings, batch, step, **fields)
+  return one.decode(requests, **options)
 
 
 def prefilled(row, requests, batch):
-  bucket = (systems.BUCKET,)
-  return generate.start(*parts(row), requests, SAMPLED, batch, bucket)
+  return session(row, batch=batch).start(requests)
 
 
 @pytest.fixture
@@ -151,15 +147,15 @@ def test_rows_without_a_request_are_done():
 
 def test_a_bucket_is_of_the_requests_own_length(monkeypatch):
   """Whatever the neighbours; and results come in the order of requests."""
-  rooms, real = {}, generate.start
+  rooms, real = {}, session_lib.Session.start
 
-  def start(engine, params, drafter, requests, *rest):
-    state = real(engine, params, drafter, requests, *rest)
+  def start(self, requests, rows):
+    state = real(self, requests, rows)
     [request] = requests
     rooms[request.number] = state.tokens.shape[1] - systems.NEW
     return state
 
-  monkeypatch.setattr(generate, 'start', start)
+  monkeypatch.setattr(session_lib.Session, 'start', start)
   mixed = [systems.REQUESTS[i] for i in (4, 0, 5, 1, 3, 2)]
   got = run(Row('ar'), SAMPLED, mixed, buckets=BUCKETS)
   assert [c.number for c in got] == [4, 0, 5, 1, 3, 2]
@@ -196,8 +192,8 @@ def test_a_row_that_the_caller_stops_is_refilled(refills):
 
 
 def test_refills_count_as_prefill(monkeypatch):
-  clock, now = generate.Clock(), [0.0]
-  monkeypatch.setattr(generate.time, 'perf_counter', lambda: now[0])
+  clock, now = request_lib.Clock(), [0.0]
+  monkeypatch.setattr(request_lib.time, 'perf_counter', lambda: now[0])
 
   def slow(method, seconds):
     real = getattr(rows_lib.Rows, method)
@@ -231,7 +227,7 @@ def test_growing_caches_change_no_token(row, monkeypatch):
     return real(*args)
 
   monkeypatch.setattr(rows_lib, 'grow', grow)
-  long = generate.Request(6, list(range(systems.BUCKET)))
+  long = request_lib.Request(6, list(range(systems.BUCKET)))
   for settings in (SAMPLED, GREEDY):
     requests = systems.REQUESTS[2:] + (long,)
     wanted = systems.tokens(run(row, settings, requests))
@@ -264,26 +260,26 @@ def test_a_cache_that_grows_wrongly_is_noticed(monkeypatch):
 def test_no_live_row_writes_past_its_cache():
   """The loop stops before it; the state is as it was a cycle earlier."""
   row = Row('tree')
-  engine, params, drafter = parts(row)
-  engine = dataclasses.replace(engine, cache_step=STEP)
-  requests, bucket = systems.REQUESTS[2:5], (systems.BUCKET,)
-  state = generate.start(engine, params, drafter, requests, SAMPLED, 3, bucket)
-  room, tree = transformer.cache_slots(state.cache), systems.GAMMA + 1
+  one = session(row, step=STEP)
+  state = one.start(systems.REQUESTS[2:5])
+  room, tree = state.cache.slots, systems.GAMMA + 1
   assert room == 28
   while True:
     before = np.asarray(state.length)
     assert (before - 1 + tree <= room).all()
-    state = engine.decode(params, drafter, state, np.int32(1))
+    state = one.engine.decode(
+      one.params, one.drafter_params, state, np.int32(1)
+    )
     assert not state.done.any()
     if (state.length - 1 + tree > room).any():
       break
   length = np.asarray(state.length)
-  state = engine.decode(params, drafter, state, np.int32(9))
+  state = one.engine.decode(one.params, one.drafter_params, state, np.int32(9))
   np.testing.assert_array_equal(state.length, length)
 
 
 MIXED = tuple(
-  generate.Request(n, [1 + n % 50] * (1 + n * 5 % systems.BUCKET))
+  request_lib.Request(n, [1 + n % 50] * (1 + n * 5 % systems.BUCKET))
   for n in range(24)
 )
 
@@ -291,17 +287,14 @@ MIXED = tuple(
 @pytest.mark.parametrize('group', [1, 2])
 def test_nothing_recompiles_after_warming_up(group, compilations, monkeypatch):
   monkeypatch.setattr(rows_lib, 'group_of', lambda batch: group)
-  engine, params, drafter = parts(Row('tree'))
-  engine = dataclasses.replace(engine, cache_step=STEP)
-  generate.warm_up(engine, params, drafter, MIXED[:8], GREEDY, 3, BUCKETS)
+  one = session(Row('tree'), GREEDY, step=STEP, buckets=BUCKETS)
+  one.warm_up(MIXED[:8])
   before = compilations()
   for temperature, limit, some in ((0.0, 24, 24), (0.9, 9, 11), (1.4, 1, 2)):
     settings = dataclasses.replace(
       GREEDY, temperature=temperature, top_k=5, seed=7, max_new_tokens=limit
     )
-    got = generate.generate(
-      engine, params, drafter, MIXED[:some], settings, 3, BUCKETS
-    )
+    got = dataclasses.replace(one, settings=settings).decode(MIXED[:some])
     assert len(got) == some
   assert compilations() == before
 
@@ -348,8 +341,9 @@ def to_the_host(function, *args):
 
 @pytest.mark.parametrize('kind', ['shared_noise', 'tree'])
 def test_the_loop_never_calls_the_host(kind):
-  engine, params, drafter = parts(Row(kind))
-  state = prefilled(Row(kind), systems.REQUESTS[:3], 3)
+  one = session(Row(kind))
+  engine, params, drafter = one.engine, one.params, one.drafter_params
+  state = one.start(systems.REQUESTS[:3])
 
   def decode(params, drafter, state):
     return engine.decode(params, drafter, state, np.int32(9), np.int32(1))

@@ -7,14 +7,14 @@ import numpy as np
 
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters.autoregressive import training as causal_training
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import objective
 
-GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 
 
 def source():

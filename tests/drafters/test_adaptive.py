@@ -10,8 +10,7 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
-from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.decoding.rules import block_verification
 from specdiff_jax.decoding.rules import rejection
@@ -20,7 +19,7 @@ from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.diffusion import drafter as diffusion
 
-GREEDY = generate.Settings(max_new_tokens=systems.NEW)
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
 
 
@@ -34,20 +33,18 @@ DRAFTER = controller.Adaptive(arms(), none.NoDraft(1))
 PARAMS = controller.uncalibrated(DRAFTER, systems.diffusion_params()[1])
 
 
-def run(params, settings, batch=4):
-  network, verifier = systems.verifier()
-  engine = engine_lib.Engine(
-    network, DRAFTER, accept.SampleAndMatch(), systems.NEW
-  )
-  return generate.generate(
-    engine,
-    verifier,
-    params,
-    systems.REQUESTS,
+def session(params, settings, batch=4):
+  return systems.session(
+    systems.Row('ar'),
     settings,
     batch,
-    (systems.BUCKET,),
+    engine=systems.engine_of(DRAFTER),
+    drafter_params=params,
   )
+
+
+def run(params, settings, batch=4):
+  return session(params, settings, batch).decode(systems.REQUESTS)
 
 
 @pytest.mark.parametrize('settings', [GREEDY, SAMPLED], ids=['T0', 'T1'])
@@ -70,7 +67,6 @@ def state(cond, batch=1):
   shape = (batch, 3, 6)
   return controller.AdaptiveState(
     arms=(),
-    arm=jnp.zeros(batch, jnp.int32),
     reached=jnp.full(shape, 10.0),
     accepted=jnp.broadcast_to(10.0 * jnp.asarray(cond), shape),
     quiet=jnp.zeros(batch, jnp.int32),
@@ -141,7 +137,7 @@ def test_a_quiet_row_tries_again_and_waits_longer():
     max_depth, chain, features = 2, True, ()
     buckets, proposal = (3,), 'deterministic'
 
-    def observe(self, params, state, context, verdict, features):
+    def observe(self, params, state, context, verdict, features, slots):
       return state
 
   one = controller.Adaptive((Silent(),), none.NoDraft(1))
@@ -150,38 +146,22 @@ def test_a_quiet_row_tries_again_and_waits_longer():
     reached=jnp.full((1, 1, 2), 10.0),
     accepted=jnp.full((1, 1, 2), 5.0),
     quiet=quiet,
-    arm=jnp.array([1]),
   )
-  failed = one.observe(params, before, None, verdict(0), None)
+  failed = one.observe(params, before, None, verdict(0), None, 3)
   assert (int(failed.wait[0]), int(failed.quiet[0])) == (64, 0)
   np.testing.assert_allclose(failed.reached[0, 0], [10.7, 10.0])
   np.testing.assert_allclose(failed.accepted[0, 0], [4.85, 5.0])
-  passed = one.observe(params, before, None, verdict(2), None)
+  passed = one.observe(params, before, None, verdict(2), None, 3)
   assert int(passed.wait[0]) == 32
   np.testing.assert_allclose(passed.accepted[0, 0], [5.85, 5.85])
-  plain = one.observe(
-    params, before.replace(arm=jnp.array([0])), None, verdict(0), None
-  )
+  plain = one.observe(params, before, None, verdict(0), None, 1)
   assert int(plain.quiet[0]) == 32
   np.testing.assert_array_equal(plain.accepted, before.accepted)
 
 
 def test_calibration_measures_costs_and_acceptance():
-  network, verifier = systems.verifier()
-  engine = engine_lib.Engine(
-    network, DRAFTER, accept.SampleAndMatch(), systems.NEW
-  )
-  requests = systems.REQUESTS[:2]
-
-  def start():
-    return generate.start(
-      engine, verifier, PARAMS, requests, SAMPLED, 2, (systems.BUCKET,)
-    )
-
-  def decode(params, state, cycles):
-    return engine.decode(verifier, params, state, np.int32(cycles))
-
-  found = controller.calibrate(DRAFTER, PARAMS, start, decode, 2, 2)
+  one = session(PARAMS, SAMPLED, 2)
+  found = one.calibrated(systems.REQUESTS[:2], 2, 2).drafter_params
   assert found.cost[0] == 1 and (np.asarray(found.cost) > 0).all()
   assert ((found.cond >= 0) & (found.cond <= 1)).all()
   assert not np.allclose(found.cond[2], PARAMS.cond[2])  # it saw something

@@ -12,7 +12,10 @@ from specdiff_jax.drafters import family
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters.diffusion import drafter as diffusion
 from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import transformer
+from specdiff_jax.verifiers import causal
 
 # Slot 2 is the surest, then 0, 3 and 1, by their most likely token; by
 # entropy 0 goes before 2.
@@ -47,13 +50,20 @@ class Recorder:
     )
 
 
-def pick(marginals):
-  return jnp.argmax(marginals.logits, axis=-1)
+def denoised(one, run):
+  """Returns the final marginals of passes that take each slot's argmax."""
+  marginals = revealed = None
+  for step in range(one.steps):
+    if step:
+      choice = jnp.argmax(marginals.logits, axis=-1)
+      revealed = one.reveal(step, marginals, choice, revealed)
+    marginals = run(*(revealed or (None, None)))
+  return one.settled(marginals, revealed)
 
 
 def test_one_step_is_one_pass():
   run = Recorder()
-  final = denoising.Denoising()(run, pick)
+  final = denoised(denoising.Denoising(), run)
   assert run.calls == [None]
   np.testing.assert_allclose(np.exp(final.logits[0]), LAWS, atol=1e-6)
 
@@ -63,7 +73,7 @@ def test_one_step_is_one_pass():
 )
 def test_the_surest_slots_are_decided_first(order, first):
   run = Recorder()
-  final = denoising.Denoising(steps=4, order=order)(run, pick)
+  final = denoised(denoising.Denoising(steps=4, order=order), run)
   shown = [call[0][0] for call in run.calls[1:]]
   assert [mask.sum() for mask in shown] == [1, 2, 3]
   assert shown[0][first[0]] and shown[1][first[1]]
@@ -80,13 +90,13 @@ def test_the_surest_slots_are_decided_first(order, first):
 
 def test_remasking_changes_what_was_decided():
   run = Recorder()
-  final = denoising.Denoising(steps=3, remask=True)(run, pick)
+  final = denoised(denoising.Denoising(steps=3, remask=True), run)
   (_, first), (_, second) = run.calls[1:]
   assert (first != second).all()
   assert np.isfinite(final.logits).all()  # no point masses
   # Negative control: without it the decided ones stay.
   run = Recorder()
-  denoising.Denoising(steps=3)(run, pick)
+  denoised(denoising.Denoising(steps=3), run)
   (decided, first), (_, second) = run.calls[1:]
   np.testing.assert_array_equal(first[decided], second[decided])
 
@@ -122,12 +132,13 @@ def drafter():
   )
   head = rng.standard_normal((50, 16)).astype(np.float32)
   params = family.DrafterParams(network, jnp.arange(50), jnp.asarray(head))
-  cache = ((jnp.zeros((BATCH, 1, SIZE, 8)),) * 2,)
+  cache = cache_lib.Cache(((jnp.zeros((BATCH, 1, SIZE, 8)),) * 2,))
   context = types.Context(
     jnp.asarray(rng.integers(0, 50, (BATCH, SIZE))),
     jnp.array([20, 12]),
-    {'embed': jnp.asarray(rng.standard_normal((50, 16)))},
     cache,
+    {'embed': jnp.asarray(rng.standard_normal((50, 16)))},
+    causal.CausalVerifier(transformer.Transformer(verifier)),
   )
   sampling = types.Sampling(
     jnp.zeros(BATCH), jnp.zeros(BATCH, jnp.int32), jnp.ones(BATCH)

@@ -14,11 +14,29 @@ from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.diffusion import drafter as diffusion
 from specdiff_jax.drafters.diffusion import network as drafter_network
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import transformer
+from specdiff_jax.verifiers import causal
 
 TOKENS = jnp.array([[5, 6, 7, 5, 6, 0, 0, 0], [1, 2, 3, 0, 0, 0, 0, 0]])
-CACHE = jnp.zeros((2, 1, 16, 8))  # only its size matters here
-CONTEXT = types.Context(TOKENS, jnp.array([5, 3]), {}, CACHE)
+CACHE = cache_lib.Cache(((jnp.zeros((2, 1, 16, 8)),) * 2,))
+VERIFIER = config_lib.TransformerConfig(
+  vocab_size=50,
+  width=16,
+  layers=2,
+  heads=2,
+  kv_heads=1,
+  head_dim=8,
+  mlp_width=24,
+)
+CONTEXT = types.Context(
+  TOKENS,
+  jnp.array([5, 3]),
+  CACHE,  # only its size matters here
+  {},
+  causal.CausalVerifier(transformer.Transformer(VERIFIER)),
+)
 
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -50,15 +68,6 @@ def test_lookup_copies_and_says_where_it_cannot():
 @pytest.fixture(scope='module')
 def drafts():
   """Returns mode, temperature, seed -> (tree, ids) of a random drafter."""
-  verifier = config_lib.TransformerConfig(
-    vocab_size=50,
-    width=16,
-    layers=2,
-    heads=2,
-    kv_heads=1,
-    head_dim=8,
-    mlp_width=24,
-  )
   config = drafter_network.DrafterConfig(
     gamma=6,
     layers=1,
@@ -66,7 +75,7 @@ def drafts():
     trunk=8,
     vocab=20,
     ngram=0,
-    verifier=verifier,
+    verifier=VERIFIER,
   )
   ids = np.random.default_rng(0).permutation(50)[:20]
   head = np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32)
@@ -75,7 +84,7 @@ def drafts():
   network['stream'] = 0.02 * network['stream']  # flat laws
   params = family.DrafterParams(network, jnp.asarray(ids), jnp.asarray(head))
   features = jnp.ones((2, 8, 1, 16))
-  context = CONTEXT.replace(verifier={'embed': embed})
+  context = CONTEXT.replace(params={'embed': embed})
 
   def draft(mode, temperature, seed=0, gamma=5):
     drafter = diffusion.MaskedDiffusion(

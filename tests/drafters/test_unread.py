@@ -10,6 +10,7 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import unread
 from specdiff_jax.drafters.diffusion import drafter as diffusion
+from specdiff_jax.models import cache as cache_lib
 
 ROOM, SLOTS = 24, 48
 COUNTS = np.array([0, 3, 17, 20])  # plain cycles of each row
@@ -29,9 +30,9 @@ def features_of(drafter, size, seed):
 
 
 def context(length):
-  cache = jnp.zeros((len(COUNTS), 1, SLOTS, 1))
+  cache = cache_lib.Cache(((jnp.zeros((len(COUNTS), 1, SLOTS, 1)),) * 2,))
   tokens = jnp.zeros((len(COUNTS), SLOTS), jnp.int32)
-  return types.Context(tokens, jnp.asarray(length), None, [(cache, cache)])
+  return types.Context(tokens, jnp.asarray(length), cache, None, None)
 
 
 def read_at_once(drafter, params, state, features):
@@ -40,7 +41,7 @@ def read_at_once(drafter, params, state, features):
     old = state
     verdict = types.Verdict(*jnp.zeros((3, len(COUNTS)), jnp.int32))
     state = drafter.observe(
-      params, old, context(FIRST + cycle), verdict, features[:, cycle, None]
+      params, old, context(FIRST + cycle), verdict, features[:, cycle, None], 1
     )
     going = cycle < COUNTS
 
@@ -58,11 +59,8 @@ def read_late(drafter, params, state, prompt, features, size):
     kept = unread.keep(buffer, features[:, cycle], count)
     buffer = jnp.where((cycle < COUNTS)[:, None, None, None], kept, buffer)
 
-  def observe(*arguments):
-    return drafter.observe(params, *arguments)
-
-  now = context(FIRST + COUNTS)
-  return unread.read(observe, state, now, buffer, jnp.asarray(COUNTS), size)
+  now, count = context(FIRST + COUNTS), jnp.asarray(COUNTS)
+  return unread.read(drafter, params, state, now, buffer, count, size)
 
 
 def seen(state):
@@ -101,9 +99,12 @@ def test_nothing_unread_is_no_work(drafter):
   buffer = unread.empty(prompt, jnp.asarray(FIRST), ROOM)
   none = jnp.zeros(len(COUNTS), jnp.int32)
 
-  def observe(*_):
-    return jax.tree.map(lambda x: x * jnp.nan, state)
+  class Spoiling:
+    def observe(self, *_):
+      return jax.tree.map(lambda x: x * jnp.nan, state)
 
-  found = unread.read(observe, state, context(FIRST), buffer, none, 5)
+  found = unread.read(
+    Spoiling(), params, state, context(FIRST), buffer, none, 5
+  )
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
     np.testing.assert_array_equal(a, b)

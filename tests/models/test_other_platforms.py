@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specdiff_jax.models import cache
 from specdiff_jax.models import layers
 
 CACHE = (3, 2, 16, 4)
@@ -43,7 +44,7 @@ def test_only_a_cpu_doubles_a_single_row():
 @pytest.mark.parametrize(
   'function, args',
   [
-    (layers.write_rows, (draw(*CACHE), draw(3, 2, 5, 4), jnp.arange(3))),
+    (cache.write_rows, (draw(*CACHE), draw(3, 2, 5, 4), jnp.arange(3))),
     (layers.lookup, (draw(7, 4), jnp.arange(3))),
   ],
 )

@@ -15,10 +15,12 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import none
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
+from specdiff_jax.verifiers import causal
 
 SLOTS = 24  # of the cache
 
@@ -82,7 +84,7 @@ def full(config, params, tokens, features=None):
 def prefill(config, params, tokens, length, features=()):
   """Fills a cache with prompts of uneven lengths."""
   rows, bucket = tokens.shape
-  cache = transformer.empty_cache(config, rows, SLOTS, jnp.float32)
+  cache = cache_lib.empty(config, rows, SLOTS, jnp.float32)
   mask = views.causal_mask(jnp.asarray(length), bucket)
   mask = jnp.pad(mask, ((0, 0), (0, 0), (0, SLOTS - bucket)))
   positions = jnp.broadcast_to(jnp.arange(bucket), tokens.shape)
@@ -280,11 +282,12 @@ def widened(text):
 def compiled_decode(slots):
   """Returns the HLO of bf16 decoding of one row by trees of `slots`."""
   engine = engine_lib.Engine(
-    transformer.Transformer(WIDE, jnp.bfloat16),
+    causal.CausalVerifier(
+      transformer.Transformer(WIDE, jnp.bfloat16), 'bfloat16'
+    ),
     none.NoDraft(slots),
     accept.SampleAndMatch(),
     24,
-    'bfloat16',
   )
 
   def leaf(*shape, dtype='int32'):
@@ -303,8 +306,7 @@ def compiled_decode(slots):
     engine.prefill,
     params,
     (),
-    leaf(1, 16),
-    leaf(1),
+    types.Prompt(leaf(1, 16), leaf(1)),
     leaf(1),
     leaf(1),
     law,
@@ -363,7 +365,7 @@ def test_rows_are_looked_up_and_written_bit_by_bit(dtype):
     wanted = np.array(cache)
     for row in range(rows):
       wanted[row, :, start[row] : start[row] + 3] = new[row]
-    got = layers_lib.write_rows(cache, jnp.asarray(new), jnp.asarray(start))
+    got = cache_lib.write_rows(cache, jnp.asarray(new), jnp.asarray(start))
     assert got.dtype == cache.dtype
     np.testing.assert_array_equal(got, wanted)
 

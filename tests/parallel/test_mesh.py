@@ -7,6 +7,7 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import tables
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
@@ -137,24 +138,18 @@ def test_biases_and_the_parts_of_a_drafter_are_split():
   }
 
 
-def test_a_state_of_decoding_is_split_by_rows_and_heads():
+def test_caches_are_split_by_rows_and_heads():
   shapes = {
-    'tokens': (4, 30),
-    'end_ids': (8,),
-    'cache/0': (3, 4, 8, 32, 16),
-    'drafter/context/1/0': (4, 8, 32, 16),
+    'layers/0': (3, 4, 8, 32, 16),
+    'drafter/context/layers/1/0': (4, 8, 32, 16),
     'drafter/last': (4, 2, 16),
-    'sampling/temperature': (4,),
-    'length': (3,),  # three rows do not go over two devices
+    'layers/0/1': (3, 8, 32, 16),  # three rows do not go over two devices
   }
-  assert specs(shapes, rules.DECODING, fake_mesh(2, 4)) == {
-    'tokens': P('data'),
-    'end_ids': P(),
-    'cache/0': P(None, 'data', 'model'),
-    'drafter/context/1/0': P('data', 'model'),
-    'drafter/last': P('data'),
-    'sampling/temperature': P('data'),
-    'length': P(None),
+  assert specs(shapes, cache_lib.SPLIT, fake_mesh(2, 4)) == {
+    'layers/0': P(None, 'data', 'model'),
+    'drafter/context/layers/1/0': P('data', 'model'),
+    'drafter/last': P(),
+    'layers/0/1': P(None, 'model'),
   }
 
 
@@ -168,7 +163,8 @@ def test_three_axes():
     'layer_0/query': P('model', None),
     'bias': P(),  # whole in every replica, as all params
   }
-  assert specs({'length': (8,)}, rules.DECODING, fake_mesh(2, 4, 2)) == {
+  by_row = (('', (rules.ROWS,)),)
+  assert specs({'length': (8,)}, by_row, fake_mesh(2, 4, 2)) == {
     'length': P(('replica', 'data')),
   }
 

@@ -17,7 +17,7 @@ import sys
 import ml_collections
 
 from specdiff_jax.cli import bench
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import systems as systems_lib
 
@@ -66,8 +66,8 @@ def main(argv):
   for _ in range(options.rounds or config.rounds):
     for request in requests:
       for name, system in systems.items():
-        clock = generate.Clock()
-        emitted[name] += system([request], clock=clock)[0].emitted
+        clock = request_lib.Clock()
+        emitted[name] += system.decode([request], clock=clock)[0].emitted
         seconds[name].append(clock.decode)
   speed = {name: emitted[name] / sum(seconds[name]) for name in systems}
 

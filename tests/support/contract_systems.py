@@ -18,7 +18,8 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import family
@@ -36,6 +37,7 @@ from specdiff_jax.drafters.masked_lm import model as masked_lm_model
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
+from specdiff_jax.verifiers import causal
 
 VOCAB, GAMMA, BUCKET, NEW = 61, 6, 16, 24
 
@@ -131,17 +133,16 @@ class Scripted:
     truth = params.truth[context.tokens[:, 0]]
     token = jnp.take_along_axis(truth, place, axis=1)
     token = (token + params.error[state % len(params.error)]) % VOCAB
-    last = jnp.take_along_axis(context.tokens, length - 1, axis=1)
     shape = token.shape
     tree = types.DraftTree(
-      token=token.at[:, :1].set(last),
+      token=token.at[:, 0].set(context.last),
       parent=jnp.broadcast_to(jnp.array(self.parents), shape),
       depth=jnp.broadcast_to(depth, shape),
       valid=jnp.ones(shape, bool),
     )
     return tree, state + 1
 
-  def observe(self, params, state, context, verdict, features):
+  def observe(self, params, state, context, verdict, features, slots):
     return state
 
 
@@ -159,14 +160,13 @@ class Garbage:
     return jnp.full(context.length.shape, jnp.nan)
 
   def draft(self, params, state, context, sampling, noise, slots):
-    rows = jnp.arange(context.length.shape[0])
-    last = context.tokens[rows, context.length - 1][:, None]
+    last = context.last[:, None]
     slot = jnp.arange(slots)
     token = (last * 7 + context.length[:, None] * 5 + slot * 13) % VOCAB
     token = token.at[:, 0].set(last[:, 0])
     return tree_lib.chain(token, token % 4 > 0), state
 
-  def observe(self, params, state, context, verdict, features):
+  def observe(self, params, state, context, verdict, features, slots):
     return state + features.sum((1, 2, 3))
 
 
@@ -322,7 +322,7 @@ class Row:
       return masked_lm.MaskedLMDrafter(model, *DIFFUSION[mode])
     if family == 'block':
       c, _ = block_params()
-      return block.Block(c, config(self.scan_layers), *DIFFUSION[mode])
+      return block.Block(c, *DIFFUSION[mode])
     if family == 'sps':
       c, _ = causal_params(self.scan_layers)
       return autoregressive.Autoregressive(c, GAMMA, CHAINS[mode])
@@ -340,8 +340,7 @@ class Row:
     }[self.kind]
 
   def engine(self) -> engine_lib.Engine:
-    network, _ = verifier(self.scan_layers)
-    return engine_lib.Engine(network, self.drafter(), self.rule, NEW)
+    return engine_of(self.drafter(), self.rule, self.scan_layers)
 
   def drafter_params(self, settings, error=None):
     if self.kind in DIFFUSION:
@@ -359,7 +358,7 @@ class Row:
 
 
 REQUESTS = tuple(
-  generate.Request(
+  request_lib.Request(
     number,
     [number]
     + np.random.default_rng(number)
@@ -370,7 +369,32 @@ REQUESTS = tuple(
 )
 
 
-def script(settings: generate.Settings):
+def engine_of(
+  drafter, rule=accept.SampleAndMatch(), scan_layers: bool = False, **options
+) -> engine_lib.Engine:
+  """Returns the engine of the verifier above and of a drafter."""
+  network, _ = verifier(scan_layers)
+  return engine_lib.Engine(
+    causal.CausalVerifier(network), drafter, rule, NEW, **options
+  )
+
+
+def session(
+  row: Row, settings: request_lib.Settings, batch: int = 4, error=None, **more
+) -> session_lib.Session:
+  """Returns a system of the table with its weights."""
+  fields = {
+    'engine': row.engine(),
+    'params': verifier(row.scan_layers)[1],
+    'drafter_params': row.drafter_params(settings, error),
+    'settings': settings,
+    'batch': batch,
+    'buckets': (BUCKET,),
+  }
+  return session_lib.Session(**(fields | more))
+
+
+def script(settings: request_lib.Settings):
   """Returns the texts [V, T] that plain decoding gives, by first token."""
   settings = dataclasses.replace(settings, max_new_tokens=NEW, end_ids=())
   text = np.zeros((VOCAB, BUCKET + NEW), np.int32)
@@ -381,30 +405,23 @@ def script(settings: generate.Settings):
 
 
 @functools.cache
-def plain(settings: generate.Settings) -> list[list[int]]:
+def plain(settings: request_lib.Settings) -> list[list[int]]:
   """Returns the completions of plain decoding."""
   return tokens(run(Row('ar'), settings))
 
 
 def run(
   row: Row,
-  settings: generate.Settings,
-  requests: Sequence[generate.Request] = REQUESTS,
+  settings: request_lib.Settings,
+  requests: Sequence[request_lib.Request] = REQUESTS,
   batch: int = 4,
   error=None,
+  cycles_per_call: int = 1,
   **options,
-) -> list[generate.Completion]:
+) -> list[request_lib.Completion]:
   """Decodes with a system of the table."""
-  return generate.generate(
-    row.engine(),
-    verifier(row.scan_layers)[1],
-    row.drafter_params(settings, error),
-    requests,
-    settings,
-    batch,
-    (BUCKET,),
-    **options,
-  )
+  one = session(row, settings, batch, error, cycles_per_call=cycles_per_call)
+  return one.decode(requests, **options)
 
 
 def tokens(completions) -> list[list[int]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.tools.bench import metrics
 from specdiff_jax.tools.bench import plots
 from specdiff_jax.tools.bench import report
@@ -16,7 +16,7 @@ SIZE = {'gamma': 3, 'drafts': 1, 'verify_tokens': 4}
 
 
 def completion(tokens, cycles, accepted):
-  return generate.Completion(
+  return request_lib.Completion(
     0, np.asarray(tokens), cycles, len(tokens) - 1, np.asarray(accepted)
   )
 

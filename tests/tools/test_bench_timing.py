@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.tools.bench import timing
 
 
@@ -14,7 +14,7 @@ def fake(name, log, tokens=(1, 2, 3)):
     clock.decode += 0.5
     clock.prefill += 0.25
     return [
-      generate.Completion(0, np.asarray(tokens), 2, 2, np.asarray([2]))
+      request_lib.Completion(0, np.asarray(tokens), 2, 2, np.asarray([2]))
       for _ in batch
     ]
 

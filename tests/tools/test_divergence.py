@@ -12,16 +12,18 @@ from specdiff_jax.checkpoints import presets
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
 from specdiff_jax.models import transformer
 from specdiff_jax.tools.exactness import divergence
 from specdiff_jax.tools.exactness import reading
+from specdiff_jax.verifiers import causal
 
-GREEDY = generate.Settings()
-SAMPLED = generate.Settings(temperature=0.5)
+GREEDY = request_lib.Settings()
+SAMPLED = request_lib.Settings(temperature=0.5)
 ZERO = np.zeros(4, np.float32)
 
 
@@ -56,10 +58,10 @@ def test_above_temperature_0_the_noise_decides():
 @pytest.mark.parametrize(
   'settings',
   [
-    generate.Settings(temperature=0.7),
-    generate.Settings(temperature=0.7, top_k=3),
-    generate.Settings(temperature=1.3, top_p=0.6),
-    generate.Settings(temperature=1.3, top_k=9, top_p=0.5),
+    request_lib.Settings(temperature=0.7),
+    request_lib.Settings(temperature=0.7, top_k=3),
+    request_lib.Settings(temperature=1.3, top_p=0.6),
+    request_lib.Settings(temperature=1.3, top_k=9, top_p=0.5),
   ],
 )
 def test_what_is_kept_is_what_the_law_keeps(settings):
@@ -88,7 +90,7 @@ def test_what_is_kept_is_what_the_law_keeps(settings):
 
 def test_a_token_at_the_edge_of_top_k_is_excused_by_the_noise_alone():
   row = logits(2.0, 1.0, 0.999, -3.0)
-  settings = generate.Settings(temperature=1.0, top_k=2)
+  settings = request_lib.Settings(temperature=1.0, top_k=2)
   noise = logits(0.0, 1.5, 5.0, 9.0)  # token 2 wins where it is kept
   assert divergence.margins(row, noise, [1, 2], settings, 0.01)[1] <= 0.01
   assert divergence.margins(row, noise, [1, 2], settings, 1e-4)[1] == math.inf
@@ -112,9 +114,9 @@ def test_broken_logits_excuse_nothing(bad):
 
 NEW, BUCKET, SLOTS = 12, 16, 4
 REQUESTS = [
-  generate.Request(7, [3, 1, 4, 1, 5]),
-  generate.Request(9, [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4]),
-  generate.Request(11, [5]),
+  request_lib.Request(7, [3, 1, 4, 1, 5]),
+  request_lib.Request(9, [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4]),
+  request_lib.Request(11, [5]),
 ]
 
 
@@ -125,11 +127,13 @@ def checkpoint(request):
 
 def engine(checkpoint, drafter):
   return engine_lib.Engine(
-    transformer.Transformer(checkpoint.config),
+    causal.CausalVerifier(
+      transformer.Transformer(checkpoint.config),
+      jax.tree.leaves(checkpoint.params)[0].dtype.name,
+    ),
     drafter,
     accept.SampleAndMatch(),
     NEW,
-    jax.tree.leaves(checkpoint.params)[0].dtype.name,
   )
 
 
@@ -141,15 +145,15 @@ def judge(checkpoint, plain=1, drafted=SLOTS, batch=2):
 
 
 def decode(checkpoint, drafter, settings, batch=2):
-  completions = generate.generate(
-      engine(checkpoint, drafter), checkpoint.params, (), REQUESTS, settings,
-      batch, (BUCKET,),
+  one = session_lib.Session(
+      engine(checkpoint, drafter), checkpoint.params, (), settings, batch,
+      (BUCKET,),
   )  # fmt: skip
-  return [completion.tokens.tolist() for completion in completions]
+  return [completion.tokens.tolist() for completion in one.decode(REQUESTS)]
 
 
 def law(temperature):
-  return generate.Settings(temperature, seed=5, max_new_tokens=NEW)
+  return request_lib.Settings(temperature, seed=5, max_new_tokens=NEW)
 
 
 @pytest.mark.parametrize('temperature', [0.0, 0.7])
@@ -160,7 +164,8 @@ def test_the_reading_is_that_of_the_decoding(checkpoint, temperature):
   one = judge(checkpoint)
   for place in (0, 1, 5, NEW - 1):
     noise, rows = one.read(REQUESTS, texts, [place] * 3)
-    assert 0 <= noise < (0.3 if one.engine.cache_dtype == 'bfloat16' else 1e-4)
+    rounds = one.engine.verifier.cache_dtype == 'bfloat16'
+    assert 0 <= noise < (0.3 if rounds else 1e-4)
     for request, text, row in zip(REQUESTS, texts, rows):
       pair = (text, text[:place] + [(text[place] + 1) % 320])
       found = one._judge(request, pair, place, row, settings, 0.0)

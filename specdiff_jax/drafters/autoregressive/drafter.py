@@ -13,10 +13,10 @@ so that after a fully accepted chain, whose last token was not read, nothing is
 missing: the next draft begins with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
-from typing import Any
 from typing import ClassVar
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -28,8 +28,8 @@ from specdiff_jax.core import types
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.autoregressive import network as causal_network
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import layers as layers_lib
-from specdiff_jax.models import transformer
 
 _CHUNK = 64  # prompt tokens that the drafter reads at once
 
@@ -41,14 +41,12 @@ class Autoregressive:
   Attributes:
     config: of the network.
     gamma: tokens of a draft.
-    strategy: how a law becomes a token.
-    cache_dtype: of its keys and values.
+    strategy: how a distribution becomes a token.
   """
 
   config: causal_network.CausalConfig
   gamma: int
   strategy: strategies.Chain = strategies.Chain()
-  cache_dtype: str = 'float32'
 
   chain: ClassVar[bool] = True
   features: ClassVar[tuple[int, ...]] = ()
@@ -69,9 +67,9 @@ class Autoregressive:
     """Reads the prompt, in as many chunks as the longest row has."""
     del features
     batch, buffer = context.tokens.shape
-    room = transformer.cache_slots(context.cache)
-    cache = transformer.empty_cache(
-      self.config.network, batch, room, self.cache_dtype
+    room = context.cache.slots
+    cache = cache_lib.empty(
+      self.config.network, batch, room, context.cache.dtype
     )
     size = min(_CHUNK, room, buffer)
 
@@ -88,40 +86,33 @@ class Autoregressive:
   def _read(self, params, context, tokens, start, cache):
     """Reads tokens [B, M] at positions from start [B] on, after the cache's."""
     positions = start[:, None] + jnp.arange(tokens.shape[1])
-    slots = jnp.arange(cache[0][0].shape[2])
-    return causal_network.run(
+    return causal_network.over(
       self.config,
       params.network,
-      context.verifier['embed'],
-      tokens,
+      context.embed(tokens),
       positions,
-      slots <= positions[..., None],
+      jnp.arange(cache.slots) <= positions[..., None],
       cache,
       start,
     )
 
   def draft(self, params, state, context, sampling, noise, slots):
-    def step(tokens, start, cache):
-      x, cache = self._read(params, context, tokens, start, cache)
-      return layers_lib.dense(x[:, -1], params.head), cache
-
-    start = context.length - 2
+    cache, start = state, context.length - 2
     rows = jnp.arange(start.shape[0])[:, None]
-    last_two = context.tokens[rows, start[:, None] + jnp.arange(2)]
-    return drafted(
-      self.strategy,
-      step,
-      last_two,
-      params.vocab,
-      state,
-      context,
-      sampling,
-      noise,
-      slots - 1,
+    tokens = context.tokens[rows, start[:, None] + jnp.arange(2)]
+    chosen, logits = [tokens[:, 1:]], []
+    ahead = draws(
+      self.strategy, context, sampling, noise, slots - 1, params.vocab
     )
+    for j in range(slots - 1):  # unrolled: faster than a scan on CPU
+      x, cache = self._read(params, context, tokens, start, cache)
+      logits.append(layers_lib.dense(x[:, -1], params.head))
+      tokens, start = ahead.token(j, logits[-1]), context.length + j
+      chosen.append(tokens)
+    return ahead.tree(chosen, logits), cache
 
-  def observe(self, params, state, context, verdict, features):
-    del params, context, verdict, features
+  def observe(self, params, state, context, verdict, features, slots):
+    del params, context, verdict, features, slots
     return state
 
 
@@ -130,54 +121,51 @@ def proposal(strategy: strategies.Chain) -> str:
   return 'autoregressive' if strategy.mode == 'sample' else 'deterministic'
 
 
-def drafted(
+class Draws(NamedTuple):
+  """How the tokens of a chain are drawn, each from its own logits."""
+
+  strategy: strategies.Chain
+  ids: jax.Array  # [W] int32 the tokens that logits are over
+  vocab_size: int  # of the verifier
+  sampling: types.Sampling  # the drafter's
+  noise: jax.Array | None  # [B, G, W] added to log q of each; None for nothing
+
+  def token(self, place: int, logits: jax.Array) -> jax.Array:
+    """Returns the token [B, 1] number `place`, of logits [B, W]."""
+    scores = logits
+    if self.noise is not None:
+      scores = sampling_lib.law(logits[:, None], self.sampling)[:, 0]
+      scores = scores + self.noise[:, place]
+    return self.ids[jnp.argmax(scores, axis=-1)][:, None].astype(jnp.int32)
+
+  def tree(
+    self, tokens: Sequence[jax.Array], logits: Sequence[jax.Array]
+  ) -> types.DraftTree:
+    """Returns the chain of a root and drawn tokens [B, 1], one a slot."""
+    log_q = None
+    if self.strategy.keep_q:
+      log_q = jnp.stack(logits, axis=1)
+      log_q = sampling_lib.log_probabilities(log_q, self.sampling)
+      log_q = self.strategy.kept(log_q, self.ids, self.vocab_size)
+      log_q = jnp.pad(log_q, ((0, 0), (1, 0), (0, 0)))
+    token = jnp.concatenate(tokens, axis=1)
+    return tree_lib.chain(token, jnp.ones_like(token, bool), log_q)
+
+
+def draws(
   strategy: strategies.Chain,
-  step: Callable[..., tuple[jax.Array, Any]],
-  tokens: jax.Array,
-  ids: jax.Array,
-  cache: Any,
   context: types.Context,
   sampling: types.Sampling,
   noise: types.Noise,
   gamma: int,
-) -> tuple[types.DraftTree, Any]:
-  """Returns the chain of `gamma` tokens that step after step gives.
-
-  Args:
-    strategy: how a law becomes a token.
-    step: reads tokens [B, M] at positions from start [B] on: (tokens, start,
-      cache) -> (logits [B, W] after the last of them, cache).
-    tokens: [B, M] what the first step reads, up to the last committed token.
-    ids: [W] int32 the tokens that the laws are over.
-    cache: of the steps.
-    context: of the draft.
-    sampling: the verifier's law.
-    noise: keys of the requests.
-    gamma: how many.
-  """
-  length = context.length
-  start = length - tokens.shape[1]
-  root = tokens[:, -1:]
-  law = strategy.law(sampling)
-  vocab_size = context.verifier['embed'].shape[0]
-  g = _perturbation(strategy, law, noise, length, gamma, ids, vocab_size)
-  chosen, laws = [root], []
-  for j in range(gamma):  # unrolled: faster than a scan on CPU
-    logits, cache = step(tokens, start, cache)
-    scores = logits
-    if g is not None:
-      scores = sampling_lib.law(logits[:, None], law)[:, 0] + g[:, j]
-    tokens = ids[jnp.argmax(scores, axis=-1)][:, None].astype(jnp.int32)
-    start = length + j
-    chosen.append(tokens)
-    laws.append(logits)
-  log_q = None
-  if strategy.keep_q:
-    log_q = sampling_lib.log_probabilities(jnp.stack(laws, axis=1), law)
-    log_q = strategy.kept(log_q, ids, vocab_size)
-    log_q = jnp.pad(log_q, ((0, 0), (1, 0), (0, 0)))
-  token = jnp.concatenate(chosen, axis=1)
-  return tree_lib.chain(token, jnp.ones_like(token, bool), log_q), cache
+  ids: jax.Array,
+) -> Draws:
+  """Returns the draws of a chain of `gamma` tokens of ids [W]."""
+  law, vocab_size = strategy.law(sampling), context.verifier.vocab_size
+  g = _perturbation(
+    strategy, law, noise, context.length, gamma, ids, vocab_size
+  )
+  return Draws(strategy, ids, vocab_size, law, g)
 
 
 def _perturbation(strategy, law, noise, length, gamma, ids, vocab_size):

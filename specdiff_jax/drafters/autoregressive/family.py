@@ -60,7 +60,6 @@ def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
     config=one.config,
     gamma=serving.gamma,
     strategy=serving.strategy,
-    cache_dtype=serving.cache_dtype,
   )
   return made, family.with_head(one, checkpoint)
 

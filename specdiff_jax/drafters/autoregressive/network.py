@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.core import jax_settings
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
@@ -89,19 +90,34 @@ def run(
   tokens: jax.Array,
   positions: jax.Array,
   mask: jax.Array,
-  cache=None,
-  start: jax.Array | None = None,
 ):
-  """Returns the final states [B, M, E] of tokens [B, M], and the cache.
+  """Returns the final states [B, M, E] of tokens [B, M], and no cache.
 
-  As `transformer.first_layers`, with the verifier's embedding [V, E]. A layer
-  that starts as a local one of the verifier's is local.
+  As `over`, with the verifier's embedding [V, E].
+  """
+  x = layers_lib.lookup(embed, tokens)
+  return over(config, params, x, positions, mask)
+
+
+def over(
+  config: CausalConfig,
+  params,
+  x: jax.Array,
+  positions: jax.Array,
+  mask: jax.Array,
+  cache: cache_lib.Cache | None = None,
+  start: jax.Array | None = None,
+) -> tuple[jax.Array, cache_lib.Cache | None]:
+  """Returns the final states [B, M, E] of embeddings x, and the cache.
+
+  As `transformer.first_layers`. A layer that starts as a local one of the
+  verifier's is local.
   """
   return transformer.first_layers(
     config.network,
     params,
     config.layers,
-    transformer.embedded(config.verifier, embed, tokens),
+    transformer.scaled(config.verifier, x),
     positions,
     mask,
     cache,

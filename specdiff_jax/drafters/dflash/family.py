@@ -45,10 +45,8 @@ def _published(
   )
   one = drafter.Block(
     config=sizes,
-    verifier=model,
     gamma=serving.gamma,
     strategy=serving.strategy,
-    cache_dtype=serving.cache_dtype,
     denoising=serving.denoising,
   )
   return one, params

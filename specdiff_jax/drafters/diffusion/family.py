@@ -91,7 +91,6 @@ def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
     config=one.config,
     gamma=serving.gamma,
     strategy=serving.strategy,
-    cache_dtype=serving.cache_dtype,
     denoising=serving.denoising,
     context_window=serving.context_window,
   )

@@ -4,7 +4,9 @@ N windows of each row are computed together: many anchors in training, one in
 decoding, by the same code.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ def hints(
 def fill(
   config: drafter_network.DrafterConfig,
   params,
-  embed: jax.Array,
+  embed: Callable[[jax.Array], jax.Array],
   tokens: jax.Array,
   anchors: jax.Array,
   last: jax.Array,
@@ -59,7 +61,7 @@ def fill(
   Args:
     config: sizes.
     params: of `drafter_network.DrafterNetwork`.
-    embed: [V, E] the verifier's embedding.
+    embed: the verifier's embeddings [..., E] of tokens [...].
     tokens: [B, T] committed tokens.
     anchors: [B, N].
     last: [B, N, F, E] features of the token before each anchor.
@@ -85,8 +87,8 @@ def fill(
   return drafter_network.DrafterNetwork(config, remat=remat).apply(
     {'params': params},
     last,
-    layers_lib.lookup(embed, anchor_token),
-    layers_lib.lookup(embed, copied),
+    embed(anchor_token),
+    embed(copied),
     matched,
     context,
     mask,
@@ -122,6 +124,7 @@ def window_states(
   )
   last = jax.vmap(lambda f, a: f[a])(features, jnp.maximum(anchors - 1, 0))
   return fill(
-      config, params, embed, tokens, anchors, last, context,
+      config, params, functools.partial(layers_lib.lookup, embed), tokens,
+      anchors, last, context,
       revealed=revealed, remat=remat,
   )  # fmt: skip

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks
@@ -140,8 +141,7 @@ class Layer(nn.Module):
     key = layers_lib.rotate(qkv[:, :, 1], cos, sin).transpose(0, 2, 1, 3)
     value = qkv[:, :, 2].transpose(0, 2, 1, 3)
     if cache is not None:  # before attention, as in `transformer.Layer`
-      key = layers_lib.write_rows(cache[0], key, start)
-      value = layers_lib.write_rows(cache[1], value, start)
+      key, value = cache_lib.write(cache, (key, value), start)
     out = layers_lib.grouped_attention(query, key, value, mask)
     x = x + gate * layers_lib.dense(out, self.output)
     h = modulated(x, self.mlp_norm, mlp_shift, mlp_scale)

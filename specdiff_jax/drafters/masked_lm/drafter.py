@@ -26,8 +26,8 @@ from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import window
 from specdiff_jax.drafters.masked_lm import model as masked_lm
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import networks
-from specdiff_jax.models import transformer
 from specdiff_jax.text import id_map
 
 _CHUNK = 64  # tokens that are read at once where many are new
@@ -69,9 +69,9 @@ def make_params(
 
 @flax.struct.dataclass
 class PrefixState:
-  """Keys and values of a prefix that does not see the masks."""
+  """The KV cache of a prefix that does not see the masks."""
 
-  cache: Any  # per layer (keys, values), each [B, Hkv, S, Dh]
+  cache: cache_lib.Cache
   read: jax.Array  # [B] int32 how many committed tokens are in it
 
 
@@ -83,7 +83,6 @@ class MaskedLMDrafter(window.Window):
     model: the masked language model.
     gamma: masks, as many as tokens drafted.
     strategy: what is verified of the marginals.
-    cache_dtype: of the prefix's keys and values, where they are kept.
     denoising: how the masks are filled, in one pass or more.
     context_window: how many of the last committed tokens are read where the
       prefix has full attention; 0 for all. A shorter context makes drafts of
@@ -95,7 +94,6 @@ class MaskedLMDrafter(window.Window):
   model: masked_lm.MaskedLM
   gamma: int
   strategy: marginals_lib.Strategy = strategies.Chain()
-  cache_dtype: str = 'float32'
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
   context_window: int = 0
   largest: int = 0
@@ -112,58 +110,59 @@ class MaskedLMDrafter(window.Window):
       return ()
     batch = context.length.shape[0]
     # A draft begins to write up to gamma + 1 slots before the last token.
-    room = transformer.cache_slots(context.cache)
+    room = context.cache.slots
     room += 2 * max(self.gamma, self.largest) + 1
-    cache = transformer.empty_cache(
-      self.model.network, batch, room, self.cache_dtype
+    cache = cache_lib.empty(
+      self.model.network, batch, room, context.cache.dtype
     )
     state = PrefixState(cache, jnp.zeros(batch, jnp.int32))
     return self._catch_up(params, state, context)
 
   def draft(self, params, state, context, sampling, noise, slots):
+    size, cache, keys = self.gamma + 1, None, None
     if self.model.prefix == 'full':
       size = context.tokens.shape[1]
       size = min(self.context_window or size, size)
-      cache, keys = None, None
     else:
       state = self._catch_up(params, state, context)
-      size, cache = self.gamma + 1, state.cache
-      keys = jnp.arange(transformer.cache_slots(cache))
+      cache = state.cache
+      keys = jnp.arange(cache.slots)
     first = jnp.maximum(context.length - size, 0)
     index = first[:, None] + jnp.arange(size + self.gamma)
     mask = self._mask(index, keys, context.length)
-    tokens = self._tokens(params, context, index)
+    text = self._tokens(params, context, index)
     slot = (context.length - first)[:, None] + jnp.arange(self.gamma)
     rows = jnp.arange(index.shape[0])[:, None]
-    caches = []
-
-    def run(decided, choice):
-      """One pass: the marginals, given what is decided of the window."""
-      given = tokens
-      if decided is not None:
-        filled = jnp.where(decided, params.own[choice], self.model.mask_id)
-        given = tokens.at[rows, slot].set(filled)
-      x, new = self._read(params, given, index, mask, cache, first)
-      caches.append(new)  # the keys of the prefix are the same in every pass
+    marginals = revealed = after = None
+    for step in range(self.denoising.steps):
+      revealed = self.reveal(step, marginals, revealed, sampling, noise)
+      given = text
+      if revealed is not None:
+        chosen = params.own[revealed.index]
+        filled = jnp.where(revealed.decided, chosen, self.model.mask_id)
+        given = text.at[rows, slot].set(filled)
+      # The keys of the prefix are the same in every pass.
+      x, after = self._read(params, given, index, mask, cache, first)
       x = x[rows, slot - int(self.model.shifted)]
-      logits = networks.network(self.model.network).apply(
-        {'params': params.network}, x, method='logits'
-      )
-      return marginals_lib.Marginals(
-        logits=logits[..., params.own],
-        ids=params.ids,
-        root=context.tokens[rows[:, 0], context.length - 1],
-        length=context.length,
-        vocab_size=params.feed.shape[0],
-      )
+      marginals = self._marginals(params, context, x)
+    tree = self.tree(marginals, revealed, sampling, noise, slots)
+    return tree, state if after is None else PrefixState(after, context.length)
 
-    tree = self.tree(run, sampling, noise, slots)
-    if cache is not None:
-      state = PrefixState(caches[-1], context.length)
-    return tree, state
+  def _marginals(self, params, context, x):
+    """Returns the marginals that final states [B, G, E] give."""
+    logits = networks.network(self.model.network).apply(
+      {'params': params.network}, x, method='logits'
+    )
+    return marginals_lib.Marginals(
+      logits=logits[..., params.own],
+      ids=params.ids,
+      root=context.last,
+      length=context.length,
+      vocab_size=params.feed.shape[0],
+    )
 
-  def observe(self, params, state, context, verdict, features):
-    del params, context, verdict, features
+  def observe(self, params, state, context, verdict, features, slots):
+    del params, context, verdict, features, slots
     return state
 
   def _mask(self, index, keys, length):
@@ -201,7 +200,7 @@ class MaskedLMDrafter(window.Window):
     so, and what was committed while another drafter drafted.
     """
     wanted = context.length - (self.gamma + 1)
-    room = transformer.cache_slots(state.cache)
+    room = state.cache.slots
     size = min(_CHUNK, room)
 
     def behind(state):

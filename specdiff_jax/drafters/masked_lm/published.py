@@ -122,7 +122,6 @@ def of_model(
     model=model,
     gamma=serving.gamma,
     strategy=serving.strategy,
-    cache_dtype=serving.cache_dtype,
     denoising=serving.denoising,
     context_window=serving.context_window,
     largest=serving.gamma,

@@ -17,9 +17,8 @@ import numpy as np
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import presets
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.core import sampling as sampling_lib
-from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
@@ -37,7 +36,6 @@ from specdiff_jax.training import step as step_lib
 
 Config = systems.Config
 _SHIPPED = {'quickstart': 'smollm2_135m'}  # what fetched verifiers are
-_END_IDS = 8  # as `generate.start` pads them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,26 +163,25 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
   checkpoint = verifier(config)
   config = config.copy_and_resolve_references()
   config.cache_step = 0  # the largest cache that rows come to
-  made = []
+  made, platform = [], mesh.devices.flat[0].platform
 
   def make(params):
     one = dataclasses.replace(checkpoint, params=params)
-    made.append(decoding.system(config, one))
+    made.append(decoding.system(config, one, platform=platform))
     return made[0].params, made[0].drafter_params
 
   params, drafter_params = jax.eval_shape(make, checkpoint.params)
-  engine = _with_cache_dtype(made[0].engine, systems.dtype(checkpoint))
-  bucket = max(config.prompt_buckets)
-  engine.check_length(bucket)
+  engine, bucket = made[0].engine, max(config.prompt_buckets)
+  requests = [request_lib.Request(0, [0] * bucket)]
   state = jax.eval_shape(
-    engine.prefill, params, drafter_params, *_requests(config.batch, bucket)
+    engine.prefill, params, drafter_params, *made[0].inputs(requests)
   )
   models = {'verifier': params, 'drafter': drafter_params}
   split = tables.sharding()
   whole = rules.not_split(models, split, mesh)
   params = _placed(params, split, mesh)
   drafter_params = _placed(drafter_params, split, mesh)
-  state = _placed(state, rules.DECODING, mesh)
+  state = _at(state, engine.shardings(state, mesh))
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=rules.replicated(mesh))
   lowered = engine_lib.Engine.decode.lower(
     engine, params, drafter_params, state, count, count
@@ -200,52 +197,17 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
   )
 
 
-def _requests(batch: int, bucket: int) -> tuple:
-  """Returns the shapes of what `generate.start` gives to prefill."""
-
-  def rows(dtype):
-    return jax.ShapeDtypeStruct((batch,), dtype)
-
-  tokens = jax.ShapeDtypeStruct((batch, bucket), jnp.int32)
-  numbers = rows(jnp.int32)
-  end_ids = jax.ShapeDtypeStruct((_END_IDS,), jnp.int32)
-  sampling = types.Sampling(
-    temperature=rows(jnp.float32),
-    top_k=rows(jnp.int32),
-    top_p=rows(jnp.float32),
-  )
-  noise = jax.eval_shape(
-    lambda numbers: sampling_lib.request_noise(0, numbers), numbers
-  )
-  return tokens, numbers, numbers, end_ids, sampling, noise
-
-
-def _with_cache_dtype(one: Any, dtype: str) -> Any:
-  """Returns an engine, and its drafters, whose KV caches have this dtype.
-
-  They were made on a CPU, where keys are float32.
-  """
-  if isinstance(one, tuple):
-    return tuple(_with_cache_dtype(x, dtype) for x in one)
-  if not dataclasses.is_dataclass(one):
-    return one
-  changed = {}
-  for field in dataclasses.fields(one):
-    old = getattr(one, field.name)
-    new = (
-      dtype if field.name == 'cache_dtype' else _with_cache_dtype(old, dtype)
-    )
-    if new != old:
-      changed[field.name] = new
-  return dataclasses.replace(one, **changed) if changed else one
-
-
 def _placed(tree: Any, table, mesh: jax.sharding.Mesh) -> Any:
+  """Returns shapes with their shardings by rules."""
+  return _at(tree, rules.shardings(tree, table, mesh))
+
+
+def _at(tree: Any, shardings: Any) -> Any:
   """Returns shapes with their shardings."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     tree,
-    rules.shardings(tree, table, mesh),
+    shardings,
   )
 
 

@@ -17,6 +17,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
 
@@ -46,14 +47,11 @@ def _verify(engine, params, state, passes, slots):
   def body(_, carry):
     state, token = carry
     slot = jnp.arange(slots)
-    tokens = (token[:, None] + slot) % engine.model.config.vocab_size
-    tree = types.DraftTree(
-      token=tokens,
-      parent=jnp.broadcast_to(jnp.maximum(slot - 1, 0), tokens.shape),
-      depth=jnp.broadcast_to(slot, tokens.shape),
-      valid=jnp.ones(tokens.shape, bool),
+    tokens = (token[:, None] + slot) % engine.verifier.vocab_size
+    tree = tree_lib.chain(tokens, jnp.ones(tokens.shape, bool))
+    logits, cache, _ = engine.verifier.score(
+      params, state.cache, tree, state.length, engine.drafter.features
     )
-    logits, cache, _ = engine.verify(params, state, tree)
     # The next pass waits for this one, head included.
     token = jnp.argmax(logits, axis=-1).max(axis=1).astype(jnp.int32)
     return state.replace(cache=cache), token
@@ -65,7 +63,7 @@ def _verify(engine, params, state, passes, slots):
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _draft(engine, params, drafter_params, state, passes):
   """Runs `passes` drafts, each with what it reads after a full acceptance."""
-  drafter, c = engine.drafter, engine.model.config
+  drafter = engine.drafter
   slots = drafter.buckets[-1]
   depth = min(drafter.max_depth, slots - 1)
   batch = state.length.shape[0]
@@ -84,13 +82,13 @@ def _draft(engine, params, drafter_params, state, passes):
     )
     # What is read comes from what was drafted, so that nothing is hoisted.
     salt = 1e-6 * tree.token[:, -1, None, None, None]
-    shape = (batch, depth + 1, len(drafter.features), c.width)
+    shape = (batch, depth + 1, len(drafter.features), engine.verifier.width)
     features = jnp.ones(shape) + salt if drafter.features else None
     drafted = drafter.observe(
-      drafter_params, drafted, context, verdict, features
+      drafter_params, drafted, context, verdict, features, slots
     )
     rows = jnp.arange(batch)
-    last = (context.tokens[rows, state.length - 1] + tree.token[:, -1]) % 7
+    last = (context.last + tree.token[:, -1]) % 7
     tokens = state.tokens.at[rows, state.length - 1].set(last)
     return state.replace(tokens=tokens, drafter=drafted)
 

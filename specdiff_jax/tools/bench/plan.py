@@ -7,14 +7,14 @@ import dataclasses
 from typing import Any
 
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.decoding import generate
-from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import divergence
 from specdiff_jax.tools.exactness import reading
 
-Batches = Sequence[Sequence[generate.Request]]
+Batches = Sequence[Sequence[request_lib.Request]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,10 +28,10 @@ class Plan:
   exact: bool  # outputs are compared to plain AR through the same shapes
   temperature: float
   coupled: bool  # seeded outputs are plain decoding's, token for token
-  make: Callable[[str, str, int], system_lib.System]  # name, dtype, slots
+  make: Callable[[str, str, int], session_lib.Session]  # name, dtype, slots
   facts: Mapping[str, Any]  # settings that a reader of the figures wants
 
-  def systems(self) -> dict[str, system_lib.System]:
+  def systems(self) -> dict[str, session_lib.Session]:
     """Returns all that is timed."""
     result = {
       name: self.make('ar', dtype, slots)
@@ -44,7 +44,7 @@ class Plan:
 
   def references(
     self,
-    systems: Mapping[str, system_lib.System],
+    systems: Mapping[str, session_lib.Session],
     batches: Batches,
     plain: list[list[int]],
   ) -> dict[str, list[list[int]]]:
@@ -60,7 +60,9 @@ class Plan:
     def through(slots: int) -> list[list[int]]:
       if slots not in padded:
         ar = self.make('ar', self.dtype, slots)
-        padded[slots] = [c.tokens.tolist() for b in batches for c in ar(b)]
+        padded[slots] = [
+          c.tokens.tolist() for b in batches for c in ar.decode(b)
+        ]
       return padded[slots]
 
     return {
@@ -70,7 +72,7 @@ class Plan:
       )
     }
 
-  def same_shape(self, system: system_lib.System) -> int:
+  def same_shape(self, system: session_lib.Session) -> int:
     """Returns the slots that make plain AR's passes those of the system.
 
     0 if it is compared with plain AR at its fastest shape: so is plain AR
@@ -82,9 +84,9 @@ class Plan:
 
   def excused(
     self,
-    system: system_lib.System,
-    plain: system_lib.System,
-    requests: Sequence[generate.Request],
+    system: session_lib.Session,
+    plain: session_lib.Session,
+    requests: Sequence[request_lib.Request],
     expected: Sequence[Sequence[int]],
     got: Sequence[Sequence[int]],
   ) -> int:
@@ -123,7 +125,7 @@ def planned(
     if dtype != config.dtype:
       ars[f'ar {dtype}'] = dtype
 
-  def make(name: str, dtype: str, slots: int) -> system_lib.System:
+  def make(name: str, dtype: str, slots: int) -> session_lib.Session:
     own = (
       checkpoint if dtype == config.dtype else decoding.verifier(config, dtype)
     )

@@ -16,7 +16,7 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.models import int8
 
 
@@ -73,14 +73,14 @@ class Transformers:
   max_new_tokens: int
   end_ids: tuple[int, ...]
 
-  def __call__(
+  def decode(
     self,
-    requests: Sequence[generate.Request],
+    requests: Sequence[request_lib.Request],
     *,
-    clock: generate.Clock | None = None,
-  ) -> list[generate.Completion]:
+    clock: request_lib.Clock | None = None,
+  ) -> list[request_lib.Completion]:
     """Decodes greedily, a prompt at a time; prefill is timed by itself."""
-    clock = clock or generate.Clock()
+    clock = clock or request_lib.Clock()
     done = []
     for request in requests:
       begin = time.perf_counter()
@@ -92,18 +92,20 @@ class Transformers:
       clock.decode += time.perf_counter() - begin - prefill
       count = len(tokens) - 1
       done.append(
-        generate.Completion(
+        request_lib.Completion(
           request.number, tokens, count, count, np.array([count])
         )
       )
     return done
 
-  def calibrated(self, requests: Sequence[generate.Request]) -> 'Transformers':
+  def calibrated(
+    self, requests: Sequence[request_lib.Request]
+  ) -> 'Transformers':
     """Returns itself: it has nothing to choose."""
     del requests
     return self
 
-  def warm_up(self, requests: Sequence[generate.Request]) -> None:
+  def warm_up(self, requests: Sequence[request_lib.Request]) -> None:
     """Runs once: the first call allocates."""
     self._run(requests[0].prompt, 2)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
 _compilations = collections.Counter()
@@ -47,13 +47,13 @@ class Measurement:
   """All rounds of one system."""
 
   rounds: tuple[Round, ...]
-  completions: tuple[generate.Completion, ...]  # of round 1, by prompt
+  completions: tuple[request_lib.Completion, ...]  # of round 1, by prompt
   repeatable: bool  # all rounds gave the same tokens
   recompiles: int  # compilations while it was timed
 
 
 # system(batch, clock=clock) -> completions; the clock takes up the seconds.
-System = Callable[..., Sequence[generate.Completion]]
+System = Callable[..., Sequence[request_lib.Completion]]
 
 
 def compilations() -> int:
@@ -111,13 +111,13 @@ def interleave(
 class _Call:
   """One system over one batch."""
 
-  completions: tuple[generate.Completion, ...]
-  clock: generate.Clock
+  completions: tuple[request_lib.Completion, ...]
+  clock: request_lib.Clock
   seconds: float
 
 
 def _timed(system: System, batch: Any) -> _Call:
-  clock = generate.Clock()
+  clock = request_lib.Clock()
   start = time.perf_counter()
   completions = tuple(system(batch, clock=clock))
   return _Call(completions, clock, time.perf_counter() - start)

@@ -19,7 +19,7 @@ import numpy as np
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.tools.exactness import reading
 
 
@@ -67,7 +67,7 @@ def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
 
 
 def kept(
-  logits: np.ndarray, settings: generate.Settings, slack: float = 0.0
+  logits: np.ndarray, settings: request_lib.Settings, slack: float = 0.0
 ) -> np.ndarray:
   """Returns [V]: what top-k and top-p keep of logits [V] over temperature.
 
@@ -97,7 +97,7 @@ def margins(
   logits: np.ndarray,
   noise: np.ndarray,
   tokens: Sequence[int],
-  settings: generate.Settings,
+  settings: request_lib.Settings,
   allowed: float,
 ) -> tuple[float, float]:
   """Returns (top-2 margin, margin of the worse of `tokens`), in nats.
@@ -149,10 +149,10 @@ class Judge:
 
   def compare(
     self,
-    requests: Sequence[generate.Request],
+    requests: Sequence[request_lib.Request],
     expected: Sequence[Sequence[int]],
     got: Sequence[Sequence[int]],
-    settings: generate.Settings,
+    settings: request_lib.Settings,
   ) -> Report:
     """Compares completions with plain decoding's, prompt by prompt."""
     pairs = list(zip(expected, got, strict=True))
@@ -173,7 +173,7 @@ class Judge:
 
   def read(
     self,
-    requests: Sequence[generate.Request],
+    requests: Sequence[request_lib.Request],
     texts: Sequence[Sequence[int]],
     places: Sequence[int | None],
   ) -> tuple[float, list[np.ndarray]]:
@@ -192,7 +192,7 @@ class Judge:
   def _read(self, requests, texts, places):
     """Reads one batch, padded with rows that count nowhere."""
     longest = max(len(request.prompt) for request in requests)
-    bucket = generate.bucket_for(longest, self.buckets)
+    bucket = request_lib.bucket_for(longest, self.buckets)
     tokens = np.zeros((self.batch, bucket + self.engine.max_new_tokens), int)
     prompt, length, at = np.ones((3, self.batch), int)
     for row, (request, text, place) in enumerate(zip(requests, texts, places)):
@@ -201,8 +201,7 @@ class Judge:
       prompt[row], length[row] = len(request.prompt), len(whole)
       at[row] = len(request.prompt) + (place or 0)
     moved, logits = reading.read(
-      self.engine.model,
-      self.engine.cache_dtype,
+      self.engine.verifier,
       bucket,
       self.passes,
       self.params,

@@ -5,7 +5,7 @@ import copy
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
-from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import verification
@@ -52,7 +52,7 @@ def plan(
       f'{", ".join(n for n in systems.SYSTEMS if n != "ar")}.'
     )
 
-  def make(name: str, slots: int) -> system_lib.System:
+  def make(name: str, slots: int) -> session_lib.Session:
     return decoding.system(config, checkpoint, name, slots)
 
   shown = ('drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype')

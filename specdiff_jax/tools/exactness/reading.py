@@ -17,9 +17,6 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
-from specdiff_jax.decoding import commit
-from specdiff_jax.models import transformer
-from specdiff_jax.models import views
 
 _NEAR = 10.0  # nats behind the best: less likely tokens do not come into play
 
@@ -64,13 +61,12 @@ def branch(token: jax.Array, slots: int) -> tuple[types.DraftTree, jax.Array]:
   return tree, jnp.broadcast_to(path, token.shape)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def read(verifier, bucket, ways, params, tokens, prompt, length, at):
   """Reads texts twice, in each of two ways.
 
   Args:
-    model: the verifier.
-    dtype: of its caches.
+    verifier: the strategy.
     bucket: P, tokens that prefill reads.
     ways: the two ways, `Passes`.
     params: the verifier's.
@@ -91,18 +87,9 @@ def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
     place = start[:, None] + jnp.arange(count)
     place = jnp.minimum(place, tokens.shape[1] - 1)
     tree, path = branch(jnp.take_along_axis(tokens, place, axis=1), width)
-    slots = jax.tree.leaves(cache)[0].shape[-2]
-    mask = tree_lib.cache_mask(tree, start + 1, slots)
-    hidden, cache, _ = model.apply(
-      {'params': params},
-      tree.token,
-      start[:, None] + tree.depth,
-      mask,
-      cache,
-      start,
-    )
-    cache = commit.gather_path(cache, path, start)
-    logits = model.apply({'params': params}, hidden, method='logits')
+    logits, cache, _ = verifier.score(params, cache, tree, start + 1, ())
+    verdict = types.Verdict(path, path[:, -1], path[:, -1])
+    cache = verifier.commit(cache, verdict, start, chain=False)
     return jnp.take_along_axis(logits, path[..., None], axis=1), cache
 
   def step(cache, start):
@@ -132,11 +119,13 @@ def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
     place = start[:, None] + 1 + offsets
     return ((cache, wide), *look(one, other, place, moved, found))
 
-  begun = [
-    _prefill(model, dtype, bucket, w, params, tokens, prompt) for w in ways[:2]
-  ]
-  caches = tuple(cache for _, cache in begun)
-  (one, _), (other, _) = begun
+  def prefill(width):
+    asked = types.Prompt(tokens[:, :bucket], prompt)
+    return verifier.prefill(params, asked, tokens.shape[1] + width, ())
+
+  begun = [prefill(width) for width in ways[:2]]
+  (one, *_), (other, *_) = begun
+  caches = tuple(cache for _, cache, _ in begun)
   batch, vocab = one.shape[0], one.shape[-1]
   carry = look(
     one, other, prompt[:, None], jnp.zeros(batch), jnp.zeros((batch, vocab))
@@ -144,21 +133,3 @@ def read(model, dtype, bucket, ways, params, tokens, prompt, length, at):
   chunks = jnp.max(-(-(length - prompt) // size))
   _, moved, found = lax.fori_loop(0, chunks, chunk, (caches, *carry))
   return moved, found
-
-
-def _prefill(model, dtype, bucket, width, params, tokens, prompt):
-  """Reads prompts as the engine does: logits [B, 1, V] and the cache."""
-  batch, size = tokens.shape
-  cache = transformer.empty_cache(model.config, batch, size + width, dtype)
-  mask = views.causal_mask(prompt, bucket)
-  mask = jnp.pad(mask, ((0, 0), (0, 0), (0, size + width - bucket)))
-  hidden, cache, _ = model.apply(
-    {'params': params},
-    tokens[:, :bucket],
-    jnp.broadcast_to(jnp.arange(bucket), (batch, bucket)),
-    mask,
-    cache,
-    jnp.zeros_like(prompt),
-  )
-  last = hidden[jnp.arange(batch), prompt - 1][:, None]
-  return model.apply({'params': params}, last, method='logits'), cache

@@ -8,8 +8,8 @@ import dataclasses
 import math
 from typing import Any
 
-from specdiff_jax.decoding import generate
-from specdiff_jax.decoding import system as system_lib
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.tools.exactness import divergence
 from specdiff_jax.tools.exactness import reading
 
@@ -89,7 +89,7 @@ class Plan:
   temperatures: tuple[float, ...]
   batches: tuple[int, ...]
   plain_slots: int  # of plain AR; 0: those of the system that it is compared to
-  make: Callable[[str, int], system_lib.System]  # name, slots of plain AR
+  make: Callable[[str, int], session_lib.Session]  # name, slots of plain AR
   facts: Mapping[str, Any]  # what was verified
 
   @property
@@ -100,7 +100,7 @@ class Plan:
   def __len__(self) -> int:
     return len(self.names) * len(self.temperatures) * len(self.batches)
 
-  def rows(self, requests: Sequence[generate.Request]) -> Iterator[Row]:
+  def rows(self, requests: Sequence[request_lib.Request]) -> Iterator[Row]:
     """Runs everything; yields each row as soon as it is known."""
     systems = {name: self.make(name, 0) for name in self.names}
     plain, texts = {}, {}
@@ -134,11 +134,11 @@ class Plan:
 
 
 def _under(
-  system: system_lib.System, temperature: float, batch: int
-) -> system_lib.System:
+  system: session_lib.Session, temperature: float, batch: int
+) -> session_lib.Session:
   settings = dataclasses.replace(system.settings, temperature=temperature)
   return dataclasses.replace(system, settings=settings, batch=batch)
 
 
 def _tokens(system, requests) -> list[list[int]]:
-  return [completion.tokens.tolist() for completion in system(requests)]
+  return [completion.tokens.tolist() for completion in system.decode(requests)]

@@ -15,16 +15,19 @@ from specdiff_jax.drafters import family
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.autoregressive import drafter as autoregressive
 from specdiff_jax.drafters.autoregressive import network as causal_network
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
+from specdiff_jax.verifiers import causal
 
 VOCAB, ROWS, BUFFER, ROOM, GAMMA = 40, 2, 30, 36, 4
 VERIFIER = config_lib.TransformerConfig(
     vocab_size=VOCAB, width=16, layers=3, heads=2, kv_heads=1, head_dim=8,
     mlp_width=24, tied_head=False,
 )  # fmt: skip
+STRATEGY = causal.CausalVerifier(transformer.Transformer(VERIFIER))
 CONFIG = causal_network.CausalConfig((0, 2), 25, VERIFIER)
 IDS = np.random.default_rng(0).permutation(VOCAB)[: CONFIG.vocab]
 
@@ -52,9 +55,9 @@ def own_params():
 
 def context(tokens, length, cache=None):
   if cache is None:
-    cache = transformer.empty_cache(VERIFIER, ROWS, ROOM, 'float32')
+    cache = cache_lib.empty(VERIFIER, ROWS, ROOM, 'float32')
   return types.Context(
-    jnp.asarray(tokens), jnp.asarray(length), verifier(), cache
+    jnp.asarray(tokens), jnp.asarray(length), cache, verifier(), STRATEGY
   )
 
 
@@ -185,11 +188,14 @@ def test_early_exit_is_the_verifier_cut_short(layers, scan_layers):
   _, cache, _ = transformer.Transformer(c).apply(
       {'params': params}, tokens[:, :8], positions,
       jnp.pad(mask, ((0, 0), (0, 0), (0, ROOM - 8))),
-      transformer.empty_cache(c, ROWS, ROOM, 'float32'),
+      cache_lib.empty(c, ROWS, ROOM, 'float32'),
       jnp.zeros(ROWS, jnp.int32),
   )  # fmt: skip
   drafter = early_exit.EarlyExit(c, layers, GAMMA)
-  seen = context(tokens, length, cache).replace(verifier=params)
+  seen = context(tokens, length, cache).replace(
+    params=params,
+    verifier=causal.CausalVerifier(transformer.Transformer(c)),
+  )
   tree, _ = jax.jit(
     lambda context: drafter.draft((), (), context, law(), noise(), GAMMA + 1)
   )(seen)

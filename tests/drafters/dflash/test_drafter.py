@@ -12,8 +12,10 @@ from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.dflash import drafter as block
 from specdiff_jax.drafters.dflash import network as dflash
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import networks
+from specdiff_jax.verifiers import causal
 
 VOCAB, MASK, BLOCK, ROOM = 30, 29, 4, 24
 SIZES = dict(
@@ -46,13 +48,16 @@ def params(config, seed):
 
 def drafter(gamma=BLOCK - 1, **options):
   chain = strategies.Chain(keep_q=True)
-  return block.Block(CONFIG, VERIFIER, gamma, chain, **options)
+  return block.Block(CONFIG, gamma, chain, **options)
 
 
 def context(length):
-  cache = ((jnp.zeros((2, 1, ROOM, 2)),) * 2,)
   return types.Context(
-    jnp.asarray(TEXT), jnp.asarray(length), params(VERIFIER, 3), cache
+    jnp.asarray(TEXT),
+    jnp.asarray(length),
+    cache_lib.Cache(((jnp.zeros((2, 1, ROOM, 2)),) * 2,)),
+    params(VERIFIER, 3),
+    causal.CausalVerifier(networks.network(VERIFIER)),
   )
 
 
@@ -113,8 +118,8 @@ def observed(one, state, length, count):
     new = FEATURES[row, first : first + count[row] + 1]
     path[row, : len(new)] = new
   verdict = types.Verdict(None, jnp.asarray(count), None)
-  return jax.jit(one.observe)(
-    params(CONFIG, 4), state, context(length), verdict, jnp.asarray(path)
+  return jax.jit(one.observe, static_argnums=5)(
+    params(CONFIG, 4), state, context(length), verdict, jnp.asarray(path), BLOCK
   )
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.decoding import engine as engine_lib
-from specdiff_jax.decoding import generate
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import strategies
@@ -19,6 +20,7 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
+from specdiff_jax.verifiers import causal
 
 VERIFIER = config_lib.TransformerConfig(
   vocab_size=29,
@@ -98,28 +100,30 @@ def test_serving_logits_are_those_of_training(verifier, drafter):
     CONFIG, CONFIG.gamma, strategies.Chain(mode='shared_noise')
   )
   engine = engine_lib.Engine(
-    transformer.Transformer(VERIFIER), system, accept.SampleAndMatch(), NEW
+    causal.CausalVerifier(transformer.Transformer(VERIFIER)),
+    system,
+    accept.SampleAndMatch(),
+    NEW,
   )
-  state = generate.start(
+  state = session_lib.Session(
     engine,
     verifier,
     drafter,
-    [generate.Request(i, list(range(i, 2 * i + 2))) for i in range(3)],
-    generate.Settings(temperature=1.5, max_new_tokens=NEW),
+    request_lib.Settings(temperature=1.5, max_new_tokens=NEW),
     3,
     (BUCKET,),
-  )
+  ).start([request_lib.Request(i, list(range(i, 2 * i + 2))) for i in range(3)])
 
   @jax.jit
   def serve(params, embed, state):
     x = drafter_windows.fill(
       CONFIG,
       params.network,
-      embed,
+      lambda ids: layers_lib.lookup(embed, ids),
       state.tokens,
       (state.length - 1)[:, None],
       state.drafter.last[:, None],
-      state.drafter.context,
+      state.drafter.context.layers,
     )
     return layers_lib.dense(x, params.head)[:, 0]
 

@@ -15,6 +15,7 @@ from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.masked_lm import drafter as masked_lm
 from specdiff_jax.drafters.masked_lm import model as model_lib
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import networks
 from specdiff_jax.text import id_map
@@ -61,8 +62,8 @@ def context(length):
   """Returns the texts, of which `length` [B] tokens are committed."""
   length = jnp.asarray(length)
   known = jnp.arange(ROOM) < length[:, None]
-  cache = ((jnp.zeros((2, 1, ROOM + 8, 2)),) * 2,)
-  return types.Context(jnp.where(known, TEXT, 0), length, {}, cache)
+  cache = cache_lib.Cache(((jnp.zeros((2, 1, ROOM + 8, 2)),) * 2,))
+  return types.Context(jnp.where(known, TEXT, 0), length, cache, {}, None)
 
 
 def law():

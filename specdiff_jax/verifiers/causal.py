@@ -1,0 +1,85 @@
+"""A causal language model as a verifier, whatever its network."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from specdiff_jax.core import tree as tree_lib
+from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import views
+from specdiff_jax.parallel import rules
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalVerifier:
+  """Scores trees with a network that reads each token after those before it.
+
+  Attributes:
+    network: module called as `transformer.Transformer` is.
+    cache_dtype: dtype of the KV cache.
+  """
+
+  network: nn.Module
+  cache_dtype: str = 'float32'
+
+  @property
+  def vocab_size(self) -> int:
+    return self.network.config.vocab_size
+
+  @property
+  def width(self) -> int:
+    return self.network.config.width
+
+  @property
+  def max_positions(self) -> int:
+    return self.network.config.max_positions
+
+  def prefill(self, params, prompt, slots, features):
+    batch, size = prompt.tokens.shape
+    mask = views.causal_mask(prompt.length, size)
+    hidden, cache, taken = self.network.apply(
+      {'params': params},
+      prompt.tokens,
+      jnp.broadcast_to(jnp.arange(size), (batch, size)),
+      jnp.pad(mask, ((0, 0), (0, 0), (0, slots - size))),
+      self.empty(batch, slots),
+      jnp.zeros_like(prompt.length),
+      features,
+    )
+    last = hidden[jnp.arange(batch), prompt.length - 1][:, None]
+    return self.head(params, last), cache, taken
+
+  def score(self, params, cache, tree, length, features):
+    start = length - 1
+    hidden, cache, taken = self.network.apply(
+      {'params': params},
+      tree.token,
+      start[:, None] + tree.depth,
+      tree_lib.cache_mask(tree, length, cache.slots),
+      cache,
+      start,
+      features,
+    )
+    return self.head(params, hidden), cache, taken
+
+  def commit(self, cache, verdict, start, chain):
+    return cache if chain else cache.gathered(verdict.path, start)
+
+  def embed(self, params: Mapping[str, Any], tokens):
+    return layers_lib.lookup(params['embed'], tokens)
+
+  def head(self, params, states):
+    return self.network.apply({'params': params}, states, method='logits')
+
+  def empty(self, batch, slots):
+    return cache_lib.empty(self.network.config, batch, slots, self.cache_dtype)
+
+  def spec(self, tree, mesh):
+    return rules.shardings(tree, SPLIT, mesh)
+
+
+SPLIT = (*cache_lib.SPLIT, *rules.TRANSFORMER)
