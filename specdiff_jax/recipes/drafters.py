@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from specdiff_jax.checkpoints import hub
@@ -28,9 +27,10 @@ from specdiff_jax.drafters import masked_lm
 from specdiff_jax.models import adapted_network
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import drafter_network
+from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.recipes import published as build_published
 
-Config = ml_collections.ConfigDict
+Config = options_lib.Trained
 ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
 
 

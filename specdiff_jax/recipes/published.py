@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from specdiff_jax.checkpoints import hf_drafters
@@ -24,9 +23,10 @@ from specdiff_jax.drafters import masked_lm as masked_lm_lib
 from specdiff_jax.models import dflash
 from specdiff_jax.models import masked_lm as model_lib
 from specdiff_jax.models import networks
+from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.text import id_map
 
-Config = ml_collections.ConfigDict
+Config = options_lib.Diffusion
 VERIFIER = 'verifier'  # a tokenizer that is the verifier's own
 PRESET = 'preset:'
 # Of drafters that are known by their shape: mask token, and whether shifted.
