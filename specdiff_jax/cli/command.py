@@ -173,7 +173,7 @@ def load(spec: str, **values: Any) -> recipe_lib.Recipe:
 
   Example: load('configs/quickstart.py:smoke', gamma=2)
   """
-  return _typed(_loaded(spec) | values, spec)
+  return _typed(_loaded(spec), spec).change(**values)
 
 
 def _typed(values: Mapping[str, Any], where: str) -> recipe_lib.Recipe:

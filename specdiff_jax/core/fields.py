@@ -14,6 +14,7 @@ Example:
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import operator
 from typing import Any
 
 from specdiff_jax.core import errors
@@ -32,8 +33,10 @@ class About:
   low: float | None = None  # bounds, both allowed themselves
   high: float | None = None
   choices: tuple[Any, ...] = ()  # the only values, where there are some
-  fits: Callable[[Any], bool] | None = None  # other bounds,
-  words: str = ''  # and how they are told
+  above: float | None = None  # bounds that are not allowed themselves
+  below: float | None = None
+  fits: Callable[[Any], bool] | None = None  # what no bounds can say
+  within: str = ''  # all of these in words, for errors
   element: type | None = None  # of the elements of a tuple that may be empty
   path: bool = False  # it holds paths of files
   reported: tuple[str, ...] = ()  # programs whose reports name the value
@@ -87,13 +90,15 @@ def _fault(value: Any, about: About) -> str:
   if about.choices and value not in about.choices:
     return f'one of {listed(about.choices)}'
   # Written so that NaN fails too.
-  if about.low is not None and not value >= about.low:
-    return about.words or f'at least {about.low}'
-  if about.high is not None and not value <= about.high:
-    return about.words or f'at most {about.high}'
-  if about.fits and not about.fits(value):
-    return about.words
-  return ''
+  for bound, holds, words in (
+    (about.low, operator.ge, 'at least'),
+    (about.high, operator.le, 'at most'),
+    (about.above, operator.gt, 'above'),
+    (about.below, operator.lt, 'below'),
+  ):
+    if bound is not None and not holds(value, bound):
+      return about.within or f'{words} {bound}'
+  return '' if about.fits is None or about.fits(value) else about.within
 
 
 def listed(values: Sequence[Any]) -> str:

@@ -183,7 +183,7 @@ def make(
   """
   if name not in options_lib.SYSTEMS:
     raise fields.unknown('There is no system', name, options_lib.SYSTEMS)
-  names = [
+  names = {
     one.name
     for kind in (
       options_lib.SYSTEMS[name],
@@ -191,10 +191,13 @@ def make(
       recipe_lib.Decoding,
     )
     for one in dataclasses.fields(kind)
-  ]
+  }
   for given in values:
     if given not in names:
-      raise fields.unknown(f'The system {name!r} was given', given, names)
+      raise errors.InputError(
+        f'The system {name!r} takes no {given!r}; it takes '
+        f'{", ".join(sorted(names))}.'
+      )
   with fields.arguments():
     recipe = fields.typed(values | {'system': name}, f'The system {name!r}')
     check(recipe)

@@ -18,9 +18,7 @@ DTYPES = ('float32', 'bfloat16')
 
 def unit(default: float, help: str, **more):
   """Returns a field that lies from 0 to 1."""
-  return field(
-    default, help, fits=lambda x: 0 <= x <= 1, words='from 0 to 1', **more
-  )
+  return field(default, help, low=0, high=1, within='from 0 to 1', **more)
 
 
 # --- what several have -------------------------------------------------------
@@ -172,7 +170,7 @@ class Drawn(Rule):
     fits=lambda x: (
       not x or limits.LEAST_TEMPERATURE <= x <= limits.MOST_TEMPERATURE
     ),
-    words=f'0 or {limits.LEAST_TEMPERATURE:g} to {limits.MOST_TEMPERATURE:g}',
+    within=f'0 or {limits.LEAST_TEMPERATURE:g} to {limits.MOST_TEMPERATURE:g}',
   )
   draft_top_k: int = field(
     0,
@@ -381,8 +379,8 @@ class Decayed:
     'decay of the weights exp(-(j - 1) / decay) in decayed_ce and '
     'variable_prefix',
     decides='run',
-    fits=lambda x: x > 0,
-    words='positive',
+    above=0,
+    within='positive',
   )
 
 
@@ -412,8 +410,7 @@ class Verifiers:
     1.0,
     "temperature of the verifier's distribution in the losses that read it",
     decides='run',
-    fits=lambda x: x > 0,
-    words='above 0',
+    above=0,
   )
   stored_law: bool = field(
     False,
@@ -440,8 +437,9 @@ class Dpace:
     0.5,
     'a of dpace: 0 is the gradient of the streak',
     decides='run',
-    fits=lambda x: 0 <= x < 1,
-    words='from 0 to below 1',
+    low=0,
+    below=1,
+    within='from 0 to below 1',
   )
 
 
@@ -458,8 +456,9 @@ class VariablePrefix(Decayed):
     0.9,
     'of variable_prefix: l tokens are shown with weight base^l',
     decides='run',
-    fits=lambda x: 0 < x <= 1,
-    words='above 0 and at most 1',
+    above=0,
+    high=1,
+    within='above 0 and at most 1',
   )
 
 

@@ -250,8 +250,9 @@ class Training(
     0.02,
     'fraction of the prompts that is held out for evaluation, by hash',
     decides='run',
-    fits=lambda x: 0 < x < 1,
-    words='between 0 and 1: some prompts to train on, some to evaluate on',
+    above=0,
+    below=1,
+    within='between 0 and 1: some prompts to train on, some to evaluate on',
   )
   train_limit: int = field(
     0,
@@ -300,8 +301,8 @@ class Optimizer:
     1e-3,
     'peak, after warm-up; the decay is a cosine',
     decides='run',
-    fits=lambda x: x > 0,
-    words='positive',
+    above=0,
+    within='positive',
   )
   warmup: float = field(
     0.04,
@@ -512,8 +513,14 @@ class Recipe:
     return json.loads(json.dumps({name: flat[name] for name in names}))
 
   def change(self, **values: Any) -> 'Recipe':
-    """Returns the recipe with other values, by the names of a config."""
-    return of(self.flat() | values)
+    """Returns the recipe with other values, by the names of a config.
+
+    Example: recipe.change(gamma=2, network={'layers': 1})
+    """
+    flat = self.flat()
+    for name, value in values.items():
+      flat[name] = flat[name] | value if isinstance(value, dict) else value
+    return of(flat)
 
   @property
   def loss(self) -> Any:

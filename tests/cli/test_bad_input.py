@@ -91,7 +91,8 @@ def write_drafter(tmp_path, root, **changes):
 
   config = command.load(f'{root}/configs/tiny.py:smoke')
   checkpoint = decoding.verifier(config)
-  network, params = build_drafters.load(config, checkpoint)
+  options = config.systems['specdiff']
+  network, params = build_drafters.load(options, checkpoint)
   path = str(tmp_path / 'drafter.safetensors')
   drafter_file.save(path, network, params.network, params.vocab, checkpoint, {})
   tensors, metadata = safetensors_io.load(path)

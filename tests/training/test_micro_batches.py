@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -62,7 +61,7 @@ def drafter():
   params = tiny_model.drafter_params(network)
   frozen = objective.frozen(verifier.params, np.arange(64))
   frozen['verifier'] = verifier.params
-  config = fields.complete(ml_collections.ConfigDict({'loss': 'decayed_ce'}))
+  config = fields.typed({'loss': 'decayed_ce'})
   score = scores.diffusion_score(network)
 
   @functools.cache
