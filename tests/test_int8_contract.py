@@ -16,13 +16,14 @@ _RECIPE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'tiny.py'
 
 
 def config_of(kind, temperature=0.0):
-  config = command.load(f'{_RECIPE}:smoke')
-  config.int8 = kind
-  config.temperature = temperature
-  config.max_new_tokens = 48
-  config.prompt_buckets = (128,)
-  config.batch = 1
-  return config
+  return command.load(
+    f'{_RECIPE}:smoke',
+    int8=kind,
+    temperature=temperature,
+    max_new_tokens=48,
+    prompt_buckets=(128,),
+    batch=1,
+  )
 
 
 @functools.lru_cache

@@ -48,15 +48,17 @@ def checkpoint():
 
 
 def config(folder='', family='', **changes):
-  full = fields.complete(decoding.Config({}))
-  full.drafter = str(folder)
-  full.masked_lm.family = family if family in PRESETS else ''
-  full.update(decoding.Config({
+  masked_lm = {'family': family if family in PRESETS else ''}
+  masked_lm |= changes.pop('masked_lm', {})
+  return fields.typed({
+      'drafter': str(folder), 'masked_lm': masked_lm,
       'dtype': 'float32', 'gamma': 4, 'max_new_tokens': 10, 'chat': False,
       'prompt_buckets': (32,), 'budget': 5, 'batch': 1, 'drafts': 2,
-  }))  # fmt: skip
-  full.update(decoding.Config(changes))
-  return full
+  } | changes)  # fmt: skip
+
+
+def parts_of(name, full, checkpoint):
+  return build_systems.parts(name, full.systems[name], checkpoint)
 
 
 def decoded(full, checkpoint, name):
@@ -94,8 +96,7 @@ def written(tmp_path, family, **changes):
 def test_a_directory_decodes_what_plain_decoding_does(
   tmp_path, checkpoint, plain, family, name, prefix
 ):
-  full = config(written(tmp_path, family), family)
-  full.masked_lm.prefix = prefix
+  full = config(written(tmp_path, family), family, masked_lm={'prefix': prefix})
   got, one = decoded(full, checkpoint, name)
   assert got == plain
   drafter = one.engine.drafter
@@ -114,7 +115,7 @@ def test_a_directory_decodes_what_plain_decoding_does(
 )
 def test_other_families_are_built(tmp_path, checkpoint, family):
   full = config(written(tmp_path, family), family)
-  parts = build_systems.parts('specdiff', full, checkpoint)
+  parts = parts_of('specdiff', full, checkpoint)
   model = parts.drafter.model
   assert model.mask_id == published_models.MASK
   assert model.shifted == family.startswith('diffu')
@@ -125,28 +126,29 @@ def test_other_families_are_built(tmp_path, checkpoint, family):
 
 def test_adaptive_takes_a_causal_prefix(tmp_path, checkpoint, plain):
   """Arms of several lengths, which share the keys of one prefix."""
-  full = config(written(tmp_path, 'dream'), gammas=(2, 4))
-  full.masked_lm.prefix = 'causal'
+  causal = {'prefix': 'causal'}
+  full = config(written(tmp_path, 'dream'), gammas=(2, 4), masked_lm=causal)
   assert decoded(full, checkpoint, 'adaptive')[0] == plain
 
 
 def test_one_copy_of_the_weights_for_several_systems(tmp_path, checkpoint):
   full = config(written(tmp_path, 'llada'))
   first, second = (
-    build_systems.parts(name, full, checkpoint).params.network
+    parts_of(name, full, checkpoint).params.network
     for name in ('specdiff', 'tree')
   )
   assert first['embed'] is second['embed']
 
 
 def test_what_a_config_overrides(tmp_path, checkpoint):
-  full = config(written(tmp_path, 'a2d_qwen3'))
-  full.masked_lm.update({'alignment': 'shifted', 'mask_id': 261})
-  one = build_systems.parts('specdiff', full, checkpoint).drafter
+  told = {'alignment': 'shifted', 'mask_id': 261}
+  full = config(written(tmp_path, 'a2d_qwen3'), masked_lm=told)
+  one = parts_of('specdiff', full, checkpoint).drafter
   assert one.model.shifted and one.model.mask_id == 261
-  full.masked_lm.update({'alignment': 'same', 'tokenizer': 'verifier'})
+  told |= {'alignment': 'same', 'tokenizer': 'verifier'}
+  full = config(tmp_path, masked_lm=told)
   (tmp_path / 'tokenizer.json').unlink()
-  parts = build_systems.parts('specdiff', full, checkpoint)
+  parts = parts_of('specdiff', full, checkpoint)
   assert not parts.drafter.model.shifted
   assert parts.params.ids.shape == (published_models.VOCAB - 1,)
 
@@ -160,13 +162,13 @@ def test_tokens_of_a_directory_without_tokenizer_json(tmp_path, checkpoint):
   (folder / 'vocab.json').write_text(json.dumps(plain))
   added = {'<|mask|>': 260, '<|end|>': 256}
   (folder / 'added_tokens.json').write_text(json.dumps(added))
-  params = build_systems.parts('specdiff', config(folder), checkpoint).params
+  params = parts_of('specdiff', config(folder), checkpoint).params
   assert set(np.asarray(params.ids).tolist()) == set(range(257))
 
 
 def refused(full, checkpoint, *words, name='specdiff'):
   with pytest.raises(errors.InputError) as error:
-    build_systems.parts(name, full, checkpoint)
+    parts_of(name, full, checkpoint)
   for word in words:
     assert word in str(error.value), word
 
@@ -180,8 +182,8 @@ def test_a_tokenizer_of_other_words_is_refused(tmp_path, checkpoint):
   file.write_text(text)
   full = config(folder)
   refused(full, checkpoint, str(folder), '4 of its 264', 'masked_lm.unknown')
-  full.masked_lm.unknown = 0.02
-  params = build_systems.parts('specdiff', full, checkpoint).params
+  full = config(folder, masked_lm={'unknown': 0.02})
+  params = parts_of('specdiff', full, checkpoint).params
   mask = published_models.MASK
   assert np.asarray(params.feed)[257:261].tolist() == [mask] * 4
   assert set(range(257, 261)).isdisjoint(np.asarray(params.ids).tolist())
@@ -217,11 +219,10 @@ def test_other_bad_input(tmp_path, checkpoint):
     ('prefix', 'none', 'causal'),
     ('mask_id', 999, '999'),
   ):
-    full = config(folder)
-    full.masked_lm[field] = value
+    full = config(folder, masked_lm={field: value})
     refused(full, checkpoint, value if field != 'mask_id' else '999', word)
-  full = config(folder, context_window=9)
-  full.masked_lm.prefix = 'causal'
+  causal = {'prefix': 'causal'}
+  full = config(folder, context_window=9, masked_lm=causal)
   refused(full, checkpoint, 'context_window', 'causal')
   file = folder / 'tokenizer.json'
   file.write_text(file.read_text().replace('<|mask|>', '<|spare_260|>'))

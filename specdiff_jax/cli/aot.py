@@ -6,8 +6,7 @@ from absl import flags
 
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
-from specdiff_jax.recipes import fields_decoding
-from specdiff_jax.recipes import fields_training
+from specdiff_jax.recipes import recipe
 
 _ROWS = 6  # of the largest arrays and collectives
 _DOES_NOT_FIT = 3
@@ -55,7 +54,7 @@ COMMAND = command.Command(
     flops_per_chip, collectives ({kind: {count, bytes}}) and more.
     """,
   define=_define,
-  fields=fields_decoding.DECODING | fields_training.TRAINING,
+  fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
   examples=(
     'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:4x4x4',
     'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:2x2x4 '

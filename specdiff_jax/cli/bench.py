@@ -7,7 +7,7 @@ from absl import flags
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import text as text_lib
-from specdiff_jax.recipes import fields_decoding
+from specdiff_jax.recipes import recipe
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -64,7 +64,7 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object with "schema": 1.
     """,
   define=_define,
-  fields=fields_decoding.DECODING | fields_decoding.BENCH,
+  fields=recipe.described(*recipe.DECODING, recipe.Bench),
   examples=(
     'bench --config=configs/quickstart.py',
     'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '

@@ -8,8 +8,7 @@ from absl import flags
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.core import errors
-from specdiff_jax.recipes import fields_decoding
-from specdiff_jax.recipes import fields_training
+from specdiff_jax.recipes import recipe
 
 # What `distill` reads too, and a refresh needs to run a drafter.
 _REFRESH = (
@@ -75,10 +74,10 @@ COMMAND = command.Command(
     trajectories, duplicates (left out of the dataset), verifier, workdir.
     """,
   define=_define,
-  fields=fields_decoding.DECODING
-  | {'prompts': fields_decoding.BENCH['prompts']}
-  | fields_training.COLLECTING
-  | {name: fields_training.TRAINING[name] for name in _REFRESH},
+  fields=recipe.described(*recipe.DECODING, recipe.Collecting)
+  | recipe.described(
+    recipe.Bench, *recipe.TRAINING, only=('prompts', *_REFRESH)
+  ),
   examples=(
     'collect --config=configs/distill_smollm2.py --prompts train.jsonl '
     '--workdir runs/trajectories',

@@ -2,7 +2,7 @@
 
 A subcommand's command line is its own flags, `--config=FILE[:VARIANT]`, and
 `--config.FIELD=VALUE` for any field of the config. This module turns it into
-a `Call`, or prints the help. Reading the fields is `build`'s business. Those
+a `Call`, or prints the help. Reading the fields is `recipes`' business. Those
 that only handle files need no config, and may take a path instead.
 """
 
@@ -28,6 +28,7 @@ from specdiff_jax.cli import console
 from specdiff_jax.cli import paths
 from specdiff_jax.core import errors
 from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import recipe as recipe_lib
 
 _CONFIG = re.compile(r'^--?config(=|$)')
 _FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
@@ -37,7 +38,7 @@ _FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
 class Call:
   """A parsed command line."""
 
-  config: ml_collections.ConfigDict | None  # complete, with its overrides
+  config: recipe_lib.Recipe | None  # with the overrides
   options: flags.FlagValues  # the subcommand's own flags
   recipe: str  # FILE[:VARIANT] as it was given
   argument: str = ''  # the positional one
@@ -82,7 +83,7 @@ class Command:
     self.define(options)
     if self.recipe:
       spec, argv = _take_config(argv)
-      config = load(spec)
+      config = ml_collections.ConfigDict(_loaded(spec))
       _check_overrides(argv, config, spec)
     try:
       if self.recipe:
@@ -102,13 +103,13 @@ class Command:
         f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
     self._check_positional(rest)
-    config = options['config'].value if self.recipe else None
     paths.in_flags(options)
-    if config is not None:
-      config = fields.complete(config, f'{spec}, with the command line,')
-      paths.in_config(config)
+    recipe = None
+    if self.recipe:
+      values = options['config'].value.to_dict()
+      recipe = _typed(values, f'{spec}, with the command line,')
     path = paths.expand(rest[0], f'the {self.takes}') if rest else ''
-    return Call(config, options, spec, path)
+    return Call(recipe, options, spec, path)
 
   def _check_positional(self, rest: Sequence[str]) -> None:
     if self.takes and len(rest) != 1:
@@ -140,7 +141,7 @@ class Command:
     else:
       usage += f' {self.takes} [FLAGS]' if self.takes else ' [FLAGS]'
     field_lines = [
-      (f'{name} = {_show(default)}', meaning)
+      (f'{name} = {default!r}', meaning)
       for name, (default, meaning) in self.fields.items()
     ]
     parts = [
@@ -164,14 +165,25 @@ class Command:
     return '\n\n'.join(parts) + '\n'
 
 
-def load(spec: str) -> ml_collections.ConfigDict:
-  """Loads `FILE[:VARIANT]` and completes it with the defaults.
+def load(spec: str, **values: Any) -> recipe_lib.Recipe:
+  """Returns the recipe of `FILE[:VARIANT]`, with other `values` if given.
 
   Raises InputError where there is no such file, it does not run, or it has a
   field that does not exist.
 
-  Example: load('configs/quickstart.py:smoke')
+  Example: load('configs/quickstart.py:smoke', gamma=2)
   """
+  return _typed(_loaded(spec), spec).change(**values)
+
+
+def _typed(values: Mapping[str, Any], where: str) -> recipe_lib.Recipe:
+  complete = fields.complete(values, where)
+  paths.in_config(complete)
+  return recipe_lib.of(complete)
+
+
+def _loaded(spec: str) -> dict[str, Any]:
+  """Returns the values that a config file gives, and the other defaults."""
   path, colon, variant = spec.partition(':')
   path = paths.expand(path, '--config')
   module = _load_module(path)
@@ -199,7 +211,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
       f'get_config() of {path} returns a {type(config).__name__}; it must '
       'return an ml_collections.ConfigDict.'
     )
-  return fields.complete(config, path)
+  return fields.complete(config.to_dict(), path)
 
 
 def _load_module(path: str):
@@ -315,12 +327,6 @@ def _wrap(text: str, indent: int) -> str:
   )
 
 
-def _show(default: Any) -> str:
-  if isinstance(default, ml_collections.ConfigDict):
-    return repr(default.to_dict())
-  return repr(default)
-
-
 def define_prompts(own: flags.FlagValues) -> None:
   """Defines --prompts and --limit, which `decoding.prompts` takes."""
   flags.DEFINE_string(
@@ -341,7 +347,7 @@ def define_prompts(own: flags.FlagValues) -> None:
 
 
 def verifier(
-  config: ml_collections.ConfigDict,
+  recipe: recipe_lib.Recipe,
   split: Callable[[Any], Any] | None = None,
 ):
   """Returns `decoding.verifier`, with a bar where loading takes long."""
@@ -349,15 +355,15 @@ def verifier(
 
   with console.patient('loading (million values)') as show:
     loaded = decoding.verifier(
-      config,
+      recipe,
       progress=lambda done, all: show(done // 10**6, all // 10**6),
       split=split,
     )
-  if ignored := decoding.not_applied(config):
+  if ignored := decoding.not_applied(recipe):
     console.say(
       f'{loaded.source}: generation_config.json asks for '
       f'{", ".join(f"{k}={v!r:.40}" for k, v in ignored.items())}, which is '
-      "not applied: the text is that of the verifier's own law, under "
+      "not applied: the text is that of the verifier's own distribution, under "
       'config.temperature, top_k and top_p.'
     )
   return loaded

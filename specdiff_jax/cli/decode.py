@@ -7,7 +7,7 @@ from specdiff_jax.cli import console
 from specdiff_jax.cli import text as text_lib
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
-from specdiff_jax.recipes import fields_decoding
+from specdiff_jax.recipes import recipe
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -54,7 +54,7 @@ COMMAND = command.Command(
     and those before it are done), remarks go to stderr.
     """,
   define=_define,
-  fields=fields_decoding.DECODING,
+  fields=recipe.described(*recipe.DECODING),
   examples=(
     'decode --config=configs/quickstart.py --prompt "What is 12 * 7?"',
     'decode --config=configs/quickstart.py --prompts my.jsonl --out '
@@ -97,9 +97,7 @@ def _body(call: command.Call) -> int:
   system = decoding.system(call.config, checkpoint)
   requests = decoding.requests(call.config, checkpoint, prompts)
   if options.out:
-    settings = decoding.identity(
-      call.config, checkpoint, fields_decoding.DECODING
-    )
+    settings = decoding.identity(call.config, checkpoint)
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
     for request in requests:

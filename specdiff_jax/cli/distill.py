@@ -8,8 +8,7 @@ from absl import flags
 from specdiff_jax.cli import collect
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
-from specdiff_jax.recipes import fields_decoding
-from specdiff_jax.recipes import fields_training
+from specdiff_jax.recipes import recipe
 
 PREEMPTED = 75  # as launch/environment.sh has it
 
@@ -38,7 +37,7 @@ COMMAND = command.Command(
     params_sha256.
     """,
   define=_define,
-  fields=fields_decoding.DECODING | fields_training.TRAINING,
+  fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
   examples=(
     'distill --config=configs/tiny.py --workdir runs/tiny',
     'distill --config=configs/distill_smollm2.py --workdir runs/mine '

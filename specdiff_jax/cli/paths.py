@@ -4,23 +4,18 @@ The one place that does, for every program: whatever opens a path later may take
 it as it is.
 """
 
-from collections.abc import Mapping
 import os
 import re
 from typing import Any
 
 from absl import flags
-import ml_collections
 
 from specdiff_jax.core import errors
+from specdiff_jax.recipes import recipe as recipe_lib
 
-# Flags and config fields that are paths, or may be.
+# Flags that are paths, or may be; of fields their `About` says so.
 FLAGS = (
     'workdir', 'out', 'prompts', 'from', 'to', 'refresh', 'adapter', 'plot',
-)  # fmt: skip
-FIELDS = (
-    'verifier', 'adapter', 'drafter', 'drafters', 'masked_lm.tokenizer', 'data',
-    'prompts', 'eval_prompts', 'start_from', 'cache_dir',
 )  # fmt: skip
 _ADDRESS = re.compile('[a-zA-Z][a-zA-Z0-9+.-]+:/')
 
@@ -51,23 +46,19 @@ def in_flags(options: flags.FlagValues) -> None:
       options[name].value = expand(options[name].value, f'--{name}')
 
 
-def in_config(config: ml_collections.ConfigDict) -> None:
-  """Expands the paths among the fields of a config."""
-  for field in FIELDS:
+def in_config(values: dict[str, Any]) -> None:
+  """Expands the paths among the complete values of a config."""
+  for field, _, about in recipe_lib.leaves(recipe_lib.GROUPS):
     *outer, last = field.split('.')
-    node = config
+    node = values
     for name in outer:
       node = node[name]
-    node[last] = _expanded(node[last], f'config.{field}')
+    if about.path:
+      node[last] = _expanded(node[last], f'config.{field}')
 
 
 def _expanded(value: Any, where: str) -> Any:
-  """Returns a field's value with its paths expanded; others as they are."""
+  """Returns a field's value with its paths expanded."""
   if isinstance(value, str):  # config.data may be several, with commas between
     return ','.join(expand(part, where) for part in value.split(','))
-  if isinstance(value, tuple):
-    return tuple(_expanded(part, where) for part in value)
-  if isinstance(value, Mapping | ml_collections.ConfigDict):
-    for name in value:
-      value[name] = _expanded(value[name], f'{where}.{name}')
-  return value
+  return tuple(_expanded(part, where) for part in value)

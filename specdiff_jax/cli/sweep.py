@@ -16,8 +16,7 @@ from specdiff_jax.cli import grid
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.data import journal
-from specdiff_jax.recipes import fields_decoding
-from specdiff_jax.recipes import fields_training
+from specdiff_jax.recipes import recipe
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -58,7 +57,7 @@ COMMAND = command.Command(
     values), best_tau, results, figure.
     """,
   define=_define,
-  fields=fields_decoding.DECODING | fields_training.TRAINING,
+  fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
   examples=(
     'sweep --config=configs/ablations/losses_smollm2.py '
     '--grid loss=streak,ce,kl --workdir=runs/losses',
@@ -141,7 +140,7 @@ class _Trainer:
     from specdiff_jax.parallel import processes
 
     path = os.path.join(workdir, 'result.json')
-    recipe = json.loads(json.dumps(config.to_dict()))
+    recipe = json.loads(json.dumps(config.flat()))
     before = _finished(path)
     if before.get('config') == recipe:
       console.say(f'{what}: done before')

@@ -7,7 +7,7 @@ import rich.table
 
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
-from specdiff_jax.recipes import fields_decoding
+from specdiff_jax.recipes import recipe
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -56,11 +56,8 @@ COMMAND = command.Command(
     stdout is one JSON object.
     """,
   define=_define,
-  fields=fields_decoding.DECODING
-  | {
-    name: fields_decoding.BENCH[name]
-    for name in ('prompts', 'limit', 'systems')
-  },
+  fields=recipe.described(*recipe.DECODING)
+  | recipe.described(recipe.Bench, only=('prompts', 'limit', 'systems')),
   examples=(
     'verify --config=configs/quickstart.py',
     'verify --config=configs/quickstart.py --fast --prompts my.jsonl '

@@ -11,8 +11,10 @@ Example:
     decay: float = fields.field(7.0, 'decay of the weights', decides='run', low=0)
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import operator
 from typing import Any
 
 from specdiff_jax.core import errors
@@ -27,20 +29,26 @@ class About:
   """What is known of a field besides its name, type and default."""
 
   help: str
-  decides: str = 'speed'  # one of DECIDES
+  decides: str | tuple[str, ...] = 'speed'  # of DECIDES
   low: float | None = None  # bounds, both allowed themselves
   high: float | None = None
   choices: tuple[Any, ...] = ()  # the only values, where there are some
+  above: float | None = None  # bounds that are not allowed themselves
+  below: float | None = None
+  fits: Callable[[Any], bool] | None = None  # what no bounds can say
+  within: str = ''  # all of these in words, for errors
   element: type | None = None  # of the elements of a tuple that may be empty
+  path: bool = False  # it holds paths of files
+  reported: tuple[str, ...] = ()  # programs whose reports name the value
+  newer: bool = False  # than runs that go on: its default decides nothing
 
 
 def field(default: Any, help: str, **more: Any) -> Any:
   """Returns a field of a dataclass; `more` are those of `About`."""
   about = About(help, **more)
-  assert about.decides in DECIDES
-  if dataclasses.is_dataclass(default):
-    factory = lambda: default
-    return dataclasses.field(default_factory=factory, metadata={'about': about})
+  decides = about.decides
+  decides = {decides} if isinstance(decides, str) else set(decides)
+  assert decides <= set(DECIDES)
   return dataclasses.field(default=default, metadata={'about': about})
 
 
@@ -53,33 +61,46 @@ def abouts(kind: Any) -> dict[str, About]:
   }
 
 
-def check(options: Any) -> None:
+def deciding(kind: Any, what: str) -> tuple[str, ...]:
+  """Returns the names of the fields that decide `what`, one of DECIDES."""
+  return tuple(n for n, about in abouts(kind).items() if what in about.decides)
+
+
+def check(options: Any, outer: str = '') -> None:
   """Raises InputError, which names the argument, where a value is not allowed.
 
-  Bounds hold for each element of a tuple.
+  Bounds hold for each element of a tuple, and within a nested dataclass.
   """
   for name, about in abouts(options).items():
     value = getattr(options, name)
+    if dataclasses.is_dataclass(value):
+      check(value, f'{outer}{name}.')
+      continue
     every = value if isinstance(value, (tuple, list)) else (value,)
     for one in every:
-      _check(name, one, about)
+      if fault := _fault(one, about):
+        shown = repr(one) if isinstance(one, str) else one
+        raise errors.InputError(
+          f'{outer}{name} is {shown}, but it has to be {fault}.'
+        )
 
 
-def _check(name: str, value: Any, about: About) -> None:
+def _fault(value: Any, about: About) -> str:
+  """Returns what a value had to be; '' where it is allowed."""
   if about.choices and value not in about.choices:
-    raise errors.InputError(
-      f'{name} is {value!r}, but it has to be one of {_listed(about.choices)}.'
-    )
+    return f'one of {listed(about.choices)}'
   # Written so that NaN fails too.
-  if about.low is not None and not value >= about.low:
-    raise errors.InputError(
-      f'{name} is {value}, but it has to be at least {about.low}.'
-    )
-  if about.high is not None and not value <= about.high:
-    raise errors.InputError(
-      f'{name} is {value}, but it has to be at most {about.high}.'
-    )
+  for bound, holds, words in (
+    (about.low, operator.ge, 'at least'),
+    (about.high, operator.le, 'at most'),
+    (about.above, operator.gt, 'above'),
+    (about.below, operator.lt, 'below'),
+  ):
+    if bound is not None and not holds(value, bound):
+      return about.within or f'{words} {bound}'
+  return '' if about.fits is None or about.fits(value) else about.within
 
 
-def _listed(values: Sequence[Any]) -> str:
+def listed(values: Sequence[Any]) -> str:
+  """Returns values as a sentence lists them."""
   return ', '.join(str(value) or "''" for value in values)

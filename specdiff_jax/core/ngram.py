@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-MOST = 64  # tokens of a match: the comparison of each is compiled by itself
-
 
 def continuation(
   tokens: jax.Array, length: jax.Array, gamma: int, ngram: int

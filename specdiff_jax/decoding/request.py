@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +63,14 @@ def check_distinct(requests: Sequence[Request]) -> None:
 
 # What becomes no other value on the device: float32 there, int32, and seeds of
 # 32 bits.
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-20, 1e20  # logits over it are finite
 _LEAST_TOP_P = float(np.finfo(np.float32).tiny)  # less counts as 0
-MOST_TOKENS = 1 << 24  # in a row: float32 tells so many positions apart
 _LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
   'temperature': (
     numbers.Real,
-    lambda x: x == 0 or LEAST_TEMPERATURE <= x <= MOST_TEMPERATURE,
-    f'0 (greedy) or {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}',
+    lambda x: (
+      x == 0 or limits.LEAST_TEMPERATURE <= x <= limits.MOST_TEMPERATURE
+    ),
+    f'0 (greedy) or {limits.LEAST_TEMPERATURE:g} to {limits.MOST_TEMPERATURE:g}',
   ),
   'top_k': (
     numbers.Integral,
@@ -89,8 +90,8 @@ _LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
   ),
   'max_new_tokens': (
     numbers.Integral,
-    lambda x: 1 <= x <= MOST_TOKENS,
-    f'an integer, 1 to {MOST_TOKENS}',
+    lambda x: 1 <= x <= limits.MOST_TOKENS,
+    f'an integer, 1 to {limits.MOST_TOKENS}',
   ),
 }
 

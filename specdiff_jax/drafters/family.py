@@ -19,12 +19,12 @@ import numpy as np
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
-from specdiff_jax.core import fields
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import scores
+from specdiff_jax.drafters import told as told_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.parallel import rules
 
@@ -92,37 +92,6 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-  """What a user says of a published masked language model that drafts."""
-
-  family: str = fields.field(
-    '', 'its form, where config.json does not tell it: diffullama, diffugpt'
-  )
-  prefix: str = fields.field(
-    '',
-    'whether its prefix sees the masks: full, as these are trained; or causal, '
-    'whose keys are kept: much cheaper, approximate for models that were not '
-    'trained so',
-  )
-  alignment: str = fields.field(
-    '',
-    'whether slot j is predicted at j (same) or j - 1 (shifted), where the '
-    'model says it wrongly',
-  )
-  mask_id: int = fields.field(
-    -1, 'mask token, where the model says it wrongly or not'
-  )
-  tokenizer: str = fields.field(
-    '',
-    "directory of its tokenizer, if not its own; 'verifier': the verifier's "
-    'ids are its ids',
-  )
-  unknown: float = fields.field(
-    0.01, 'fraction of its tokens that the verifier may lack'
-  )
-
-
-@dataclasses.dataclass(frozen=True)
 class Serving:
   """How a drafter is to draft.
 
@@ -138,7 +107,7 @@ class Serving:
   strategy: marginals.Strategy
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
   context_window: int = 0
-  told: Told = Told()
+  told: told_lib.Told = told_lib.Told()
 
 
 Made = tuple[types.Drafter, Any]  # a drafter, and its params

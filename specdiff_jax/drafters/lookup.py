@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import limits
 from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.core import tree
 
@@ -23,10 +24,10 @@ class PromptLookup:
   features: ClassVar[tuple[int, ...]] = ()
 
   def __post_init__(self):
-    if not 1 <= self.ngram <= ngram_lib.MOST:
+    if not 1 <= self.ngram <= limits.MOST_NGRAM:
       raise errors.InputError(
         f'ngram={self.ngram}, but prompt lookup looks for matches of 1 to '
-        f'{ngram_lib.MOST} tokens.'
+        f'{limits.MOST_NGRAM} tokens.'
       )
 
   @property

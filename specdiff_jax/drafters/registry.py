@@ -74,47 +74,36 @@ def systems() -> dict[str, str]:
   return {e.system: name for name, e in FAMILIES.items() if e.system}
 
 
-def drafters() -> dict[str, str | dict[str, str]]:
-  """Returns an empty path, or one by part, for each of `systems`."""
-  parts = {name: FAMILIES[one].parts for name, one in systems().items()}
-  return {
-    name: dict.fromkeys(every, '') if len(every) > 1 else ''
-    for name, every in parts.items()
-  }
+def parts(system: str) -> tuple[str, ...]:
+  """Returns the names of the networks that draft for a system."""
+  name = systems().get(system)
+  return FAMILIES[name].parts if name else ('drafter',)
 
 
-def paths(
-  system: str, given: str | Mapping[str, str], default: str = ''
-) -> dict[str, str]:
+def paths(system: str, given: str | Mapping[str, str]) -> dict[str, str]:
   """Returns the path of each part of a system's drafter.
 
   Args:
     system: its name.
-    given: a path, or a path by part; empty for the default.
-    default: the path for systems that are given none.
+    given: a path, or a path by part.
 
   Raises:
     InputError: a part that the system does not have, or one path for several.
 
   Example: paths('sps', 'a.safetensors') == {'drafter': 'a.safetensors'}
   """
-  name = systems().get(system)
-  parts = FAMILIES[name].parts if name else ('drafter',)
-  if not isinstance(given, str):
-    for part in given:
-      if part not in parts:
-        raise errors.InputError(
-          f'drafters.{system} has the part {part!r}, but the parts of the '
-          f'system {system!r} are {", ".join(parts)}.'
-        )
-    given = {part: path for part, path in given.items() if path}
-  if not given:
-    return dict.fromkeys(parts, default)
+  known = parts(system)
   if isinstance(given, str):
-    if len(parts) > 1:
+    if len(known) > 1 and given not in ('', 'random'):
       raise errors.InputError(
         f'drafters.{system} is {given!r}, but the drafter of the system '
-        f'{system!r} has the parts {", ".join(parts)}: give a path for each.'
+        f'{system!r} has the parts {", ".join(known)}: give a path for each.'
       )
-    return {parts[0]: given}
-  return {part: given.get(part, default) for part in parts}
+    return dict.fromkeys(known, given)
+  for part in given:
+    if part not in known:
+      raise errors.InputError(
+        f'drafters.{system} has the part {part!r}, but the parts of the '
+        f'system {system!r} are {", ".join(known)}.'
+      )
+  return {part: given.get(part, '') for part in known}

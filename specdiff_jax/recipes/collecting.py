@@ -1,9 +1,10 @@
-"""From a config to trajectories."""
+"""From a recipe to trajectories."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from specdiff_jax.collecting import collect as collect_lib
 from specdiff_jax.collecting import refresh
 from specdiff_jax.collecting import stored_distribution
 from specdiff_jax.core import errors
+from specdiff_jax.core import fields as field_lib
 from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
@@ -27,6 +29,8 @@ from specdiff_jax.models import networks
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import drafters as build_drafters
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import checkpoint as checkpoint_lib
@@ -35,33 +39,30 @@ from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features
 from specdiff_jax.training import objective
 
-Config = systems.Config
 _DAYS_MS = 20 * 24 * 3600 * 1000  # in which every process is to do its share
-_LAW = ('temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat')
 
 
-def check(config: Config) -> None:
+@fields.rim()
+def check(recipe: recipe_lib.Recipe) -> None:
   """Raises InputError on values that nothing can be collected with."""
-  decoding.check(config)
-  least = {'completions': 1, 'store_top_k': 0}
-  least |= {'refresh_anchors': 1, 'refresh_accepted': 0}
-  for name, bound in least.items():
-    systems.least(name, config[name], bound)
-  if config.stop:
+  decoding.check(recipe)
+  options = recipe.collecting
+  field_lib.check(options)
+  if stop := recipe.decoding.stop:
     raise errors.InputError(
-      f'config.stop is {tuple(config.stop)!r}, but trajectories are whole: '
+      f'config.stop is {stop!r}, but trajectories are whole: '
       'they end at an end token or the limit. Leave it empty.'
     )
-  if config.completions > 1 and not config.temperature:
+  if options.completions > 1 and not recipe.sampling.temperature:
     raise errors.InputError(
-      f'config.completions is {config.completions}, but at temperature 0 all '
+      f'config.completions is {options.completions}, but at temperature 0 all '
       'completions of a prompt are the same. Set config.temperature, or '
       'leave it at 1.'
     )
 
 
 def requests(
-  config: Config,
+  recipe: recipe_lib.Recipe,
   checkpoint: weights.Checkpoint,
   texts: Sequence[prompts_lib.Prompt],
 ) -> list[collect_lib.Request]:
@@ -70,14 +71,14 @@ def requests(
   Raises InputError if a prompt is longer than the largest of prompt_buckets.
   """
   return collect_lib.requests_of(
-    prompts_lib.repeated(texts, config.completions),
-    lambda text: checkpoint.tokenizer.encode_prompt(text, config.chat),
-    max(config.prompt_buckets),
+    prompts_lib.repeated(texts, recipe.collecting.completions),
+    lambda text: checkpoint.tokenizer.encode_prompt(text, recipe.sampling.chat),
+    max(recipe.decoding.prompt_buckets),
   )
 
 
 def collect(
-  config: Config,
+  recipe: recipe_lib.Recipe,
   checkpoint: weights.Checkpoint,
   wanted: Sequence[collect_lib.Request],
   workdir: str,
@@ -92,7 +93,7 @@ def collect(
   once all is there.
 
   Args:
-    config: checked.
+    recipe: checked.
     checkpoint: the verifier.
     wanted: the same on all processes.
     workdir: the same folder for all processes.
@@ -104,25 +105,25 @@ def collect(
   dataset, the duplicates that it leaves out, and the new tokens of all
   processes.
   """
-  one = decoding.system(config, checkpoint, name)
+  one = decoding.system(recipe, checkpoint, name)
 
   def run(some, on_done):
     asked = [request_lib.named(r.id, r.prompt) for r in some]
     one.decode(asked, on_done=lambda row, made: on_done(row.id, made.tokens))
 
   header = (
-    {name: config[name] for name in _LAW}
+    dataclasses.asdict(recipe.sampling)
     | {
       'verifier': checkpoint.fingerprint,
-      'dtype': ('int8/' if 'verifier' in systems.INT8[config.int8] else '')
+      'dtype': ('int8/' if systems.is_int8(recipe, 'verifier') else '')
       + systems.dtype(checkpoint),
       'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
     }
     | (facts or {})
   )
-  extend = {'at_once': rows.group_of(config.batch)}
-  if config.store_top_k:
-    law = _stored_law(config, checkpoint)
+  extend = {'at_once': rows.group_of(recipe.decoding.batch)}
+  if recipe.collecting.store_top_k:
+    law = _stored_law(recipe, checkpoint)
     header |= {'store_top_k': law.k, 'law_temperature': law.temperature}
     extend = {'extend': law, 'at_once': law.rows}
   index, count = processes.process_index(), processes.process_count()
@@ -191,28 +192,31 @@ def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
 
 
 def _stored_law(
-  config: Config, checkpoint: weights.Checkpoint
+  recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint
 ) -> stored_distribution.StoredLaw:
-  size = checkpoint.config.vocab_size
-  if config.store_top_k > size:
+  size, k = checkpoint.config.vocab_size, recipe.collecting.store_top_k
+  if k > size:
     raise errors.InputError(
-      f'config.store_top_k is {config.store_top_k}, but the verifier has '
+      f'config.store_top_k is {k}, but the verifier has '
       f'{size} tokens. Lower it.'
     )
-  most = config.max_new_tokens + 1  # with the given token of a refresh
+  most = recipe.sampling.max_new_tokens + 1  # with the given token of a refresh
   return stored_distribution.StoredLaw(
     model=networks.network(checkpoint.config),
     params=checkpoint.params,
-    k=config.store_top_k,
-    temperature=config.temperature or 1.0,
-    rows=config.batch,
-    sizes=tuple(sorted(n + most for n in config.prompt_buckets)),
+    k=k,
+    temperature=recipe.sampling.temperature or 1.0,
+    rows=recipe.decoding.batch,
+    sizes=tuple(sorted(n + most for n in recipe.decoding.prompt_buckets)),
     count=most,
   )
 
 
 def refreshed(
-  config: Config, checkpoint: weights.Checkpoint, drafter: str, folder: str
+  recipe: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  drafter: str,
+  folder: str,
 ) -> tuple[list[collect_lib.Request], dict[str, Any]]:
   """Returns requests from where a drafter fails, and facts for the header.
 
@@ -220,12 +224,12 @@ def refreshed(
   for trajectories of another verifier, and where the drafter fails nowhere.
 
   Args:
-    config: checked; its windows, tokens and eval_fraction as in training.
+    recipe: checked; its windows, tokens and eval_fraction as in training.
     checkpoint: the verifier.
     drafter: as config.drafter.
     folder: work directory of the trajectories that it drafts for.
   """
-  if not config.temperature:
+  if not recipe.sampling.temperature:
     raise errors.InputError(
       'A refresh collects other continuations of the prefixes where the '
       'drafter fails, but config.temperature is 0, where there are none. '
@@ -235,46 +239,49 @@ def refreshed(
   header, source = dataset.read(folder)
   build_training.check_verifier(header, checkpoint, folder)
   dataset.check_ids(folder, source, checkpoint.config.vocab_size)
-  train, _ = windows.split(source, config.eval_fraction)
-  accepted, digest = _accepted(config, checkpoint, drafter, train)
-  most = max(config.prompt_buckets)
+  train, _ = windows.split(source, recipe.training.eval_fraction)
+  accepted, digest = _accepted(recipe, checkpoint, drafter, train)
+  options = recipe.collecting
+  most = max(recipe.decoding.prompt_buckets)
   found = []
   for index, counts in enumerate(accepted):
     anchors = refresh.failing(
-      counts, config.refresh_accepted, config.refresh_anchors
+      counts, options.refresh_accepted, options.refresh_anchors
     )
-    found += refresh.requests(train[index], anchors, config.completions, most)
+    found += refresh.requests(train[index], anchors, options.completions, most)
   if not found:
     raise errors.InputError(
       f'The drafter {drafter} fails nowhere in {folder} (nowhere '
-      f'{config.refresh_accepted} tokens or less are accepted) within '
+      f'{options.refresh_accepted} tokens or less are accepted) within '
       f'{most} tokens. Raise config.refresh_accepted or prompt_buckets.'
     )
   facts = {'refresh': {
       'drafter': digest,
       'from': manifest['journal_sha256'],
-      'anchors': config.refresh_anchors,
-      'accepted': config.refresh_accepted,
+      'anchors': options.refresh_anchors,
+      'accepted': options.refresh_accepted,
   }}  # fmt: skip
   return found, facts
 
 
-def _accepted(config, checkpoint, drafter: str, source):
+def _accepted(recipe, checkpoint, drafter: str, source):
   """Returns the accepted tokens at all anchors of each trajectory.
 
   And the digest of the drafter.
   """
-  config = config.copy_and_resolve_references()
-  config.drafter = drafter
-  kind = config.network.kind
-  one = build_drafters.load(config, checkpoint, kind)
+  options = recipe.training
+  kind = options.network.kind
+  loading = dataclasses.replace(recipe.systems['sps'], drafter=drafter)
+  one = build_drafters.load(loading, checkpoint, kind)
   network, params = one.config, family.cast(one, checkpoint)
-  gamma = getattr(network, 'gamma', config.gamma)
+  gamma = getattr(network, 'gamma', options.gamma)
   sizes = windows.WindowConfig(
-    config.tokens, config.windows, gamma, config.batch
+    options.tokens, options.windows, gamma, options.batch
   )
   score = registry.network(kind).score(network)
-  drafted = jax.jit(objective.make_matches(score, gamma, config.vocab_block))
+  drafted = jax.jit(
+    objective.make_matches(score, gamma, recipe.memory.vocab_block)
+  )
   frozen = objective.frozen(checkpoint.params, np.asarray(one.vocab))
   add = lambda batch: batch
   if network.features:

@@ -1,14 +1,10 @@
 """From a config to trained drafters: new sizes, loading, drafters that serve."""
 
-from collections.abc import Collection
-from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import dataclasses
 import os
 import pathlib
 
-import ml_collections
 import numpy as np
 
 from specdiff_jax.checkpoints import hub
@@ -23,53 +19,41 @@ from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import tables
 from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import options as options_lib
 
-Config = ml_collections.ConfigDict
+Options = options_lib.Trained
 ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
 _PRESET = 'preset:'
 _SHAPES = 'masked_lm'  # the family of drafters that are known by their shape
 
 
-@contextlib.contextmanager
-def _named(
-  names: Collection[str] = tuple(fields.ALL), node: str = ''
-) -> Iterator[None]:
-  """Gives the argument that an error begins with the name of its field."""
-  try:
-    yield
-  except errors.InputError as error:
-    first = str(error).split(' ', 1)[0].split('.')[0]
-    if first not in names:
-      raise
-    raise errors.InputError(f'config.{node}{error}') from error
-
-
 def sizes(
-  config: Config, checkpoint: weights.Checkpoint, kind: str = ''
+  options: Options, checkpoint: weights.Checkpoint, kind: str = ''
 ) -> drafter_file.Config:
   """Returns the sizes of a new network of a kind, by default the config's."""
-  options = registry.network(kind or config.network.kind).options
-  given = {**config.masked_lm, **config.network}  # the mask of an adapted one
-  names = [field.name for field in dataclasses.fields(options)]
-  with _named(names, 'network.'):
-    return options(**{name: given[name] for name in names}).sizes(
-      config.gamma, checkpoint.config
+  network = registry.network(kind or options.network.kind).options
+  # The mask of an adapted one is among those of masked_lm.
+  given = {**vars(options.masked_lm), **vars(options.network)}
+  names = [field.name for field in dataclasses.fields(network)]
+  with fields.rim(names, 'network.'):
+    return network(**{name: given[name] for name in names}).sizes(
+      options.gamma, checkpoint.config
     )
 
 
 def window(
-  config: Config,
+  options: Options,
   checkpoint: weights.Checkpoint,
   strategy: marginals.Strategy,
 ) -> family_lib.Made:
-  """Returns the drafter config.drafter, which fills windows, and its params.
+  """Returns the drafter options.drafter, which fills windows, and its params.
 
   A directory is a published drafter, whose config.json names its family; a
   file is one of ours.
   """
-  serving, name = _serving(config, strategy), config.drafter
+  serving, name = _serving(options, strategy), options.drafter
   if name.startswith(_PRESET):
-    with _named():
+    with fields.rim():
       return registry.family(_SHAPES).shape(
         name.removeprefix(_PRESET), checkpoint, serving
       )
@@ -77,7 +61,7 @@ def window(
     folder = name if os.path.isdir(name) else hub.folder(name)
     return _published(folder, checkpoint, serving)
   kind = (
-    config.network.kind
+    options.network.kind
     if name == 'random'
     else drafter_file.kind(_drafter_path(name))
   )
@@ -85,7 +69,7 @@ def window(
   # Of a kind that fills no windows, the file itself says what is wrong.
   kind = kind if kind in windows else windows[0]
   family, part = registry.kinds()[kind]
-  return _made(config, checkpoint, serving, family, {part: name})
+  return _made(options, checkpoint, serving, family, {part: name})
 
 
 def _fills(family: str) -> bool:
@@ -95,54 +79,54 @@ def _fills(family: str) -> bool:
 
 def of_system(
   name: str,
-  config: Config,
+  options: Options,
   checkpoint: weights.Checkpoint,
   strategy: marginals.Strategy,
 ) -> family_lib.Made:
   """Returns the drafter of a system that one family drafts for, and params."""
   return _made(
-    config,
+    options,
     checkpoint,
-    _serving(config, strategy),
+    _serving(options, strategy),
     registry.systems()[name],
-    paths(name, config),
+    paths(name, options),
   )
 
 
-def paths(name: str, config: Config) -> dict[str, str]:
+def paths(name: str, options: Options) -> dict[str, str]:
   """Returns the path of each part of the drafter of the system `name`."""
-  given = config.drafters.to_dict().get(name, '')
-  with _named():
-    return registry.paths(name, given, config.drafter)
+  with fields.rim():
+    return registry.paths(name, options.drafter)
 
 
-def _made(config, checkpoint, serving, family: str, given: Mapping[str, str]):
+def _made(options, checkpoint, serving, family: str, given: Mapping[str, str]):
   """Returns the drafter of a family whose networks lie in these files."""
   networks = {
-    part: load(config, checkpoint, kind, given[part])
+    part: load(options, checkpoint, kind, given[part])
     for kind, (one, part) in registry.kinds().items()
     if one == family
   }
-  with _named():
+  with fields.rim():
     return registry.family(family).drafter(networks, checkpoint, serving)
 
 
-def _serving(config: Config, strategy) -> family_lib.Serving:
-  return family_lib.Serving(
-    gamma=config.gamma,
-    strategy=strategy,
+def _serving(options: Options, strategy) -> family_lib.Serving:
+  one = family_lib.Serving(options.gamma, strategy, told=options.masked_lm)
+  if not isinstance(options, options_lib.Diffusion):
+    return one
+  return dataclasses.replace(
+    one,
     denoising=denoising.Denoising(
-      config.denoising_steps, config.denoising_order, config.remask
+      options.denoising_steps, options.denoising_order, options.remask
     ),
-    context_window=config.context_window,
-    told=family_lib.Told(**config.masked_lm),
+    context_window=options.context_window,
   )
 
 
 def _published(folder: str, checkpoint, serving) -> family_lib.Made:
   """Returns the published drafter of a directory, and its params."""
   form = serving.told.family
-  with _named():
+  with fields.rim():
     if form and form not in tables.readers():
       raise errors.InputError(
         f'masked_lm.family is {form!r}, but it has to be one of '
@@ -156,29 +140,29 @@ def _published(folder: str, checkpoint, serving) -> family_lib.Made:
 
 
 def load(
-  config: Config, checkpoint: weights.Checkpoint, kind: str, path: str = ''
+  options: Options, checkpoint: weights.Checkpoint, kind: str, path: str = ''
 ) -> family_lib.Trained:
-  """Returns a network of this verifier's, by default config.drafter."""
-  path, network = path or config.drafter, registry.network(kind)
+  """Returns a network of this verifier's, by default options.drafter."""
+  path, network = path or options.drafter, registry.network(kind)
   if path == 'random':
-    found = sizes(config, checkpoint, kind)
-    params = network.initial(found, jax_settings.key(config.seed))
+    found = sizes(options, checkpoint, kind)
+    params = network.initial(found, jax_settings.key(options.seed))
     vocab = np.arange(found.vocab)
   else:
     found, params, vocab = drafter_file.load(
       _drafter_path(path), checkpoint, network.config
     )
-  gamma = getattr(found, 'gamma', config.gamma)
-  if config.gamma > gamma:
+  gamma = getattr(found, 'gamma', options.gamma)
+  if options.gamma > gamma:
     raise errors.InputError(
-      f'config.gamma is {config.gamma}, but the drafter {path} drafts '
+      f'config.gamma is {options.gamma}, but the drafter {path} drafts '
       f'{gamma} tokens at once. Lower gamma.'
     )
   return family_lib.Trained(found, params, vocab, path)
 
 
 def _drafter_path(name: str) -> str:
-  """Returns the file that config.drafter names: a path, or one of the zoo."""
+  """Returns the file that options.drafter names: a path, or one of the zoo."""
   if not name:
     raise errors.InputError(
       'config.drafter is empty, but this system needs one: give a '

@@ -1,96 +1,97 @@
-"""The fields that a config may have, together, and how a config gets them all.
+"""From the values of a config to a recipe, and from its errors to a config's.
 
-Each has its default and its meaning, which `--help` prints. A config that
-leaves one out gets the default. A name that stands nowhere is a mistake, and is
-reported as one.
+A config that leaves a field out gets its default. A name that stands nowhere is
+a mistake, and so is a value of another kind; both are reported.
 """
 
+from collections.abc import Collection
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import dataclasses
 import difflib
 import math
 from typing import Any
 
-import ml_collections
-
 from specdiff_jax.core import errors
-from specdiff_jax.recipes import fields_decoding
-from specdiff_jax.recipes import fields_training
+from specdiff_jax.recipes import recipe as recipe_lib
 
-ALL = (
-  fields_decoding.DECODING
-  | fields_decoding.BENCH
-  | fields_training.TRAINING
-  | fields_training.COLLECTING
-)
-
-# What the elements of tuples are whose defaults are empty.
-ELEMENTS = {
-    'stop': str, 'budgets': int, 'eval_prompts': str, 'network.start': int,
-    'network.features': int,
-}  # fmt: skip
+ALL = recipe_lib.FIELDS
 _KINDS = {
   bool: 'True or False',
   int: 'an integer',
   float: 'a number',
   str: 'a text',
 }
+_VERBS = ('is ', 'has ', 'asks ')  # what errors say of an argument
 _EXAMPLES = {int: '(2, 4)', float: '(0.5, 1.0)', str: "('a', 'b')"}
 
 
-def complete(
-  config: ml_collections.ConfigDict, where: str = 'the config'
-) -> ml_collections.ConfigDict:
-  """Returns the config with every field; raises InputError on unknown ones.
+def typed(
+  values: Mapping[str, Any], where: str = 'the config'
+) -> recipe_lib.Recipe:
+  """Returns the recipe of a config's values; raises InputError, see `complete`.
 
-  Example: complete(quickstart.get_config())
+  Example: typed(quickstart.get_config().to_dict())
   """
-  for name in config:
-    if name not in ALL:
-      raise unknown(f'{where} has the field', name, ALL)
-  full = ml_collections.ConfigDict(
-    {name: default for name, (default, _) in ALL.items()}
-  )
-  full = full.copy_and_resolve_references()
-  for name, value in config.items():
-    if not isinstance(full[name], ml_collections.ConfigDict):
-      _set(full, name, value, where, name)
-      continue
-    if not isinstance(value, ml_collections.ConfigDict):
-      raise errors.InputError(
-        f'{where} sets {name!r} to {value!r}, but it has fields of its own: '
-        f'{", ".join(full[name])}. Give a ConfigDict of them.'
-      )
-    for inner, one in value.items():
-      if inner not in full[name]:
-        raise unknown(f'{where} has the field', f'{name}.{inner}', full[name])
-      _set(full[name], inner, one, where, f'{name}.{inner}')
+  return recipe_lib.of(complete(values, where))
+
+
+def complete(
+  values: Mapping[str, Any], where: str = 'the config'
+) -> dict[str, Any]:
+  """Returns the value of every field, or its default.
+
+  Raises:
+    InputError: a name stands nowhere, or a value is of another kind.
+  """
+  return _complete(values, ALL, where, '')
+
+
+def _complete(values, known, where: str, outer: str) -> dict[str, Any]:
+  for name in values:
+    if name not in known:
+      raise unknown(f'{where} has the field', f'{outer}{name}', known)
+  full = {}
+  for name, one in known.items():
+    if dataclasses.is_dataclass(one.default):
+      inner = {x.name: x for x in dataclasses.fields(one.default)}
+      value = values.get(name, {})
+      if not isinstance(value, Mapping):
+        raise errors.InputError(
+          f'{where} sets {name!r} to {value!r}, but it has fields of its own: '
+          f'{", ".join(inner)}. Give a ConfigDict of them.'
+        )
+      full[name] = _complete(value, inner, where, f'{name}.')
+    elif name in values:
+      full[name] = _kind(one, values[name], where, f'{outer}{name}')
+    else:
+      full[name] = one.default
   return full
 
 
-def _set(
-  node: ml_collections.ConfigDict, key: str, value: Any, where: str, name: str
-) -> None:
-  """Gives a field its value; raises InputError where its kind is another.
+def _kind(one: dataclasses.Field, value: Any, where: str, name: str) -> Any:
+  """Returns a value of the field's kind; raises InputError on another one.
 
-  ConfigDict compares types, but not those of the elements of tuples; it takes
-  True for 1, integers that no machine counts in, and NaN.
+  Python would take True for 1, integers that no machine counts in, and NaN.
   """
-  default = node[key]
-  kind = type(default)
+  kind = type(one.default)
   if kind is tuple:
-    kind = type(default[0]) if default else ELEMENTS[name]
+    kind = one.metadata['about'].element or type(one.default[0])
     if not isinstance(value, (tuple, list)) or any(
-      _fault(one, kind) for one in value
+      _fault(x, kind) for x in value
     ):
       raise errors.InputError(
         f'{where} sets {name!r} to {value!r}, but it has to be a tuple, each '
         f'element {_KINDS[kind]}, such as {_EXAMPLES[kind]}.'
       )
-  elif fault := _fault(value, kind):
+    return tuple(value)
+  if fault := _fault(value, kind):
     raise errors.InputError(
       f'{where} sets {name!r} to {value!r}, but it has to be '
-      f'{_KINDS[kind]}{fault}, like its default {default!r}.'
+      f'{_KINDS[kind]}{fault}, like its default {one.default!r}.'
     )
-  node[key] = value
+  return kind(value)
 
 
 def _fault(value: Any, kind: type) -> str | None:
@@ -117,3 +118,29 @@ def unknown(where: str, name: str, known) -> errors.InputError:
     else f'There are: {", ".join(sorted(known))}.'
   )
   return errors.InputError(f'{where} {name!r}, which does not exist. {guess}')
+
+
+@contextlib.contextmanager
+def rim(names: Collection[str] = tuple(ALL), node: str = '') -> Iterator[None]:
+  """Makes arguments that errors begin with fields: gamma is config.gamma.
+
+  Args:
+    names: arguments that are fields.
+    node: the node of a config that they are in, such as 'network.'.
+  """
+  try:
+    yield
+  except errors.InputError as error:
+    name, _, rest = str(error).partition(' ')
+    if name.partition('.')[0] not in names or not rest.startswith(_VERBS):
+      raise
+    raise errors.InputError(f'config.{node}{error}') from error
+
+
+@contextlib.contextmanager
+def arguments() -> Iterator[None]:
+  """Makes fields that errors speak of arguments: config.gamma is gamma."""
+  try:
+    yield
+  except errors.InputError as error:
+    raise errors.InputError(str(error).replace('config.', '')) from error

@@ -1,4 +1,4 @@
-"""From a config to a loss: a line in `LOSSES`."""
+"""From a recipe to a loss: a line in `LOSSES`."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -10,29 +10,27 @@ from typing import Any
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import fields as field_lib
 from specdiff_jax.drafters import registry
 from specdiff_jax.losses import divergences
 from specdiff_jax.losses import revealed
 from specdiff_jax.losses import windows
-from specdiff_jax.recipes import systems
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.training import objective
-
-Config = systems.Config
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """A loss by its name in a config.
+  """A loss by its name in a recipe.
 
   Attributes:
-    make: the loss of a config.
-    reads: fields of the config that decide it, beside those of any run.
+    make: (options of the loss, steps of the run) -> the loss.
     shows: windows are partly shown to the drafter.
     drawn: it is an expectation over trajectories of the law it reads.
   """
 
-  make: Callable[[Config], objective.Loss]
-  reads: tuple[str, ...] = ()
+  make: Callable[[Any, int], objective.Loss]
   shows: bool = False
   drawn: bool = False
 
@@ -40,49 +38,51 @@ class Choice:
 def _plain(function, **fields: str):
   """Returns a choice of a loss of targets; fields are keyword = field name."""
 
-  def make(config):
-    options = {name: config[field] for name, field in fields.items()}
-    return objective.Loss(lambda s, step: function(s.log_q, s.valid, **options))
+  def make(options, steps):
+    del steps
+    given = {name: getattr(options, field) for name, field in fields.items()}
+    return objective.Loss(lambda s, step: function(s.log_q, s.valid, **given))
 
-  return Choice(make, tuple(fields.values()))
+  return Choice(make)
 
 
-def _streak(config: Config) -> objective.Loss:
+def _streak(options, steps) -> objective.Loss:
   """Cross-entropy for a part of the run, then Box-Cox streak."""
 
   def value(s, step):
     return windows.warmed_streak(
-      s.log_q, s.valid, decay=config.decay, **_course(config, step)
+      s.log_q, s.valid, decay=options.decay, **_course(options, steps, step)
     )
 
   return objective.Loss(value)
 
 
-def _course(config: Config, step) -> dict[str, Any]:
+def _course(options, steps: int, step) -> dict[str, Any]:
   """Returns ce_weight and beta at a step."""
-  warm = round(config.ce_fraction * config.steps)
+  warm = round(options.ce_fraction * steps)
   return {
     'ce_weight': windows.warmup_weight(step, warm),
-    'beta': windows.anneal(step, warm, config.steps, config.beta_end),
+    'beta': windows.anneal(step, warm, steps, options.beta_end),
   }
 
 
-def _warmed(config: Config, function, **law) -> objective.Loss:
+def _warmed(options, steps: int, function, **law) -> objective.Loss:
   """Cross-entropy for a part of the run, then `function(slots, beta)`."""
 
   def value(s, step):
-    course = _course(config, step)
-    ce, _ = windows.decayed_ce(s.log_q, s.valid, config.decay)
+    course = _course(options, steps, step)
+    ce, _ = windows.decayed_ce(s.log_q, s.valid, options.decay)
     loss, metrics = function(s, course['beta'])
     mixed = course['ce_weight'] * ce + (1 - course['ce_weight']) * loss
     return mixed, metrics | course | {'ce': ce}
 
-  return objective.Loss(value, law, config.law_temperature)
+  return objective.Loss(value, law, options.law_temperature)
 
 
-def _soft_streak(config: Config) -> objective.Loss:
+def _soft_streak(options, steps) -> objective.Loss:
   return _warmed(
-    config,
+    options,
+    steps,
     lambda s, beta: divergences.soft_streak_loss(
       s.log_q, s.law['agreement'], s.valid, beta
     ),
@@ -90,9 +90,10 @@ def _soft_streak(config: Config) -> objective.Loss:
   )
 
 
-def _rejection(config: Config) -> objective.Loss:
+def _rejection(options, steps) -> objective.Loss:
   return _warmed(
-    config,
+    options,
+    steps,
     lambda s, beta: divergences.rejection_loss(
       s.log_q, s.log_p, s.valid, beta, s.law['overlap']
     ),
@@ -100,165 +101,152 @@ def _rejection(config: Config) -> objective.Loss:
   )
 
 
-def _divergence(function, config: Config) -> objective.Loss:
+def _divergence(function, options, steps) -> objective.Loss:
   return objective.Loss(
     lambda s, step: divergences.distillation(s.law['d'], s.log_q, s.valid),
     {'d': function},
-    config.law_temperature,
+    options.law_temperature,
   )
 
 
-def _tv(config: Config) -> objective.Loss:
+def _tv(options, steps) -> objective.Loss:
   return _warmed(
-    config,
+    options,
+    steps,
     lambda s, beta: divergences.distillation(s.law['tv'], s.log_q, s.valid),
     tv=divergences.tv,
   )
 
 
-def _lk(config: Config) -> objective.Loss:
+def _lk(options, steps) -> objective.Loss:
   def value(s, step):
     overlap = jnp.exp(s.law['overlap'])
     return divergences.lk_loss(
-      s.law['kl'], overlap, s.log_q, s.valid, config.lk_eta
+      s.law['kl'], overlap, s.log_q, s.valid, options.lk_eta
     )
 
   statistics = {
     'kl': divergences.forward_kl,
     'overlap': divergences.log_overlap,
   }
-  return objective.Loss(value, statistics, config.law_temperature)
+  return objective.Loss(value, statistics, options.law_temperature)
 
 
-def _variable_prefix(config: Config) -> objective.Loss:
+def _variable_prefix(options, steps) -> objective.Loss:
   return objective.Loss(
     lambda s, step: revealed.variable_prefix(
-      s.log_q, s.valid, s.shown.mask, config.decay
+      s.log_q, s.valid, s.shown.mask, options.decay
     ),
-    show=functools.partial(revealed.draw_prefixes, base=config.prefix_base),
+    show=functools.partial(revealed.draw_prefixes, base=options.prefix_base),
   )
 
 
-def _elbo(config: Config) -> objective.Loss:
-  schedule = revealed.SCHEDULES[config.noise_schedule]
+def _elbo(options, steps) -> objective.Loss:
+  schedule = revealed.SCHEDULES[options.noise_schedule]
   return objective.Loss(
     lambda s, step: revealed.elbo(s.log_q, s.valid, s.shown),
     show=functools.partial(revealed.draw_masks, schedule=schedule),
   )
 
 
-_LAW = ('law_temperature', 'stored_law')
 LOSSES: Mapping[str, Choice] = {
   'streak': Choice(_streak),
-  'soft_streak': Choice(_soft_streak, _LAW, drawn=True),
+  'soft_streak': Choice(_soft_streak, drawn=True),
   'dpace': _plain(windows.dpace, smoothing='dpace_smoothing'),
   'ce': _plain(functools.partial(windows.decayed_ce, decay=math.inf)),
   'decayed_ce': _plain(windows.decayed_ce, decay='decay'),
   'ce_streak': _plain(windows.ce_streak),
-  'kl': Choice(functools.partial(_divergence, divergences.forward_kl), _LAW),
-  'reverse_kl': Choice(
-    functools.partial(_divergence, divergences.reverse_kl), _LAW
-  ),
-  'js': Choice(functools.partial(_divergence, divergences.js), _LAW),
-  'tv': Choice(_tv, _LAW),
-  'lk': Choice(_lk, _LAW + ('lk_eta',)),
-  'rejection': Choice(_rejection, _LAW, drawn=True),
-  'variable_prefix': Choice(_variable_prefix, ('prefix_base',), shows=True),
-  'elbo': Choice(_elbo, ('noise_schedule', 'anneal_fraction'), shows=True),
-}
-
-# Fields that losses read: where they have to lie, in words and as a check.
-_BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-  'dpace_smoothing': ('from 0 to below 1', lambda x: 0 <= x < 1),
-  'lk_eta': ('at least 0', lambda x: x >= 0),
-  'prefix_base': ('above 0 and at most 1', lambda x: 0 < x <= 1),
-  'law_temperature': ('above 0', lambda x: x > 0),
-  'anneal_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
-  'served': ('from 0 to 1', lambda x: 0 <= x <= 1),
-  'ce_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
+  'kl': Choice(functools.partial(_divergence, divergences.forward_kl)),
+  'reverse_kl': Choice(functools.partial(_divergence, divergences.reverse_kl)),
+  'js': Choice(functools.partial(_divergence, divergences.js)),
+  'tv': Choice(_tv),
+  'lk': Choice(_lk),
+  'rejection': Choice(_rejection, drawn=True),
+  'variable_prefix': Choice(_variable_prefix, shows=True),
+  'elbo': Choice(_elbo, shows=True),
 }
 
 
-def check(config: Config) -> None:
+@fields.rim()
+def check(recipe: recipe_lib.Recipe) -> None:
   """Raises InputError on a loss that does not exist or does not fit."""
-  systems.one_of('loss', config.loss, LOSSES)
-  systems.one_of('noise_schedule', config.noise_schedule, revealed.SCHEDULES)
-  systems.least('vocab_block', config.vocab_block, 0)
-  for name, (words, fits) in _BOUNDS.items():
-    if not fits(config[name]):
-      raise errors.InputError(
-        f'config.{name} is {config[name]}, but it has to be {words}.'
-      )
-  network = config.network
+  for group in (recipe.objective, recipe.memory, *recipe.losses.values()):
+    field_lib.check(group)
+  name, network = recipe.objective.loss, recipe.training.network
   fits = network.kind == 'diffusion' and network.ngram
-  fits |= network.kind == 'masked_lm' and config.loss == 'elbo'
-  if LOSSES[config.loss].shows and not fits:
+  fits |= network.kind == 'masked_lm' and name == 'elbo'
+  if LOSSES[name].shows and not fits:
     raise errors.InputError(
-      f'config.loss is {config.loss!r}, which shows the drafter a part of '
+      f'config.loss is {name!r}, which shows the drafter a part of '
       f'its window, but a drafter of kind {network.kind!r} with ngram '
       f'{network.ngram} has no input for that. Take network.kind=diffusion '
       'and network.ngram of at least 1, or another loss.'
     )
-  if config.served:
-    _check_served(config)
+  if recipe.objective.served:
+    _check_served(recipe)
 
 
-def _check_served(config: Config) -> None:
-  if LOSSES[config.loss].shows:
+def _check_served(recipe: recipe_lib.Recipe) -> None:
+  served, name = recipe.objective.served, recipe.objective.loss
+  if LOSSES[name].shows:
     raise errors.InputError(
-      f'config.served is {config.served}, but config.loss is '
-      f'{config.loss!r}, whose drafter sees a part of its window, which in '
+      f'config.served is {served}, but config.loss is '
+      f'{name!r}, whose drafter sees a part of its window, which in '
       'serving it does not. Leave served at 0, or take another loss.'
     )
-  if config.windows == 1:
+  if recipe.training.windows == 1:
     raise errors.InputError(
-      f'config.served is {config.served}, but config.windows is 1, and a '
+      f'config.served is {served}, but config.windows is 1, and a '
       "row's first window is always visited. Raise windows, best to "
       'max_new_tokens of `collect`, or leave served at 0.'
     )
 
 
-def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
+def check_data(
+  recipe: recipe_lib.Recipe, header: Mapping[str, Any], where: str
+) -> None:
   """Raises InputError on trajectories that the loss cannot be taken of.
 
-  That is, where it is no expectation over them, or where they lack the law
+  That is, where it is no expectation over them, or where they lack the distribution
   that it is to read.
   """
-  if stored_law(config):
+  name, options = recipe.objective.loss, recipe.loss
+  if stored_law(recipe):
     found = header.get('store_top_k', 0), header.get('law_temperature')
-    if not found[0] or found[1] != config.law_temperature:
+    if not found[0] or found[1] != options.law_temperature:
       raise errors.InputError(
         'config.stored_law is set and config.law_temperature is '
-        f'{config.law_temperature}, but the trajectories in {where} were '
+        f'{options.law_temperature}, but the trajectories in {where} were '
         'collected with store_top_k, law_temperature = '
         f'{found}. Collect them with config.store_top_k, give their '
         'temperature, or leave stored_law out.'
       )
   drawn = tuple(header.get(name) for name in ('temperature', 'top_k', 'top_p'))
-  wanted = (config.law_temperature, 0, 1)
-  if LOSSES[config.loss].drawn and drawn != wanted:
+  if LOSSES[name].drawn and drawn != (options.law_temperature, 0, 1):
     raise errors.InputError(
-      f'config.loss is {config.loss!r}, an expectation over what the '
+      f'config.loss is {name!r}, an expectation over what the '
       'verifier draws at config.law_temperature '
-      f'{config.law_temperature} without top_k and top_p, but the '
+      f'{options.law_temperature} without top_k and top_p, but the '
       f'trajectories in {where} were collected with temperature, top_k, '
       f'top_p = {drawn}. Collect them so, give their temperature (if above '
       '0), or take another loss.'
     )
 
 
-def stored_law(config: Config) -> bool:
-  """Returns whether the loss reads the law that `collect` stored."""
-  return bool(config.stored_law and make(config).law)
+def stored_law(recipe: recipe_lib.Recipe) -> bool:
+  """Returns whether the loss reads the distribution that `collect` stored."""
+  return getattr(recipe.loss, 'stored_law', False)
 
 
-def make(config: Config, network: Any = None) -> objective.Loss:
-  """Returns the loss of a checked config, for a drafter of these sizes.
+def make(recipe: recipe_lib.Recipe, network: Any = None) -> objective.Loss:
+  """Returns the loss of a checked recipe, for a drafter of these sizes.
 
   The ELBO is taken of whole texts where the drafter's family has that.
   """
-  loss = LOSSES[config.loss].make(config)
-  loss = dataclasses.replace(loss, served=config.served)
+  name, options = recipe.objective.loss, recipe.loss
+  steps = recipe.schedule.steps
+  loss = LOSSES[name].make(options, steps)
+  loss = dataclasses.replace(loss, served=recipe.objective.served)
   if network is None or not loss.show:
     return loss
   whole_elbo = registry.network(network.kind).whole_elbo
@@ -266,7 +254,7 @@ def make(config: Config, network: Any = None) -> objective.Loss:
     return loss
   whole = whole_elbo(
     network,
-    revealed.SCHEDULES[config.noise_schedule],
-    round(config.anneal_fraction * config.steps),
+    revealed.SCHEDULES[options.noise_schedule],
+    round(options.anneal_fraction * steps),
   )
   return dataclasses.replace(loss, whole=whole)

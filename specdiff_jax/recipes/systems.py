@@ -12,8 +12,6 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import ml_collections
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
@@ -27,19 +25,12 @@ from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import strategies
+from specdiff_jax.models import int8 as int8_lib
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import drafters as build_drafters
-
-Config = ml_collections.ConfigDict
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-# Far beyond what pays; the programs of more take minutes to compile.
-MOST_DEEP, MOST_DRAFTED = 512, 1024  # tokens of a window, and of a tree
-# Values of config.int8: whose weights are int8.
-INT8 = {
-    '': (), 'verifier': ('verifier',), 'drafter': ('drafter',),
-    'both': ('verifier', 'drafter'),
-}  # fmt: skip
+from specdiff_jax.recipes import options as options_lib
+from specdiff_jax.recipes import recipe as recipe_lib
 
 
 class Parts(NamedTuple):
@@ -69,107 +60,99 @@ _ARRANGEMENTS = {
 }
 
 
-def _ar(config, checkpoint, slots):
+def _ar(options: options_lib.Plain, checkpoint, slots):
   if not slots:
-    own = ar_slots(config, dtype(checkpoint))
-    slots = config.gamma + 1 if config.exact else own
+    own = _plain_slots(options, checkpoint)
+    slots = options.gamma + 1 if options.exact else own
   return Parts(none.NoDraft(slots), (), accept.SampleAndMatch())
 
 
-def _lookup(config, checkpoint, slots):
+def _lookup(options: options_lib.Lookup, checkpoint, slots):
   del checkpoint, slots
-  drafter = lookup.PromptLookup(config.gamma, config.ngram)
-  return Parts(drafter, (), RULES[config.rule])
+  drafter = lookup.PromptLookup(options.gamma, options.ngram)
+  return Parts(drafter, (), RULES[options.rule])
 
 
-def _specdiff(config, checkpoint, slots):
+def _specdiff(options: options_lib.SpecDiff, checkpoint, slots):
   """One chain."""
   del slots
-  strategy = strategies.Chain(mode=config.draft, **_tempered(config))
-  return _diffusion(config, checkpoint, strategy, RULES[config.rule])
+  return _diffusion(options, checkpoint, _chain(options))
 
 
-def _specdiff2(config, checkpoint, slots):
+def _specdiff2(options: options_lib.SpecDiff2, checkpoint, slots):
   """K chains, of which the verifier selects one (2511.00606, Algorithm 1)."""
   del slots
-  strategy = strategies.Drafts(
-    drafts=config.drafts,
-    arrangement='chains',
-    **_tempered(config, spread=True),
-  )
   rule = paired(
-    config, 'specdiff2', lambda: accept.SelfSelection(RULES[config.rule])
+    options, 'specdiff2', lambda: accept.SelfSelection(RULES[options.rule])
   )
-  one = _diffusion(config, checkpoint, strategy, rule)
-  return one._replace(drafts=config.drafts)
+  strategy = _drafts(options, 'chains')
+  return _diffusion(options, checkpoint, strategy)._replace(
+    rule=rule, drafts=options.drafts
+  )
 
 
-def _tree(config, checkpoint, slots):
+def _tree(options: options_lib.Tree, checkpoint, slots):
   """The same K drafts; the rule walks all of them."""
   del slots
-  strategy = strategies.Drafts(
-    drafts=config.drafts,
-    arrangement=_ARRANGEMENTS[config.rule],
-    budget=config.budget,
-    **_tempered(config, spread=True),
-  )
-  one = _diffusion(config, checkpoint, strategy, RULES[config.rule])
-  return one._replace(drafts=config.drafts)
+  arrangement = _ARRANGEMENTS[options.rule]
+  strategy = _drafts(options, arrangement, budget=options.budget)
+  one = _diffusion(options, checkpoint, strategy)
+  return one._replace(drafts=options.drafts)
 
 
-def _best_first(config, checkpoint, slots):
+def _best_first(options: options_lib.BestFirst, checkpoint, slots):
   """The most probable prefixes of the marginals."""
   del slots
-  strategy = strategies.BestFirst(config.budget)
-  return _diffusion(config, checkpoint, strategy, RULES[config.rule])
+  strategy = strategies.BestFirst(options.budget)
+  return _diffusion(options, checkpoint, strategy)
 
 
-def _of_family(name, config, checkpoint, slots):
+def _of_family(name, options: options_lib.OfFamily, checkpoint, slots):
   """Chains of the one family that drafts for the system `name`."""
   del slots
-  strategy = strategies.Chain(mode=config.draft, **_tempered(config))
-  one, params = build_drafters.of_system(name, config, checkpoint, strategy)
-  return Parts(one, params, RULES[config.rule])
+  one, params = build_drafters.of_system(
+    name, options, checkpoint, _chain(options)
+  )
+  return Parts(one, params, RULES[options.rule])
 
 
-def _early_exit(config, checkpoint, slots):
+def _early_exit(options: options_lib.EarlyExit, checkpoint, slots):
   """The verifier's own first layers."""
   del slots
   most = checkpoint.config.layers - 1
-  layers = config.exit_layer or max(1, 4 * most // 5)
+  layers = options.exit_layer or max(1, 4 * most // 5)
   if not 1 <= layers <= most:
     raise errors.InputError(
-      f'config.exit_layer is {config.exit_layer}, but the system early_exit '
+      f'config.exit_layer is {options.exit_layer}, but the system early_exit '
       f"drafts with 1 to {most} of the verifier's {most + 1} layers."
     )
   one = early_exit.EarlyExit(
     config=checkpoint.config,
     layers=layers,
-    gamma=config.gamma,
-    strategy=strategies.Chain(mode=config.draft, **_tempered(config)),
+    gamma=options.gamma,
+    strategy=_chain(options),
   )
-  return Parts(one, (), RULES[config.rule])
+  return Parts(one, (), RULES[options.rule])
 
 
-def _adaptive(config, checkpoint, slots):
+def _adaptive(options: options_lib.Adaptive, checkpoint, slots):
   """Chains and trees of several sizes and no draft, by what pays."""
-  del slots
-  whole = _specdiff(config, checkpoint, 0)
-  plain = none.NoDraft(ar_slots(config, dtype(checkpoint)))
+  whole = _specdiff(options, checkpoint, slots)
+  plain = none.NoDraft(_plain_slots(options, checkpoint))
   arms = [
-    dataclasses.replace(whole.drafter, gamma=min(gamma, config.gamma))
-    for gamma in config.gammas
+    dataclasses.replace(whole.drafter, gamma=min(gamma, options.gamma))
+    for gamma in options.gammas
   ] + [
     dataclasses.replace(whole.drafter, strategy=strategies.BestFirst(budget))
-    for budget in config.budgets
+    for budget in options.budgets
   ]
   # One arm of each size; those no larger than plain decoding draft nothing.
   by_size = {arm.buckets[-1]: arm for arm in arms}
   sizes = sorted(size for size in by_size if size > plain.slots)
   if not sizes:
     raise errors.InputError(
-      f'config.gammas is {tuple(config.gammas)} and config.budgets '
-      f'{tuple(config.budgets)}, which leave the system adaptive no draft '
+      f'config.gammas is {options.gammas} and config.budgets '
+      f'{options.budgets}, which leave the system adaptive no draft '
       f'that is larger than the {plain.slots} tokens of a plain cycle. Give '
       'longer ones.'
     )
@@ -192,29 +175,38 @@ SYSTEMS: Mapping[str, Callable[..., Parts]] = {
 
 
 def parts(
-  name: str, config: Config, checkpoint: weights.Checkpoint, slots: int = 0
+  name: str, options: Any, checkpoint: weights.Checkpoint, slots: int = 0
 ) -> Parts:
-  """Returns the parts of the system `name`, with its own drafter if any."""
-  own = build_drafters.paths(name, config).get('drafter')
-  if own:
-    config = config.copy_and_resolve_references()
-    config.drafter = own
-  return SYSTEMS[name](config, checkpoint, slots)
+  """Returns the parts of the system `name`, of its options."""
+  return SYSTEMS[name](options, checkpoint, slots)
 
 
-def _tempered(config, spread: bool = False) -> dict[str, Any]:
-  """Returns the drafter's law; `spread`: drafts have to differ from another."""
-  temperature = config.draft_temperature
-  return {
-    'temperature': temperature or (1.0 if spread else 0.0),
-    'top_k': config.draft_top_k,
-    'keep_q': RULES[config.rule].reads_q,
-  }
+def _chain(options: options_lib.Drawn) -> strategies.Chain:
+  return strategies.Chain(
+    mode=options.draft,
+    temperature=options.draft_temperature,
+    top_k=options.draft_top_k,
+    keep_q=RULES[options.rule].reads_q,
+  )
 
 
-def _diffusion(config, checkpoint, strategy, rule) -> Parts:
-  one, params = build_drafters.window(config, checkpoint, strategy)
-  return Parts(one, params, rule)
+def _drafts(
+  options: options_lib.SpecDiff2 | options_lib.Tree, arrangement: str, **more
+) -> strategies.Drafts:
+  """Returns K drafts, which have to differ from another."""
+  return strategies.Drafts(
+    drafts=options.drafts,
+    arrangement=arrangement,
+    temperature=options.draft_temperature or 1.0,
+    top_k=options.draft_top_k,
+    keep_q=RULES[options.rule].reads_q,
+    **more,
+  )
+
+
+def _diffusion(options, checkpoint, strategy) -> Parts:
+  one, params = build_drafters.window(options, checkpoint, strategy)
+  return Parts(one, params, RULES[options.rule])
 
 
 def dtype(checkpoint: weights.Checkpoint) -> str:
@@ -222,23 +214,41 @@ def dtype(checkpoint: weights.Checkpoint) -> str:
   return checkpoint.params['final_norm'].dtype.name
 
 
-def ar_slots(config: Config, dtype: str) -> int:
-  """Returns the tokens that plain AR scores at once, where it is fastest.
+def ar_slots(recipe: recipe_lib.Recipe, dtype: str) -> int:
+  """Returns the tokens that plain AR scores at once, where it is fastest."""
+  rounded = is_int8(recipe, 'verifier')
+  return _fastest_slots(recipe.systems['ar'].ar_slots, dtype, rounded)
 
-  One, but on a CPU a second row spares bf16 weights a detour by float32
+
+def _plain_slots(options, checkpoint: weights.Checkpoint) -> int:
+  """Returns `ar_slots` of a loaded verifier."""
+  rounded = isinstance(checkpoint.params['embed'], int8_lib.Int8)
+  return _fastest_slots(options.ar_slots, dtype(checkpoint), rounded)
+
+
+def _fastest_slots(
+  asked: options_lib.SlotsByDtype, dtype: str, rounded: bool
+) -> int:
+  """Returns the slots of plain AR: those asked for, or one.
+
+  But on a CPU a second row spares bf16 weights a detour by float32
   (`models.layers.dense`), which int8 weights do not take.
   """
-  two = dtype == 'bfloat16' and jax.default_backend() == 'cpu'
-  two = two and 'verifier' not in INT8[config.int8]
-  return config.ar_slots[dtype] or (2 if two else 1)
+  two = dtype == 'bfloat16' and jax.default_backend() == 'cpu' and not rounded
+  return getattr(asked, dtype) or (2 if two else 1)
 
 
-def decode_mesh(config: Config) -> jax.sharding.Mesh | None:
+def is_int8(recipe: recipe_lib.Recipe, model: str) -> bool:
+  """Returns whether the weights of 'verifier' or 'drafter' are rounded."""
+  return recipe.model.int8 in (model, 'both')
+
+
+def decode_mesh(options: recipe_lib.Decoding) -> jax.sharding.Mesh | None:
   """Returns the devices that decode together; None for a single one."""
-  if tuple(config.decode_mesh) == (1, 1):
+  if options.decode_mesh == (1, 1):
     return None
-  mesh = mesh_lib.make_mesh(tuple(config.decode_mesh))
-  processes.check_rows(config.batch, mesh.shape['data'])
+  mesh = mesh_lib.make_mesh(options.decode_mesh)
+  processes.check_rows(options.batch, mesh.shape['data'])
   return mesh
 
 
@@ -251,28 +261,34 @@ def cache_dtype(checkpoint: weights.Checkpoint, platform: str = '') -> str:
   return 'float32' if on_cpu else dtype(checkpoint)
 
 
-def paired(config: Config, name: str, make: Callable[[], Any]) -> Any:
+def paired(options: Any, name: str, make: Callable[[], Any]) -> Any:
   """Calls `make`; names the fields where drafts and rule do not fit."""
   try:
     return make()
   except errors.InputError as error:
+    draft = getattr(options, 'draft', '')
+    told = f' (config.draft={draft!r})' if draft else ''
     raise errors.InputError(
-      f'config.rule={config.rule!r} does not go with the system {name!r} '
-      f'(config.draft={config.draft!r}): {error} In a config SampleAndMatch '
-      'is rule=match, GreedyAcceptance is rule=greedy, and draft=sample '
-      'draws a chain from its law.'
+      f'config.rule={options.rule!r} does not go with the system {name!r}'
+      f'{told}: {error} In a config SampleAndMatch is rule=match, '
+      'GreedyAcceptance is rule=greedy, and draft=sample draws a chain from '
+      'its distribution.'
     ) from error
 
 
-def room(config: Config, name: str, drafter: types.Drafter) -> None:
+def room(recipe: recipe_lib.Recipe, name: str, drafter: types.Drafter) -> None:
   """Raises InputError if a pass has more tokens than the cache is made for."""
-  slots = drafter.buckets[-1]
-  most = max(config.prompt_buckets) + config.max_new_tokens
+  slots, options = drafter.buckets[-1], recipe.systems[name]
+  most = max(recipe.decoding.prompt_buckets) + recipe.sampling.max_new_tokens
   if slots > most:
+    sizes = ', '.join(
+      f'{field}={getattr(options, field)}'
+      for field in ('budget', 'drafts', 'gamma')
+      if hasattr(options, field)
+    )
     raise errors.InputError(
-      f'The system {name!r} verifies {slots} tokens at once (config.budget='
-      f'{config.budget}, drafts={config.drafts}, gamma={config.gamma}), but '
-      f'the cache holds {most}: the largest of config.prompt_buckets and '
+      f'The system {name!r} verifies {slots} tokens at once (config.{sizes}), '
+      f'but the cache holds {most}: the largest of config.prompt_buckets and '
       'config.max_new_tokens. Lower the former, or raise the latter.'
     )
 
@@ -282,21 +298,4 @@ def one_of(field: str, name: str, known) -> None:
   if name not in known:
     raise errors.InputError(
       f'config.{field} is {name!r}, but it has to be one of {", ".join(known)}.'
-    )
-
-
-def between(field: str, value: int, low: int, high: int) -> None:
-  """Raises InputError unless `value` is at least `low` and at most `high`."""
-  least(field, value, low)
-  if value > high:
-    raise errors.InputError(
-      f'config.{field} is {value}, but it has to be at most {high}.'
-    )
-
-
-def least(field: str, value: float, bound: float) -> None:
-  """Raises InputError unless `value` is at least `bound`."""
-  if not value >= bound:  # NaN fails too
-    raise errors.InputError(
-      f'config.{field} is {value}, but it has to be at least {bound}.'
     )

@@ -1,24 +1,22 @@
-"""From a config to a training run."""
+"""From a recipe to a training run."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import json
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import fields as field_lib
 from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import windows
-from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters import tables
@@ -26,151 +24,119 @@ from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
-from specdiff_jax.recipes import systems
+from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import tuning as build_tuning
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
 from specdiff_jax.training import step as step_lib
 
-Config = systems.Config
 
-
-# What a run cannot change when it goes on; `steps` may grow or shrink, and the
-# schedules of learning rate and loss follow it. See `deciding` for the rest.
-DECIDING = (
-    'loss', 'gamma', 'batch', 'learning_rate', 'warmup', 'weight_decay',
-    'ce_fraction', 'decay', 'beta_end', 'tokens', 'windows', 'network',
-    'eval_fraction', 'seed', 'explosion', 'start_from', 'train_only',
-    'lora_rank', 'train_dtype',
-)  # fmt: skip
-
-
-def check(config: Config) -> None:
+@fields.rim()
+def check(recipe: recipe_lib.Recipe) -> None:
   """Raises InputError on values that no run could work with."""
-  decoding.check(config)
-  if config.int8:
+  decoding.check(recipe)
+  if int8 := recipe.model.int8:
     raise errors.InputError(
-      f'config.int8 is {config.int8!r}, but a drafter learns from weights '
+      f'config.int8 is {int8!r}, but a drafter learns from weights '
       'that are not rounded; leave it empty. The trained drafter drafts for '
       'the int8 verifier too.'
     )
-  systems.one_of('network.kind', config.network.kind, registry.kinds())
-  build_losses.check(config)
-  build_tuning.check(config)
-  for name in ('steps', 'windows', 'eval_limit'):
-    systems.least(name, config[name], 1)
-  systems.between('tokens', config.tokens, 1, request_lib.MOST_TOKENS)
-  least_zero = ('train_limit', 'eval_every', 'save_every', 'feature_cache')
-  for name in least_zero + ('warmup', 'weight_decay'):
-    systems.least(name, config[name], 0)
-  if config.accumulate > 1 and config.network.kind == 'masked_lm':
+  for group in (
+    recipe.training,
+    recipe.optimizer,
+    recipe.schedule,
+    recipe.memory,
+    recipe.placement,
+    recipe.processes,
+  ):
+    field_lib.check(group)
+  build_losses.check(recipe)
+  build_tuning.check(recipe.training)
+  kind, memory = recipe.training.network.kind, recipe.memory
+  if memory.accumulate > 1 and kind == 'masked_lm':
     raise errors.InputError(
-      f'config.accumulate is {config.accumulate}, but a masked language '
+      f'config.accumulate is {memory.accumulate}, but a masked language '
       'model takes its batch at once; give 1.'
     )
-  if config.remat and not registry.network(config.network.kind).remat:
+  if memory.remat and not registry.network(kind).remat:
     raise errors.InputError(
-      f'config.remat is set, but a drafter of kind {config.network.kind} '
+      f'config.remat is set, but a drafter of kind {kind} '
       'has no layers that are computed again; leave it out.'
     )
-  systems.one_of('train_dtype', config.train_dtype, systems.DTYPES)
-  systems.one_of('on_full_disk', config.on_full_disk, ('stop', 'go_on'))
-  systems.one_of('export', config.export, ('last', 'best'))
-  for name in ('keep', 'join_timeout', 'accumulate'):
-    systems.least(name, config[name], 1)
-  for name in ('skip_limit', 'log_every'):
-    systems.least(name, config[name], 0)
-  systems.least('explosion', config.explosion, 0)
-  for name in ('decay', 'learning_rate'):
-    if not config[name] > 0:
-      raise errors.InputError(
-        f'config.{name} is {config[name]}, but it has to be positive.'
-      )
-  if not 0 < config.eval_fraction < 1:
-    raise errors.InputError(
-      f'config.eval_fraction is {config.eval_fraction}, but it has to lie '
-      'between 0 and 1: some prompts to train on, some to evaluate on.'
-    )
 
 
-def deciding(config: Config) -> tuple[str, ...]:
-  """Returns the fields that a run cannot change when it goes on."""
-  # Runs from before there was this field go on without it.
-  served = ('served',) if config.served else ()
-  return DECIDING + build_losses.LOSSES[config.loss].reads + served
-
-
-def same_verifier(config: Config, other: Config) -> bool:
+def same_verifier(recipe: recipe_lib.Recipe, other: recipe_lib.Recipe) -> bool:
   """Whether `decoding.verifier` would return the same for both."""
-  names = ('verifier', 'adapter', 'dtype', 'int8', 'cache_dir')
-  names += ('feature_cache', 'mesh', 'fsdp')  # see `placement`
-  return all(config[name] == other[name] for name in names)
+  return recipe.model == other.model and recipe.placement == other.placement
 
 
-def start(config: Config) -> None:
+def start(recipe: recipe_lib.Recipe) -> None:
   """Joins the other processes, if there are any; call it before `verifier`."""
-  processes.initialize(config.distributed, config.join_timeout)
+  options = recipe.processes
+  processes.initialize(options.distributed, options.join_timeout)
 
 
-def placement(config: Config) -> Callable[[Any], Any] | None:
+def placement(recipe: recipe_lib.Recipe) -> Callable[[Any], Any] | None:
   """Returns what gives the verifier's weights their shardings, or None.
 
   Where the verifier runs in the train step it goes straight onto the mesh, and
   no process holds it whole. None, so that each does: where features are kept
   (config.feature_cache), or this verifier first completes prompts.
   """
-  if config.feature_cache or _is_prompts(config.data):
+  if recipe.placement.feature_cache or _is_prompts(recipe.training.data):
     return None
   return functools.partial(
-    rules.shardings, rules=split_frozen(config), mesh=mesh(config)
+    rules.shardings, rules=split_frozen(recipe), mesh=mesh(recipe)
   )
 
 
 def mesh(
-  config: Config, devices: Sequence[Any] | None = None
+  recipe: recipe_lib.Recipe, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
   """Returns the mesh of a run; InputError where its batch does not fit."""
-  made = mesh_lib.make_mesh(tuple(config.mesh), devices=devices)
-  ways = rules.row_ways(made)
-  if config.batch % (ways * config.accumulate):
+  made = mesh_lib.make_mesh(recipe.placement.mesh, devices=devices)
+  ways, count = rules.row_ways(made), recipe.memory.accumulate
+  if recipe.training.batch % (ways * count):
     raise errors.InputError(
-      f'config.batch is {config.batch}, but has to be a multiple of '
-      f'{ways * config.accumulate}: {ways} devices take its rows, in '
-      f'config.accumulate={config.accumulate} parts each.'
+      f'config.batch is {recipe.training.batch}, but has to be a multiple of '
+      f'{ways * count}: {ways} devices take its rows, in '
+      f'config.accumulate={count} parts each.'
     )
   return made
 
 
-def score(config: Config, network: Any) -> scores.Score:
-  """Returns the score of the config's kind of drafter, in its dtype."""
-  more = {'remat': True} if config.remat else {}
-  one = registry.network(config.network.kind).score(network, **more)
-  if config.train_dtype == 'float32':
+def score(recipe: recipe_lib.Recipe, network: Any) -> scores.Score:
+  """Returns the score of the recipe's kind of drafter, in its dtype."""
+  more = {'remat': True} if recipe.memory.remat else {}
+  one = registry.network(recipe.training.network.kind).score(network, **more)
+  if recipe.memory.train_dtype == 'float32':
     return one
-  return scores.in_dtype(one, jnp.dtype(config.train_dtype))
+  return scores.in_dtype(one, jnp.dtype(recipe.memory.train_dtype))
 
 
-def split(config: Config) -> Sequence[rules.Rule]:
+def split(recipe: recipe_lib.Recipe) -> Sequence[rules.Rule]:
   """Returns the rules by which a run splits what it trains."""
-  return tables.sharding(over_data=config.fsdp)
+  return tables.sharding(over_data=recipe.placement.fsdp)
 
 
-def split_frozen(config: Config) -> Sequence[rules.Rule]:
+def split_frozen(recipe: recipe_lib.Recipe) -> Sequence[rules.Rule]:
   """Returns the rules by which a run splits what stays frozen."""
-  return rules.FSDP_LAYERS if config.fsdp else rules.TRANSFORMER
+  return rules.FSDP_LAYERS if recipe.placement.fsdp else rules.TRANSFORMER
 
 
-def data(config: Config, workdir: str) -> tuple[list[str], str]:
+def data(recipe: recipe_lib.Recipe, workdir: str) -> tuple[list[str], str]:
   """Returns where the trajectories are, and the prompts to make them of."""
-  if not config.data:
+  where = recipe.training.data
+  if not where:
     raise errors.InputError(
       'config.data is empty: give the work directory of `specdiff collect`, '
       'or a JSONL file of prompts.'
     )
-  if _is_prompts(config.data):
-    return [os.path.join(workdir, 'trajectories')], config.data
-  return _folders(config.data), ''
+  if _is_prompts(where):
+    return [os.path.join(workdir, 'trajectories')], where
+  return _folders(where), ''
 
 
 def _is_prompts(path: str) -> bool:
@@ -197,8 +163,9 @@ def _folders(text: str) -> list[str]:
   return found
 
 
+@fields.rim()
 def run(
-  config: Config,
+  recipe: recipe_lib.Recipe,
   checkpoint: weights.Checkpoint,
   folders: Sequence[str],
   workdir: str,
@@ -208,72 +175,68 @@ def run(
 
   Runs that are given one `memory` compute the verifier's features once.
   """
+  options, optimisation = recipe.training, recipe.optimizer
+  schedule, memory_options = recipe.schedule, recipe.memory
   train, held_out = processes.together(
-    lambda: _trajectories(config, checkpoint, folders)
+    lambda: _trajectories(recipe, checkpoint, folders)
   )
-  tuning = build_tuning.make(config, checkpoint, optimizer(config))
+  tuning = build_tuning.make(options, checkpoint, optimizer(recipe))
   return distill.Run(
     network=tuning.network,
     initial=tuning.initial,
-    score=tuning.score(score(config, tuning.network)),
+    score=tuning.score(score(recipe, tuning.network)),
     verifier=checkpoint,
     data=train,
     held_out=held_out,
     sizes=windows.WindowConfig(
-      config.tokens,
-      config.windows,
-      config.gamma,
-      config.batch,
-      config.seed,
+      options.tokens,
+      options.windows,
+      options.gamma,
+      options.batch,
+      options.seed,
     ),
-    loss=tuning.loss(build_losses.make(config, tuning.network)),
+    loss=tuning.loss(build_losses.make(recipe, tuning.network)),
     optimizer=tuning.optimizer,
     schedule=loop.Schedule(
-      config.steps,
-      config.save_every,
-      config.eval_every,
-      config.log_every,
-      skip_limit=config.skip_limit,
-      survive_full_disk=config.on_full_disk == 'go_on',
+      schedule.steps,
+      schedule.save_every,
+      schedule.eval_every,
+      schedule.log_every,
+      skip_limit=optimisation.skip_limit,
+      survive_full_disk=schedule.on_full_disk == 'go_on',
     ),
-    mesh=mesh(config),
-    feature_cache=config.feature_cache,
-    vocab_block=config.vocab_block,
+    mesh=mesh(recipe),
+    feature_cache=recipe.placement.feature_cache,
+    vocab_block=memory_options.vocab_block,
     workdir=workdir,
-    facts={name: _plain(config[name]) for name in deciding(config)}
+    facts=recipe.deciding('run')
     | {
       'verifier': checkpoint.fingerprint,
       'trajectories': len(train),
     },
     memory={} if memory is None else memory,
-    tensorboard=config.tensorboard,
-    split=split(config),
-    split_frozen=split_frozen(config),
-    explosion=config.explosion,
-    keep=config.keep,
-    best=config.export == 'best',
-    parts=config.accumulate,
-    stored_law=build_losses.stored_law(config),
+    tensorboard=schedule.tensorboard,
+    split=split(recipe),
+    split_frozen=split_frozen(recipe),
+    explosion=optimisation.explosion,
+    keep=schedule.keep,
+    best=schedule.export == 'best',
+    parts=memory_options.accumulate,
+    stored_law=build_losses.stored_law(recipe),
     finished=tuning.finished,
     given_vocab=tuning.vocab,
   )
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
+def optimizer(recipe: recipe_lib.Recipe) -> optax.GradientTransformation:
   """Returns the optimizer of a run."""
+  options = recipe.optimizer
   return step_lib.make_optimizer(
-    config.learning_rate,
-    config.steps,
-    warmup=config.warmup,
-    weight_decay=config.weight_decay,
+    options.learning_rate,
+    recipe.schedule.steps,
+    warmup=options.warmup,
+    weight_decay=options.weight_decay,
   )
-
-
-def _plain(value):
-  """Returns a value of a config as JSON would give it back."""
-  if isinstance(value, ml_collections.ConfigDict):
-    value = value.to_dict()
-  return json.loads(json.dumps(value))
 
 
 def check_verifier(
@@ -289,36 +252,39 @@ def check_verifier(
 
 
 def _dataset(
-  config: Config, checkpoint: weights.Checkpoint, folder: str
+  recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint, folder: str
 ) -> dataset.Source:
   """Returns the trajectories of a work directory, checked."""
   dataset.build(folder)
   header, source = dataset.read(folder)
   check_verifier(header, checkpoint, folder)
   dataset.check_ids(folder, source, checkpoint.config.vocab_size)
-  build_losses.check_data(config, header, folder)
+  build_losses.check_data(recipe, header, folder)
   return source
 
 
 def _trajectories(
-  config: Config, checkpoint: weights.Checkpoint, folders: Sequence[str]
+  recipe: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  folders: Sequence[str],
 ) -> tuple[windows.View, windows.View]:
   """Returns trajectories to train on and held-out ones, checked."""
+  options = recipe.training
   source = dataset.Joined(
-    [_dataset(config, checkpoint, folder) for folder in folders]
+    [_dataset(recipe, checkpoint, folder) for folder in folders]
   )
-  if config.gamma >= config.tokens:
+  if options.gamma >= options.tokens:
     raise errors.InputError(
-      f'config.gamma is {config.gamma}, which does not fit config.tokens, '
-      f'{config.tokens}. Lower gamma, or raise tokens.'
+      f'config.gamma is {options.gamma}, which does not fit config.tokens, '
+      f'{options.tokens}. Lower gamma, or raise tokens.'
     )
-  train, held_out = windows.split(source, config.eval_fraction)
-  evaluated = [p for f in config.eval_prompts for p in prompts_lib.read(f)]
+  train, held_out = windows.split(source, options.eval_fraction)
+  evaluated = [p for f in options.eval_prompts for p in prompts_lib.read(f)]
   prompts_lib.check_disjoint(
     train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
   )
-  limit = min(config.eval_limit, len(held_out))
-  first = min(config.train_limit or len(train), len(train))
+  limit = min(options.eval_limit, len(held_out))
+  first = min(options.train_limit or len(train), len(train))
   return (
     windows.View(train, range(first)),
     windows.View(held_out, range(limit)),

@@ -17,11 +17,11 @@ from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import scores
 from specdiff_jax.models import adapters
 from specdiff_jax.recipes import drafters as build_drafters
-from specdiff_jax.recipes import systems
+from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.training import objective
 from specdiff_jax.training import partial
 
-Config = systems.Config
+Config = recipe_lib.Training
 _LORA = r'^lora/'  # the adapters among the params that are trained
 
 
@@ -53,9 +53,12 @@ class Tuning(NamedTuple):
 
 def check(config: Config) -> None:
   """Raises InputError on settings that no part could work with."""
-  systems.least('lora_rank', config.lora_rank, 0)
-  if config.network.kind == 'masked_lm' and not config.start_from:
-    systems.least('masked_lm.mask_id', config.masked_lm.mask_id, 0)
+  mask_id = config.masked_lm.mask_id
+  new = config.network.kind == 'masked_lm' and not config.start_from
+  if new and mask_id < 0:
+    raise errors.InputError(
+      f'config.masked_lm.mask_id is {mask_id}, but it has to be at least 0.'
+    )
   try:
     re.compile(config.train_only)
   except re.error as error:

@@ -31,6 +31,7 @@ from specdiff_jax.data import prompts
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import fields
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 
@@ -455,10 +456,10 @@ def test_a_tokenizer_with_a_token_behind_the_weights(tiny, directory):
   loaded = weights.load(directory, 'float32')
   size = loaded.config.vocab_size
   assert loaded.tokenizer.barred == {size: '<image>'}
-  config = types.SimpleNamespace(
-    chat=False, prompt_buckets=(64,), max_new_tokens=8
+  recipe = fields.typed(
+    {'chat': False, 'prompt_buckets': (64,), 'max_new_tokens': 8}
   )
-  ask = functools.partial(decoding.requests, config, loaded)
+  ask = functools.partial(decoding.requests, recipe, loaded)
   good, bad = prompts.Prompt('one', 'Hi'), prompts.Prompt('two', 'a <image>')
   assert len(ask([good])) == 1
   with pytest.raises(

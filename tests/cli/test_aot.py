@@ -158,12 +158,13 @@ def test_the_batch_is_that_of_training(config, root):
     prompt = np.arange(4, dtype=np.int32)
     completion = np.arange(9, dtype=np.int32)
 
+  options = config.training
   sizes = windows.WindowConfig(
-    config.tokens, config.windows, config.gamma, config.batch, config.seed
+    options.tokens, options.windows, options.gamma, options.batch, options.seed
   )
   real = next(iter(windows.batches([Item()] * 8, sizes)))
   mesh = jax.sharding.AbstractMesh((1, 1), ('data', 'model'))
-  ours = build_aot._batch(config, mesh)
+  ours = build_aot._batch(options, mesh)
   assert {k: (v.shape, v.dtype) for k, v in ours.items()} == {
     k: (v.shape, v.dtype) for k, v in real.items()
   }
@@ -187,10 +188,10 @@ def test_programs_are_made_and_what_they_hold_told(config, name):
 
 
 def test_presets_are_shapes(config):
-  config.verifier = 'preset:qwen2.5_72b'
+  config = config.change(verifier='preset:qwen2.5_72b')
   checkpoint = build_aot.verifier(config)
   assert checkpoint.params['layers']['down'].shape == (80, 8192, 29568)
-  config.verifier = 'quickstart'
+  config = config.change(verifier='quickstart')
   assert build_aot.verifier(config).config.width == 576
 
 
@@ -212,7 +213,7 @@ def test_a_drafter_without_weights_does_not_decode(specdiff, tiny):
   ],
 )
 def test_what_does_not_go_together_is_refused(config, changes, words):
-  config.update(changes)
+  config = config.change(**changes)
   with pytest.raises(errors.InputError, match=words):
     build_aot.program(config, 'train', jax.devices())
 

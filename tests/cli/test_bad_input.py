@@ -91,7 +91,8 @@ def write_drafter(tmp_path, root, **changes):
 
   config = command.load(f'{root}/configs/tiny.py:smoke')
   checkpoint = decoding.verifier(config)
-  one = build_drafters.load(config, checkpoint, 'diffusion')
+  options = config.systems['specdiff']
+  one = build_drafters.load(options, checkpoint, 'diffusion')
   path = str(tmp_path / 'drafter.safetensors')
   drafter_file.save(path, one.config, one.params, one.vocab, checkpoint, {})
   tensors, metadata = safetensors_io.load(path)

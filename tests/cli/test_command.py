@@ -18,6 +18,7 @@ from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
 from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import recipe
 
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
@@ -81,16 +82,18 @@ def test_overrides_have_the_type_of_the_field(tiny):
       '--systems=ar,lookup',
   ])  # fmt: skip
   config = call.config
-  assert config.temperature == 1.0 and isinstance(config.temperature, float)
-  assert config.exact is False
-  assert tuple(config.prompt_buckets) == (8, 16)
-  assert tuple(config.stop) == ('a', 'b')
-  assert config.ar_slots.float32 == 3
-  assert config.verifier == 'some/where'
+  temperature, plain = config.sampling.temperature, config.systems['ar']
+  assert temperature == 1.0 and isinstance(temperature, float)
+  assert plain.exact is False
+  assert config.decoding.prompt_buckets == (8, 16)
+  assert config.decoding.stop == ('a', 'b')
+  assert plain.ar_slots.float32 == 3
+  assert config.model.verifier == 'some/where'
   assert call.options.systems == ['ar', 'lookup']
   assert call.recipe.endswith('tiny.py:smoke')
   # The next parse starts afresh.
-  assert bench.COMMAND.parse([tiny]).config.ar_slots.float32 == 0
+  again = bench.COMMAND.parse([tiny]).config
+  assert again.systems['ar'].ar_slots.float32 == 0
 
 
 def test_defaults_fill_what_a_recipe_leaves_out(tmp_path):
@@ -101,10 +104,8 @@ def test_defaults_fill_what_a_recipe_leaves_out(tmp_path):
     '  return ml_collections.ConfigDict({"gamma": 5})\n'
   )
   config = command.load(str(path))
-  assert config.gamma == 5
-  for name, (default, _) in fields.ALL.items():
-    if name != 'gamma':
-      assert config[name] == default, name
+  assert all(one.gamma == 5 for one in config.systems.values())
+  assert config.flat() == fields.typed({}).flat() | {'gamma': 5}
 
 
 def broken(tmp_path, text):
@@ -269,7 +270,7 @@ def test_values_of_another_kind_than_the_field(tiny, value, words):
 
 
 def test_no_field_takes_a_number_that_is_none(tiny):
-  for name, (default, _) in fields.ALL.items():
+  for name, default, _ in recipe.leaves(recipe.GROUPS):
     for value in ('nan', 'inf', '-inf') if isinstance(default, float) else ():
       with pytest.raises(errors.InputError, match=f'{name}.*finite'):
         bench.COMMAND.parse([tiny, f'--config.{name}={value}'])
@@ -277,19 +278,14 @@ def test_no_field_takes_a_number_that_is_none(tiny):
 
 def test_a_nested_field_set_as_a_whole_gets_its_defaults(tiny):
   config = bench.COMMAND.parse([tiny, "--config.network={'layers': 3}"]).config
-  assert config.network.layers == 3 and config.network.features == ()
+  network = config.training.network
+  assert network.layers == 3 and network.features == ()
 
 
 def test_tuples_that_are_empty_say_what_they_hold():
-  empty = {
-    f'{name}.{inner}' if inner else name
-    for name, (default, _) in fields.ALL.items()
-    for inner, value in (
-      default.items() if hasattr(default, 'items') else [('', default)]
-    )
-    if value == ()
-  }
-  assert empty == set(fields.ELEMENTS)
+  found = list(recipe.leaves(recipe.GROUPS))
+  told = {name for name, _, about in found if about.element}
+  assert {name for name, default, _ in found if default == ()} == told
 
 
 @pytest.mark.parametrize(
@@ -331,8 +327,8 @@ def test_values_that_would_become_others(tiny, value, words):
 
 
 def test_every_field_is_explained():
-  for name, (_, meaning) in fields.ALL.items():
-    assert len(meaning) > 10, name
+  for name, _, about in recipe.leaves(recipe.GROUPS):
+    assert len(about.help) > 10, name
 
 
 def test_unknown_names_come_with_near_ones():

@@ -91,13 +91,12 @@ def test_a_converted_model_decodes_alike(specdiff, tiny, made, tmp_path):
 
 def test_the_verifier_takes_an_adapter(specdiff, tiny, made, tmp_path, root):
   lora_writing.write(str(tmp_path), CONFIG)
-  config = command.load(f'{root}/configs/tiny.py:smoke')
-  config.verifier = str(made / 'hf')
+  hf, adapter = str(made / 'hf'), str(tmp_path)
+  config = command.load(f'{root}/configs/tiny.py:smoke', verifier=hf)
   plain = command.verifier(config)
-  config.adapter = str(tmp_path)
-  merged = command.verifier(config)
+  merged = command.verifier(config.change(adapter=adapter))
   assert merged.fingerprint != plain.fingerprint
-  expected = weights.load(config.verifier, config.dtype, adapter=config.adapter)
+  expected = weights.load(hf, config.model.dtype, adapter=adapter)
   assert merged.fingerprint == expected.fingerprint
   np.testing.assert_array_equal(
     merged.params['layer_2']['down'], expected.params['layer_2']['down']

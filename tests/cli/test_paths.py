@@ -19,18 +19,18 @@ def home(monkeypatch):
 def test_a_tilde_is_the_home(tiny):
   call = distill.COMMAND.parse([
       tiny, '--workdir=~/x', '--config.data=~/a,b,~/c', '--config.start_from=~',
-      '--config.eval_prompts=("~/p.jsonl",)', '--config.cache_dir=~/cache',
+      '--config.eval_prompts=("~/p.jsonl",)', '--config.model.cache_dir=~/cache',
       '--config.drafters.sps=~/d', '--config.masked_lm.tokenizer=~/t',
   ])  # fmt: skip
-  config = call.config
+  config, training = call.config, call.config.training
   assert call.options.workdir == '/home/me/x'
-  assert config.data == '/home/me/a,b,/home/me/c'
-  assert config.start_from == '/home/me'
-  assert config.eval_prompts == ('/home/me/p.jsonl',)
-  assert config.cache_dir == '/home/me/cache'
-  assert config.drafters.sps == '/home/me/d'
-  assert config.masked_lm.tokenizer == '/home/me/t'
-  assert config.verifier == 'random:tiny'  # as it was
+  assert training.data == '/home/me/a,b,/home/me/c'
+  assert training.start_from == '/home/me'
+  assert training.eval_prompts == ('/home/me/p.jsonl',)
+  assert config.model.cache_dir == '/home/me/cache'
+  assert config.drafting.drafters.sps == '/home/me/d'
+  assert training.masked_lm.tokenizer == '/home/me/t'
+  assert config.model.verifier == 'random:tiny'  # as it was
   call = decode.COMMAND.parse(
     [tiny, '--prompt=~/x', '--out=~/x', '--prompts=a~']
   )

@@ -206,7 +206,7 @@ def test_what_generation_config_asks_for_in_vain(
 
   config = command.load(tiny.removeprefix('--config='))
   assert decoding.not_applied(config) == {}  # of no directory
-  config.verifier = str(tmp_path)
+  config = config.change(verifier=str(tmp_path))
   assert decoding.not_applied(config) == {}
   (tmp_path / 'generation_config.json').write_text(json.dumps({
       'repetition_penalty': 1.1, 'no_repeat_ngram_size': 0, 'num_beams': 1,

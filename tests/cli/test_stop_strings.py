@@ -207,10 +207,14 @@ def engines(root):
   from specdiff_jax.data import prompts
   from specdiff_jax.recipes import decoding
 
-  config = command.load(f'{root}/configs/tiny.py')
-  config.update(max_new_tokens=40, temperature=1.0, prompt_buckets=(64,))
+  config = command.load(
+    f'{root}/configs/tiny.py',
+    max_new_tokens=40,
+    temperature=1.0,
+    prompt_buckets=(64,),
+  )
   checkpoint = decoding.verifier(config)
-  texts = prompts.read(config.prompts, 4)
+  texts = prompts.read(config.bench.prompts, 4)
   systems = {
     name: decoding.system(config, checkpoint, name)
     for name in ('ar', 'lookup', 'tree')

@@ -148,11 +148,15 @@ def test_points_of_a_grid(tiny):
   specs = ['network.layers=1,2', 'network.features=(0,1),(1,)', 'loss=ce']
   found = grid.points(sweep.COMMAND, [tiny], specs)
   assert [
-    (p.config.network.layers, p.config.network.features) for p in found
+    (network.layers, network.features)
+    for network in (p.config.training.network for p in found)
   ] == [(1, (0, 1)), (1, (1,)), (2, (0, 1)), (2, (1,))]
   assert found[0].name == 'network.layers-1_network.features-0-1_loss-ce'
-  assert {p.config.loss for p in found} == {'ce'}
-  assert grid.points(sweep.COMMAND, [tiny], ['decay=1'])[0].config.decay == 1.0
+  assert {p.config.objective.loss for p in found} == {'ce'}
+  assert (
+    grid.points(sweep.COMMAND, [tiny], ['decay=1'])[0].config.objective.decay
+    == 1.0
+  )
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ PROGRAM = """
     from specdiff_jax.decoding import rows
     from specdiff_jax.cli import command
 
-    config = command.load(sys.argv[1])
+    recipe = command.load(sys.argv[1], batch=4, max_new_tokens=12)
     rows.group_of = lambda batch: 2  # as in a batch of 32
-    config.update(batch=4, max_new_tokens=12)
     texts = [prompts.Prompt(str(i), 'Once upon a time' * (1 + i % 3))
              for i in range(7)]
 
@@ -35,7 +34,7 @@ PROGRAM = """
       return leaf.addressable_shards[0].data.size / leaf.size
 
     def decode(name, mesh):
-      config.decode_mesh = mesh
+      config = recipe.change(decode_mesh=mesh)
       checkpoint = decoding.verifier(config)
       system = decoding.system(config, checkpoint, name)
       requests = decoding.requests(config, checkpoint, texts)

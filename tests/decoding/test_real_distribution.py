@@ -31,8 +31,8 @@ RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
 def parts(root, smollm2_path):
   """Returns (config, verifier) of the quickstart, in float32."""
   del smollm2_path  # skips where it is not here
-  config = command.load(f'{root}/configs/quickstart.py')
-  config.update(
+  config = command.load(
+    f'{root}/configs/quickstart.py',
     dtype='float32',
     gamma=2,
     drafts=2,
@@ -46,9 +46,7 @@ def parts(root, smollm2_path):
 
 def system(parts, name, **fields):
   config, checkpoint = parts
-  config = config.copy_and_resolve_references()
-  config.update(**fields)
-  return decoding.system(config, checkpoint, name)
+  return decoding.system(config.change(**fields), checkpoint, name)
 
 
 def begin(parts, one):

@@ -14,8 +14,6 @@ import json
 import statistics
 import sys
 
-import ml_collections
-
 from specdiff_jax.cli import bench
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.recipes import decoding
@@ -30,11 +28,8 @@ UNTRAINED = {
 
 def build(config, checkpoint, requests):
   """Returns the warm systems by name."""
-  slots = systems_lib.ar_slots(config, config.dtype)
-  useless = {
-    'drafter': 'random',
-    'network': ml_collections.ConfigDict(UNTRAINED),
-  }
+  slots = systems_lib.ar_slots(config, config.model.dtype)
+  useless = {'drafter': 'random', 'network': UNTRAINED}
   wanted = {
     'ar': ('ar', slots, {}),
     **{f'fixed {g}': ('specdiff', 0, {'gamma': g}) for g in GAMMAS},
@@ -43,8 +38,7 @@ def build(config, checkpoint, requests):
   }
   result = {}
   for name, (system, slots, changes) in wanted.items():
-    own = config.copy_and_resolve_references()
-    own.update(changes)
+    own = config.change(**changes)
     one = decoding.system(own, checkpoint, system, slots)
     one.warm_up(requests)
     result[name] = one.calibrated(requests)
@@ -63,7 +57,7 @@ def main(argv):
     params = systems[name].drafter_params
     print(f'{name}: cost {params.cost}, acceptance {params.cond[-1]}')
   emitted, seconds = collections.Counter(), collections.defaultdict(list)
-  for _ in range(options.rounds or config.rounds):
+  for _ in range(options.rounds or config.bench.rounds):
     for request in requests:
       for name, system in systems.items():
         clock = request_lib.Clock()

@@ -43,12 +43,11 @@ FEW = (
 
 
 def configured(mesh, mode):
-  config = command.load(f'{ROOT}/configs/tiny.py:smoke')
   sizes = {'batch': 8, 'tokens': 32, 'windows': 3, 'gamma': 3}
   more = {'steps': STEPS, 'ce_fraction': 0.4, 'beta_end': 0.5}
-  config.update({**sizes, **more, 'mesh': mesh, **MODES[mode]})
-  config.network.vocab = 256  # so that two devices can share it
-  return config
+  more |= {'network': {'vocab': 256}}  # so that two devices can share it
+  config = command.load(f'{ROOT}/configs/tiny.py:smoke')
+  return config.change(**sizes, **more, mesh=mesh, **MODES[mode])
 
 
 def write_trajectories(folder, checkpoint):

@@ -78,12 +78,11 @@ def main(seconds: float, workdir: str, leak: bool) -> None:
   from specdiff_jax.recipes import training as build_training
   from specdiff_jax.tools.bench import timing
 
-  config = command.load(str(ROOT / 'configs' / 'tiny.py'))
-  config.steps = 10**9
-  config.eval_every = config.save_every = EVERY
+  path = str(ROOT / 'configs' / 'tiny.py')
+  config = command.load(path, steps=10**9, eval_every=EVERY, save_every=EVERY)
   checkpoint = decoding.verifier(config)
   folder = os.path.join(workdir, 'trajectories')
-  prompts = decoding.prompts(config, config.prompts, 0)
+  prompts = decoding.prompts(config, config.bench.prompts, 0)
   collect.into(config, checkpoint, prompts, folder, 'lookup')
   run = build_training.run(config, checkpoint, [folder], workdir)
   watch = Watch(seconds, timing.compilations, leak)

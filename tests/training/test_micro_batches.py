@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -63,7 +62,7 @@ def drafter():
   params = tiny_model.drafter_params(network)
   frozen = objective.frozen(verifier.params, np.arange(64))
   frozen['verifier'] = verifier.params
-  config = fields.complete(ml_collections.ConfigDict({'loss': 'decayed_ce'}))
+  config = fields.typed({'loss': 'decayed_ce'})
   score = diffusion_training.score_of(network)
 
   @functools.cache

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -17,7 +16,6 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 from specdiff_jax.recipes import fields
-from specdiff_jax.recipes import fields_training
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
@@ -145,8 +143,7 @@ def test_the_law_is_the_verifiers(verifier, batch, known, kind):
 
 
 def settings(**values):
-  config = ml_collections.ConfigDict(values)
-  return fields.complete(config)
+  return fields.typed(values)
 
 
 def drawn_slots(score_params, names, rng):
@@ -198,7 +195,7 @@ def test_every_loss_of_a_config(name):
   assert worse > before  # the control: uphill
   assert all(np.shape(metric) == () for metric in metrics.values())
   # What decides a loss is a field, and fits in JSON.
-  assert set(build_losses.LOSSES[name].reads) <= set(fields_training.TRAINING)
+  assert vars(config.loss).items() <= config.deciding('run').items()
 
 
 @pytest.mark.parametrize(
@@ -221,12 +218,7 @@ def test_every_loss_of_a_config(name):
   ],
 )
 def test_bad_settings(values, words):
-  config = settings(
-    **{
-      name: ml_collections.ConfigDict(v) if isinstance(v, dict) else v
-      for name, v in values.items()
-    }
-  )
+  config = settings(**values)
   with pytest.raises(errors.InputError) as error:
     build_losses.check(config)
   assert all(word in str(error.value) for word in words), error.value

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import tiny_model
 
@@ -40,7 +39,7 @@ def test_it_is_the_loss_of_kept_features():
   )
   params = tiny_model.drafter_params(network)
   frozen = objective.frozen(weights, np.arange(64))
-  config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
+  config = fields.typed({'loss': 'kl'})
   loss = objective.make_loss(
     diffusion_training.score_of(network), build_losses.make(config), GAMMA
   )

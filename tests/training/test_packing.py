@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 import tiny_model
@@ -45,7 +44,7 @@ def packed(count):
 @pytest.fixture(scope='module')
 def value():
   """Loss, metrics and gradient of a batch, by the streak and from random."""
-  config = fields.complete(ml_collections.ConfigDict({'ce_fraction': 0.0}))
+  config = fields.typed({'ce_fraction': 0.0})
   loss = objective.make_loss(
     diffusion_training.score_of(DRAFTER), build_losses.make(config), GAMMA
   )

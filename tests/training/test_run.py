@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import ml_collections
 import pytest
 
 from specdiff_jax.core import errors
@@ -49,10 +48,10 @@ def test_a_second_run_in_a_directory_is_refused(tmp_path):
   ],
 )
 def test_a_batch_that_does_not_divide_is_refused(settings, words):
-  config = fields.complete(ml_collections.ConfigDict(settings))
+  config = fields.typed(settings)
   with pytest.raises(errors.InputError, match=words):
     build_training.mesh(config)
-  config.update({'batch': 4, 'mesh': (1, 1)})  # the control
+  config = config.change(batch=4, mesh=(1, 1))  # the control
   assert build_training.mesh(config).size == 1
 
 
@@ -69,7 +68,7 @@ def test_a_batch_that_does_not_divide_is_refused(settings, words):
   ],
 )
 def test_settings_that_no_run_could_work_with(settings, words):
-  config = fields.complete(ml_collections.ConfigDict(settings))
+  config = fields.typed(settings)
   with pytest.raises(errors.InputError, match=words):
     build_training.check(config)
 

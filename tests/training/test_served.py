@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -12,7 +11,6 @@ from specdiff_jax.core import errors
 from specdiff_jax.drafters import scores
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
-from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import evaluate
 from specdiff_jax.training import objective
 from specdiff_jax.training import served
@@ -25,7 +23,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def settings(**values):
-  return fields.complete(ml_collections.ConfigDict(values))
+  return fields.typed(values)
 
 
 def walk(anchors, accepted):
@@ -252,5 +250,5 @@ def test_what_makes_no_sense_is_refused(values, words):
 
 
 def test_it_decides_a_run_but_not_those_from_before():
-  assert 'served' in build_training.deciding(settings(served=0.5))
-  assert 'served' not in build_training.deciding(settings(served=0.0))
+  assert 'served' in settings(served=0.5).deciding('run')
+  assert 'served' not in settings(served=0.0).deciding('run')

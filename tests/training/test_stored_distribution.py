@@ -5,7 +5,6 @@ import types
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 import tiny_model
@@ -163,7 +162,7 @@ def test_long_trajectories_and_blank_rows(verifier):
 
 def test_data_without_the_law_are_refused():
   def check(header, **values):
-    config = fields.complete(ml_collections.ConfigDict(values))
+    config = fields.typed(values)
     build_losses.check_data(config, header, 'runs/x')
 
   header = {'store_top_k': 8, 'law_temperature': 1.0}

@@ -4,7 +4,7 @@ import dataclasses
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields
-from specdiff_jax.core import ngram as ngram_lib
+from specdiff_jax.core import limits
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters.diffusion import drafter
 from specdiff_jax.drafters.diffusion import network
@@ -47,7 +47,7 @@ class Options:
     'longest match of its lookup hint; 0: none',
     decides='run',
     low=0,
-    high=ngram_lib.MOST,
+    high=limits.MOST_NGRAM,
   )
 
   def __post_init__(self):

@@ -15,6 +15,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import published as published_lib
+from specdiff_jax.drafters import told as told_lib
 from specdiff_jax.drafters.masked_lm import drafter as drafter_lib
 from specdiff_jax.drafters.masked_lm import model as model_lib
 from specdiff_jax.models import networks
@@ -129,7 +130,7 @@ def of_model(
 
 
 def _ids(
-  folder: str, told: family.Told, checkpoint: weights.Checkpoint
+  folder: str, told: told_lib.Told, checkpoint: weights.Checkpoint
 ) -> tuple[np.ndarray, dict[str, int]]:
   """Returns the verifier's id of each of the drafter's, and its vocabulary."""
   theirs = id_map.tokens_of(checkpoint.tokenizer)

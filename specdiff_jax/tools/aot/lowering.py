@@ -1,4 +1,4 @@
-"""From a config to programs for accelerators that are not here.
+"""From a recipe to programs for accelerators that are not here.
 
 Nothing is loaded: models are shapes, and what a run would compute of them is
 traced.
@@ -26,6 +26,7 @@ from specdiff_jax.parallel import topology
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import losses as build_losses
+from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.text import tokenizer as tokenizer_lib
@@ -34,7 +35,6 @@ from specdiff_jax.training import objective
 from specdiff_jax.training import online
 from specdiff_jax.training import step as step_lib
 
-Config = systems.Config
 _SHIPPED = {'quickstart': 'smollm2_135m'}  # what fetched verifiers are
 
 
@@ -48,7 +48,7 @@ class Program:
   whole: Sequence[str]  # what the mesh does not divide; see `rules.not_split`
 
 
-def program(config: Config, name: str, devices: list) -> Program:
+def program(config: recipe_lib.Recipe, name: str, devices: list) -> Program:
   """Returns the program `name` of a config, split over these devices.
 
   name: 'train', one step, the verifier's features included; or 'decode', one
@@ -73,32 +73,33 @@ def devices(name: str, slices: int) -> tuple[list, int]:
   return found, topology.memory(found)
 
 
-def verifier(config: Config) -> weights.Checkpoint:
+def verifier(config: recipe_lib.Recipe) -> weights.Checkpoint:
   """Returns the config's verifier as shapes, its layers stacked."""
-  name = _SHIPPED.get(config.verifier, '')
-  kind, _, rest = config.verifier.partition(':')
+  name = _SHIPPED.get(config.model.verifier, '')
+  kind, _, rest = config.model.verifier.partition(':')
   if name or kind == 'preset':
     sizes = presets.published(name or rest)
   elif kind == 'random':
     systems.one_of('verifier', rest, presets.SIZES)
     sizes = presets.SIZES[rest]
   else:
-    sizes = describe.sizes(config.verifier)
+    sizes = describe.sizes(config.model.verifier)
   sizes = dataclasses.replace(sizes, scan_layers=True)
-  params = networks.abstract(sizes, params_lib.dtype_of(config.dtype))
+  params = networks.abstract(sizes, params_lib.dtype_of(config.model.dtype))
   tokenizer = tokenizer_lib.Tokenizer.bytes(sizes.vocab_size)
-  return weights.Checkpoint(sizes, params, tokenizer, '', config.verifier)
+  return weights.Checkpoint(sizes, params, tokenizer, '', config.model.verifier)
 
 
-def _train(config: Config, mesh: jax.sharding.Mesh):
+def _train(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh):
   """Returns the train step, as `distill` makes it, and what it holds."""
   build_training.check(config)
+  options, memory = config.training, config.memory
   checkpoint = verifier(config)
-  network = build_drafters.sizes(config, checkpoint)
+  network = build_drafters.sizes(options, checkpoint)
   loss = build_losses.make(config, network)
   function = objective.make_loss(
       build_training.score(config, network),
-      loss, config.gamma, config.vocab_block, config.seed, config.accumulate,
+      loss, options.gamma, memory.vocab_block, options.seed, memory.accumulate,
   )  # fmt: skip
   vocab = np.arange(network.vocab)
   frozen = jax.eval_shape(
@@ -109,7 +110,7 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
     model = networks.network(checkpoint.config)
     temperature = loss.temperature if loss.law else 0.0
     function = online.with_features(
-      function, model, network.features, temperature, config.accumulate
+      function, model, network.features, temperature, memory.accumulate
     )
     frozen['verifier'] = checkpoint.params
     del frozen['embed']  # it is among them
@@ -123,14 +124,14 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   whole += rules.not_split({'verifier': frozen}, split_frozen, mesh)
   state = _placed(state, split, mesh)
   frozen = _placed(frozen, split_frozen, mesh)
-  batch = _batch(config, mesh)
+  batch = _batch(options, mesh)
   shardings = jax.tree.map(lambda x: x.sharding, state)
   step = step_lib.make_train_step(
     function,
     optimizer,
     mesh,
     shardings,
-    config.explosion,
+    config.optimizer.explosion,
     tables.sharding(),
   )
   held |= {
@@ -140,7 +141,9 @@ def _train(config: Config, mesh: jax.sharding.Mesh):
   return step.lower(state, batch, frozen), held, whole
 
 
-def _batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def _batch(
+  config: recipe_lib.Training, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
   """Returns the shapes of `windows.batches`."""
   rows, anchors = (config.batch,), (config.batch, config.windows)
   shapes = {
@@ -157,12 +160,11 @@ def _batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   }
 
 
-def _decode(config: Config, mesh: jax.sharding.Mesh):
+def _decode(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh):
   """Returns the decode loop over config.batch rows, and what it holds."""
   decoding.check(config)
   checkpoint = verifier(config)
-  config = config.copy_and_resolve_references()
-  config.cache_step = 0  # the largest cache that rows come to
+  config = config.change(cache_step=0)  # the largest cache that rows come to
   made, platform = [], mesh.devices.flat[0].platform
 
   def make(params):
@@ -171,7 +173,7 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
     return made[0].params, made[0].drafter_params
 
   params, drafter_params = jax.eval_shape(make, checkpoint.params)
-  engine, bucket = made[0].engine, max(config.prompt_buckets)
+  engine, bucket = made[0].engine, max(config.decoding.prompt_buckets)
   requests = [request_lib.Request(0, [0] * bucket)]
   state = jax.eval_shape(
     engine.prefill, params, drafter_params, *made[0].inputs(requests)

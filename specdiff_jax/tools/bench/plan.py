@@ -10,6 +10,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import divergence
 from specdiff_jax.tools.exactness import reading
@@ -110,39 +111,34 @@ class Plan:
 
 
 def planned(
-  config: decoding.Config,
+  recipe: recipe_lib.Recipe,
   checkpoint: weights.Checkpoint,
   names: Sequence[str] | None,
   rounds: int | None,
 ) -> Plan:
-  """Returns what `bench` does; `names` and `rounds` go before the config's."""
-  names = tuple(names or config.systems)
+  """Returns what `bench` does; `names` and `rounds` go before the recipe's."""
+  options, own_dtype = recipe.bench, recipe.model.dtype
+  names = tuple(names or options.systems)
   for name in names:
     systems.one_of('systems', name, systems.SYSTEMS)
-  ars = {'ar': config.dtype}
-  for dtype in config.ar_dtypes:
-    systems.one_of('ar_dtypes', dtype, systems.DTYPES)
-    if dtype != config.dtype:
+  ars = {'ar': own_dtype}
+  for dtype in options.ar_dtypes:
+    if dtype != own_dtype:
       ars[f'ar {dtype}'] = dtype
 
   def make(name: str, dtype: str, slots: int) -> session_lib.Session:
-    own = (
-      checkpoint if dtype == config.dtype else decoding.verifier(config, dtype)
-    )
-    return decoding.system(config, own, name, slots)
+    own = checkpoint if dtype == own_dtype else decoding.verifier(recipe, dtype)
+    return decoding.system(recipe, own, name, slots)
 
-  facts = ('exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft')
-  facts += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter')
-  facts += ('int8',)
+  temperature = recipe.sampling.temperature
   return Plan(
     names=names,
-    dtype=config.dtype,
-    ars={n: (d, systems.ar_slots(config, d)) for n, d in ars.items()},
-    rounds=rounds or config.rounds,
-    exact=config.exact,
-    temperature=config.temperature,
-    coupled=config.rule == 'match' or config.temperature == 0,
+    dtype=own_dtype,
+    ars={n: (d, systems.ar_slots(recipe, d)) for n, d in ars.items()},
+    rounds=rounds or options.rounds,
+    exact=recipe.systems['ar'].exact,
+    temperature=temperature,
+    coupled=recipe.flat()['rule'] == 'match' or temperature == 0,
     make=make,
-    facts={name: config[name] for name in facts}
-    | {n: config[n].to_dict() for n in ('drafters', 'masked_lm')},
+    facts=recipe.reported('bench'),
   )

@@ -1,12 +1,12 @@
-"""From a config to the checks of `verify`."""
+"""From a recipe to the checks of `verify`."""
 
 from collections.abc import Sequence
-import copy
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import verification
 
@@ -20,29 +20,28 @@ _LOSSLESS_IN_LAW = (
 )
 
 
-def settle(config: decoding.Config, fast: bool) -> decoding.Config:
-  """Returns the config that `verify` runs: float32 and exact, unless `fast`."""
-  decoding.check(config)
-  if config.rule != 'match':
-    raise errors.InputError(_LOSSLESS_IN_LAW.format(config.rule))
-  config = copy.deepcopy(config)
-  config.exact = not fast
-  if not fast:
-    config.dtype = 'float32'
-  return config
+def settle(recipe: recipe_lib.Recipe, fast: bool) -> recipe_lib.Recipe:
+  """Returns the recipe that `verify` runs: float32 and exact, unless `fast`."""
+  decoding.check(recipe)
+  rule = recipe.flat()['rule']
+  if rule != 'match':
+    raise errors.InputError(_LOSSLESS_IN_LAW.format(rule))
+  if fast:
+    return recipe.change(exact=False)
+  return recipe.change(exact=True, dtype='float32')
 
 
 def plan(
-  config: decoding.Config,
+  recipe: recipe_lib.Recipe,
   checkpoint: weights.Checkpoint,
   names: Sequence[str] | None,
 ) -> verification.Plan:
-  """Returns what `verify` does under a settled config.
+  """Returns what `verify` does under a settled recipe.
 
   Every system of `names` (else config.systems) at temperature 0 and at the
   config's (1.0 if that is 0), a prompt at a time and in the config's batches.
   """
-  names = tuple(n for n in names or config.systems if n != 'ar')
+  names = tuple(n for n in names or recipe.bench.systems if n != 'ar')
   for name in names:
     systems.one_of('systems', name, systems.SYSTEMS)
   if not names:
@@ -53,20 +52,16 @@ def plan(
     )
 
   def make(name: str, slots: int) -> session_lib.Session:
-    return decoding.system(config, checkpoint, name, slots)
+    return decoding.system(recipe, checkpoint, name, slots)
 
-  shown = ('drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype')
-  shown += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat')
+  single = vars(recipe.drafting.drafters)
+  exact = recipe.systems['ar'].exact
   return verification.Plan(
     names=names,
-    temperatures=(0.0, config.temperature or 1.0),
-    batches=tuple(dict.fromkeys((1, config.batch))),
-    plain_slots=(0 if config.exact else systems.ar_slots(config, config.dtype)),
+    temperatures=(0.0, recipe.sampling.temperature or 1.0),
+    batches=tuple(dict.fromkeys((1, recipe.decoding.batch))),
+    plain_slots=0 if exact else systems.ar_slots(recipe, recipe.model.dtype),
     make=make,
-    facts={name: config[name] for name in shown}
-    | {
-      'drafters': {
-        n: config.drafters[n] for n in names if config.drafters.get(n)
-      }
-    },
+    facts=recipe.reported('verify')
+    | {'drafters': {n: single[n] for n in names if single.get(n)}},
   )

@@ -1,0 +1,624 @@
+"""A recipe: all that can be told to a program, as nested frozen dataclasses.
+
+The fields stand in a config by their names alone, whichever group they are of
+(`--config.steps`), but for those of `network`, `masked_lm`, `drafters` and
+`ar_slots`, which a config nests too.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+from typing import Any
+
+from specdiff_jax.core import fields
+from specdiff_jax.core import limits
+from specdiff_jax.drafters import registry
+from specdiff_jax.recipes import options as options_lib
+
+field, options = fields.field, options_lib.options
+_REPORTED = ('bench', 'verify')
+
+
+def _paths(name: str) -> Any:
+  """Returns the field of a system's drafter: a path, or one for each part."""
+  parts = registry.parts(name)
+  if len(parts) == 1:
+    return field('', f'drafter of the system {name}', path=True)
+  more = [
+    (part, str, field('', f'the {part} of its networks', path=True))
+    for part in parts
+  ]
+  kind = dataclasses.make_dataclass(f'{name}_drafter', more, frozen=True)
+  return field(kind(), f'drafter of the system {name}')
+
+
+Drafters = dataclasses.make_dataclass(
+  'Drafters',
+  [
+    (name, Any, _paths(name))
+    for name, kind in options_lib.SYSTEMS.items()
+    if issubclass(kind, options_lib.Trained)
+  ],
+  frozen=True,
+)
+
+
+@options
+class Model:
+  """The verifier."""
+
+  verifier: str = field(
+    'quickstart',
+    'weights of the verifier: a .gguf file, a Hugging Face directory, a '
+    "hub name (org/name), 'quickstart' (SmolLM2-135M-Instruct, fetched "
+    "once) or 'random:tiny'",
+    decides='text',
+    path=True,
+  )
+  adapter: str = field(
+    '',
+    'directory of a LoRA adapter (PEFT layout), merged into the verifier: '
+    'another model then, with drafters of its own',
+    decides='text',
+    path=True,
+  )
+  dtype: str = field(
+    'bfloat16',
+    'dtype of weights and KV cache: float32 or bfloat16',
+    decides='text',
+    choices=options_lib.DTYPES,
+    reported=('verify',),
+  )
+  int8: str = field(
+    '',
+    "whose weights are rounded to int8, a scale for each output: '' "
+    '(nobody), verifier, drafter or both. It halves their memory next to '
+    'bfloat16. A rounded verifier is another verifier, whose own distribution '
+    'decoding then reproduces exactly; a rounded drafter changes only the '
+    'speed',
+    decides='text',
+    choices=('', 'verifier', 'drafter', 'both'),
+    reported=('bench',),
+  )
+  cache_dir: str = field(
+    'runs/verifier', 'where fetched weights are kept', path=True
+  )
+
+
+@options
+class Drafting(options_lib.Drafter):
+  """Which system decodes, and what its trained drafter is."""
+
+  system: str = field(
+    'specdiff',
+    'what drafts: ar (nothing), lookup, sps (a small autoregressive '
+    'drafter), early_exit (the first layers of the verifier), specdiff '
+    '(one chain), specdiff2 (K chains, self-selected), tree (K chains '
+    'merged), best_first (the likeliest prefixes) or adaptive (as much as '
+    'pays)',
+    decides='text',
+    choices=tuple(options_lib.SYSTEMS),
+  )
+  drafters: Any = field(
+    Drafters(),
+    'drafters of single systems; each goes before config.drafter, so that '
+    'systems with different drafters can be compared',
+    decides='text',
+    reported=('bench',),
+  )
+
+
+@options
+class Sampling(options_lib.Seed):
+  """What decides a completion, beside verifier and prompt."""
+
+  temperature: float = field(
+    0.0, 'sampling temperature; 0 is greedy', decides='text'
+  )
+  top_k: int = field(
+    0,
+    'sample among the k most likely tokens; 0 switches it off',
+    decides='text',
+    reported=_REPORTED,
+  )
+  top_p: float = field(
+    1.0,
+    'sample within this probability mass; 1 switches it off',
+    decides='text',
+    reported=_REPORTED,
+  )
+  max_new_tokens: int = field(
+    128,
+    'tokens after which a completion stops',
+    decides='text',
+    reported=_REPORTED,
+  )
+  chat: bool = field(
+    True,
+    "put the prompt into the model's chat template",
+    decides='text',
+    reported=_REPORTED,
+  )
+
+
+@options
+class Decoding(options_lib.Batch):
+  """How requests go through the rows of a batch."""
+
+  prompt_buckets: tuple[int, ...] = field(
+    (64, 128, 256, 512),
+    'tokens that prompts are padded to; the largest is the longest prompt',
+    low=1,
+    high=limits.MOST_TOKENS,
+  )
+  stop: tuple[str, ...] = field(
+    (),
+    'strings that end the text; it is cut before the one that is completed '
+    'first. A special token, such as <|im_end|>, ends it as a token',
+    decides='text',
+    element=str,
+  )
+  cycles_per_call: int = field(
+    16,
+    'verifier calls between two looks of the host, where text is shown '
+    'or may hit a stop string',
+    low=1,
+    high=1 << 30,
+  )
+  cache_step: int = field(
+    0,
+    'room for new tokens by which KV caches grow as sequences get long, each '
+    'size compiled once: saves time and memory on long texts, but another '
+    'size may change the last bits; 0: full-sized at once',
+    low=0,
+    high=limits.MOST_TOKENS,
+  )
+  decode_mesh: tuple[int, ...] = field(
+    (1, 1),
+    'devices for (data, model) that decode together: rows are '
+    'split over data, weights and heads over model',
+    decides='text',
+  )
+
+
+@options
+class Bench:
+  """What is measured."""
+
+  prompts: str = field(
+    '', 'JSONL file of prompts (--prompts goes before it)', path=True
+  )
+  limit: int = field(
+    0, 'how many of config.prompts bench takes; 0 takes all', low=0
+  )
+  systems: tuple[str, ...] = field(
+    ('ar', 'lookup', 'specdiff'),
+    'what to compare (--systems goes before it)',
+    choices=tuple(options_lib.SYSTEMS),
+  )
+  rounds: int = field(
+    3, 'interleaved repetitions; their median is reported', low=1
+  )
+  ar_dtypes: tuple[str, ...] = field(
+    ('float32', 'bfloat16'),
+    'dtypes of which the fastest plain AR is looked for',
+    choices=options_lib.DTYPES,
+  )
+
+
+@options
+class Training(
+  options_lib.Sizes, options_lib.Seed, options_lib.Batch, options_lib.Gamma
+):
+  """What is trained, and on what."""
+
+  data: str = field(
+    '',
+    'work directory of `collect`, or several, with commas between (a '
+    'comma in the name of a directory that is there is part of it), or a '
+    'JSONL file of prompts whose completions are then collected into '
+    'WORKDIR/trajectories first',
+    path=True,
+  )
+  eval_prompts: tuple[str, ...] = field(
+    (),
+    'prompt files that must share nothing with the training prompts',
+    element=str,
+    path=True,
+  )
+  start_from: str = field(
+    '',
+    'drafter whose sizes, weights and draft vocabulary training starts '
+    "from, in place of config.network and the verifier's layers",
+    decides='run',
+    path=True,
+  )
+  train_only: str = field(
+    '',
+    "regular expression, found in the names of the drafter's parameters "
+    'that are trained (of those that get adapters, with lora_rank); the '
+    "others stay as they are. '': all",
+    decides='run',
+  )
+  lora_rank: int = field(
+    0,
+    'train low-rank adapters of the matrices only, of this rank, which are '
+    'merged into the drafter at the end; 0: the parameters themselves',
+    decides='run',
+    low=0,
+  )
+  tokens: int = field(
+    512,
+    'tokens of a packed row; longer trajectories are cut',
+    decides='run',
+    low=1,
+    high=limits.MOST_TOKENS,
+  )
+  windows: int = field(
+    96, 'drafted windows for each trajectory', decides='run', low=1
+  )
+  eval_fraction: float = field(
+    0.02,
+    'fraction of the prompts that is held out for evaluation, by hash',
+    decides='run',
+    above=0,
+    below=1,
+    within='between 0 and 1: some prompts to train on, some to evaluate on',
+  )
+  train_limit: int = field(
+    0,
+    'trajectories to train on, the first so many of those that are not '
+    'held out; 0: all',
+    low=0,
+  )
+  eval_limit: int = field(
+    32, 'held-out trajectories that an evaluation takes', low=1
+  )
+
+
+@options
+class Objective(options_lib.Warmed):
+  """What a drafter learns; the options of its loss are in `Recipe.losses`."""
+
+  loss: str = field(
+    'streak',
+    'streak (SpecDiff-2, Eq. 6); soft_streak (less noise, wants sampled '
+    'trajectories); dpace (D-PACE); ce (cross-entropy), decayed_ce '
+    "(DFlash) or ce_streak; against the verifier's distribution: kl, "
+    'reverse_kl, js, tv, lk (KL and TV mixed) or rejection (the length '
+    'that rule=rejection accepts; wants sampled trajectories); of partly '
+    'shown windows: variable_prefix (D2SD) or elbo (masked diffusion). '
+    'Chains under rule=match: streak, dpace; trees: ce, decayed_ce, kl; '
+    'rejection: rejection, lk; several denoising steps: elbo',
+    decides='run',
+    choices=tuple(options_lib.LOSSES),
+  )
+  served: float = options_lib.unit(
+    0.0,
+    'probability with which a window counts only if serving would begin a '
+    "cycle at it, by the drafter's own argmax drafts at that step; exact "
+    'where windows are as many as completion tokens. 0: anchors are even '
+    'over the text. No gain has been measured yet',
+    decides='run',
+    newer=True,
+  )
+
+
+@options
+class Optimizer:
+  """How a gradient becomes an update."""
+
+  learning_rate: float = field(
+    1e-3,
+    'peak, after warm-up; the decay is a cosine',
+    decides='run',
+    above=0,
+    within='positive',
+  )
+  warmup: float = field(
+    0.04,
+    'steps of warm-up; below 1 a fraction of all steps',
+    decides='run',
+    low=0,
+  )
+  weight_decay: float = field(
+    0.01, 'weight decay of AdamW, on matrices', decides='run', low=0
+  )
+  explosion: float = field(
+    100.0,
+    'an update is skipped if its gradient is so many times longer than '
+    'their mean; 0: only where it is not finite',
+    decides='run',
+    low=0,
+  )
+  skip_limit: int = field(
+    20,
+    'updates skipped one after the other at which the run stops; 0: never',
+    low=0,
+  )
+
+
+@options
+class Schedule:
+  """How long a run goes, and what it writes on the way."""
+
+  steps: int = field(1000, 'optimizer steps in all', low=1)
+  eval_every: int = field(200, 'steps between evaluations', low=0)
+  save_every: int = field(200, 'steps between checkpoints', low=0)
+  log_every: int = field(10, 'steps between lines of metrics', low=0)
+  keep: int = field(
+    3, 'newest checkpoints that are kept, beside the best by tau', low=1
+  )
+  export: str = field(
+    'last',
+    'what becomes the drafter: the last params, or the best: those of the '
+    'checkpoint with the highest tau, of the steps that are both evaluated '
+    'and saved',
+    choices=('last', 'best'),
+  )
+  on_full_disk: str = field(
+    'stop',
+    'what a checkpoint or line of metrics that cannot be written does to '
+    'the run: stop, or go_on (but for the last ones)',
+    choices=('stop', 'go_on'),
+  )
+  tensorboard: bool = field(
+    False,
+    'write the metrics to WORKDIR/events for TensorBoard too (needs the '
+    'extra [tensorboard])',
+  )
+
+
+@options
+class Memory:
+  """What trades memory for time."""
+
+  vocab_block: int = field(
+    0,
+    'tokens of the vocabulary whose logits the loss holds at once; 0: all '
+    '(fastest where they fit)',
+    low=0,
+  )
+  accumulate: int = field(
+    1,
+    'micro-batches of a batch, computed one after the other to the '
+    'same gradient: so many times less memory for a third more work',
+    low=1,
+  )
+  remat: bool = field(
+    False,
+    'compute each layer of the drafter again on the way back: less memory '
+    'for a third more work',
+  )
+  train_dtype: str = field(
+    'float32',
+    'dtype in which the drafter computes while it is trained: float32 or '
+    'bfloat16; params and optimizer are float32',
+    decides='run',
+    choices=options_lib.DTYPES,
+  )
+
+
+@options
+class Placement:
+  """Where the verifier and what is trained lie."""
+
+  feature_cache: int = field(
+    4000,
+    "trajectories whose verifier features are kept in the host's memory; "
+    '0: they are computed anew in every step, by a verifier that is split '
+    'over the mesh',
+    low=0,
+  )
+  mesh: tuple[int, ...] = field(
+    (-1, 1),
+    'devices for (data, model), or (replica, data, model) where there are '
+    'several slices; -1 takes what is left',
+  )
+  fsdp: bool = field(
+    False,
+    'split drafter, optimizer and a verifier that runs in the step over '
+    'the data axis too: less memory, more traffic',
+  )
+
+
+@options
+class Processes:
+  """How several processes of a job find each other."""
+
+  distributed: bool = field(False, 'one of several processes of one job')
+  join_timeout: int = field(
+    300, 'seconds in which all processes have to be there', low=1
+  )
+
+
+@options
+class Collecting:
+  """What is collected beside the completions."""
+
+  completions: int = field(
+    1,
+    'completions of each prompt, and of each prefix of --refresh; more than '
+    'one need a temperature above 0',
+    low=1,
+  )
+  store_top_k: int = field(
+    0,
+    "tokens of the verifier's distribution to keep beside each completion "
+    'token, the likeliest ones with their log-probabilities (at the '
+    'temperature that is collected with, 1 for greedy ones); 0: none',
+    low=0,
+  )
+  refresh_accepted: int = field(
+    1,
+    '--refresh continues prefixes where at most so many drafted tokens '
+    'are accepted',
+    low=0,
+  )
+  refresh_anchors: int = field(
+    4, 'prefixes of a trajectory that --refresh continues, at most', low=1
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """All groups, with every system's and every loss's options among them."""
+
+  model: Model
+  drafting: Drafting
+  sampling: Sampling
+  decoding: Decoding
+  systems: Mapping[str, Any]  # options by the system's name
+  bench: Bench
+  training: Training
+  objective: Objective
+  losses: Mapping[str, Any]  # options by the loss's name
+  optimizer: Optimizer
+  schedule: Schedule
+  memory: Memory
+  placement: Placement
+  processes: Processes
+  collecting: Collecting
+
+  def flat(self) -> dict[str, Any]:
+    """Returns the values by the names that a config has for them."""
+    found = {}
+    for group in self._groups():
+      found = dataclasses.asdict(group) | found  # the first one's holds
+    return found
+
+  def _groups(self, losses: bool = True) -> Iterator[Any]:
+    for name, value in vars(self).items():
+      if name == 'losses' and not losses:
+        continue
+      yield from value.values() if isinstance(value, dict) else (value,)
+
+  def deciding(self, what: str) -> dict[str, Any]:
+    """Returns the fields that decide `what`, one of `fields.DECIDES`, as JSON.
+
+    Of the losses only the fields of the one that is trained with. A field that
+    is newer than runs that go on is left out where it has its default.
+    """
+    groups = [*self._groups(losses=False), self.loss or self.objective]
+    return self._chosen(
+      groups,
+      lambda about, changed: (
+        what in about.decides and (changed or not about.newer)
+      ),
+    )
+
+  def reported(self, program: str) -> dict[str, Any]:
+    """Returns the fields that the reports of a program name, as JSON."""
+    return self._chosen(
+      self._groups(), lambda about, changed: program in about.reported
+    )
+
+  def _chosen(self, groups, wanted: Callable[[fields.About, bool], bool]):
+    flat = self.flat()
+    names = [
+      one.name
+      for group in groups
+      for one in dataclasses.fields(group)
+      if wanted(one.metadata['about'], flat[one.name] != one.default)
+    ]
+    return json.loads(json.dumps({name: flat[name] for name in names}))
+
+  def change(self, **values: Any) -> 'Recipe':
+    """Returns the recipe with other values, by the names of a config.
+
+    Example: recipe.change(gamma=2, network={'layers': 1})
+    """
+    flat = self.flat()
+    for name, value in values.items():
+      flat[name] = flat[name] | value if isinstance(value, dict) else value
+    return of(flat)
+
+  @property
+  def loss(self) -> Any:
+    """The options of the loss that is trained with; None of one not known."""
+    return self.losses.get(self.objective.loss)
+
+
+# What programs read, as `Command.fields` puts them together.
+SYSTEMS = tuple(options_lib.SYSTEMS.values())
+DECODING = (Model, Drafting, *SYSTEMS, Sampling, Decoding)
+TRAINING = (
+  Training,
+  Objective,
+  *options_lib.LOSSES.values(),
+  Optimizer,
+  Schedule,
+  Memory,
+  Placement,
+  Processes,
+)
+GROUPS = (*DECODING, Bench, *TRAINING, Collecting)
+FIELDS: Mapping[str, dataclasses.Field] = {
+  one.name: one for kind in GROUPS for one in dataclasses.fields(kind)
+}
+
+
+def of(values: Mapping[str, Any]) -> Recipe:
+  """Returns the recipe of complete values of the right types, unchecked."""
+  single = values['drafters']
+  groups = {
+    one.name: _filled(one.type, values)
+    for one in dataclasses.fields(Recipe)
+    if dataclasses.is_dataclass(one.type)
+  }
+  systems = {
+    name: _filled(
+      kind, values | {'drafter': _drafter(single.get(name), values['drafter'])}
+    )
+    for name, kind in options_lib.SYSTEMS.items()
+  }
+  losses = {
+    name: _filled(kind, values) for name, kind in options_lib.LOSSES.items()
+  }
+  return Recipe(systems=systems, losses=losses, **groups)
+
+
+def _drafter(given: Any, default: str) -> Any:
+  """Returns the path of a system's drafter, or one for each of its parts."""
+  if isinstance(given, Mapping):
+    return {part: path or default for part, path in given.items()}
+  return given or default
+
+
+def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
+  """Returns a dataclass of the values of its fields."""
+  return kind(
+    **{
+      one.name: _filled(type(one.default), values[one.name])
+      if dataclasses.is_dataclass(one.default)
+      else values[one.name]
+      for one in dataclasses.fields(kind)
+    }
+  )
+
+
+def described(
+  *kinds: Any, only: Sequence[str] = ()
+) -> dict[str, tuple[Any, str]]:
+  """Returns default and meaning of the fields of groups (`only` some)."""
+  return {
+    name: (default, about.help)
+    for name, default, about in leaves(kinds)
+    if not only or name.partition('.')[0] in only
+  }
+
+
+def leaves(
+  kinds: Iterable[Any], outer: str = ''
+) -> Iterator[tuple[str, Any, fields.About]]:
+  """Yields name, default and meaning of all fields, of nested ones too."""
+  for kind in kinds:
+    for one in dataclasses.fields(kind):
+      if dataclasses.is_dataclass(one.default):
+        yield from leaves((one.default,), f'{outer}{one.name}.')
+      else:
+        yield f'{outer}{one.name}', one.default, one.metadata['about']

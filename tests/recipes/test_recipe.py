@@ -1,0 +1,219 @@
+"""Recipes: what decides a text or a run, and how errors name a field."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from specdiff_jax.cli import command
+from specdiff_jax.core import errors
+from specdiff_jax.core import fields as field_lib
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import losses
+from specdiff_jax.recipes import options
+from specdiff_jax.recipes import recipe
+from specdiff_jax.recipes import systems
+from specdiff_jax.recipes import training
+
+TINY = pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'tiny.py'
+# Run directories and files of completions hold these names since the first
+# day: another set, and they do not go on.
+TEXT = (
+    'verifier', 'adapter', 'drafter', 'masked_lm', 'drafters', 'system',
+    'dtype', 'int8', 'exact', 'temperature', 'top_k', 'top_p', 'seed',
+    'max_new_tokens', 'gamma', 'exit_layer', 'gammas', 'budgets', 'draft',
+    'rule', 'drafts', 'budget', 'denoising_steps', 'denoising_order', 'remask',
+    'context_window', 'draft_temperature', 'draft_top_k', 'ngram', 'chat',
+    'stop', 'ar_slots', 'decode_mesh',
+)  # fmt: skip
+RUN = (
+    'loss', 'gamma', 'batch', 'learning_rate', 'warmup', 'weight_decay',
+    'ce_fraction', 'decay', 'beta_end', 'tokens', 'windows', 'network',
+    'eval_fraction', 'seed', 'explosion', 'start_from', 'train_only',
+    'lora_rank', 'train_dtype',
+)  # fmt: skip
+OF_LOSS = {
+  'dpace': ('dpace_smoothing',),
+  'lk': ('law_temperature', 'stored_law', 'lk_eta'),
+  'variable_prefix': ('prefix_base',),
+  'elbo': ('noise_schedule', 'anneal_fraction'),
+} | dict.fromkeys(
+  ('soft_streak', 'kl', 'reverse_kl', 'js', 'tv', 'rejection'),
+  ('law_temperature', 'stored_law'),
+)
+BENCH = (
+    'exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft',
+    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter', 'int8',
+    'drafters', 'masked_lm',
+)  # fmt: skip
+VERIFY = (
+    'drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype',
+    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat',
+)  # fmt: skip
+
+
+def test_what_decides_a_text_is_what_it_was():
+  assert set(fields.typed({'loss': 'hinge'}).deciding('text')) == set(TEXT)
+
+
+@pytest.mark.parametrize('name', options.LOSSES)
+def test_what_decides_a_run_is_what_it_was(name):
+  one = fields.typed({'loss': name})
+  assert set(one.deciding('run')) == {*RUN, *OF_LOSS.get(name, ())}
+  served = fields.typed({'loss': name, 'served': 0.5})
+  assert served.deciding('run') == one.deciding('run') | {'served': 0.5}
+
+
+def test_what_decides_a_trajectory_is_what_it_was():
+  names = {one.name for one in dataclasses.fields(recipe.Sampling)}
+  wanted = {'temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat'}
+  assert names == wanted
+
+
+def test_what_reports_name_is_what_it_was():
+  one = fields.typed({})
+  assert set(one.reported('bench')) == set(BENCH)
+  assert set(one.reported('verify')) == set(VERIFY)
+
+
+def test_facts_are_json():
+  one = fields.typed({'network': {'start': [0, 1]}})
+  assert one.deciding('run')['network'] == {
+      'kind': 'diffusion', 'layers': 2, 'start': [0, 1], 'features': [],
+      'trunk': 1024, 'vocab': 4096, 'ngram': 3,
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'changes, same',
+  [
+    ({'steps': 7, 'loss': 'ce', 'join_timeout': 9}, True),
+    ({'adapter': 'x'}, False),
+    ({'dtype': 'float32'}, False),
+    ({'cache_dir': 'x'}, False),
+    ({'feature_cache': 0}, False),
+    ({'mesh': (1, 1)}, False),
+    ({'fsdp': True}, False),
+  ],
+)
+def test_when_a_verifier_serves_another_run(changes, same):
+  one = fields.typed({})
+  assert training.same_verifier(one, one.change(**changes)) == same
+
+
+def test_a_field_is_declared_once():
+  found = {}
+  for kind in recipe.GROUPS:
+    for one in dataclasses.fields(kind):
+      about = one.metadata['about']
+      assert found.setdefault(one.name, about) is about, one.name
+  assert set(found) == set(fields.ALL)
+
+
+def test_every_group_is_one_of_a_recipe():
+  groups = {
+    one.type
+    for one in dataclasses.fields(recipe.Recipe)
+    if dataclasses.is_dataclass(one.type)
+  }
+  systems_and_losses = {*options.SYSTEMS.values(), *options.LOSSES.values()}
+  assert groups | systems_and_losses == set(recipe.GROUPS)
+
+
+def test_options_and_what_they_construct_have_the_same_names():
+  assert set(options.SYSTEMS) == set(systems.SYSTEMS)
+  assert set(options.LOSSES) == set(losses.LOSSES)
+  rule = field_lib.abouts(options.Rule)['rule']
+  assert set(rule.choices) == set(systems.RULES)
+
+
+def test_each_system_has_its_own_drafter():
+  one = fields.typed({'drafter': 'a', 'drafters': {'tree': 'b'}})
+  assert one.systems['tree'].drafter == 'b'
+  assert one.systems['specdiff'].drafter == one.drafting.drafter == 'a'
+  assert not hasattr(one.systems['lookup'], 'drafter')
+  assert one.change(drafter='c').systems['tree'].drafter == 'b'
+
+
+def test_flat_and_back():
+  one = fields.typed({'gamma': 3, 'masked_lm': {'mask_id': 5}})
+  assert recipe.of(one.flat()) == one
+  assert one.flat() == fields.complete(one.flat())
+  changed = one.change(masked_lm={'family': 'diffugpt'})
+  assert changed.flat()['masked_lm']['mask_id'] == 5
+
+
+def test_errors_name_fields_at_the_rim_and_arguments_below():
+  message = 'gamma is 0, but it has to be at least 1'
+  with pytest.raises(errors.InputError, match=f'^{message}'):
+    field_lib.check(options.Lookup(gamma=0))
+  with pytest.raises(errors.InputError, match=f'^config.{message}'):
+    decoding.check(fields.typed({'gamma': 0}))
+  with pytest.raises(errors.InputError, match='^config.network.ngram is -1'):
+    decoding.check(fields.typed({'network': {'ngram': -1}}))
+  with pytest.raises(errors.InputError, match='^The prompt is empty'):
+    with fields.rim():
+      raise errors.InputError('The prompt is empty')
+
+
+@pytest.mark.parametrize(
+  'value, words',
+  [
+    (float('nan'), 'at least 0'),
+    (1.5, 'at most 1'),
+    (0.5, ''),
+  ],
+)
+def test_bounds(value, words):
+  @dataclasses.dataclass(frozen=True)
+  class Options:
+    part: float = field_lib.field(0.0, 'a part', low=0, high=1)
+    positive: float = field_lib.field(1.0, 'a size', above=0, within='positive')
+
+  if words:
+    with pytest.raises(errors.InputError, match=f'part is .*{words}'):
+      field_lib.check(Options(part=value))
+  else:
+    field_lib.check(Options(part=value))
+  with pytest.raises(errors.InputError, match='positive is 0.*be positive'):
+    field_lib.check(Options(positive=0))
+
+
+@pytest.fixture(scope='module')
+def checkpoint():
+  return decoding.verifier(command.load(f'{TINY}:smoke'))
+
+
+@pytest.mark.parametrize(
+  'name, values',
+  [
+    ('ar', {'exact': False}),
+    ('lookup', {'gamma': 3, 'ngram': 2}),
+    ('tree', {'gamma': 3, 'drafts': 2, 'budget': 5, 'drafter': 'random'}),
+  ],
+)
+def test_a_system_of_keyword_arguments(checkpoint, name, values):
+  more = {'max_new_tokens': 4, 'prompt_buckets': (16,)}
+  network = {'network': {'layers': 1}} if name == 'tree' else {}
+  made = decoding.make(name, checkpoint, **values, **more, **network)
+  assert made.name == name and made.settings.max_new_tokens == 4
+  if name != 'ar':
+    assert made.size['gamma'] == 3
+
+
+@pytest.mark.parametrize(
+  'name, values, words',
+  [
+    ('tre', {}, "'tre'.*tree"),
+    ('lookup', {'gama': 3}, "'gama'.*gamma"),
+    ('lookup', {'budget': 3}, "'budget'.*ngram"),
+    ('lookup', {'gamma': 'x'}, "'gamma' to 'x'.*integer"),
+    ('lookup', {'gamma': 0}, '^gamma is 0, but it has to be at least 1'),
+    ('early_exit', {'exit_layer': 99}, '^exit_layer is 99'),
+    ('specdiff', {}, '^drafter is empty'),
+  ],
+)
+def test_bad_keyword_arguments(checkpoint, name, values, words):
+  with pytest.raises(errors.InputError, match=words):
+    decoding.make(name, checkpoint, **values)
