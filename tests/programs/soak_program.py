@@ -72,9 +72,9 @@ class Watch:
 
 def main(seconds: float, workdir: str, leak: bool) -> None:
   """Collects, then trains."""
-  from specdiff_jax.cli import collect
   from specdiff_jax.cli import command
   from specdiff_jax.recipes import decoding
+  from specdiff_jax.recipes import runs
   from specdiff_jax.recipes import training as build_training
   from specdiff_jax.tools.bench import timing
 
@@ -84,7 +84,7 @@ def main(seconds: float, workdir: str, leak: bool) -> None:
   checkpoint = decoding.verifier(config)
   folder = os.path.join(workdir, 'trajectories')
   prompts = decoding.prompts(config, config.prompts, 0)
-  collect.into(config, checkpoint, prompts, folder, 'lookup')
+  runs.complete(config, checkpoint, prompts, folder, 'lookup')
   run = build_training.run(config, checkpoint, [folder], workdir)
   watch = Watch(seconds, timing.compilations, leak)
   result = run.train(watch)
