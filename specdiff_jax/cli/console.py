@@ -103,15 +103,6 @@ def patient(what: str, seconds: float = 1.0) -> Iterator[Callable[..., None]]:
     yield update
 
 
-def size(count: float) -> str:
-  """Returns bytes as they are read: '18.2 GiB'."""
-  for unit in ('bytes', 'KiB', 'MiB'):
-    if count < 1024:
-      return f'{count:.4g} {unit}'
-    count /= 1024
-  return f'{count:.4g} GiB'
-
-
 class _Console(rich.console.Console):
   """Prints every text as it stands: cells, titles and lines of foreign names.
 

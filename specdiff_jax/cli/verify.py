@@ -47,7 +47,8 @@ COMMAND = command.Command(
     the system's tree if it drafts trees. A greater margin is a failure.
 
     Only config.rule=match gives plain decoding's very tokens. The other rules
-    give its law, which the tests prove by enumeration; verify refuses them.
+    give its distribution, which the tests prove by enumeration; verify refuses
+    them.
 
     It prints a certificate: what was verified, and a table. The last line of
     stdout is one JSON object.

@@ -80,7 +80,7 @@ class Plan:
     own = self.exact and system.name != 'ar' and len(buckets) == 1
     return buckets[0] if own else 0
 
-  def excused(
+  def near_ties(
     self,
     system: system_lib.System,
     plain: system_lib.System,

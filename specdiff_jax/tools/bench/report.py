@@ -31,8 +31,8 @@ def _exact(row: metrics.Row) -> str:
     return 'in distribution'
   if row.exact:
     return 'yes'
-  wrong = row.mismatched_rows - row.excused_rows
-  return f'NO ({wrong} rows)' if wrong else f'{row.excused_rows} near-ties'
+  wrong = row.mismatched_rows - row.near_ties
+  return f'NO ({wrong} rows)' if wrong else f'{row.near_ties} near-ties'
 
 
 def curves(rows: Sequence[metrics.Row]) -> tables.Table | None:

@@ -80,7 +80,7 @@ def run(
       systems[name].size,
       parts.get(name),
       plan.coupled or name == 'ar',
-      plan.excused(
+      plan.near_ties(
         systems[name],
         systems['ar'],
         requests,

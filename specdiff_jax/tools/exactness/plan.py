@@ -10,9 +10,9 @@ from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import verification
 
-_LOSSLESS_IN_LAW = (
-  'config.rule is {!r}. Its output has the law of plain decoding, but not '
-  'its tokens: it draws coins and residuals of its own, so that no two runs '
+_EQUAL_IN_DISTRIBUTION = (
+  'config.rule is {!r}. Its output has the distribution of plain decoding, but '
+  'not its tokens: it draws coins and residuals of its own, so that no two runs '
   'can be compared token for token. What proves it is the enumeration of '
   'all outcomes in tests/decoding/test_rules_enumeration.py. To verify this '
   'verifier and drafter, give --config.rule=match, under which the output '
@@ -24,7 +24,7 @@ def settle(config: decoding.Config, fast: bool) -> decoding.Config:
   """Returns the config that `verify` runs: float32 and exact, unless `fast`."""
   decoding.check(config)
   if config.rule != 'match':
-    raise errors.InputError(_LOSSLESS_IN_LAW.format(config.rule))
+    raise errors.InputError(_EQUAL_IN_DISTRIBUTION.format(config.rule))
   config = copy.deepcopy(config)
   config.exact = not fast
   if not fast:
