@@ -1,6 +1,6 @@
 """Trains for a while, and says whether memory and compilations stand still.
 
-  python tests/programs/soak_program.py SECONDS WORKDIR [leak]
+  python benchmarks/soak.py SECONDS WORKDIR [leak]
 
 Runs `distill` of configs/tiny.py with an evaluation and a checkpoint every 20
 steps, in one process, through everything that a long run goes through. Prints
@@ -21,7 +21,7 @@ import sys
 import time
 
 EVERY = 20
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def rss() -> float:
