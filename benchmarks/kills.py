@@ -20,7 +20,7 @@ import time
 TESTS = pathlib.Path(__file__).resolve().parent.parent / 'tests'
 sys.path.extend([str(TESTS / 'support'), str(TESTS / 'programs')])
 
-import processes
+import processes  # noqa: E402
 
 SAME = ('steps', 'loss', 'params_sha256', 'evaluation')
 
