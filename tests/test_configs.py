@@ -13,7 +13,6 @@ from specdiff_jax.cli import bench
 from specdiff_jax.cli import collect
 from specdiff_jax.cli import command
 from specdiff_jax.cli import distill
-from specdiff_jax.cli import grid
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
@@ -82,7 +81,7 @@ def test_recipe_teaches(name):
     argv = [a.replace('=configs/', f'={ROOT}/configs/') for a in argv]
     call = PROGRAMS[program].COMMAND.parse(argv)
     if program == 'sweep':
-      assert len(grid.points(sweep.COMMAND, argv, call.options.grid)) > 1
+      assert len(sweep.points(argv, call.options.grid)) > 1
 
 
 def test_unknown_variant_is_refused():

@@ -1,14 +1,11 @@
 """`aot`: compiles for a TPU pod on any machine, and says whether it fits."""
 
-from typing import Any
-
 from absl import flags
 
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.recipes import recipe
 
-_ROWS = 6  # of the largest arrays and collectives
 _DOES_NOT_FIT = 3
 
 
@@ -79,84 +76,21 @@ def _body(call: command.Call) -> int:
   import jax
 
   jax.config.update('jax_platforms', 'cpu')  # chips that are here stay free
-  from specdiff_jax.tools.aot import lowering as build_aot
-  from specdiff_jax.tools.aot import memory
+  from specdiff_jax.tools.aot import certificate
 
-  name = command.needed(call.options, 'topology')
-  devices, limit = build_aot.devices(name, call.options.slices)
-  program = build_aot.program(call.config, call.options.program, devices)
-  console.say(f'Compiling for {len(devices)} devices ...')
-  outcome = memory.compiled(program.lowered, limit)
-  advice = [] if outcome.fits else memory.advice(program.held, outcome)
-  _show(program, outcome, advice)
-  console.result(
-    {
-      'topology': name,
-      'slices': call.options.slices,
-      'program': call.options.program,
-      'mesh': program.mesh,
-      'chips': len(devices),
-      'fits': outcome.fits,
-      'peak_bytes': outcome.peak,
-      'limit_bytes': outcome.limit,
-      'memory': dict(outcome.parts),
-      'held': dict(program.held),
-      'flops_per_chip': outcome.costs and outcome.costs.flops,
-      'collectives': outcome.costs.collectives() if outcome.costs else {},
-      'largest': [
-        vars(x) for x in (outcome.costs.arrays if outcome.costs else ())[:_ROWS]
-      ],
-      'not_split': list(program.whole),
-      'advice': advice,
-      'compile_seconds': round(outcome.seconds, 1),
-    }
+  found = certificate.certify(
+    call.config,
+    command.needed(call.options, 'topology'),
+    call.options.program,
+    call.options.slices,
+    say=console.say,
   )
-  return 0 if outcome.fits else _DOES_NOT_FIT
-
-
-def _show(program: Any, outcome: Any, advice: list[str]) -> None:
-  """Prints the tables."""
-  _table('each chip', ['what', 'bytes'], _memory(program, outcome))
-  if costs := outcome.costs:
+  console.table(found.chip(), fold=True)
+  if costs := found.outcome.costs:
     console.out().print(f'FLOPs of each chip: {costs.flops:.4g}')
-    rows = [
-      (x.kind, f'{x.count:,}', console.size(x.nbytes), x.shape, _end(x.label))
-      for x in costs.traffic[:_ROWS]
-    ]
-    _table('collectives', ['kind', 'count', 'bytes', 'of', 'name'], rows)
-    rows = [
-      (console.size(x.nbytes), x.shape, _end(x.label))
-      for x in costs.arrays[:_ROWS]
-    ]
-    _table('largest arrays', ['bytes', 'shape', 'name'], rows)
-  whole = [f'Held whole by every chip: {line}' for line in program.whole]
-  for line in (*whole, outcome.allocations, *advice):
-    if line:
-      console.out().print(line)
-
-
-def _memory(program: Any, outcome: Any):
-  """Yields the rows of the first table."""
-  for name, count in program.held.items():
-    yield f'holds {name}', console.size(count)
-  for name, count in outcome.parts.items():
-    yield name, console.size(count)
-  fits = 'fits in' if outcome.fits else 'does not fit in'
-  limit = console.size(outcome.limit) if outcome.limit else 'an unknown amount'
-  yield 'peak', f'{console.size(outcome.peak)}, which {fits} {limit}'
-
-
-def _table(title: str, columns: list[str], rows) -> None:
-  import rich.table
-
-  table = rich.table.Table(title=title, title_justify='left')
-  for column in columns:
-    table.add_column(column, overflow='fold')
-  for row in rows:
-    table.add_row(*map(str, row))
-  console.out().print(table)
-
-
-def _end(label: str, size: int = 60) -> str:
-  """Returns the end of a long name, which tells most."""
-  return label if len(label) <= size else '...' + label[3 - size :]
+  for table in found.work():
+    console.table(table, fold=True)
+  for line in found.remarks():
+    console.out().print(line)
+  console.result(found.to_json())
+  return 0 if found.fits else _DOES_NOT_FIT

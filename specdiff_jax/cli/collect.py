@@ -1,7 +1,6 @@
 """`collect`: the verifier's own completions, to train a drafter on."""
 
 import signal
-import time
 
 from absl import flags
 
@@ -105,6 +104,7 @@ def _body(call: command.Call) -> int:
   from specdiff_jax.parallel import processes
   from specdiff_jax.recipes import collecting as build_collecting
   from specdiff_jax.recipes import decoding
+  from specdiff_jax.recipes import runs
   from specdiff_jax.recipes import training as build_training
 
   config, options = call.config, call.options
@@ -125,49 +125,20 @@ def _body(call: command.Call) -> int:
     wanted, facts = build_collecting.refreshed(
       config, checkpoint, options.refresh, folder
     )
-    found = _collect(config, checkpoint, wanted, workdir, facts=facts)
+    found = runs.collect(
+      config,
+      checkpoint,
+      wanted,
+      workdir,
+      facts=facts,
+      progress=console.progress,
+    )
   else:
     prompts = decoding.prompts(config, options.prompts, options.limit)
     checkpoint = command.verifier(config)
-    found = into(config, checkpoint, prompts, workdir)
+    found = runs.complete(
+      config, checkpoint, prompts, workdir, progress=console.progress
+    )
   if processes.is_first():
     console.result(found)
   return 0
-
-
-def into(config, checkpoint, prompts, workdir: str, system: str = '') -> dict:
-  """Collects what is missing in `workdir`; returns the closing figures.
-
-  `system` drafts, else the one of the config.
-  """
-  from specdiff_jax.recipes import collecting as build_collecting
-
-  build_collecting.check(config)
-  wanted = build_collecting.requests(config, checkpoint, prompts)
-  return _collect(config, checkpoint, wanted, workdir, system)
-
-
-def _collect(
-  config, checkpoint, wanted, workdir: str, system: str = '', facts=None
-) -> dict:
-  from specdiff_jax.recipes import collecting as build_collecting
-
-  start = time.perf_counter()
-  with console.progress('collecting', len(wanted)) as show:
-
-    def progress(done: int, total: int, tokens: int) -> None:
-      speed = tokens / (time.perf_counter() - start)
-      show(done, total, f'{speed:.0f} tokens/s')
-
-    found = build_collecting.collect(
-      config, checkpoint, wanted, workdir, progress, system, facts
-    )
-  seconds = time.perf_counter() - start
-  return {
-    'prompts': found.pop('prompts'),
-    'tokens': found['tokens'],
-    'tokens_per_s': round(found.pop('tokens') / seconds, 3),
-    **found,
-    'verifier': checkpoint.fingerprint,
-    'workdir': workdir,
-  }

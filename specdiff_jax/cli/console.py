@@ -10,9 +10,11 @@ from typing import Any
 
 import rich.console
 import rich.progress
+import rich.table
 import rich.text
 
 from specdiff_jax.core import printing
+from specdiff_jax.tools import tables
 
 
 def out() -> rich.console.Console:
@@ -38,6 +40,21 @@ def text(piece: str) -> None:
   """
   sys.stdout.write(printing.lines(piece) if sys.stdout.isatty() else piece)
   sys.stdout.flush()
+
+
+def table(what: tables.Table, *, fold: bool = False) -> None:
+  """Writes a table to stdout; `fold` breaks long cells in place of words."""
+  side = 'left' if fold else 'center'
+  drawn = rich.table.Table(title=what.title or None, title_justify=side)
+  for number, name in enumerate(what.columns):
+    drawn.add_column(
+      name,
+      justify='left' if fold or number < what.words else 'right',
+      overflow='fold' if fold else 'ellipsis',
+    )
+  for row in what.rows:
+    drawn.add_row(*row)
+  out().print(drawn)
 
 
 def result(fields: dict[str, Any]) -> None:
@@ -84,15 +101,6 @@ def patient(what: str, seconds: float = 1.0) -> Iterator[Callable[..., None]]:
         bar(done, total, note)
 
     yield update
-
-
-def size(count: float) -> str:
-  """Returns bytes as they are read: '18.2 GiB'."""
-  for unit in ('bytes', 'KiB', 'MiB'):
-    if count < 1024:
-      return f'{count:.4g} {unit}'
-    count /= 1024
-  return f'{count:.4g} GiB'
 
 
 class _Console(rich.console.Console):

@@ -4,10 +4,10 @@ from absl import flags
 
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
-from specdiff_jax.cli import text as text_lib
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.recipes import recipe
+from specdiff_jax.text import stop_strings
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -109,7 +109,9 @@ def _body(call: command.Call) -> int:
 
 def _stream(system, request, head: bool) -> None:
   """Writes a completion to stdout while it is made."""
-  stream = text_lib.Stream(system.decode_text, system.stop, system.settled_text)
+  stream = stop_strings.Stream(
+    system.decode_text, system.stop, system.settled_text
+  )
 
   def show(number: int, tokens) -> bool:
     del number
@@ -167,13 +169,15 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
 
 
 def _cut(system, completion) -> tuple[str, list[int]]:
-  return text_lib.cut(
+  return stop_strings.cut(
     system.decode_text, completion.tokens, system.stop, system.settled_text
   )
 
 
 def _watch(system):
-  return text_lib.watch(system.decode_text, system.stop, system.settled_text)
+  return stop_strings.watch(
+    system.decode_text, system.stop, system.settled_text
+  )
 
 
 def _head(request) -> None:

@@ -1,16 +1,11 @@
 """`inspect`: what a model's files hold, without reading the weights."""
 
-import re
-from typing import Any
-
 from absl import flags
 
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
-
-_GIB = 2**30
 
 
 def _define(own: flags.FlagValues) -> None:
@@ -81,14 +76,15 @@ def main(argv) -> int:
 def _body(call: command.Call) -> int:
   from specdiff_jax.recipes import drafters as build_drafters
   from specdiff_jax.tools.inspect import describe
+  from specdiff_jax.tools.inspect import report
 
   options, path = call.options, call.argument
   chip_gib = options['chip-gib'].value
   mesh = _mesh(options.mesh or ('data=1' if chip_gib else ''))
   told = describe.describe(build_drafters.shipped(path))
   if mesh:
-    told['mesh'] = _fit(path, mesh, chip_gib, options.dtype)
-  _show(told)
+    told['mesh'] = report.fit(path, mesh, chip_gib, options.dtype)
+  _show(told['path'], report.lines(told))
   console.result(told)
   return 1 if told.get('fault') else 0
 
@@ -107,18 +103,7 @@ def _mesh(text: str) -> dict[str, int]:
   return {'data': 1, 'model': 1, **sizes} if sizes else {}
 
 
-def _fit(path: str, mesh, chip_gib: float, dtype: str) -> dict[str, Any]:
-  """Returns what each chip of the mesh holds."""
-  from specdiff_jax.tools.inspect import describe
-
-  found = describe.per_chip(describe.sizes(path), mesh, dtype)
-  fit = {'axes': mesh, 'dtype': dtype, **found}
-  if chip_gib:
-    fit |= {'chip_gib': chip_gib, 'fits': found['weights'] <= chip_gib * _GIB}
-  return fit
-
-
-def _show(told: dict[str, Any]) -> None:
+def _show(path: str, lines) -> None:
   """Prints the table."""
   import rich.table
   import rich.text
@@ -126,62 +111,10 @@ def _show(told: dict[str, Any]) -> None:
   def plain(text: str) -> rich.text.Text:  # names in it are no markup
     return rich.text.Text(printing.lines(text))
 
-  title = plain(printing.one_line(told['path']))
+  title = plain(printing.one_line(path))
   table = rich.table.Table(show_header=False, title=title)
   table.add_column(style='bold')
   table.add_column(overflow='fold')
-  for name, value in _rows(told):
-    table.add_row(name, plain(str(value)))
+  for name, value in lines:
+    table.add_row(name, plain(value))
   console.out().print(table)
-
-
-def _rows(told: dict[str, Any]):
-  """Yields (what, how it is shown)."""
-  yield 'form', told['form']
-  yield 'family', told['family']
-  if 'network' in told:
-    yield 'network', told['network']
-  sizes = {k: v for k, v in told['config'].items() if v not in (None, 0, False)}
-  yield 'config', ', '.join(f'{k}={v}' for k, v in sizes.items())
-  yield 'parameters', f'{told["parameters"]:,}'
-  for name in ('verifier', 'drafter'):
-    if name in told:
-      yield name, _line(told[name])
-  if 'bytes' in told:
-    yield (
-      'stored',
-      ', '.join(
-        f'{kind} {console.size(n)}' for kind, n in told['dtypes'].items()
-      )
-      + f'; {console.size(told["bytes"])} in all',
-    )
-  if 'tokenizer' in told:
-    yield 'tokenizer', _line(told['tokenizer'])
-  if 'mesh' in told:
-    yield 'each chip', _chip(told['mesh'])
-    if whole := told['mesh']['not_split']:
-      layers_alike = (re.sub(r'layer_\d+', 'layer_*', line) for line in whole)
-      yield 'each chip, whole', '\n'.join(dict.fromkeys(layers_alike))
-  if 'fault' in told:
-    yield 'tensors', told['fault'] or 'as the config asks for'
-
-
-def _line(value: Any) -> str:
-  if isinstance(value, dict):
-    return ', '.join(f'{k}: {v}' for k, v in value.items())
-  return str(value)
-
-
-def _chip(mesh: dict[str, Any]) -> str:
-  axes = ', '.join(f'{axis}={size}' for axis, size in mesh['axes'].items())
-  text = (
-    f'{axes}: {console.size(mesh["weights"])} of '
-    f'{console.size(mesh["weights_whole"])} in {mesh["dtype"]}'
-  )
-  if 'fits' in mesh:
-    does = 'fits' if mesh['fits'] else 'does not fit'
-    text += f', which {does} in {mesh["chip_gib"]:g} GiB'
-  return text + (
-    f'; keys and values take {console.size(mesh["cache_per_token"])} for '
-    'each token of a row (bfloat16, on all chips together)'
-  )

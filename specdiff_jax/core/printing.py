@@ -43,5 +43,14 @@ def lines(text: str) -> str:
   )
 
 
+def size(count: float) -> str:
+  """Returns bytes as they are read: '18.2 GiB'."""
+  for unit in ('bytes', 'KiB', 'MiB'):
+    if count < 1024:
+      return f'{count:.4g} {unit}'
+    count /= 1024
+  return f'{count:.4g} GiB'
+
+
 def _escape(match: re.Match[str]) -> str:
   return match[0].encode('unicode_escape').decode()

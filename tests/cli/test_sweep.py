@@ -8,11 +8,11 @@ import signal
 import pytest
 
 from specdiff_jax.cli import console
-from specdiff_jax.cli import distill
-from specdiff_jax.cli import grid
 from specdiff_jax.cli import sweep
 from specdiff_jax.core import files
 from specdiff_jax.data import journal
+from specdiff_jax.recipes import runs
+from specdiff_jax.tools.sweep import runner
 from specdiff_jax.training import features
 
 
@@ -27,13 +27,13 @@ def argv(tiny, data):
 @pytest.fixture
 def trained(monkeypatch):
   """The names of the directories that `distill` trains in."""
-  names, real = [], distill.train
+  names, real = [], runs.train
 
-  def train(config, checkpoint, workdir, *more):
+  def train(config, checkpoint, workdir, *args, **more):
     names.append(os.path.basename(workdir))
-    return real(config, checkpoint, workdir, *more)
+    return real(config, checkpoint, workdir, *args, **more)
 
-  monkeypatch.setattr(distill, 'train', train)
+  monkeypatch.setattr(runs, 'train', train)
   return names
 
 
@@ -86,9 +86,9 @@ def test_runs_compares_and_grows(
 def test_a_failing_run_is_marked_and_the_others_go_on(
   specdiff, argv, tmp_path, monkeypatch
 ):
-  real = distill.figures
+  real = runs.figures
   monkeypatch.setattr(
-    distill,
+    runs,
     'figures',
     lambda run: real(run) | ({'loss': None} if run.steps == 1 else {}),
   )
@@ -133,30 +133,28 @@ def test_a_stopped_sweep_goes_on(specdiff, argv, tmp_path, monkeypatch):
     lambda text: text[:-9],
   ],
 )
-def test_damaged_figures_are_no_finished_run(tmp_path, capsys, harm):
+def test_damaged_figures_are_no_finished_run(tmp_path, harm):
   path = tmp_path / 'result.json'
   result = {'loss': 0.5, 'tau_eval': 1.5, 'evaluation': {'agree': [0.5]}}
   made = journal.with_sum({'config': {}, 'result': result})
   path.write_text(json.dumps(made))
-  assert sweep._finished(str(path))['result'] == result
+  said = []
+  assert runner.finished(str(path), said.append)['result'] == result
   path.write_text(harm(path.read_text()))
-  assert not sweep._finished(str(path))
-  assert 'is damaged' in capsys.readouterr().err
+  assert not said and not runner.finished(str(path), said.append)
+  assert 'is damaged' in said[0]
 
 
 def test_points_of_a_grid(tiny):
   specs = ['network.layers=1,2', 'network.features=(0,1),(1,)', 'loss=ce']
-  found = grid.points(sweep.COMMAND, [tiny], specs)
+  found = sweep.points([tiny], specs)
   assert [
     (network.layers, network.features)
     for network in (p.config.training.network for p in found)
   ] == [(1, (0, 1)), (1, (1,)), (2, (0, 1)), (2, (1,))]
   assert found[0].name == 'network.layers-1_network.features-0-1_loss-ce'
   assert {p.config.objective.loss for p in found} == {'ce'}
-  assert (
-    grid.points(sweep.COMMAND, [tiny], ['decay=1'])[0].config.objective.decay
-    == 1.0
-  )
+  assert sweep.points([tiny], ['decay=1'])[0].config.objective.decay == 1.0
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,11 @@ def refused(run, *words):
 
 
 @pytest.mark.parametrize('rule', ['greedy', 'rejection', 'block'])
-def test_rules_that_are_equal_in_law_are_refused(specdiff, tiny, root, rule):
+def test_rules_that_are_equal_in_distribution_are_refused(
+  specdiff, tiny, root, rule
+):
   run = specdiff('verify', tiny, f'--config.rule={rule}')
-  refused(run, rule, 'law', PROOF, '--config.rule=match')
+  refused(run, rule, 'distribution', PROOF, '--config.rule=match')
   assert (root / PROOF).exists()
 
 

@@ -10,6 +10,7 @@ from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.tools.bench import metrics
 from specdiff_jax.tools.bench import plots
 from specdiff_jax.tools.bench import report
+from specdiff_jax.tools.bench import result
 from specdiff_jax.tools.bench import timing
 
 SIZE = {'gamma': 3, 'drafts': 1, 'verify_tokens': 4}
@@ -66,23 +67,33 @@ def test_report_and_plot(tmp_path):
     metrics.row('ar', AR, AR, AR, [[5, 6, 7, 8]], SIZE),
     metrics.row('x', DRAFTED, AR, AR, [[0]], SIZE),
   ]
-  assert report.table(rows).row_count == 2
-  assert report.curves(rows).row_count == 2
-  assert report.curves(rows[:1]) is None
-  line = report.json_line(
+  found = result.BenchResult(
     rows,
-    device='d',
-    fastest_ar_tokens_per_s=1.0,
-    config='c',
     verifier='v',
+    device='d',
     dtype='float32',
     temperature=0.0,
-    extra={'more': 1},
+    rounds=3,
+    exact=True,
+    settings={'gamma': 3},
+    ar_tokens_per_s=2.0,
+    fastest_ar_tokens_per_s=4.0,
+    fastest_ar_dtype='bfloat16',
+    ar_rows_unlike_reference=0,
   )
+  main, curves = found.tables()
+  assert len(main.rows) == len(curves.rows) == 2
+  assert report.curves(rows[:1]) is None
+  assert '| x | 30.0 | 3.00x |' in found.to_markdown()
+  assert not found.passed and found.ar_over_rival is None
+  line = found.to_json('c')
   assert list(line) == [
       'schema', 'device', 'fastest_ar_tokens_per_s', 'config', 'verifier',
-      'dtype', 'temperature', 'systems', 'more',
+      'dtype', 'temperature', 'systems', 'settings', 'rounds',
+      'fastest_ar_dtype', 'ar_rows_unlike_reference',
   ]  # fmt: skip
+  rivalled = dataclasses.replace(found, rival_tokens_per_s=1.0).to_json()
+  assert rivalled['rival'] == 'transformers' and rivalled['ar_over_rival'] == 2
   assert list(line['systems'][0])[:11] == [
       'system', 'tokens_per_s', 'speedup', 'speedup_over_fastest_ar', 'tau',
       'accepted', 'exact', 'prompts', 'new_tokens', 'recompiles', 'cycles',

@@ -1,4 +1,4 @@
-"""A short soak; `soak_program.py 1200 WORKDIR` is the long one."""
+"""A short soak; `benchmarks/soak.py 1200 WORKDIR` is the long one."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PROGRAM = pathlib.Path(__file__).parents[1] / 'programs' / 'soak_program.py'
+PROGRAM = pathlib.Path(__file__).parents[2] / 'benchmarks' / 'soak.py'
 
 
 @pytest.mark.parametrize('leak', [[], ['leak']])

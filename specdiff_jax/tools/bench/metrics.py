@@ -26,9 +26,9 @@ class Row:
   speedup_over_fastest_ar: float  # over plain AR of any dtype
   tau: float
   accepted: float
-  exact: bool | None  # None: the rule is equal in law, not token for token
+  exact: bool | None  # None: the rule is equal in distribution alone
   mismatched_rows: int
-  excused_rows: int  # of those, differences that rounding explains
+  near_ties: int  # of those, differences that rounding explains
   prompts: int
   new_tokens: int
   recompiles: int
@@ -49,7 +49,7 @@ def row(
   size: Mapping[str, int],
   costs: costs_lib.Costs | None = None,
   coupled: bool = True,
-  excused: int = 0,
+  near_ties: int = 0,
 ) -> Row:
   """Sums up a system.
 
@@ -61,8 +61,9 @@ def row(
     reference: plain decoding's tokens of each prompt.
     size: its gamma, drafts and verify_tokens.
     costs: of its cycle, if they were measured.
-    coupled: whether its tokens, not only their law, are plain decoding's.
-    excused: rows whose first difference rounding explains.
+    coupled: whether its tokens, not only their distribution, are plain
+      decoding's.
+    near_ties: rows whose first difference rounding explains.
   """
   outputs = tokens(measured)
   wrong = unlike(outputs, reference)
@@ -81,7 +82,7 @@ def row(
     accepted=mean_accepted(histogram),
     exact=(wrong == 0 and measured.repeatable) if coupled else None,
     mismatched_rows=wrong,
-    excused_rows=excused,
+    near_ties=near_ties,
     prompts=len(outputs),
     new_tokens=sum(map(len, outputs)),
     recompiles=measured.recompiles,
@@ -94,7 +95,7 @@ def row(
 
 def failed(row: Row) -> bool:
   """Returns whether an output differs where rounding does not explain it."""
-  return row.exact is False and row.excused_rows < max(row.mismatched_rows, 1)
+  return row.exact is False and row.near_ties < max(row.mismatched_rows, 1)
 
 
 def tokens(measured: timing.Measurement) -> list[list[int]]:

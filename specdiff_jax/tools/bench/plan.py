@@ -83,7 +83,7 @@ class Plan:
     own = self.exact and system.name != 'ar' and len(buckets) == 1
     return buckets[0] if own else 0
 
-  def excused(
+  def near_ties(
     self,
     system: session_lib.Session,
     plain: session_lib.Session,

@@ -10,9 +10,9 @@ from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import verification
 
-_LOSSLESS_IN_LAW = (
-  'config.rule is {!r}. Its output has the law of plain decoding, but not '
-  'its tokens: it draws coins and residuals of its own, so that no two runs '
+_EQUAL_IN_DISTRIBUTION = (
+  'config.rule is {!r}. Its output has the distribution of plain decoding, but '
+  'not its tokens: it draws coins and residuals of its own, so that no two runs '
   'can be compared token for token. What proves it is the enumeration of '
   'all outcomes in tests/decoding/test_rules_enumeration.py. To verify this '
   'verifier and drafter, give --config.rule=match, under which the output '
@@ -25,7 +25,7 @@ def settle(recipe: recipe_lib.Recipe, fast: bool) -> recipe_lib.Recipe:
   decoding.check(recipe)
   rule = recipe.flat()['rule']
   if rule != 'match':
-    raise errors.InputError(_LOSSLESS_IN_LAW.format(rule))
+    raise errors.InputError(_EQUAL_IN_DISTRIBUTION.format(rule))
   if fast:
     return recipe.change(exact=False)
   return recipe.change(exact=True, dtype='float32')

@@ -1,6 +1,6 @@
 """Times the adaptive system beside fixed draft lengths and plain decoding.
 
-  python tests/programs/adaptive_program.py --config=configs/quickstart.py \
+  python benchmarks/adaptive.py --config=configs/quickstart.py \
       --prompts=prompts.jsonl --limit=6 --rounds=3
 
 The flags are those of `bench`. All decode the same prompts in turns, and ratios

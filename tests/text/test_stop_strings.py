@@ -10,8 +10,8 @@ import random
 
 import pytest
 
-from specdiff_jax.cli import text as text_lib
 from specdiff_jax.core import errors
+from specdiff_jax.text import stop_strings
 from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.text import tokenizer_bpe
 
@@ -92,7 +92,7 @@ def reference(tokenizer, ids, stops):
 def looked_at(tokenizer, ids, stops, look):
   """Returns what a host that looks after so many tokens shows, and keeps."""
   names = tokenizer.decode, stops, tokenizer.settled
-  stream, watch = text_lib.Stream(*names), text_lib.watch(*names)
+  stream, watch = stop_strings.Stream(*names), stop_strings.watch(*names)
   pieces, seen = [], []
   for end in range(look, len(ids) + look, look):
     seen = ids[:end]
@@ -102,7 +102,7 @@ def looked_at(tokenizer, ids, stops, look):
     if stops_here:
       break
   pieces.append(stream.finish())
-  return ''.join(pieces), text_lib.cut(
+  return ''.join(pieces), stop_strings.cut(
     tokenizer.decode, seen, stops, tokenizer.settled
   )
 
@@ -132,7 +132,7 @@ def test_the_stop_that_begins_first_is_noticed(name, monkeypatch):
     found = [(text.find(s), text.find(s) + len(s)) for s in stop if s in text]
     return min((pair for pair in found if pair[0] < pair[1]), default=None)
 
-  monkeypatch.setattr(text_lib, 'find', begins_first)
+  monkeypatch.setattr(stop_strings, 'find', begins_first)
   assert faults(name, 1000) > 10
 
 
@@ -155,7 +155,7 @@ def test_the_first_completed_stop_cuts():
 
   def cut(text, *stops):
     names = tokenizer.decode, list(text.encode()), stops, tokenizer.settled
-    text, tokens = text_lib.cut(*names)
+    text, tokens = stop_strings.cut(*names)
     return text, len(tokens)
 
   # One begins first, the other lies in it and is there first.
@@ -170,12 +170,14 @@ def test_a_replacement_character_is_a_character():
   ids = [97, 0xE2, 0x86, 0x92, *'\ufffd'.encode(), 0xE2, 98]
 
   def cut(ids):
-    return text_lib.cut(tokenizer.decode, ids, ['\ufffd'], tokenizer.settled)
+    return stop_strings.cut(
+      tokenizer.decode, ids, ['\ufffd'], tokenizer.settled
+    )
 
   assert cut(ids[:3]) == ('a', ids[:3])  # that is all: the text ends so
   assert cut(ids) == ('a→', ids[:7])  # the whole one, not the unfinished
   assert cut(ids[:4] + ids[7:]) == ('a→', ids[:4] + ids[7:])
-  watch = text_lib.watch(tokenizer.decode, ['\ufffd'], tokenizer.settled)
+  watch = stop_strings.watch(tokenizer.decode, ['\ufffd'], tokenizer.settled)
   assert not watch(0, ids[:3]) and watch(0, ids[:7])
 
 
@@ -187,7 +189,7 @@ def test_a_run_of_bytes_is_decided_at_its_end():
   assert tokenizer.settled([*ids, a]) == 'aba'
   spoilt = [*ids, byte(0xFF)]
   assert tokenizer.decode(spoilt) == '\ufffd' * 3
-  stream = text_lib.Stream(tokenizer.decode, (), tokenizer.settled)
+  stream = stop_strings.Stream(tokenizer.decode, (), tokenizer.settled)
   assert stream.show(ids) == ''
   assert stream.show(spoilt) == ''
   assert stream.finish() == '\ufffd' * 3
@@ -230,8 +232,8 @@ def test_engines_cut_at_one_place(engines):
     settings = dataclasses.replace(system.settings, seed=changes.pop('seed'))
     system = dataclasses.replace(system, settings=settings, **changes)
     names = system.decode_text, system.stop, system.settled_text
-    found = system.decode(requests, on_tokens=text_lib.watch(*names))
-    return [text_lib.cut(names[0], one.tokens, *names[1:]) for one in found]
+    found = system.decode(requests, on_tokens=stop_strings.watch(*names))
+    return [stop_strings.cut(names[0], one.tokens, *names[1:]) for one in found]
 
   for seed in range(RUNS):
     whole = decode(systems['ar'], seed=seed, stop=())
@@ -243,7 +245,7 @@ def test_engines_cut_at_one_place(engines):
     stops = tuple(stops)
     plain = systems['ar']
     want = [
-      text_lib.cut(plain.decode_text, tokens, stops, plain.settled_text)
+      stop_strings.cut(plain.decode_text, tokens, stops, plain.settled_text)
       for _, tokens in whole
     ]
     stopped += sum(pair != other for pair, other in zip(want, whole))

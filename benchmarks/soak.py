@@ -1,6 +1,6 @@
 """Trains for a while, and says whether memory and compilations stand still.
 
-  python tests/programs/soak_program.py SECONDS WORKDIR [leak]
+  python benchmarks/soak.py SECONDS WORKDIR [leak]
 
 Runs `distill` of configs/tiny.py with an evaluation and a checkpoint every 20
 steps, in one process, through everything that a long run goes through. Prints
@@ -21,7 +21,7 @@ import sys
 import time
 
 EVERY = 20
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def rss() -> float:
@@ -72,9 +72,9 @@ class Watch:
 
 def main(seconds: float, workdir: str, leak: bool) -> None:
   """Collects, then trains."""
-  from specdiff_jax.cli import collect
   from specdiff_jax.cli import command
   from specdiff_jax.recipes import decoding
+  from specdiff_jax.recipes import runs
   from specdiff_jax.recipes import training as build_training
   from specdiff_jax.tools.bench import timing
 
@@ -83,7 +83,7 @@ def main(seconds: float, workdir: str, leak: bool) -> None:
   checkpoint = decoding.verifier(config)
   folder = os.path.join(workdir, 'trajectories')
   prompts = decoding.prompts(config, config.bench.prompts, 0)
-  collect.into(config, checkpoint, prompts, folder, 'lookup')
+  runs.complete(config, checkpoint, prompts, folder, 'lookup')
   run = build_training.run(config, checkpoint, [folder], workdir)
   watch = Watch(seconds, timing.compilations, leak)
   result = run.train(watch)

@@ -1,6 +1,6 @@
 """Times a recipe's train step against the fastest matrix product.
 
-  python tests/programs/measure_step.py configs/distill_smollm2.py \
+  python benchmarks/measure_step.py configs/distill_smollm2.py \
       runs/trajectories [ROUNDS]
 
 Takes the run that `distill` would make, with one batch of real trajectories

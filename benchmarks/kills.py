@@ -1,6 +1,6 @@
-"""Kills a run at random moments until it is done; compares what it came to.
+"""Kills a run at random moments until it is done; compares what it yields.
 
-  python tests/programs/kills_program.py KILLS STEPS WORKDIR [ARGUMENT...]
+  python benchmarks/kills.py KILLS STEPS WORKDIR [ARGUMENT...]
 
 Runs `distill` of configs/tiny.py over random texts, with a checkpoint every
 second step, once in one go and once with KILLS SIGKILLs, a half of them while
@@ -17,10 +17,10 @@ import signal
 import sys
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / 'support'))
+TESTS = pathlib.Path(__file__).resolve().parent.parent / 'tests'
+sys.path.extend([str(TESTS / 'support'), str(TESTS / 'programs')])
 
-import processes
+import processes  # noqa: E402
 
 SAME = ('steps', 'loss', 'params_sha256', 'evaluation')
 

@@ -1,5 +1,6 @@
 """The points of a grid: all combinations of values of some config fields."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -7,7 +8,6 @@ import itertools
 import re
 from typing import Any
 
-from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 
 
@@ -21,19 +21,20 @@ class Point:
 
 
 def points(
-  program: command.Command, argv: Sequence[str], specs: Sequence[str]
+  parse: Callable[[Sequence[str]], Any], specs: Sequence[str]
 ) -> list[Point]:
   """Returns the points of `--grid` flags, the last one turning fastest.
 
-  Each is parsed as if its values stood on the command line after `argv`, so
-  that they have the types of their fields.
+  Args:
+    parse: from flags, --config.FIELD=VALUE, to a config, so that values have
+      the types of their fields.
+    specs: 'FIELD=VALUE,VALUE', one a field.
 
   Raises:
     InputError: If a flag cannot be read, a field does not exist, comes twice
       or has the same value twice, or a value has the wrong type.
 
-  Example:
-    points(COMMAND, ['--config=configs/tiny.py'], ['loss=streak,ce'])
+  Example: points(parse, ['loss=streak,ce'])
   """
   if not specs:
     raise errors.InputError(
@@ -53,8 +54,7 @@ def points(
   for chosen in itertools.product(*axes.values()):
     values = dict(zip(axes, chosen))
     own = [f'--config.{field}={value}' for field, value in values.items()]
-    config = program.parse([*argv, *own]).config
-    found.append(Point(values, _name(values), config))
+    found.append(Point(values, _name(values), parse(own)))
   _check_different(found)
   return found
 

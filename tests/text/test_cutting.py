@@ -2,7 +2,7 @@
 
 import pytest
 
-from specdiff_jax.cli import text
+from specdiff_jax.text import stop_strings
 
 
 def decode(tokens):
@@ -26,7 +26,7 @@ def encode(string):
   ],
 )
 def test_cut(string, stop, wanted, tokens):
-  result, kept = text.cut(decode, encode(string), stop)
+  result, kept = stop_strings.cut(decode, encode(string), stop)
   assert result == wanted
   assert kept == encode(string)[:tokens]
 
@@ -37,23 +37,23 @@ def test_cut(string, stop, wanted, tokens):
   [('añb→c', ()), ('one STOP two', ('STOP',)), ('ST STO end', ('STOP',))],
 )
 def test_stream_gives_what_cut_gives(string, stop, step):
-  stream, pieces, ids = text.Stream(decode, stop), [], encode(string)
+  stream, pieces, ids = stop_strings.Stream(decode, stop), [], encode(string)
   for end in range(step, len(ids) + step, step):
     pieces.append(stream.show(ids[:end]))
     assert '\ufffd' not in pieces[-1]
   pieces.append(stream.finish())
-  assert ''.join(pieces) == text.cut(decode, ids, stop)[0]
+  assert ''.join(pieces) == stop_strings.cut(decode, ids, stop)[0]
   assert stream.stopped == ('STOP' in string)
 
 
 def test_stream_holds_back_what_may_become_a_stop():
-  stream = text.Stream(decode, ('STOP',))
+  stream = stop_strings.Stream(decode, ('STOP',))
   assert stream.show(encode('aST')) == 'a'
   assert stream.show(encode('aSTy')) == 'STy'
 
 
 def test_watch():
-  assert text.watch(decode, ()) is None
-  look = text.watch(decode, ('b',))
+  assert stop_strings.watch(decode, ()) is None
+  look = stop_strings.watch(decode, ('b',))
   assert not look(0, encode('a'))
   assert look(0, encode('ab'))

@@ -1,0 +1,126 @@
+"""What a bench yields: an object, as JSON, as markdown."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from specdiff_jax.tools import tables
+from specdiff_jax.tools.bench import metrics
+from specdiff_jax.tools.bench import plots
+from specdiff_jax.tools.bench import report
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchResult:
+  """Systems side by side, on the same prompts."""
+
+  rows: Sequence[metrics.Row]  # one a system
+  verifier: str  # where it came from
+  device: str
+  dtype: str  # of all rows
+  temperature: float
+  rounds: int
+  exact: bool  # references went through the systems' own shapes
+  settings: Mapping[str, Any]  # other fields that a reader wants
+  ar_tokens_per_s: float  # plain AR in `dtype`, at its fastest shape
+  fastest_ar_tokens_per_s: float  # plain AR in any dtype
+  fastest_ar_dtype: str
+  ar_rows_unlike_reference: int  # bits may differ between shapes
+  rival_tokens_per_s: float | None = None  # transformers', where it was timed
+
+  @property
+  def passed(self) -> bool:
+    """Whether outputs are plain AR's, or differ by rounding alone."""
+    return not any(map(metrics.failed, self.rows))
+
+  @property
+  def ar_over_rival(self) -> float | None:
+    """Speed of plain AR over the rival's; None where there is none."""
+    if not self.rival_tokens_per_s:
+      return None
+    return self.ar_tokens_per_s / self.rival_tokens_per_s
+
+  def tables(self) -> list[tables.Table]:
+    """Returns the main table, the acceptance curves, the costs of a cycle."""
+    found = report.table, report.curves, report.costs
+    return [table for make in found if (table := make(self.rows)) is not None]
+
+  def legend(self) -> str:
+    """Returns what the columns of the tables mean."""
+    return report.legend(
+      self.rounds, self.dtype, self.fastest_ar_dtype, self.exact
+    )
+
+  def to_markdown(self) -> str:
+    """Returns tables and legend."""
+    parts = [table.markdown() for table in self.tables()]
+    return '\n\n'.join([*parts, self.legend()])
+
+  def to_json(self, recipe: str = '') -> dict[str, Any]:
+    """Returns what the last line of `bench` holds."""
+    rival = {}
+    if self.rival_tokens_per_s is not None:
+      ratio = self.ar_over_rival
+      rival = {
+        'rival': 'transformers',
+        'rival_tokens_per_s': round(self.rival_tokens_per_s, 3),
+        'ar_over_rival': None if ratio is None else round(ratio, 4),
+      }
+    return {
+      'schema': SCHEMA,
+      'device': self.device,
+      'fastest_ar_tokens_per_s': round(self.fastest_ar_tokens_per_s, 3),
+      'config': recipe,
+      'verifier': self.verifier,
+      'dtype': self.dtype,
+      'temperature': self.temperature,
+      'systems': [_system(row) for row in self.rows],
+      'settings': dict(self.settings),
+      **rival,
+      'rounds': self.rounds,
+      'fastest_ar_dtype': self.fastest_ar_dtype,
+      'ar_rows_unlike_reference': self.ar_rows_unlike_reference,
+    }
+
+  def plot(self, path: str) -> None:
+    """Draws speeds and acceptance into a file; see `plots.save`."""
+    plots.save(path, self.rows, f'{self.verifier}, {self.dtype}')
+
+
+def _system(row: metrics.Row) -> dict[str, Any]:
+  return {
+    'system': row.system,
+    'tokens_per_s': round(row.tokens_per_s, 3),
+    'speedup': round(row.speedup, 4),
+    'speedup_over_fastest_ar': round(row.speedup_over_fastest_ar, 4),
+    'tau': round(row.tau, 4),
+    'accepted': round(row.accepted, 4),
+    'exact': row.exact,
+    'prompts': row.prompts,
+    'new_tokens': row.new_tokens,
+    'recompiles': row.recompiles,
+    'cycles': row.cycles,
+    'total_tokens_per_s': round(row.total_tokens_per_s, 3),
+    'speedup_best': round(row.speedup_best, 4),
+    'mismatched_rows': row.mismatched_rows,
+    'excused_rows': row.near_ties,
+    'accepted_histogram': list(row.histogram),
+    'cond': metrics.cond(row.histogram),
+    'surv': metrics.surv(row.histogram),
+    'gamma': row.gamma,
+    'drafts': row.drafts,
+    'verify_tokens': row.verify_tokens,
+  } | _costs(row)
+
+
+def _costs(row: metrics.Row) -> dict[str, Any]:
+  """Returns the parts of a cycle, null where they were not measured."""
+  names = ('r', 'c_draft', 'cycle_overhead', 'predicted_speedup')
+  if row.costs is None:
+    return dict.fromkeys(names)
+  c = row.costs
+  values = (c.r, c.c_draft, c.overhead, c.predicted_speedup(row.tau))
+  return {name: round(value, 4) for name, value in zip(names, values)}

@@ -1,0 +1,143 @@
+"""Runs a bench: systems in turns over the same prompts, after a warm-up."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import reporting
+from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe as recipe_lib
+from specdiff_jax.tools.bench import costs as costs_lib
+from specdiff_jax.tools.bench import metrics
+from specdiff_jax.tools.bench import plan as plan_lib
+from specdiff_jax.tools.bench import result
+from specdiff_jax.tools.bench import rival as rival_lib
+from specdiff_jax.tools.bench import timing
+
+_RIVAL = 'transformers'
+
+
+def run(
+  config: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  prompts: Sequence[prompts_lib.Prompt],
+  names: Sequence[str] | None = None,
+  rounds: int | None = None,
+  *,
+  costs: bool = False,
+  rival: bool = False,
+  progress: reporting.Progress = reporting.silent,
+  on_warm: Callable[[session_lib.Session, request_lib.Request], None]
+  | None = None,
+) -> result.BenchResult:
+  """Returns speeds, acceptance and exactness of several systems.
+
+  Args:
+    config: checked.
+    checkpoint: the verifier.
+    prompts: what all systems decode.
+    names: systems; by default those of the config.
+    rounds: interleaved repetitions; by default those of the config.
+    costs: whether the parts of each cycle are timed alone too.
+    rival: whether transformers' `generate` is timed too.
+    progress: shows a bar.
+    on_warm: called with the last system and the first request before timing.
+  """
+  plan = plan_lib.planned(config, checkpoint, names, rounds)
+  requests = decoding.requests(config, checkpoint, prompts)
+  turns = decoding.turns(config, requests)
+  timing.compilations()  # starts counting
+
+  systems: dict[str, Any] = plan.systems()
+  if rival:
+    most = systems['ar'].settings.max_new_tokens
+    systems[_RIVAL] = rival_lib.system(checkpoint, most)
+  with progress('compiling') as show:
+    for number, (name, system) in enumerate(systems.items()):
+      show(number, len(systems), name)
+      system.warm_up(requests)
+      systems[name] = system.calibrated(requests)
+  if on_warm is not None:
+    on_warm(systems[plan.names[-1]], requests[0])
+  with progress('decoding') as show:
+    measured = timing.interleave(
+      {name: one.decode for name, one in systems.items()},
+      turns,
+      plan.rounds,
+      show,
+    )
+  plain = metrics.tokens(measured['ar'])
+  references = plan.references(systems, turns, plain)
+  speeds = {name: metrics.speed(one) for name, one in measured.items()}
+  fastest = max(plan.ars, key=lambda name: speeds[name])
+  parts = _costs(plan, systems, requests, progress) if costs else {}
+
+  def row(name: str) -> metrics.Row:
+    return metrics.row(
+      name,
+      measured[name],
+      measured['ar'],
+      measured[fastest],
+      references[name],
+      systems[name].size,
+      parts.get(name),
+      plan.coupled or name == 'ar',
+      plan.near_ties(
+        systems[name],
+        systems['ar'],
+        requests,
+        references[name],
+        metrics.tokens(measured[name]),
+      ),
+    )
+
+  return result.BenchResult(
+    rows=[row(name) for name in plan.names],
+    verifier=checkpoint.source,
+    device=decoding.device(),
+    dtype=plan.dtype,
+    temperature=plan.temperature,
+    rounds=plan.rounds,
+    exact=plan.exact,
+    settings=plan.facts,
+    ar_tokens_per_s=speeds['ar'],
+    fastest_ar_tokens_per_s=speeds[fastest],
+    fastest_ar_dtype=plan.ars[fastest][0],
+    ar_rows_unlike_reference=max(
+      metrics.unlike(plain, references[name]) for name in plan.names
+    ),
+    rival_tokens_per_s=speeds.get(_RIVAL),
+  )
+
+
+def _costs(
+  plan: plan_lib.Plan,
+  systems: Mapping[str, session_lib.Session],
+  requests: Sequence[request_lib.Request],
+  progress: reporting.Progress,
+) -> dict[str, costs_lib.Costs]:
+  """Times the parts of the cycles of all systems of a single bucket."""
+  _, plain_slots = plan.ars['ar']
+  names = [
+    name
+    for name in plan.names
+    if len(systems[name].engine.drafter.buckets) == 1 and name != 'ar'
+  ]
+  found = {}
+  with progress('timing the parts of a cycle') as show:
+    for number, name in enumerate(names):
+      show(number, len(names), name)
+      one = systems[name]
+      found[name] = costs_lib.measure(
+        one.engine,
+        one.params,
+        one.drafter_params,
+        lambda one=one: one.start(requests),
+        plain_slots,
+      )
+  return found
