@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from specdiff_jax.checkpoints import drafter_names
 from specdiff_jax.checkpoints import stored
+from specdiff_jax.checkpoints.hf import architectures as hf_architectures
 from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.checkpoints.hf import names as hf_names
@@ -83,7 +84,7 @@ def _family(file: str, raw: Raw) -> str:
   for name in found:
     if name in KNOWN:
       return KNOWN[name]
-  if set(found) & set(families.FAMILIES):
+  if set(found) & set(hf_architectures.FAMILIES):
     hint = (
       'which is that of an autoregressive model. If it is a diffusion '
       "drafter of this form, say which: config.masked_lm.family is 'diffugpt'"

@@ -15,6 +15,7 @@ from specdiff_jax.cli import distill
 from specdiff_jax.cli import grid
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 from specdiff_jax.data import journal
 from specdiff_jax.recipes import fields_decoding
 from specdiff_jax.recipes import fields_training
@@ -94,7 +95,7 @@ def _body(call: command.Call, argv: Sequence[str]) -> int:
   with contextlib.ExitStack() as stack:
     # Two sweeps would write the same tables, and runs whose values they share.
     lock = os.path.join(workdir, 'sweep.lock')
-    processes.on_first(lambda: stack.enter_context(files.held(lock)))
+    processes.on_first(lambda: stack.enter_context(locks.held(lock)))
     return _sweep(call, workdir, points)
 
 
