@@ -23,8 +23,10 @@ from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 
 Progress = Callable[[int, int], None]
 # (source, folder, dtype or None, progress) -> what was written
@@ -113,7 +115,7 @@ def _named(
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, Hugging Face's, tensor) of a complete model."""
   foreign = source.form == 'gguf'
-  usual = families.names(source.config) if foreign else {}
+  usual = hf_names.names(source.config) if foreign else {}
   for ours, theirs, tensor in params_lib.checked(
     source.config, source.tensors(), source.name
   ):
@@ -127,11 +129,11 @@ def _named(
 
 def _as_stored(config, ours: str, tensor: stored.Tensor) -> stored.Tensor:
   """Returns a tensor of ours as files of Hugging Face hold it."""
-  if ours in families.transposed(config):
+  if ours in hf_names.transposed(config):
     return stored.transposed(tensor)
   if len(tensor.shape) == 1 and not ours.startswith(params_lib.SPARE):
     array = stored.read(tensor)  # small; Gemma's norms are shifted
-    return stored.InMemory(families.as_stored(config, ours, array))
+    return stored.InMemory(hf_names.as_stored(config, ours, array))
   return tensor
 
 
@@ -250,7 +252,7 @@ def _home(folder: str) -> str:
 
 def _special_ids(source: sources.Source) -> dict[str, Any]:
   tokenizer = source.tokenizer()
-  ids = {'eos_token_id': list(tokenizer.end_ids)}
+  ids: dict[str, Any] = {'eos_token_id': list(tokenizer.end_ids)}
   for role in ('bos_token', 'pad_token'):
     text = tokenizer.special.get(role)
     ids[f'{role}_id'] = text and tokenizer.backend.token_to_id(text)
@@ -298,7 +300,7 @@ def new_folder(target: str) -> Iterator[str]:
         f'{target}: is there already; give a directory that is not there or '
         'empty, or delete it yourself.'
       )
-    with files.workspace(parent, '.convert-') as outer:
+    with locks.workspace(parent, '.convert-') as outer:
       folder = os.path.join(outer, 'model')
       os.mkdir(folder)
       yield folder

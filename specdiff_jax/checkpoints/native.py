@@ -68,8 +68,9 @@ def read(folder: str) -> tuple[Any, dict[str, str]]:
   names = raw.get('names')
   try:
     config = kind(**raw['config'])
-    texts = [*names, *names.values()]
-    if not all(isinstance(text, str) for text in texts):
+    if not isinstance(names, dict) or not all(
+      isinstance(text, str) for pair in names.items() for text in pair
+    ):
       raise TypeError('names has to be a table of texts')
   except (KeyError, TypeError, AttributeError, errors.InputError) as e:
     raise errors.InputError(

@@ -17,6 +17,7 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 from specdiff_jax.core import printing
 
 DTYPES = {
@@ -45,7 +46,7 @@ def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
   }
   folder = os.path.dirname(os.path.abspath(path))
   try:
-    with files.workspace(folder, '.save-') as temporary:
+    with locks.workspace(folder, '.save-') as temporary:
       draft = os.path.join(temporary, 'tensors')
       safetensors_numpy.save_file(flat, draft, metadata=metadata)
       os.chmod(draft, 0o644)  # the library makes it private
@@ -110,7 +111,8 @@ def write(
   order = sorted(
     entries, key=lambda n: (-np.dtype(entries[n][1]).itemsize, n)
   )  # the wide ones first, so that every value is aligned
-  table, at = {'__metadata__': dict(facts)}, 0
+  table: dict[str, Any] = {'__metadata__': dict(facts)}
+  at = 0
   for name in order:
     tensor, dtype = entries[name]
     end = at + math.prod(tensor.shape) * np.dtype(dtype).itemsize

@@ -18,6 +18,7 @@ from specdiff_jax.checkpoints import native
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints.gguf import header as gguf_io
 from specdiff_jax.checkpoints.gguf import models
+from specdiff_jax.checkpoints.gguf import tensors as gguf_tensors
 from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
@@ -137,7 +138,7 @@ def _file(path: str) -> Source:
     family=header.fields['general.architecture'],
     folder='',
     config=config,
-    tensors=lambda: models.iterate_tensors(header, config),
+    tensors=lambda: gguf_tensors.iterate_tensors(header, config),
     entries=lambda: [
       Entry(name, info.kind.name, info.shape, info.nbytes)
       for name, info in header.tensors.items()

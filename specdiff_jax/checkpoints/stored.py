@@ -25,16 +25,21 @@ BLOCK = 1 << 24  # bytes that are read at once
 class Tensor(Protocol):
   """What can be read in blocks of rows; `dtype` is that of the blocks."""
 
-  shape: tuple[int, ...]
-  dtype: np.dtype
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def dtype(self) -> Any: ...
 
   def blocks(
     self, first: int = 0, last: int | None = None
   ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (number of the first row, rows [n, ...]) of rows first..last."""
+    ...
 
   def sample(self, stride: int) -> np.ndarray:
     """Returns every `stride`-th value of the flattened tensor."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,7 @@ class InFile:
   path: str
   name: str
   kind: str  # as the file says it: 'BF16'
-  dtype: np.dtype | None  # None: a kind that numpy has no dtype for
+  dtype: Any  # None: a kind that numpy has no dtype for
   shape: tuple[int, ...]
   offset: int  # bytes from the start of the file
   nbytes: int

@@ -7,20 +7,18 @@ before anything is built of them, and whatever is wrong is one InputError.
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
+import io
 import json
 import os
 import re
 import shutil
 import stat
-import tempfile
 from typing import Any
 from typing import BinaryIO
 
 from specdiff_jax.core import errors
 
 MOST_JSON = 32 << 20  # bytes; the index of the largest models has 10 MB
-_HELD = '.specdiff-held'  # in a workspace; see there
 _DEPTH = 64  # of JSON: arrays and objects in each other
 _PLAIN = re.compile(r'[A-Za-z0-9_./+=@, -]*')
 _aliases: dict[tuple[int, int], int] = {}  # open folders, by device and inode
@@ -29,7 +27,7 @@ _HALF = re.compile(rb'\\u[dD][89abAB]|\\u[dD][c-fC-F]')
 _HALF_TEXT = re.compile('[\ud800-\udfff]')
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str) -> io.BufferedReader:
   """Opens a regular file for reading.
 
   Raises InputError if it is not there, cannot be read, or is a directory, a
@@ -247,90 +245,3 @@ def write_json(path: str, value: dict[str, Any]) -> None:
     raise errors.InputError(
       f'{path}: cannot be written ({e}); make room, or give another directory.'
     ) from e
-
-
-def lock(descriptor: int, path: str) -> None:
-  """Locks an open file for this process, until it is closed.
-
-  The lock of a process that is killed is gone with it. A file system without
-  locks gives none.
-
-  Raises InputError if another process has it.
-  """
-  if _try_lock(descriptor) is False:
-    raise errors.InputError(
-      f'Another process is writing {path}. Wait for it, stop it, or write '
-      'elsewhere.'
-    )
-
-
-@contextlib.contextmanager
-def held(path: str) -> Iterator[None]:
-  """Holds the lock of a file, which is made if it is not there.
-
-  Raises InputError if another process holds it, or it cannot be made.
-  """
-  try:
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    descriptor = open_own(path, os.O_RDWR)
-  except OSError as error:
-    raise errors.InputError(
-      f'{path}: cannot be written ({error}); make room, make the directory '
-      'writable, or choose another one.'
-    ) from error
-  try:
-    lock(descriptor, path)
-    yield
-  finally:
-    os.close(descriptor)
-
-
-@contextlib.contextmanager
-def workspace(parent: str, prefix: str) -> Iterator[str]:
-  """Yields a folder in `parent` for what is not finished; removed in the end.
-
-  A process that is killed leaves its folder behind; the next one removes it.
-  Whose folder it is and whether that process lives, the lock of a file in it
-  tells: folders without such a file are never touched. OSError where the disk
-  does not take it.
-  """
-  os.makedirs(parent, exist_ok=True)
-  _clear(parent, prefix)
-  while True:
-    folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
-    held = os.open(os.path.join(folder, _HELD), os.O_RDWR | os.O_CREAT, 0o600)
-    if _try_lock(held) is not False and os.path.exists(folder):
-      break
-    os.close(held)  # another one has just cleared it away
-  try:
-    yield folder
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(held)
-
-
-def _clear(parent: str, prefix: str) -> None:
-  """Removes what killed processes left in a folder, as far as that works."""
-  for name in os.listdir(parent):
-    folder = os.path.join(parent, name)
-    if not name.startswith(prefix) or os.path.islink(folder):
-      continue
-    with contextlib.suppress(OSError):
-      flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-      held = os.open(os.path.join(folder, _HELD), flags)
-      try:
-        if _try_lock(held):
-          shutil.rmtree(folder, ignore_errors=True)
-      finally:
-        os.close(held)
-
-
-def _try_lock(descriptor: int) -> bool | None:
-  """Returns whether the lock was free; None on file systems without locks."""
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
-  except OSError:
-    return None
-  return True

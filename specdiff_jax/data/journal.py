@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 
 _LONGEST = files.MOST_JSON  # bytes of a line
 # What a line ends in. A last byte that is no newline was one.
@@ -47,7 +47,7 @@ class AppendFile:
       with contextlib.suppress(OSError):  # some systems cannot sync a folder
         files.sync_folder(folder)
     try:
-      files.lock(self._file, path)
+      locks.lock(self._file, path)
     except errors.InputError:
       self.close()
       raise
@@ -140,7 +140,7 @@ def lines(path: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
         fault = 'not a JSON object'
       elif checked and not tail:
         fault = 'without a checksum, which the lines before it have'
-      if fault:
+      if fault or record is None:
         raise damaged(path, number, fault)
       checked = checked or bool(tail)
       end += len(line)
@@ -238,8 +238,7 @@ def locked(folder: str) -> Iterator[None]:
   with disk_errors(folder):
     descriptor = os.open(folder, os.O_RDONLY)
   try:
-    with contextlib.suppress(OSError):  # a file system without locks
-      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    locks.wait(descriptor)
     yield
   finally:
     os.close(descriptor)

@@ -85,7 +85,8 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
     return {'train': self._generate_examples()}
 
   def _generate_examples(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    names = self.info.features.keys()
+    features: Any = self.info.features
+    names = features.keys()
     for key, record in enumerate(self._records):
       yield key, {name: record[name] for name in names}
 
@@ -189,4 +190,5 @@ def read(folder: str, stored_top_k: int = 0) -> Any:
   """Returns a random-access source of dicts of numpy values."""
   alias = files.alias(os.path.abspath(folder))
   builder = Trajectories(stored_top_k=stored_top_k, data_dir=alias)
-  return builder.as_data_source(split='train')
+  # tfds's decorators hide the parameters.
+  return builder.as_data_source(split='train')  # pyright: ignore[reportCallIssue]

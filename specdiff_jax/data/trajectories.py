@@ -289,7 +289,7 @@ def _check(fields: Mapping[str, Any]) -> None:
   ids, log_p = (fields.get(name) for name in _TOP)
   if (ids is None) != (log_p is None):
     raise ValueError('one of top_ids and top_log_p is missing')
-  if ids is None or not ids.size:
+  if ids is None or log_p is None or not ids.size:
     return
   if ids.shape != log_p.shape:
     raise ValueError(f'top_ids is {ids.shape}, top_log_p {log_p.shape}')

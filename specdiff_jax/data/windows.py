@@ -115,9 +115,7 @@ class _Row:
     self._source = source
     self._config = config
 
-  def __call__(
-    self, record: int, rng: np.random.Generator
-  ) -> dict[str, np.ndarray]:
+  def __call__(self, record: int, rng: np.random.Generator) -> dict[str, Any]:
     tokens_T = np.zeros(self._config.tokens, np.int32)
     length = prompt_length = 1
     chosen = np.zeros(0, np.int32)

@@ -18,6 +18,7 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import placing
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import stored
+from specdiff_jax.checkpoints.hf import architectures as hf_architectures
 from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.checkpoints.hf import sizes as hf_sizes
@@ -125,7 +126,7 @@ def _form(file: str, raw: Raw) -> str:
   for name in found:
     if name in forms:
       return forms[name]
-  if set(found) & set(families.FAMILIES):
+  if set(found) & set(hf_architectures.FAMILIES):
     hint = (
       'which is that of an autoregressive model. If it is a diffusion '
       "drafter of this form, say which: config.masked_lm.family is 'diffugpt'"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import math
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -16,7 +17,7 @@ SLICED = ('replica', *AXES)  # of several slices, the first over the slices
 def make_mesh(
   shape: Sequence[int] | Mapping[str, int],
   axes: Sequence[str] | None = None,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Any] | None = None,
 ) -> jax.sharding.Mesh:
   """Returns a mesh of the first devices, all or a fraction of them.
 

@@ -138,6 +138,7 @@ def whole(array: Any) -> np.ndarray:
   if isinstance(array, jax.Array) and not (
     array.is_fully_addressable or array.is_fully_replicated
   ):
+    assert isinstance(array.sharding, jax.sharding.NamedSharding)
     replicated = rules.replicated(array.sharding.mesh)
     array = jax.jit(lambda x: x, out_shardings=replicated)(array)
   return np.asarray(array)
@@ -154,7 +155,7 @@ def row_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
   """
   ways = rules.row_ways(mesh)
   places = rules.by_row(mesh).addressable_devices_indices_map((ways,))
-  held = sorted({index[0].indices(ways)[0] for index in places.values()})
+  held = sorted({i[0].indices(ways)[0] for i in places.values() if i})
   size = len(held)
   if ways % size or held[0] % size or held[-1] - held[0] != size - 1:
     raise errors.InputError(

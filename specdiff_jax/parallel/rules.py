@@ -11,6 +11,8 @@ from specdiff_jax.core import errors
 # Stands in a rule for the mesh axes that rows of a batch go over.
 ROWS = 'rows'
 
+Mesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+
 # A regular expression, and the mesh axis (or axes, or None) of each dimension.
 Rule = tuple[str, Sequence[str | tuple[str, ...] | None]]
 
@@ -73,7 +75,7 @@ def name(path: Sequence[Any]) -> str:
   return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
 
 
-def shardings(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
+def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
   """Returns a tree of NamedSharding for a tree of shapes.
 
   The first rule whose expression is found in a leaf's name (`re.search`)
@@ -107,9 +109,7 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
   return jax.tree_util.tree_map_with_path(choose, tree)
 
 
-def not_split(
-  tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh
-) -> list[str]:
+def not_split(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> list[str]:
   """Returns, in words, the dimensions that their mesh axes do not divide.
 
   Every device holds these whole. Arguments as of `shardings`.
@@ -127,28 +127,28 @@ def not_split(
   return told
 
 
-def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+def replicated(mesh: Mesh) -> jax.sharding.NamedSharding:
   """Returns the sharding of what every device holds whole."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def by_row(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+def by_row(mesh: Mesh) -> jax.sharding.NamedSharding:
   """Returns the sharding of a batch: rows over 'replica' and 'data'."""
   spec = jax.sharding.PartitionSpec(_rows(mesh))
   return jax.sharding.NamedSharding(mesh, spec)
 
 
-def row_ways(mesh: jax.sharding.Mesh) -> int:
+def row_ways(mesh: Mesh) -> int:
   """Returns over how many devices the rows of a batch go."""
   return _size(_rows(mesh), mesh)
 
 
-def _rows(mesh: jax.sharding.Mesh) -> str | tuple[str, ...] | None:
+def _rows(mesh: Mesh) -> str | tuple[str, ...] | None:
   axes = tuple(axis for axis in ('replica', 'data') if axis in mesh.shape)
   return axes if len(axes) > 1 else next(iter(axes), None)
 
 
-def _compiled(rules: Sequence[Rule], mesh: jax.sharding.Mesh):
+def _compiled(rules: Sequence[Rule], mesh: Mesh):
   """Returns rules with their expressions compiled, checked for the mesh."""
   result = []
   for pattern, axes in rules:
@@ -176,7 +176,7 @@ def _first_match(leaf_name, shape, rules) -> tuple[Any, ...]:
   return ()
 
 
-def _size(axis: str | tuple[str, ...] | None, mesh: jax.sharding.Mesh) -> int:
+def _size(axis: str | tuple[str, ...] | None, mesh: Mesh) -> int:
   size = 1
   for part in _parts(axis):
     size *= mesh.shape[part]
@@ -189,7 +189,7 @@ def _parts(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
   return (axis,) if isinstance(axis, str) else tuple(axis)
 
 
-def _check_axes(pattern: str, axes, mesh: jax.sharding.Mesh) -> None:
+def _check_axes(pattern: str, axes, mesh: Mesh) -> None:
   for part in (part for axis in axes for part in _parts(axis)):
     if part not in mesh.shape:
       raise errors.InputError(

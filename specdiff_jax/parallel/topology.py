@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import importlib.util
 import os
 import re
+from typing import Any
 
 from specdiff_jax.core import errors
 
@@ -50,7 +51,7 @@ def devices(name: str, slices: int = 1) -> list:
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', 'true')
   from jax.experimental import topologies
 
-  more = {'num_slices': slices} if slices > 1 else {}
+  more: dict[str, Any] = {'num_slices': slices} if slices > 1 else {}
   if name.startswith('v4:'):
     more['chip_config_name'] = 'megacore'  # both cores are one device
   try:

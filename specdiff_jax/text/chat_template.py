@@ -43,6 +43,8 @@ class _Process:
       )
     except OSError as error:
       raise Error(f'the process that renders it does not start: {error}')
+    assert self._process.stdin and self._process.stdout
+    self._stdin, self._stdout = self._process.stdin, self._process.stdout
     if self._read(1, _START) != b'.':
       self.stop()
       raise Error('the process that renders it does not start')
@@ -50,8 +52,8 @@ class _Process:
   def ask(self, data: bytes) -> str:
     """Returns the text, or raises Error with what is wrong."""
     try:
-      self._process.stdin.write(struct.pack('<Q', len(data)) + data)
-      self._process.stdin.flush()
+      self._stdin.write(struct.pack('<Q', len(data)) + data)
+      self._stdin.flush()
     except OSError:
       self._ended()
     size = struct.unpack('<Q', self._read(8, _WAIT) or self._ended())[0]
@@ -65,7 +67,7 @@ class _Process:
 
   def _read(self, size: int, seconds: float) -> bytes:
     """Returns that many bytes of its stdout, or none if they do not come."""
-    source, data = self._process.stdout.fileno(), b''
+    source, data = self._stdout.fileno(), b''
     deadline = time.monotonic() + seconds
     while len(data) < size:
       left = max(deadline - time.monotonic(), 0)
@@ -85,9 +87,9 @@ class _Process:
     """Ends it, if it has not."""
     self._process.kill()
     self._process.wait()
-    self._process.stdout.close()
+    self._stdout.close()
     try:
-      self._process.stdin.close()
+      self._stdin.close()
     except OSError:
       pass
 

@@ -12,5 +12,7 @@ def command(program: str, package: str, *more: str) -> list[str]:
   told where the package was found.
   """
   file = os.path.join(os.path.dirname(os.path.abspath(__file__)), program)
-  found = os.path.dirname(importlib.util.find_spec(package).origin)
-  return [sys.executable or '', '-I', file, os.path.dirname(found), *more]
+  found = importlib.util.find_spec(package)
+  assert found and found.origin
+  folder = os.path.dirname(os.path.dirname(found.origin))
+  return [sys.executable or '', '-I', file, folder, *more]

@@ -36,7 +36,9 @@ def unfinished(tokens: Sequence[str]) -> bool:
   last = b''
   for token in tokens:
     known = all(letter in _BYTES for letter in token)
-    last += bytes(map(_BYTES.get, token)) if known else token.encode()
+    last += (
+      bytes(_BYTES[letter] for letter in token) if known else token.encode()
+    )
   decoder = codecs.getincrementaldecoder('utf-8')('replace')
   decoder.decode(last)
   return bool(decoder.getstate()[0])

@@ -39,7 +39,7 @@ class Generation(jinja2.ext.Extension):
 
   def parse(self, parser):
     line = next(parser.stream).lineno
-    body = parser.parse_statements(['name:endgeneration'], drop_needle=True)
+    body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
     call = self.call_method('_as_it_is')
     return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
 

@@ -210,7 +210,7 @@ class Tokenizer:
     Special tokens are no part of the text. InputError if a stop string holds
     one beside other letters, since it would never be found.
     """
-    special = {self.backend.id_to_token(i): i for i in self._special}
+    special = {self.backend.id_to_token(i) or '': i for i in self._special}
     for string in stop:
       for text in special:
         if text.strip() and text in string and text != string:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import math
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders
@@ -80,7 +81,7 @@ def from_scores(
       byte_fallback=BYTE in types,
     )
   )
-  before = [normalizers.Replace(' ', _SPACE)]
+  before: list[Any] = [normalizers.Replace(' ', _SPACE)]
   after = [decoders.Replace(_SPACE, ' '), decoders.ByteFallback()]
   after.append(decoders.Fuse())
   if space_prefix:

@@ -12,6 +12,7 @@ of that class, was trained with digits apart), and where the settings list added
 tokens, those that only tokenizer.json has are kept.
 """
 
+from collections.abc import Mapping
 import functools
 import os
 from typing import Any
@@ -54,12 +55,14 @@ _CLASSES = {
 }
 # What transformers takes by model_type: a class where the files name none; and
 # instead of what they name, since it is known to be wrong ('': none).
-_OF_MODELS = dict.fromkeys(('gpt2', 'gptj', 'gpt_neo'), 'GPT2Tokenizer')
+_OF_MODELS: dict[str, str] = dict.fromkeys(
+  ('gpt2', 'gptj', 'gpt_neo'), 'GPT2Tokenizer'
+)
 _OF_MODELS |= dict.fromkeys(('qwen2', 'qwen3', 'qwen3_moe'), 'Qwen2Tokenizer')
 _OF_MODELS |= dict.fromkeys(
   ('gemma', 'gemma2', 'gemma3', 'gemma3_text'), 'GemmaTokenizer'
 )
-_INSTEAD = {'qwen2': 'Qwen2Tokenizer'} | dict.fromkeys(
+_INSTEAD: dict[str, str] = {'qwen2': 'Qwen2Tokenizer'} | dict.fromkeys(
   ('granite', 'mistral', 'mixtral', 'olmo2', 'phi3'), ''
 )
 _SPACE = '\u2581'  # how SentencePiece writes a space
@@ -93,7 +96,7 @@ def read(path: str) -> Found:
   if adds_bos is None and not listed:
     added |= backend.get_added_tokens_decoder()
   if adds_bos:  # a tokenizer.model: they are found in the text as it is
-    as_it_is = {'normalized': False}
+    as_it_is: dict[str, Any] = {'normalized': False}
     added = {
       i: tokenizers.AddedToken(**token.__getstate__() | as_it_is)
       for i, token in added.items()
@@ -158,7 +161,7 @@ def _backend(path: str, settings: dict[str, Any]):
   return backend, _as_tokens(own), True
 
 
-def _as_tokens(texts: dict[str, str | None]):
+def _as_tokens(texts: Mapping[str, str | None]):
   return {
     role: tokenizers.AddedToken(text, special=True)
     for role, text in texts.items()

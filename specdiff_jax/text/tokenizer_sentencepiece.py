@@ -127,7 +127,7 @@ def _piece(data: bytes) -> tuple[str, float, int]:
   return str(values.get(_TEXT, b''), 'utf-8'), score, int(kind)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
   """Yields (number of the field, value) of one message."""
   at, end = 0, len(data)
   while at < end:

@@ -16,6 +16,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import jax_settings
+from specdiff_jax.core import locks
 from specdiff_jax.data import journal
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
@@ -96,7 +97,7 @@ class Run:
     with other facts.
     """
     with contextlib.ExitStack() as stack:
-      lock = files.held(os.path.join(self.workdir, '.lock'))
+      lock = locks.held(os.path.join(self.workdir, '.lock'))
       processes.on_first(lambda: stack.enter_context(lock))
       path = os.path.join(self.workdir, 'run.json')
       processes.on_first(lambda: _check_same_run(path, self.facts))

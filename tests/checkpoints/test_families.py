@@ -18,6 +18,7 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -315,7 +316,7 @@ def test_gemma_without_local_layers():
 
 def test_names_that_files_spell_otherwise():
   def ours(family, name):
-    return families.our_name(FAMILIES[family], name)
+    return hf_names.our_name(FAMILIES[family], name)
 
   assert ours('gpt2', 'h.1.attn.c_attn.weight') == 'layer_1.qkv'
   assert ours('gpt2', 'wpe.weight') == 'position_embed'

@@ -1,9 +1,11 @@
 """The hub's cache on disk is used without network, if it is whole."""
 
+import importlib
 import os
-import sys
 
 import hf_reference
+import huggingface_hub
+from huggingface_hub import constants
 import pytest
 
 from specdiff_jax.checkpoints import hub
@@ -15,15 +17,17 @@ from specdiff_jax.tools.inspect import describe
 @pytest.fixture
 def snapshot(tiny, tmp_path, monkeypatch):
   """Returns org/name's snapshot in a cache, with no hub to ask."""
-  for name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'XDG_CACHE_HOME'):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setenv('HF_HOME', str(tmp_path))
-  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+
+  def offline(*args, **kwargs):
+    raise OSError('no network')
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', offline)
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
   root = tmp_path / 'hub' / 'models--org--name'
   path = root / 'snapshots' / 'abc123'
   hf_reference.write_directory(str(path), *tiny, shards=2)
   (root / 'refs').mkdir()
-  (root / 'refs' / 'main').write_text('abc123\n')
+  (root / 'refs' / 'main').write_text('abc123')
   return path
 
 
@@ -46,7 +50,7 @@ def test_describing_downloads_nothing(snapshot, monkeypatch):
 )
 def test_a_torn_snapshot_is_not(snapshot, gone):
   os.remove(snapshot / gone)
-  with pytest.raises(errors.InputError, match="hub's cache .*pip install"):
+  with pytest.raises(errors.InputError, match="hub's cache .*no network"):
     weights.load('org/name', 'float32')
 
 
@@ -98,14 +102,18 @@ def test_links_out_of_the_cache_are_refused(snapshot, tmp_path):
     weights.load('org/name', 'float32')
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
-  for name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_HOME'):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setenv('XDG_CACHE_HOME', '/x')
-  assert hub.cache_dir() == '/x/huggingface/hub'
-  monkeypatch.setenv('HF_HOME', '/y')
-  assert hub.cache_dir() == '/y/hub'
-  monkeypatch.setenv('HUGGINGFACE_HUB_CACHE', '/old')
-  assert hub.cache_dir() == '/old'
-  monkeypatch.setenv('HF_HUB_CACHE', '/z')
-  assert hub.cache_dir() == '/z'
+def test_where_the_cache_is(monkeypatch):
+  names = ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_HOME')
+  with monkeypatch.context() as environment:
+    for name in names:
+      environment.delenv(name, raising=False)
+    for name, value, place in (
+      ('XDG_CACHE_HOME', '/x', '/x/huggingface/hub'),
+      ('HF_HOME', '/y', '/y/hub'),
+      ('HUGGINGFACE_HUB_CACHE', '/old', '/old'),
+      ('HF_HUB_CACHE', '/z', '/z'),
+    ):
+      environment.setenv(name, value)
+      importlib.reload(constants)
+      assert hub.cache_dir() == place
+  importlib.reload(constants)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tiny_model
 
-from specdiff_jax.checkpoints import lora
+from specdiff_jax.checkpoints import lora_modules
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.models import gpt2
 from specdiff_jax.text import tokenizer as tokenizer_lib
@@ -25,7 +25,7 @@ _OF = lora_writing.PREFIX  # followed by the layer
 
 def merge(config, params, flat, scale):
   """Returns W + scale * B A for each adapted W, by our names."""
-  theirs = families.names(config)
+  theirs = hf_names.names(config)
   merged = {}
   for ours, weight in params_lib.flatten(params):
     name = 'base_model.model.' + theirs[ours].removesuffix('weight')
@@ -94,13 +94,13 @@ def same_as_merged(model, directory, adapter):
   model.save_pretrained(adapter)
   state = model.merge_and_unload().state_dict()
   loaded = weights.load(directory, 'float32', adapter=adapter)
-  turned = families.transposed(loaded.config)
+  turned = hf_names.transposed(loaded.config)
   usual = {
     name.replace('model.language_model.', 'model.'): value.numpy()
     for name, value in state.items()
   }
   for ours, array in params_lib.flatten(loaded.params):
-    expected = usual[families.names(loaded.config)[ours]]
+    expected = usual[hf_names.names(loaded.config)[ours]]
     expected = expected.T if ours in turned else expected
     np.testing.assert_allclose(array, expected, atol=1e-5, err_msg=ours)
   plain = weights.load(directory, 'float32')
@@ -216,7 +216,9 @@ def test_patterns_mean_what_they_do_in_peft(pattern, is_down):
   theirs = other.get_pattern_key([pattern], module) != module or (
     pattern == module
   )
-  first = lora._Patterns('a', 'rank_pattern', ['x', pattern]).first(module)
+  first = lora_modules._Patterns('a', 'rank_pattern', ['x', pattern]).first(
+    module
+  )
   assert first == (pattern if is_down else None)
   assert theirs == is_down
 
@@ -253,7 +255,7 @@ def test_the_first_pattern_counts():
   module = 'model.layers.0.mlp.down_proj'
   both = ['down_proj', '.*down.*', 'mlp.down_proj']
   for turned in (both, both[::-1], both[1:] + both[:1]):
-    assert lora._Patterns('a', 'key', turned).first(module) == turned[0]
+    assert lora_modules._Patterns('a', 'key', turned).first(module) == turned[0]
 
 
 def test_many_names_with_numbers_of_their_own(tiny, directory, tmp_path):
@@ -261,7 +263,7 @@ def test_many_names_with_numbers_of_their_own(tiny, directory, tmp_path):
   many = {name.format(i + 2): 8 for i in range(4000)}
   modules = [name.format(i) for i in range(300)]
   started = time.process_time()
-  numbers = lora._Numbers('a', {'r': 4, 'p': many}, 'r', 'p')
+  numbers = lora_modules.Numbers('a', {'r': 4, 'p': many}, 'r', 'p')
   assert [numbers.of(m) for m in modules] == [4, 4] + [8] * 298
   assert time.process_time() - started < 2
   adapter = str(tmp_path / 'adapter')
@@ -305,7 +307,7 @@ def test_modules_that_the_config_leaves_out(
   tiny, directory, tmp_path, settings, left
 ):
   """Merged are all tensors, or none where peft would take only some."""
-  targets = lora._Targets('a', lora_writing.SETTINGS | settings)
+  targets = lora_modules.Targets('a', lora_writing.SETTINGS | settings)
   taken = set()
   for module in ALL:
     try:
@@ -360,7 +362,7 @@ def test_against_peft(tiny, directory, tmp_path):
   base = transformers.AutoModelForCausalLM.from_pretrained(directory)
   merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()
   state = merged.state_dict()
-  theirs = families.names(config)
+  theirs = hf_names.names(config)
   loaded = weights.load(directory, 'float32', adapter=adapter)
   for ours, array in params_lib.flatten(loaded.params):
     expected = state[theirs[ours]].numpy()

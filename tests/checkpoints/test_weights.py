@@ -8,12 +8,13 @@ import io
 import json
 import os
 import subprocess
-import sys
 import types
 import zipfile
 
 import gguf_writing
 import hf_reference
+import huggingface_hub
+from huggingface_hub import constants
 import ml_dtypes
 import numpy as np
 import pytest
@@ -479,22 +480,19 @@ def test_unknown_dtype(directory):
 
 def test_hub_names(directory, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
-  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-  with pytest.raises(errors.InputError, match='pip install huggingface_hub'):
-    weights.load('org/name', 'float32')
-  hub = types.SimpleNamespace()
-  monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
 
-  def offline(name, allow_patterns):
+  def offline(name, revision, allow_patterns):
     raise OSError('no route to host\nand more')
 
-  hub.snapshot_download = offline
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', offline)
   with pytest.raises(errors.InputError, match=r'org/name.*no route to host\)'):
     weights.load('org/name', 'float32')
 
-  def online(name, allow_patterns):
-    assert name == 'org/name' and '*.bin' not in allow_patterns
+  def online(name, revision, allow_patterns):
+    assert (
+      name == 'org/name' and revision is None and '*.bin' not in allow_patterns
+    )
     for file in (
         'config.json', 'vocab.json', 'merges.txt', 'tokenizer.model',
         'chat_template.jinja', 'model.safetensors',
@@ -502,7 +500,7 @@ def test_hub_names(directory, monkeypatch, tmp_path):
       assert any(fnmatch.fnmatch(file, p) for p in allow_patterns), file
     return directory
 
-  hub.snapshot_download = online
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', online)
   assert weights.load('org/name', 'float32').source == 'org/name'
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from specdiff_jax.cli import console
 from specdiff_jax.cli import sweep
-from specdiff_jax.core import files
+from specdiff_jax.core import locks
 from specdiff_jax.data import journal
 from specdiff_jax.recipes import runs
 from specdiff_jax.tools.sweep import runner
@@ -38,7 +38,7 @@ def trained(monkeypatch):
 
 
 def test_a_directory_is_swept_by_one(specdiff, argv, tmp_path, trained):
-  with files.held(str(tmp_path / 'sweep.lock')):
+  with locks.held(str(tmp_path / 'sweep.lock')):
     run = specdiff(*argv, f'--workdir={tmp_path}', '--grid=loss=streak,ce')
   assert run.code == 2 and not trained
   assert 'Another process' in run.err and 'sweep.lock' in run.err

@@ -31,7 +31,7 @@ from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints import weights
-from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import architectures
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import published
@@ -273,7 +273,7 @@ def cases_of(file, read, cases):
   return outcomes
 
 
-assert families.FAMILIES.keys() - FAMILIES.keys() == {
+assert architectures.FAMILIES.keys() - FAMILIES.keys() == {
   'Gemma3ForConditionalGeneration'
 }
 

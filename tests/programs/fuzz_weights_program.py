@@ -20,6 +20,7 @@ from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints.gguf import header as gguf_io
 from specdiff_jax.checkpoints.gguf import models
+from specdiff_jax.checkpoints.gguf import tensors as gguf_tensors
 from specdiff_jax.core import errors
 
 ROOM = 64 << 20
@@ -48,7 +49,7 @@ def read_safetensors(path):
 def read_gguf(path):
   header = gguf_io.read_header(path)
   config = models.read_config(header)
-  tensors = models.iterate_tensors(header, config)
+  tensors = gguf_tensors.iterate_tensors(header, config)
   for _, _, tensor in params_lib.checked(config, tensors, path):
     stored.read(tensor)
 

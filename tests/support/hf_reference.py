@@ -6,6 +6,7 @@ import os
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.tools.bench import rival
 
 to_transformers = rival.to_transformers
@@ -13,9 +14,9 @@ to_transformers = rival.to_transformers
 
 def tensors(config, params):
   """Returns name -> array, as model.safetensors holds them."""
-  names = families.names(config)
+  names = hf_names.names(config)
   return {
-    names[ours]: families.as_stored(config, ours, array)
+    names[ours]: hf_names.as_stored(config, ours, array)
     for ours, array in params_lib.flatten(params)
   }
 

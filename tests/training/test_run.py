@@ -6,6 +6,7 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import distill
@@ -30,7 +31,7 @@ def test_another_runs_directory_is_refused_with_all_that_differs(tmp_path):
 
 
 def test_a_second_run_in_a_directory_is_refused(tmp_path):
-  with files.held(str(tmp_path / '.lock')):
+  with locks.held(str(tmp_path / '.lock')):
     with pytest.raises(errors.InputError, match='Another process is writing'):
       run(tmp_path, FACTS).train(lambda *_: None)
   assert not (tmp_path / 'run.json').exists()

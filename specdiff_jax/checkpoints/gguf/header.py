@@ -71,7 +71,7 @@ class _Cursor:
     self.at += size
     return self.data[self.at - size : self.at]
 
-  def scalar(self, kind: int):
+  def scalar(self, kind: int) -> Any:
     code = _SCALARS[kind]
     value = struct.unpack(code, self.take(struct.calcsize(code)))[0]
     if kind == _FLOAT32:  # 1e-5 rather than 9.999999747378752e-06

@@ -1,17 +1,15 @@
-"""Models out of a GGUF file: sizes, names, dequantising.
+"""Sizes of the model in a GGUF file.
 
 Four architectures as llama.cpp's converter writes them: llama (Llama, Mistral,
 SmolLM2), qwen2, qwen3 and gemma3.
 """
 
-from collections.abc import Iterator
 import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints.gguf import header as gguf_io
 from specdiff_jax.checkpoints.gguf import tensors
@@ -30,31 +28,6 @@ _ARCHITECTURES = {
         'qk_norm': True, 'post_norms': True, 'activation': 'gelu_tanh'
     },
 }  # fmt: skip
-_LAYER_NAMES = {
-  'attn_norm.weight': 'attention_norm',
-  'attn_q.weight': 'query',
-  'attn_k.weight': 'key',
-  'attn_v.weight': 'value',
-  'attn_q.bias': 'query_bias',
-  'attn_k.bias': 'key_bias',
-  'attn_v.bias': 'value_bias',
-  'attn_q_norm.weight': 'query_norm',
-  'attn_k_norm.weight': 'key_norm',
-  'attn_output.weight': 'output',
-  'post_attention_norm.weight': 'attention_post_norm',
-  'ffn_norm.weight': 'mlp_norm',
-  'ffn_gate.weight': 'gate',
-  'ffn_up.weight': 'up',
-  'ffn_down.weight': 'down',
-  'post_ffw_norm.weight': 'mlp_post_norm',
-}
-_FACTORS = 'rope_freqs.weight'  # read with the config
-_OTHER_NAMES = {
-  'token_embd.weight': 'embed',
-  'output_norm.weight': 'final_norm',
-  'output.weight': 'head',
-  _FACTORS: params_lib.SPARE + _FACTORS,
-}
 # llama.cpp's own, where the metadata of a gemma3 file are silent.
 _GEMMA3_LOCAL_BASE, _GEMMA3_GLOBAL_EVERY = 1e4, 6
 _GEMMA3_27B_LAYERS = 62
@@ -265,11 +238,11 @@ def _rope_scaling(
   if kind == 'linear' and not factor:
     factor = float(_get(header, 'rope.scaling.factor'))
   scales = kind != 'none' and factor not in (0.0, 1.0)
-  if _FACTORS in header.tensors:
+  if tensors.FACTORS in header.tensors:
     if scales:
       raise errors.InputError(
         f'{header.path}: the rotary positions are scaled by {factor} and by '
-        f'{_FACTORS} as well, which is not supported; take another model.'
+        f'{tensors.FACTORS} as well, which is not supported; take another model.'
       )
     return _llama3_scaling(header, base, head_dim)
   return config_lib.RopeScaling('linear', factor) if scales else None
@@ -283,8 +256,8 @@ def _llama3_scaling(
   The converter divides frequency i by factor i. All Llama 3.x models differ in
   the greatest factor alone, so that one is read off and all are compared.
   """
-  info = header.tensors[_FACTORS]
-  tensor = tensors.Quantised(header.path, _FACTORS, info)
+  info = header.tensors[tensors.FACTORS]
+  tensor = tensors.Quantised(header.path, tensors.FACTORS, info)
   factors = stored.read(tensor)
   frequencies = base ** -(jnp.arange(0, head_dim, 2) / head_dim)
   scaling = config_lib.RopeScaling('llama3', float(factors.max(initial=0)))
@@ -293,41 +266,9 @@ def _llama3_scaling(
     factors, expected, rtol=1e-5, atol=0
   ):
     raise errors.InputError(
-      f'{header.path}: the factors of {_FACTORS} are not those of a Llama '
+      f'{header.path}: the factors of {tensors.FACTORS} are not those of a Llama '
       f'3.x model (low {scaling.low}, high {scaling.high}, original length '
       f'{scaling.original}), which alone are supported; take the Hugging '
       'Face directory of this model.'
     )
   return scaling
-
-
-def iterate_tensors(
-  header: gguf_io.Header, config: config_lib.TransformerConfig
-) -> Iterator[tuple[str, str, stored.Tensor]]:
-  """Yields (our name, name in the file, float32 tensor), nothing read yet.
-
-  Ours are joined by '.', as in 'layer_0.query'; a tensor that our params have
-  no place for comes under an empty name.
-  """
-  heads = {}
-  if header.fields['general.architecture'] == 'llama':
-    heads = {'query': config.heads, 'key': config.kv_heads}
-  for name, info in header.tensors.items():
-    ours = _our_name(name)
-    tensor = tensors.Quantised(header.path, name, info)
-    part = ours.rpartition('.')[2]
-    if part in heads and len(info.shape) == 2:
-      if info.shape[0] % (2 * heads[part]) == 0:
-        tensor = tensors.Unpermuted(tensor, heads[part])
-    yield ours, name, tensor
-
-
-def _our_name(name: str) -> str:
-  if name in _OTHER_NAMES:
-    return _OTHER_NAMES[name]
-  block, _, rest = name.partition('.')
-  number, _, part = rest.partition('.')
-  if block == 'blk' and part in _LAYER_NAMES and number.isdecimal():
-    if number == str(int(number)):
-      return f'layer_{number}.{_LAYER_NAMES[part]}'
-  return ''

@@ -1,5 +1,6 @@
 """Tensors of a GGUF file, dequantised block by block as they are read."""
 
+from collections.abc import Iterator
 import dataclasses
 import math
 
@@ -7,11 +8,38 @@ import gguf
 from gguf import quants
 import numpy as np
 
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints.gguf import header
+from specdiff_jax.checkpoints.gguf import header as gguf_io
 from specdiff_jax.core import errors
+from specdiff_jax.models import config as config_lib
 
 _BLOCK = 1 << 23  # values that are dequantised at once
+_LAYER_NAMES = {
+  'attn_norm.weight': 'attention_norm',
+  'attn_q.weight': 'query',
+  'attn_k.weight': 'key',
+  'attn_v.weight': 'value',
+  'attn_q.bias': 'query_bias',
+  'attn_k.bias': 'key_bias',
+  'attn_v.bias': 'value_bias',
+  'attn_q_norm.weight': 'query_norm',
+  'attn_k_norm.weight': 'key_norm',
+  'attn_output.weight': 'output',
+  'post_attention_norm.weight': 'attention_post_norm',
+  'ffn_norm.weight': 'mlp_norm',
+  'ffn_gate.weight': 'gate',
+  'ffn_up.weight': 'up',
+  'ffn_down.weight': 'down',
+  'post_ffw_norm.weight': 'mlp_post_norm',
+}
+FACTORS = 'rope_freqs.weight'  # read with the config
+_OTHER_NAMES = {
+  'token_embd.weight': 'embed',
+  'output_norm.weight': 'final_norm',
+  'output.weight': 'head',
+  FACTORS: params_lib.SPARE + FACTORS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +52,7 @@ class Quantised:
 
   path: str
   name: str
-  info: header.TensorInfo
+  info: gguf_io.TensorInfo
   dtype = np.dtype(np.float32)
 
   @property
@@ -52,7 +80,7 @@ class Quantised:
   def _rows(self, first, last=None) -> np.ndarray:
     """Returns float32 rows first..last, or those of an array of numbers."""
     kind = self.info.kind
-    with header.open_mapped(self.path) as data:
+    with gguf_io.open_mapped(self.path) as data:
       packed = np.frombuffer(
         data, np.uint8, self.info.nbytes, self.info.offset
       ).reshape(-1, self._row_bytes())
@@ -102,3 +130,35 @@ def unpermute(array: np.ndarray, heads: int) -> np.ndarray:
   rows, columns = array.shape
   paired = array.reshape(heads, rows // heads // 2, 2, columns)
   return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(rows, columns)
+
+
+def iterate_tensors(
+  header: gguf_io.Header, config: config_lib.TransformerConfig
+) -> Iterator[tuple[str, str, stored.Tensor]]:
+  """Yields (our name, name in the file, float32 tensor), nothing read yet.
+
+  Ours are joined by '.', as in 'layer_0.query'; a tensor that our params have
+  no place for comes under an empty name.
+  """
+  heads = {}
+  if header.fields['general.architecture'] == 'llama':
+    heads = {'query': config.heads, 'key': config.kv_heads}
+  for name, info in header.tensors.items():
+    ours = _our_name(name)
+    tensor: stored.Tensor = Quantised(header.path, name, info)
+    part = ours.rpartition('.')[2]
+    if part in heads and len(info.shape) == 2:
+      if info.shape[0] % (2 * heads[part]) == 0:
+        tensor = Unpermuted(tensor, heads[part])
+    yield ours, name, tensor
+
+
+def _our_name(name: str) -> str:
+  if name in _OTHER_NAMES:
+    return _OTHER_NAMES[name]
+  block, _, rest = name.partition('.')
+  number, _, part = rest.partition('.')
+  if block == 'blk' and part in _LAYER_NAMES and number.isdecimal():
+    if number == str(int(number)):
+      return f'layer_{number}.{_LAYER_NAMES[part]}'
+  return ''

@@ -12,7 +12,6 @@ from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
-from specdiff_jax.models import networks
 
 STEM = 'model'  # of the files with tensors
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle')
@@ -63,8 +62,9 @@ def _index(path: str, stem: str) -> dict[str, str]:
 
 
 def _is_file_name(shard: object) -> bool:
-  good = isinstance(shard, str) and os.path.basename(shard) == shard
-  return good and 0 < len(shard) < 256
+  if not isinstance(shard, str) or os.path.basename(shard) != shard:
+    return False
+  return 0 < len(shard) < 256
 
 
 def _refuse_pickles(path: str) -> None:
@@ -113,7 +113,7 @@ def tensors(path: str, stem: str = STEM) -> dict[str, stored.InFile]:
 
 def iterate_tensors(
   path: str,
-  config: networks.Config,
+  config: hf_names.Config,
   our_name: Callable[[str], str | None] | None = None,
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
   """Yields (our name, name in the file, tensor), none of them read yet.

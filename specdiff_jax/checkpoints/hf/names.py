@@ -10,6 +10,8 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 
+Config = config_lib.TransformerConfig | gpt2.GPT2Config
+
 _LAYER = {
   'attention_norm': 'input_layernorm.weight',
   'query': 'self_attn.q_proj.weight',
@@ -76,7 +78,7 @@ _LEFT_OUT = re.compile(
 )
 
 
-def names(config: networks.Config) -> dict[str, str]:
+def names(config: Config) -> dict[str, str]:
   """Returns their name of each of our tensors.
 
   Example: names(config)['layer_0.up'] == 'model.layers.0.mlp.up_proj.weight'
@@ -94,11 +96,11 @@ def names(config: networks.Config) -> dict[str, str]:
 
 
 @functools.lru_cache
-def _ours(config: networks.Config) -> Mapping[str, str]:
+def _ours(config: Config) -> Mapping[str, str]:
   return {theirs: ours for ours, theirs in names(config).items()}
 
 
-def our_name(config: networks.Config, name: str) -> str | None:
+def our_name(config: Config, name: str) -> str | None:
   """Returns our name of a tensor in a file.
 
   Spellings of the same tensor that are found in files are all known. None is
@@ -117,7 +119,7 @@ def our_name(config: networks.Config, name: str) -> str | None:
   return _ours(config).get(name, '')
 
 
-def transposed(config: networks.Config) -> frozenset[str]:
+def transposed(config: Config) -> frozenset[str]:
   """Returns our names of the tensors that files hold as [in, out]."""
   if not isinstance(config, gpt2.GPT2Config):
     return frozenset()
@@ -128,9 +130,7 @@ def transposed(config: networks.Config) -> frozenset[str]:
   )
 
 
-def as_stored(
-  config: networks.Config, name: str, array: np.ndarray
-) -> np.ndarray:
+def as_stored(config: Config, name: str, array: np.ndarray) -> np.ndarray:
   """Returns our tensor `name` as a file of its family holds it.
 
   Transposed where that is so; and Gemma's norms less the 1 that its network
@@ -138,8 +138,8 @@ def as_stored(
   """
   if name in transposed(config):
     return np.ascontiguousarray(array.T)
-  gemma = isinstance(config, config_lib.TransformerConfig) and config.post_norms
-  if gemma and 'norm' in name and config.norm_offset != 1:
-    shifted = array.astype(np.float32) + (config.norm_offset - 1)
-    return shifted.astype(array.dtype)
+  if isinstance(config, config_lib.TransformerConfig) and config.post_norms:
+    if 'norm' in name and config.norm_offset != 1:
+      shifted = array.astype(np.float32) + (config.norm_offset - 1)
+      return shifted.astype(array.dtype)
   return array

@@ -74,7 +74,7 @@ def rope(file: str, raw: Raw) -> dict[str, Any]:
         "it scales; give rope_type 'linear' if it is meant so."
       )
   else:
-    more = {}
+    more: dict[str, Any] = {}
     if kind == 'llama3':
       key = 'original_max_position_embeddings'
       _agreed(file, told, 'config.json', key, raw.get(key))
@@ -183,3 +183,13 @@ def flag(file: str, raw: Raw, key: str) -> bool:
       'expected; download the file again.'
     )
   return bool(value)
+
+
+def as_object(file: str, key: str, value: Any) -> dict[str, Any]:
+  """Returns an object of config.json; InputError if it is none."""
+  if not isinstance(value, dict):
+    raise errors.InputError(
+      f'{file}: {key} is {printing.short(value)}, where an object is '
+      'expected; download the file again.'
+    )
+  return value

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from specdiff_jax.checkpoints.hf import names
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
-from specdiff_jax.models import networks
 
 MODEL_TYPES = {
   'LlamaForCausalLM': 'llama',
@@ -16,7 +16,7 @@ MODEL_TYPES = {
 }
 
 
-def config_json(config: networks.Config) -> dict[str, Any]:
+def config_json(config: names.Config) -> dict[str, Any]:
   """Returns config.json of the family that is most like this."""
   name = _family(config)
   raw = {'architectures': [name], 'model_type': MODEL_TYPES[name]}
@@ -29,7 +29,7 @@ def config_json(config: networks.Config) -> dict[str, Any]:
   return raw | _windows(config, name) if config.window else raw
 
 
-def _family(config: networks.Config) -> str:
+def _family(config: names.Config) -> str:
   """Returns the architecture whose layers are the most like these."""
   if isinstance(config, gpt2.GPT2Config):
     return 'GPT2LMHeadModel'
@@ -89,7 +89,7 @@ def _scaling(config: config_lib.TransformerConfig) -> dict[str, Any] | None:
 
 
 def _windows(config: config_lib.TransformerConfig, name: str) -> dict[str, Any]:
-  raw = {'sliding_window': config.window}
+  raw: dict[str, Any] = {'sliding_window': config.window}
   if name != 'MistralForCausalLM':
     raw['layer_types'] = [
       'sliding_attention' if local else 'full_attention'

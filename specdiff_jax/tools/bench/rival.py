@@ -15,6 +15,7 @@ import numpy as np
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import families
+from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.models import int8
@@ -25,7 +26,7 @@ def to_transformers(config, params: dict[str, Any]) -> Any:
 
   It computes in eval mode, with the plain form of attention. params: numpy (or
   jax) arrays, float32 or bfloat16, unrolled layers, of any family that
-  `hf_families` can write; InputError otherwise.
+  `hf.families` can write; InputError otherwise.
   """
   try:
     import torch
@@ -44,10 +45,10 @@ def to_transformers(config, params: dict[str, Any]) -> Any:
 
   raw = families.hf_config(config)
   settings = transformers.AutoConfig.for_model(**raw)
-  names = families.names(config)
+  names = hf_names.names(config)
   state = {}
   for ours, array in params_lib.flatten(params):
-    stored = families.as_stored(config, ours, np.asarray(array))
+    stored = hf_names.as_stored(config, ours, np.asarray(array))
     state[names[ours]] = _to_torch(torch, stored)
   with initialization.no_init_weights():  # it would take seconds
     model = transformers.AutoModelForCausalLM.from_config(settings)

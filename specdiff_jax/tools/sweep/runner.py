@@ -12,6 +12,7 @@ from typing import Any
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 from specdiff_jax.core import reporting
 from specdiff_jax.data import journal
 from specdiff_jax.parallel import processes
@@ -36,7 +37,7 @@ def held(workdir: str) -> Iterator[None]:
   """
   with contextlib.ExitStack() as stack:
     lock = os.path.join(workdir, 'sweep.lock')
-    processes.on_first(lambda: stack.enter_context(files.held(lock)))
+    processes.on_first(lambda: stack.enter_context(locks.held(lock)))
     yield
 
 
