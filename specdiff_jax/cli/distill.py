@@ -101,7 +101,7 @@ def train(
     # There is no drafter yet; lookup drafts for it, to the same tokens.
     collect.into(config, checkpoint, prompts, folders[0], 'lookup')
   run = build_training.run(config, checkpoint, folders, workdir, memory)
-  if idle := jax.device_count() - run.mesh.size:
+  if idle := jax.device_count() - run.placement.mesh.size:
     console.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if processes.is_first() else ():
     console.say(f'Held whole by every device: {line}')
