@@ -52,6 +52,11 @@ def field(default: Any, help: str, **more: Any) -> Any:
   return dataclasses.field(default=default, metadata={'about': about})
 
 
+def unit(default: float, help: str, **more: Any) -> Any:
+  """Returns a field that lies from 0 to 1."""
+  return field(default, help, low=0, high=1, within='from 0 to 1', **more)
+
+
 def abouts(kind: Any) -> dict[str, About]:
   """Returns what is known of each field of a dataclass, by name."""
   return {

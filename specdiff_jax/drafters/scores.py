@@ -19,7 +19,7 @@ class Predictions:
   extra_tokens: int = flax.struct.field(pytree_node=False, default=0)
 
 
-# (params, frozen, batch, gamma, shown [B, W, G] or None) -> Predictions
+# (params, view, batch, gamma, shown [B, W, G] or None) -> Predictions
 Score = Callable[..., Predictions]
 
 
@@ -41,4 +41,4 @@ def in_dtype(score: Score, dtype: Any) -> Score:
 
 def places(batch, gamma):
   """Returns [B, W, G], the position before each slot's."""
-  return batch['anchors'][..., None] + jnp.arange(gamma)
+  return batch.anchors[..., None] + jnp.arange(gamma)

@@ -282,13 +282,13 @@ def _accepted(recipe, checkpoint, drafter: str, source):
   drafted = jax.jit(
     objective.make_matches(score, gamma, recipe.memory.vocab_block)
   )
-  frozen = objective.frozen(checkpoint.params, np.asarray(one.vocab))
+  view = objective.view(checkpoint.params, np.asarray(one.vocab))
   add = lambda batch: batch
   if network.features:
     model = networks.network(checkpoint.config)
     add = features.Features(model, checkpoint.params, network.features, 0)
   accepted = refresh.accepted_counts(
-    lambda batch: drafted(params, frozen, add(batch)),
+    lambda batch: drafted(params, view, add(batch)),
     every_anchor.batches(source, sizes),
     len(source),
   )

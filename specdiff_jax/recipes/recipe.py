@@ -17,6 +17,7 @@ from typing import Any
 from specdiff_jax.core import fields
 from specdiff_jax.core import limits
 from specdiff_jax.drafters import registry
+from specdiff_jax.losses import options as loss_options
 from specdiff_jax.recipes import options as options_lib
 
 field, options = fields.field, options_lib.options
@@ -281,7 +282,7 @@ class Training(
 
 
 @options
-class Objective(options_lib.Warmed):
+class Objective(loss_options.Warmed):
   """What a drafter learns; the options of its loss are in `Recipe.losses`."""
 
   loss: str = field(
@@ -295,9 +296,9 @@ class Objective(options_lib.Warmed):
     'Chains under rule=match: streak, dpace; trees: ce, decayed_ce, kl; '
     'rejection: rejection, lk; several denoising steps: elbo',
     decides='run',
-    choices=tuple(options_lib.LOSSES),
+    choices=tuple(loss_options.LOSSES),
   )
-  served: float = options_lib.unit(
+  served: float = fields.unit(
     0.0,
     'probability with which a window counts only if serving would begin a '
     "cycle at it, by the drafter's own argmax drafts at that step; exact "
@@ -549,7 +550,7 @@ DECODING = (Model, Drafting, *SYSTEMS, Sampling, Decoding)
 TRAINING = (
   Training,
   Objective,
-  *options_lib.LOSSES.values(),
+  *loss_options.LOSSES.values(),
   Optimizer,
   Schedule,
   Memory,
@@ -577,7 +578,7 @@ def of(values: Mapping[str, Any]) -> Recipe:
     for name, kind in options_lib.SYSTEMS.items()
   }
   losses = {
-    name: _filled(kind, values) for name, kind in options_lib.LOSSES.items()
+    name: _filled(kind, values) for name, kind in loss_options.LOSSES.items()
   }
   return Recipe(systems=systems, losses=losses, **groups)
 

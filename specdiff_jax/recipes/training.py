@@ -30,7 +30,8 @@ from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import tuning as build_tuning
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
-from specdiff_jax.training import step as step_lib
+from specdiff_jax.training import optimizer as optimizer_lib
+from specdiff_jax.training import reading
 
 
 @fields.rim()
@@ -175,67 +176,95 @@ def run(
 
   Runs that are given one `memory` compute the verifier's features once.
   """
-  options, optimisation = recipe.training, recipe.optimizer
-  schedule, memory_options = recipe.schedule, recipe.memory
   train, held_out = processes.together(
     lambda: _trajectories(recipe, checkpoint, folders)
   )
-  tuning = build_tuning.make(options, checkpoint, optimizer(recipe))
-  return distill.Run(
-    network=tuning.network,
-    initial=tuning.initial,
-    score=tuning.score(score(recipe, tuning.network)),
-    verifier=checkpoint,
-    data=train,
-    held_out=held_out,
-    sizes=windows.WindowConfig(
-      options.tokens,
-      options.windows,
-      options.gamma,
-      options.batch,
-      options.seed,
-    ),
-    loss=tuning.loss(build_losses.make(recipe, tuning.network)),
-    optimizer=tuning.optimizer,
-    schedule=loop.Schedule(
-      schedule.steps,
-      schedule.save_every,
-      schedule.eval_every,
-      schedule.log_every,
-      skip_limit=optimisation.skip_limit,
-      survive_full_disk=schedule.on_full_disk == 'go_on',
-    ),
-    mesh=mesh(recipe),
-    feature_cache=recipe.placement.feature_cache,
-    vocab_block=memory_options.vocab_block,
-    workdir=workdir,
+  schedule = recipe.schedule
+  output = distill.Output(
+    workdir,
     facts=recipe.deciding('run')
     | {
       'verifier': checkpoint.fingerprint,
       'trajectories': len(train),
     },
-    memory={} if memory is None else memory,
     tensorboard=schedule.tensorboard,
-    split=split(recipe),
-    split_frozen=split_frozen(recipe),
-    explosion=optimisation.explosion,
     keep=schedule.keep,
     best=schedule.export == 'best',
-    parts=memory_options.accumulate,
-    stored_law=build_losses.stored_law(recipe),
-    finished=tuning.finished,
-    given_vocab=tuning.vocab,
+  )
+  return _run(recipe, checkpoint, train, held_out, mesh(recipe), output, memory)
+
+
+def abstract_run(
+  recipe: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  mesh: jax.sharding.Mesh,
+) -> distill.Run:
+  """Returns the run on a mesh without its data; see `Run.program`.
+
+  The params of `checkpoint` may be shapes.
+  """
+  output = distill.Output('', {})
+  return _run(recipe, checkpoint, (), (), mesh, output)
+
+
+def _run(
+  recipe: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  train: windows.Source,
+  held_out: windows.Source,
+  mesh: jax.sharding.Mesh,
+  output: distill.Output,
+  memory: dict[Any, dict] | None = None,
+) -> distill.Run:
+  options, schedule = recipe.training, recipe.schedule
+  tuning = build_tuning.make(options, checkpoint)
+  return distill.Run(
+    student=tuning.student(score(recipe, tuning.network)),
+    reading=reading.Reading(
+      checkpoint,
+      recipe.placement.feature_cache,
+      tuning.network.features,
+      options.tokens,
+      {} if memory is None else memory,
+    ),
+    data=distill.Data(
+      train,
+      held_out,
+      windows.WindowConfig(
+        options.tokens,
+        options.windows,
+        options.gamma,
+        options.batch,
+        options.seed,
+      ),
+    ),
+    objective=tuning.objective(build_losses.make(recipe, tuning.network)),
+    optimizer=optimizer(recipe, tuning.trained),
+    schedule=loop.Schedule(
+      schedule.steps,
+      schedule.save_every,
+      schedule.eval_every,
+      schedule.log_every,
+      skip_limit=recipe.optimizer.skip_limit,
+      survive_full_disk=schedule.on_full_disk == 'go_on',
+    ),
+    placement=distill.Placement(mesh, split(recipe), split_frozen(recipe)),
+    output=output,
   )
 
 
-def optimizer(recipe: recipe_lib.Recipe) -> optax.GradientTransformation:
-  """Returns the optimizer of a run."""
+def optimizer(
+  recipe: recipe_lib.Recipe, trained: str = ''
+) -> optax.GradientTransformationExtraArgs:
+  """Returns the optimizer of a run, of params named by an expression."""
   options = recipe.optimizer
-  return step_lib.make_optimizer(
+  return optimizer_lib.make_optimizer(
     options.learning_rate,
     recipe.schedule.steps,
     warmup=options.warmup,
     weight_decay=options.weight_decay,
+    trained=trained,
+    explosion=options.explosion,
   )
 
 

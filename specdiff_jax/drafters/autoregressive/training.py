@@ -16,14 +16,14 @@ def score_of(config: causal_network.CausalConfig) -> scores.Score:
   before it, so that what serving would accept is exact.
   """
 
-  def score(params, frozen, batch, gamma, shown=None):
+  def score(params, view, batch, gamma, shown=None):
     del shown  # it sees every token before a slot as it is
-    tokens = batch['tokens']
+    tokens = batch.tokens
     rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     mask = views.causal_mask(jnp.full(rows, length), length)
     states, _ = causal_network.run(
-      config, params, frozen['embed'], tokens, positions, mask
+      config, params, view.embed, tokens, positions, mask
     )
     # Past the row's end there is no target.
     place = jnp.minimum(scores.places(batch, gamma), length - 1)

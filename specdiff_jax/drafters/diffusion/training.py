@@ -16,15 +16,15 @@ def score_of(
   With `remat` each layer is computed again on the way back.
   """
 
-  def score(params, frozen, batch, gamma, shown=None):
+  def score(params, view, batch, gamma, shown=None):
     targets, valid = windows.targets(batch, gamma)
     states = drafter_windows.window_states(
       config,
       params,
-      frozen['embed'],
-      batch['tokens'],
-      batch['features'].astype(jnp.float32),
-      batch['anchors'],
+      view.embed,
+      batch.tokens,
+      batch.features.astype(jnp.float32),
+      batch.anchors,
       None if shown is None else (shown & valid, targets),
       remat,
     )
