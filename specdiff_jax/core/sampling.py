@@ -1,4 +1,4 @@
-"""Sampling laws, and noise keyed by absolute position.
+"""Sampling distributions, and noise keyed by absolute position.
 
 The token at position t of a request is argmax(log p_t + g_t) with Gumbel
 noise g_t = Gumbel(fold_in(request key, t)): a function of the request, the
@@ -74,7 +74,7 @@ def fresh(noise: types.Noise, purpose: int, length: jax.Array) -> jax.Array:
   return jax.vmap(one)(noise.key, length)
 
 
-def law(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
+def warped(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
   """Returns unnormalised log-probabilities after temperature, top-k, top-p.
 
   Rows of temperature 0 keep their logits as they are. Top-p keeps the token
@@ -95,8 +95,8 @@ def law(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
 
 
 def log_probabilities(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
-  """Returns the normalised log of `law`; a point mass at temperature 0."""
-  logits = law(logits, sampling)
+  """Returns the normalised log of `warped`; a point mass at temperature 0."""
+  logits = warped(logits, sampling)
   greedy = (sampling.temperature <= 0)[:, None, None]
   best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
   return jnp.where(greedy, jnp.log(best), jax.nn.log_softmax(logits, axis=-1))
@@ -131,7 +131,7 @@ def choose(
   Args:
     logits: [B, N, V] float32.
     positions: [B, N] absolute position of the token that is chosen.
-    sampling: the law; temperature 0 takes the argmax and draws no noise.
+    sampling: of each row; temperature 0 takes the argmax and draws no noise.
     noise: keys of the requests.
     span: if given, all positions of a row lie among so many from its first
       on, and the noise of each is drawn once.
@@ -149,7 +149,7 @@ def choose(
     if span:
       offset = jnp.clip(positions - positions[:, :1], 0, span - 1)
       g = jnp.take_along_axis(g, offset[..., None], axis=1)
-    token = jnp.argmax(law(logits, sampling) + g, axis=-1).astype(jnp.int32)
+    token = jnp.argmax(warped(logits, sampling) + g, axis=-1).astype(jnp.int32)
     return jnp.where(sampling.temperature[:, None] > 0, token, greedy)
 
   return lax.cond(jnp.any(sampling.temperature > 0), sampled, lambda: greedy)

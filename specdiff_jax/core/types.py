@@ -31,7 +31,7 @@ PROPOSALS = {
   'iid': 'chains drawn independently from the marginals of one pass',
   'autoregressive': 'a chain, each token drawn given the ones before it',
   'distinct': 'siblings drawn without replacement, in the order of draws',
-  'unknown': 'drawn by a law that `log_q` does not tell, or by several',
+  'unknown': 'drawn from what `log_q` does not tell, or by several',
 }
 
 

@@ -90,7 +90,7 @@ class Adaptive:
 
   @property
   def proposal(self) -> str:
-    # Plain cycles are among what the rule is given: they have no law q.
+    # Plain cycles are among what the rule is given: they have no q.
     kinds = {arm.proposal for arm in (self.plain, *self.arms)}
     return kinds.pop() if len(kinds) == 1 else 'unknown'
 

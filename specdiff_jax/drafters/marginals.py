@@ -1,6 +1,6 @@
-"""The laws of a window's slots, of which strategies make draft trees.
+"""The marginals of a window's slots, of which strategies make draft trees.
 
-A one-pass drafter gives a law for each slot of its window, independent of the
+A one-pass drafter gives a distribution for each slot of its window, independent of the
 other slots' tokens. A strategy decides what is verified of it (`strategies`).
 """
 
@@ -16,7 +16,7 @@ from specdiff_jax.core import types
 
 @flax.struct.dataclass
 class Marginals:
-  """The laws of a window's slots, over W tokens that can be drafted."""
+  """Distributions of a window's slots, over W tokens that can be drafted."""
 
   logits: jax.Array  # [B, G, W] float32, before temperature
   ids: jax.Array  # [W] int32 the tokens

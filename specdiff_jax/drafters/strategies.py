@@ -22,7 +22,7 @@ from specdiff_jax.drafters import prefix_trees
 
 @dataclasses.dataclass(frozen=True)
 class Tempered:
-  """The law that drafts are drawn from.
+  """The distribution that drafts are drawn from.
 
   Attributes:
     temperature: of the drafter; 0 takes the verifier's own temperature, top-k
@@ -35,8 +35,8 @@ class Tempered:
   top_k: int = 0
   keep_q: bool = False
 
-  def law(self, sampling: types.Sampling) -> types.Sampling:
-    """Returns the parameters of the drafter's law."""
+  def tempered(self, sampling: types.Sampling) -> types.Sampling:
+    """Returns the drafter's sampling, given the verifier's."""
     if not self.temperature:
       return sampling
     like = jnp.ones_like
@@ -77,16 +77,16 @@ class Chain(Tempered):
     return gamma + 1
 
   def pick(self, marginals, sampling, noise):
-    logits, law = marginals.logits, self.law(sampling)
+    logits, mine = marginals.logits, self.tempered(sampling)
     greedy = jnp.argmax(logits, axis=-1)
-    hot = law.temperature > 0
+    hot = mine.temperature > 0
 
     def perturbed():
       if self.mode == 'shared_noise':
         g = marginals_lib.shared_noise(marginals, noise)
       else:
         g = marginals_lib.own_noise(noise, marginals.length, logits.shape[1:])
-      token = jnp.argmax(sampling_lib.law(logits, law) + g, axis=-1)
+      token = jnp.argmax(sampling_lib.warped(logits, mine) + g, axis=-1)
       return jnp.where(hot[:, None], token, greedy)
 
     if self.mode == 'argmax':
@@ -99,7 +99,7 @@ class Chain(Tempered):
     index = self.pick(marginals, sampling, noise)
     log_q = None
     if self.keep_q:
-      log_q = sampling_lib.log_probabilities(logits, self.law(sampling))
+      log_q = sampling_lib.log_probabilities(logits, self.tempered(sampling))
       log_q = self.kept(log_q, marginals.ids, marginals.vocab_size)
       log_q = jnp.pad(log_q, ((0, 0), (1, 0), (0, 0)))
     token = jnp.concatenate(
@@ -148,8 +148,8 @@ class Drafts(Tempered):
         f'{self.drafts} drafts cannot begin with different tokens: the '
         f'drafter has {marginals.ids.size}. Lower config.drafts.'
       )
-    law = self.law(sampling)
-    log_q = sampling_lib.log_probabilities(marginals.logits, law)
+    mine = self.tempered(sampling)
+    log_q = sampling_lib.log_probabilities(marginals.logits, mine)
     shape = (self.drafts,) + log_q.shape[1:]
     g = marginals_lib.own_noise(noise, marginals.length, shape)
     scores = log_q[:, None] + g
@@ -193,7 +193,7 @@ class BestFirst:
 
   def _scores(self, marginals, sampling, noise):
     def perturbed():
-      logits = sampling_lib.law(marginals.logits, sampling)
+      logits = sampling_lib.warped(marginals.logits, sampling)
       hot = (sampling.temperature > 0)[:, None, None]
       g = marginals_lib.shared_noise(marginals, noise)
       return logits + jnp.where(hot, g, 0)

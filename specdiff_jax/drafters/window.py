@@ -28,7 +28,7 @@ class Window:
 
   @property
   def proposal(self) -> str:
-    # Later passes see earlier choices: no marginal is the draft's own law.
+    # Later passes see earlier choices: no marginal is what the draft was drawn from.
     return 'unknown' if self.denoising.steps > 1 else self.strategy.proposal
 
   @property

@@ -8,7 +8,7 @@ import pytest
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 
-law = jax.jit(sampling_lib.law)
+law = jax.jit(sampling_lib.warped)
 choose = jax.jit(sampling_lib.choose)
 gumbel = jax.jit(sampling_lib.gumbel, static_argnums=2)
 

@@ -6,7 +6,14 @@ import subprocess
 import sys
 import textwrap
 
+import contract_systems as systems
+import jax
 import pytest
+
+from specdiff_jax.decoding import request as request_lib
+
+P = jax.sharding.PartitionSpec
+GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
 
 PROGRAM = """
     import json
@@ -80,3 +87,23 @@ def test_four_devices_are_one(found, name):
   assert tokens == alone
   assert recompiled == 0
   assert (weights, cache) == (1 / 2, 1 / 4)  # by heads; by rows and heads
+
+
+def test_a_state_is_split_by_rows_and_caches_by_heads_too():
+  """Whichever of its caches are stacked, and whoever owns them."""
+  session = systems.session(
+    systems.Row('shared_noise', scan_layers=True), GREEDY
+  )
+  state = jax.eval_shape(
+    session.engine.prefill,
+    session.params,
+    session.drafter_params,
+    *session.inputs(systems.REQUESTS[:4]),
+  )
+  mesh = jax.sharding.AbstractMesh((2, 2), ('data', 'model'))
+  found = jax.tree.map(lambda x: x.spec, session.engine.shardings(state, mesh))
+  assert found.tokens == found.length == found.noise.key == P('data')
+  assert found.end_ids == P()
+  assert found.drafter.last == P('data')
+  assert found.cache.layers == (P(None, 'data', 'model'),) * 2
+  assert found.drafter.context.layers == ((P('data', 'model'),) * 2,)

@@ -214,7 +214,7 @@ def test_a_draft_that_peeks_at_noise_that_is_redrawn(tell):
   tell(laws.error(np.ones(1), blocks, p))
   # .. but if the noise is keyed by position, by y_2 after all.
   np.testing.assert_array_equal(
-    found.law.argmax(1), np.where(y[:, 1] == 0, y[:, 1], y[:, 0])
+    found.bonus.argmax(1), np.where(y[:, 1] == 0, y[:, 1], y[:, 0])
   )
   np.testing.assert_allclose(weight, laws.sequences(p))
 

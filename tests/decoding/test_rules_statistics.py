@@ -236,7 +236,7 @@ def by_hand(rule, tree, p, length, noise):
     kept = accept.best_path(tree, chance, GAMMA)
     tree, rule = tree.replace(valid=tree.valid & kept), rule.rule
   if isinstance(rule, block_verification.BlockVerification):
-    deepest, law = block_verification.judge(tree, p, coins)
+    deepest, law = block_verification.accepted(tree, p, coins)
   else:
     deepest, law, _ = rule.walk(tree, p, coins)
   return deepest, law, rejection.draw(law, noise, length)
@@ -341,7 +341,7 @@ def test_an_empty_residual_falls_back_to_p():
   coins = jnp.full((1, 3), np.float32(1) - np.float32(2**-24))
   found = jax.jit(rejection.Rejection().walk)(tree, laws_of_p, coins)
   assert found.deepest.tolist() == [0] and found.chance[0, 1] < 1
-  np.testing.assert_array_equal(found.law[0], p)
+  np.testing.assert_array_equal(found.bonus[0], p)
   count, law = jax.jit(block_verification.judge)(tree, laws_of_p, coins)
   assert count.tolist() == [0]
   np.testing.assert_array_equal(law[0], p)

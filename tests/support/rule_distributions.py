@@ -203,7 +203,7 @@ def match(tree, p, token):
 
 def block(tree, p, coins):
   """Block verification: count i passes with chance h_i."""
-  count, law = block_verification.judge(tree, p, coins)
+  count, law = block_verification.accepted(tree, p, coins)
   h, _ = block_verification.chances(tree, p)
   return rejection.Walk(count, law, h.at[:, 0].set(-1))
 
@@ -319,7 +319,7 @@ def total(found, node, weight, group, table):
   """
   deepest = node[np.arange(len(node)), found.deepest]
   blocks = np.zeros((group[-1] + 1,) + table.shape)
-  np.add.at(blocks, (group, deepest), weight[:, None] * found.law)
+  np.add.at(blocks, (group, deepest), weight[:, None] * found.bonus)
   np.testing.assert_allclose(blocks.sum((1, 2)), 1, atol=EXACT)
   return blocks
 

@@ -68,7 +68,7 @@ def test_what_is_kept_is_what_the_law_keeps(settings):
   rng = np.random.default_rng(0)
   for _ in range(20):
     row = rng.normal(size=30).astype(np.float32).round(1)  # with ties
-    law = sampling_lib.law(
+    law = sampling_lib.warped(
       jnp.asarray(row)[None, None],
       types.Sampling(
         jnp.array([settings.temperature]),

@@ -9,6 +9,7 @@ refuses all other pairs.
 import dataclasses
 from typing import ClassVar
 
+import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -60,6 +61,7 @@ class SampleAndMatch:
     max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`. The token after depth d has position length + d."""
+    chex.assert_shape(logits, (*tree.token.shape, None))
     positions = length[:, None] + tree.depth
     token = sampling_lib.choose(
       logits, positions, sampling, noise, span=max_depth + 1
@@ -74,7 +76,7 @@ class SelfSelection:
   The score of a path is the expected length of its accepted prefix,
     S(x) = sum_m prod_{j <= m} p_j(x_j | s, x_{<j})    (2511.00606, Eq. 7),
   which the verification pass gives for every path of the tree. Lossless only
-  for rules that need no q: the selected draft no longer has the law q.
+  for rules that need no q: the selected draft is no longer distributed as q.
 
   At the same cost `SampleAndMatch` on the whole tree never accepts less: it
   follows whichever path matches.
@@ -89,8 +91,8 @@ class SelfSelection:
     if self.rule.reads_q:
       raise errors.InputError(
         f'{type(self.rule).__name__} reads q, but a draft that was selected '
-        'no longer has the law q: the output would be biased towards what '
-        'the selection likes. Use SampleAndMatch or GreedyAcceptance.'
+        'is no longer distributed as q: the output would be biased towards '
+        'what the selection likes. Use SampleAndMatch or GreedyAcceptance.'
       )
 
   @property
@@ -125,7 +127,7 @@ def chances(
   greedy = (best == tree.token).astype(logits.dtype)
 
   def sampled():
-    scores = sampling_lib.law(logits, sampling)
+    scores = sampling_lib.warped(logits, sampling)
     total = jax.nn.logsumexp(scores, axis=-1)[rows, tree.parent]
     p = jnp.exp(scores[rows, tree.parent, tree.token] - total)
     return jnp.where(sampling.temperature[:, None] > 0, p, greedy)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +15,7 @@ from specdiff_jax.decoding.rules import rejection
 
 @dataclasses.dataclass(frozen=True)
 class BlockVerification:
-  """Judges a chain as a whole; accepts at least what `Rejection` does.
+  """Verifies a chain as a whole; accepts at least what `Rejection` does.
 
   With w_0 = 1 and w_i = min(1, w_{i-1} p(x_i) / q(x_i)),
     A_i = sum_v max(w_i p(v | x_{<=i}) - q_{i+1}(v), 0),
@@ -37,33 +38,34 @@ class BlockVerification:
     max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`."""
+    chex.assert_shape(logits, (*tree.token.shape, None))
     p = jnp.exp(sampling_lib.log_probabilities(logits, sampling))
     coins = rejection.uniform(noise, length, tree.token.shape[1])
-    count, law = judge(tree, p, coins)
-    bonus = rejection.draw(law, noise, length)
+    count, p_bonus = accepted(tree, p, coins)
+    bonus = rejection.draw(p_bonus, noise, length)
     return tree_lib.verdict(tree, count, bonus, max_depth)
 
 
-def judge(
+def accepted(
   tree: types.DraftTree, p: jax.Array, coins: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the accepted count [B] and the law of the bonus [B, V].
+  """Returns the accepted count [B] and the distribution of the bonus [B, V].
 
   Args:
     tree: a chain; slots after the first invalid one do not count.
-    p: [B, M, V] the verifier's law after each slot.
+    p: [B, M, V] the verifier's distribution after each slot.
     coins: [B, M] in [0, 1); count i passes if its coin is below h_i.
   """
-  h, laws = chances(tree, p)
+  h, bonuses = chances(tree, p)
   passed = (coins < h).at[:, 0].set(True)
   slots = jnp.arange(h.shape[1])
   count = jnp.max(jnp.where(passed, slots, 0), axis=1)
-  return count, laws[jnp.arange(count.shape[0]), count]
+  return count, bonuses[jnp.arange(count.shape[0]), count]
 
 
 def chances(tree: types.DraftTree, p: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns h [B, M] and the laws of the bonus [B, M, V] for each count."""
-  q = jnp.exp(rejection.drafted_law(tree))
+  """Returns h [B, M] and p of the bonus [B, M, V] for each count."""
+  q = jnp.exp(rejection.drafted_log_q(tree))
   drafted = jnp.cumprod(tree.valid, axis=1) > 0  # slots of the real chain
   token = tree.token[:, 1:, None]
   ratio = _ratio(
@@ -81,12 +83,12 @@ def chances(tree: types.DraftTree, p: jax.Array) -> tuple[jax.Array, jax.Array]:
   total = mass + 1 - w
   h = jnp.where(total > 0, mass / jnp.where(total > 0, total, 1), 1)
   h = jnp.where(last, w, h)
-  laws = jnp.where(
+  bonuses = jnp.where(
     (last | ~(mass > 0))[..., None],
     p,
     left / jnp.where(mass > 0, mass, 1)[..., None],
   )
-  return jnp.where(drafted, h, -1), laws
+  return jnp.where(drafted, h, -1), bonuses
 
 
 def _ratio(p: jax.Array, q: jax.Array) -> jax.Array:

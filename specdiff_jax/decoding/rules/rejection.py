@@ -1,18 +1,19 @@
 """Rules that try candidates one after another, each with a coin of its own.
 
-All of them are one walk. At a node with verifier law p, the candidates (its
-children, in the order of slots) are tried in turn: candidate x drawn from q is
-accepted with probability min(1, p(x) / q(x)); if it is not, p becomes its
-residual, max(p - q, 0) normalised. If none is left the bonus is drawn from the
-residual. The rules differ in what q is. Coins and bonus are drawn afresh in
-every cycle, never from the noise that is keyed by position: with that the
-rules would be lossy.
+All of them are one walk. At a node with the verifier's distribution p, the
+candidates (its children, in the order of slots) are tried in turn: candidate x
+drawn from q is accepted with probability min(1, p(x) / q(x)); if it is not, p
+becomes its residual, max(p - q, 0) normalised. If none is left the bonus is
+drawn from the residual. The rules differ in what q is. Coins and bonus are
+drawn afresh in every cycle, never from the noise that is keyed by position:
+with that the rules would be lossy.
 """
 
 import dataclasses
 from typing import ClassVar
 from typing import NamedTuple
 
+import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class Walk(NamedTuple):
   """What a walk found."""
 
   deepest: jax.Array  # [B] last accepted slot
-  law: jax.Array  # [B, V] of the bonus
+  bonus: jax.Array  # [B, V] distribution of the bonus
   chance: jax.Array  # [B, M] of acceptance where a slot was tried, else -1
 
 
@@ -46,9 +47,10 @@ class _Rule:
     max_depth: int,
   ) -> types.Verdict:
     """See `AcceptanceRule`."""
+    chex.assert_shape(logits, (*tree.token.shape, None))
     p = jnp.exp(sampling_lib.log_probabilities(logits, sampling))
     found = self.walk(tree, p, uniform(noise, length, tree.token.shape[1]))
-    bonus = draw(found.law, noise, length)
+    bonus = draw(found.bonus, noise, length)
     return tree_lib.verdict(tree, found.deepest, bonus, max_depth)
 
 
@@ -57,14 +59,14 @@ class GreedyAcceptance(_Rule):
   """SpecDiff-2's rule: accept x with probability p(x), else p without x.
 
   Rejection with q a point mass at x, hence lossless whatever drew x, a
-  selection included. In law it equals `SampleAndMatch`.
+  selection included. In distribution it equals `SampleAndMatch`.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
   reads_q: ClassVar[bool] = False
 
   def walk(self, tree, p, coins) -> Walk:
-    """Walks with law p [B, M, V] and coins [B, M] in [0, 1)."""
+    """Walks with p [B, M, V] and coins [B, M] in [0, 1)."""
     return walk(tree, p, coins, 'point')
 
 
@@ -81,7 +83,7 @@ class Rejection(_Rule):
   reads_q: ClassVar[bool] = True
 
   def walk(self, tree, p, coins) -> Walk:
-    """Walks with law p [B, M, V] and coins [B, M] in [0, 1)."""
+    """Walks with p [B, M, V] and coins [B, M] in [0, 1)."""
     return walk(tree, p, coins, 'drawn')
 
 
@@ -89,16 +91,16 @@ class Rejection(_Rule):
 class RejectionWithoutReplacement(_Rule):
   """Recursive rejection of siblings drawn without replacement (2402.14160).
 
-  After each candidate its token is zeroed in q and q is renormalised: the law
-  that the next sibling was drawn from. So of siblings that were drawn only the
-  last ones may be invalid.
+  After each candidate its token is zeroed in q and q is renormalised: what the
+  next sibling was drawn from. So of siblings that were drawn only the last ones
+  may be invalid.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'distinct'})
   reads_q: ClassVar[bool] = True
 
   def walk(self, tree, p, coins) -> Walk:
-    """Walks with law p [B, M, V] and coins [B, M] in [0, 1)."""
+    """Walks with p [B, M, V] and coins [B, M] in [0, 1)."""
     return walk(tree, p, coins, 'distinct')
 
 
@@ -108,18 +110,18 @@ def uniform(noise: types.Noise, length: jax.Array, slots: int) -> jax.Array:
   return jax.vmap(lambda key: jax.random.uniform(key, (slots,)))(keys)
 
 
-def draw(law: jax.Array, noise: types.Noise, length: jax.Array) -> jax.Array:
-  """Returns a token [B] of each law [B, V], drawn afresh in every cycle."""
+def draw(p: jax.Array, noise: types.Noise, length: jax.Array) -> jax.Array:
+  """Returns a token [B] of each p [B, V], drawn afresh in every cycle."""
   keys = sampling_lib.fresh(noise, sampling_lib.RESIDUAL, length)
-  return jax.vmap(jax.random.categorical)(keys, jnp.log(law)).astype(jnp.int32)
+  return jax.vmap(jax.random.categorical)(keys, jnp.log(p)).astype(jnp.int32)
 
 
-def drafted_law(tree: types.DraftTree) -> jax.Array:
+def drafted_log_q(tree: types.DraftTree) -> jax.Array:
   """Returns `log_q`; an error where the tree has none."""
   if tree.log_q is None:
     raise errors.InputError(
-      'the rule reads the law that drafts were drawn from, but the drafter '
-      'proposes trees without `log_q`. Set keep_q, or use SampleAndMatch or '
+      'the rule reads the distribution that drafts were drawn from, but the '
+      'drafter proposes trees without `log_q`. Set keep_q, or use SampleAndMatch or '
       'GreedyAcceptance.'
     )
   return tree.log_q
@@ -139,19 +141,19 @@ def walk(
 
   Args:
     tree: slots in the order of draws, parents before children.
-    p: [B, M, V] the verifier's law after each slot.
+    p: [B, M, V] the verifier's distribution after each slot.
     coins: [B, M] in [0, 1); slot i is accepted if its coin is below its chance.
-    proposal: the law that slots were drawn from: 'drawn' (`log_q`), 'distinct'
-      (`log_q` without the siblings tried before) or 'point' (no law).
+    proposal: what slots were drawn from: 'drawn' (`log_q`), 'distinct' (`log_q`
+      without the siblings tried before) or 'point' (the token itself).
   """
-  log_q = p if proposal == 'point' else drafted_law(tree)  # or unread
+  log_q = p if proposal == 'point' else drafted_log_q(tree)  # or unread
   vocab_size = p.shape[-1]
 
   def row(tree, p, log_q, coins):
     slots = tree.token.shape[0]
 
     def step(carry, slot):
-      on_path, deepest, law, tried = carry
+      on_path, deepest, target, tried = carry
       token = tree.token[slot]
       here = jax.nn.one_hot(token, vocab_size, dtype=p.dtype)
       q = here
@@ -162,8 +164,8 @@ def walk(
         q = q / jnp.where(q.sum() > 0, q.sum(), 1)
       sibling = tree.valid[slot] & on_path[tree.parent[slot]]
       is_tried = sibling & (tree.depth[slot] == tree.depth[deepest] + 1)
-      # What q cannot draw is not accepted: a slot without a law does nothing.
-      ratio = law[token] / jnp.where(q[token] > 0, q[token], 1)
+      # What q cannot draw is not accepted: without log_q a slot does nothing.
+      ratio = target[token] / jnp.where(q[token] > 0, q[token], 1)
       chance = jnp.where(q[token] > 0, jnp.minimum(1, ratio), 0)
       accepted = is_tried & (coins[slot] < chance)
       # A slot that repeats an accepted token leads on like the accepted one.
@@ -171,7 +173,7 @@ def walk(
         on_path & (tree.depth == tree.depth[slot]) & (tree.token == token)
       )
       on_path = on_path.at[slot].set(accepted | (sibling & ~is_tried & twin))
-      left = jnp.where(is_tried, residual(law, q, p[deepest]), law)
+      left = jnp.where(is_tried, residual(target, q, p[deepest]), target)
       carry = (
         on_path,
         jnp.where(accepted, slot, deepest),
@@ -182,9 +184,9 @@ def walk(
 
     root = jnp.arange(slots) == 0
     start = (root, jnp.int32(0), p[0], jnp.zeros(vocab_size, bool))
-    (_, deepest, law, _), chance = lax.scan(
+    (_, deepest, target, _), chance = lax.scan(
       step, start, jnp.arange(1, slots, dtype=jnp.int32)
     )
-    return deepest, law, jnp.concatenate([-jnp.ones(1, p.dtype), chance])
+    return deepest, target, jnp.concatenate([-jnp.ones(1, p.dtype), chance])
 
   return Walk(*jax.vmap(row)(tree, p, log_q, coins))

@@ -134,7 +134,7 @@ class Draws(NamedTuple):
     """Returns the token [B, 1] number `place`, of logits [B, W]."""
     scores = logits
     if self.noise is not None:
-      scores = sampling_lib.law(logits[:, None], self.sampling)[:, 0]
+      scores = sampling_lib.warped(logits[:, None], self.sampling)[:, 0]
       scores = scores + self.noise[:, place]
     return self.ids[jnp.argmax(scores, axis=-1)][:, None].astype(jnp.int32)
 
@@ -161,21 +161,21 @@ def draws(
   ids: jax.Array,
 ) -> Draws:
   """Returns the draws of a chain of `gamma` tokens of ids [W]."""
-  law, vocab_size = strategy.law(sampling), context.verifier.vocab_size
+  mine, vocab_size = strategy.tempered(sampling), context.verifier.vocab_size
   g = _perturbation(
-    strategy, law, noise, context.length, gamma, ids, vocab_size
+    strategy, mine, noise, context.length, gamma, ids, vocab_size
   )
-  return Draws(strategy, ids, vocab_size, law, g)
+  return Draws(strategy, ids, vocab_size, mine, g)
 
 
-def _perturbation(strategy, law, noise, length, gamma, ids, vocab_size):
+def _perturbation(strategy, sampling, noise, length, gamma, ids, vocab_size):
   """Returns what is added to log q of each token [B, G, W], or None.
 
   Rows of temperature 0 add nothing, and where all are nothing is drawn.
   """
   if strategy.mode == 'argmax':
     return None
-  hot = law.temperature > 0
+  hot = sampling.temperature > 0
   shape = (gamma, ids.shape[0])
 
   def draw():
