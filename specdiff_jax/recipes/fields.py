@@ -51,19 +51,26 @@ def complete(
   )
   full = full.copy_and_resolve_references()
   for name, value in config.items():
-    if not isinstance(full[name], ml_collections.ConfigDict):
-      _set(full, name, value, where, name)
-      continue
-    if not isinstance(value, ml_collections.ConfigDict):
-      raise errors.InputError(
-        f'{where} sets {name!r} to {value!r}, but it has fields of its own: '
-        f'{", ".join(full[name])}. Give a ConfigDict of them.'
-      )
-    for inner, one in value.items():
-      if inner not in full[name]:
-        raise unknown(f'{where} has the field', f'{name}.{inner}', full[name])
-      _set(full[name], inner, one, where, f'{name}.{inner}')
+    _fill(full, name, value, where, name)
   return full
+
+
+def _fill(
+  node: ml_collections.ConfigDict, key: str, value: Any, where: str, name: str
+) -> None:
+  """Gives a field, or the fields that it has, their values."""
+  if not isinstance(node[key], ml_collections.ConfigDict):
+    _set(node, key, value, where, name)
+    return
+  if not isinstance(value, ml_collections.ConfigDict):
+    raise errors.InputError(
+      f'{where} sets {name!r} to {value!r}, but it has fields of its own: '
+      f'{", ".join(node[key])}. Give a ConfigDict of them.'
+    )
+  for inner, one in value.items():
+    if inner not in node[key]:
+      raise unknown(f'{where} has the field', f'{name}.{inner}', node[key])
+    _fill(node[key], inner, one, where, f'{name}.{inner}')
 
 
 def _set(

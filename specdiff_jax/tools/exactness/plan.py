@@ -57,6 +57,7 @@ def plan(
 
   shown = ('drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype')
   shown += ('max_new_tokens', 'top_k', 'top_p', 'seed', 'chat')
+  drafters = config.drafters.to_dict()
   return verification.Plan(
     names=names,
     temperatures=(0.0, config.temperature or 1.0),
@@ -64,9 +65,5 @@ def plan(
     plain_slots=(0 if config.exact else systems.ar_slots(config, config.dtype)),
     make=make,
     facts={name: config[name] for name in shown}
-    | {
-      'drafters': {
-        n: config.drafters[n] for n in names if config.drafters.get(n)
-      }
-    },
+    | {'drafters': {n: drafters[n] for n in names if drafters.get(n)}},
   )
