@@ -62,7 +62,7 @@ def _complete(values, known, where: str, outer: str) -> dict[str, Any]:
           f'{where} sets {name!r} to {value!r}, but it has fields of its own: '
           f'{", ".join(inner)}. Give a ConfigDict of them.'
         )
-      full[name] = _complete(value, inner, where, f'{name}.')
+      full[name] = _complete(value, inner, where, f'{outer}{name}.')
     elif name in values:
       full[name] = _kind(one, values[name], where, f'{outer}{name}')
     else:

@@ -93,7 +93,7 @@ def train(
       config, checkpoint, prompts, folders[0], 'lookup', progress=progress
     )
   run = training.run(config, checkpoint, folders, workdir, memory)
-  if idle := jax.device_count() - run.mesh.size:
+  if idle := jax.device_count() - run.placement.mesh.size:
     say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if processes.is_first() else ():
     say(f'Held whole by every device: {line}')

@@ -1,6 +1,7 @@
 """From a recipe to the checks of `verify`."""
 
 from collections.abc import Sequence
+import dataclasses
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
@@ -54,7 +55,7 @@ def plan(
   def make(name: str, slots: int) -> session_lib.Session:
     return decoding.system(recipe, checkpoint, name, slots)
 
-  single = vars(recipe.drafting.drafters)
+  single = dataclasses.asdict(recipe.drafting.drafters)
   exact = recipe.systems['ar'].exact
   return verification.Plan(
     names=names,
