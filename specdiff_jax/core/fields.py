@@ -52,9 +52,19 @@ def field(default: Any, help: str, **more: Any) -> Any:
   return dataclasses.field(default=default, metadata={'about': about})
 
 
+def text(default: Any, help: str, **more: Any) -> Any:
+  """Returns a field that decides the text."""
+  return field(default, help, decides='text', **more)
+
+
+def run(default: Any, help: str, **more: Any) -> Any:
+  """Returns a field that decides a run of training."""
+  return field(default, help, decides='run', **more)
+
+
 def unit(default: float, help: str, **more: Any) -> Any:
-  """Returns a field that lies from 0 to 1."""
-  return field(default, help, low=0, high=1, within='from 0 to 1', **more)
+  """Returns a field of a run that lies from 0 to 1."""
+  return run(default, help, low=0, high=1, within='from 0 to 1', **more)
 
 
 def abouts(kind: Any) -> dict[str, About]:

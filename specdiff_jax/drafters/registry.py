@@ -80,12 +80,24 @@ def parts(system: str) -> tuple[str, ...]:
   return FAMILIES[name].parts if name else ('drafter',)
 
 
-def paths(system: str, given: str | Mapping[str, str]) -> dict[str, str]:
+def drafters() -> dict[str, str | dict[str, str]]:
+  """Returns an empty path, or one by part, for each of `systems`."""
+  parts = {name: FAMILIES[one].parts for name, one in systems().items()}
+  return {
+    name: dict.fromkeys(every, '') if len(every) > 1 else ''
+    for name, every in parts.items()
+  }
+
+
+def paths(
+  system: str, given: str | Mapping[str, str], default: str = ''
+) -> dict[str, str]:
   """Returns the path of each part of a system's drafter.
 
   Args:
     system: its name.
-    given: a path, or a path by part.
+    given: a path, or a path by part; empty for the default.
+    default: the path for systems that are given none.
 
   Raises:
     InputError: a part that the system does not have, or one path for several.
@@ -93,17 +105,21 @@ def paths(system: str, given: str | Mapping[str, str]) -> dict[str, str]:
   Example: paths('sps', 'a.safetensors') == {'drafter': 'a.safetensors'}
   """
   known = parts(system)
+  if not isinstance(given, str):
+    for part in given:
+      if part not in known:
+        raise errors.InputError(
+          f'drafters.{system} has the part {part!r}, but the parts of the '
+          f'system {system!r} are {", ".join(known)}.'
+        )
+    given = {part: path for part, path in given.items() if path}
+  if not given:
+    return dict.fromkeys(known, default)
   if isinstance(given, str):
-    if len(known) > 1 and given not in ('', 'random'):
+    if len(known) > 1:
       raise errors.InputError(
         f'drafters.{system} is {given!r}, but the drafter of the system '
         f'{system!r} has the parts {", ".join(known)}: give a path for each.'
       )
-    return dict.fromkeys(known, given)
-  for part in given:
-    if part not in known:
-      raise errors.InputError(
-        f'drafters.{system} has the part {part!r}, but the parts of the '
-        f'system {system!r} are {", ".join(known)}.'
-      )
-  return {part: given.get(part, '') for part in known}
+    return {known[0]: given}
+  return {part: given.get(part, default) for part in known}

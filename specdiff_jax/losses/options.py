@@ -9,57 +9,45 @@ import dataclasses
 
 from specdiff_jax.core import fields
 
-field = fields.field
 options = dataclasses.dataclass(frozen=True)
+run, unit = fields.run, fields.unit
 
 
 @options
 class Decayed:
-  decay: float = field(
-    7.0,
-    'decay of the weights exp(-(j - 1) / decay) in decayed_ce and '
-    'variable_prefix',
-    decides='run',
-    above=0,
-    within='positive',
-  )
+  decay: float = run(
+      7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce and '
+      'variable_prefix', above=0, within='positive',
+  )  # fmt: skip
 
 
 @options
 class Warmed(Decayed):
   """Cross-entropy for a part of the run, then another loss."""
 
-  ce_fraction: float = fields.unit(
-    0.3,
-    'part of the steps spent on decayed_ce before streak, soft_streak, '
-    'rejection or tv',
-    decides='run',
-  )
-  beta_end: float = field(
-    0.0,
-    'last beta of the Box-Cox loss of a length J (streak, soft_streak, '
-    'rejection): 0 is -log J',
-    decides='run',
-  )
+  ce_fraction: float = unit(
+      0.3, 'part of the steps spent on decayed_ce before streak, soft_streak, '
+      'rejection or tv',
+  )  # fmt: skip
+  beta_end: float = run(
+      0.0, 'last beta of the Box-Cox loss of a length J (streak, soft_streak, '
+      'rejection): 0 is -log J',
+  )  # fmt: skip
 
 
 @options
 class Verifiers:
   """A loss against the verifier's distribution."""
 
-  law_temperature: float = field(
-    1.0,
-    "temperature of the verifier's distribution in the losses that read it",
-    decides='run',
-    above=0,
-  )
-  stored_law: bool = field(
-    False,
-    "such losses take the verifier's likeliest tokens that `collect` "
-    'stored (store_top_k) in place of a pass of the verifier; what was not '
-    'stored is spread evenly over the other tokens',
-    decides='run',
-  )
+  law_temperature: float = run(
+      1.0, "temperature of the verifier's distribution in the losses that read "
+      'it', above=0,
+  )  # fmt: skip
+  stored_law: bool = run(
+      False, "such losses take the verifier's likeliest tokens that `collect` "
+      'stored (store_top_k) in place of a pass of the verifier; what was not '
+      'stored is spread evenly over the other tokens',
+  )  # fmt: skip
 
 
 @options
@@ -74,49 +62,35 @@ class WarmedVerifiers(Warmed, Verifiers):
 
 @options
 class Dpace:
-  dpace_smoothing: float = field(
-    0.5,
-    'a of dpace: 0 is the gradient of the streak',
-    decides='run',
-    low=0,
-    below=1,
-    within='from 0 to below 1',
-  )
+  dpace_smoothing: float = run(
+      0.5, 'a of dpace: 0 is the gradient of the streak', low=0, below=1,
+      within='from 0 to below 1',
+  )  # fmt: skip
 
 
 @options
 class Lk(Verifiers):
-  lk_eta: float = field(
-    3.0, 'of lk: its share of KL is exp(-eta overlap)', decides='run', low=0
-  )
+  lk_eta: float = run(3.0, 'of lk: its share of KL is exp(-eta overlap)', low=0)
 
 
 @options
 class VariablePrefix(Decayed):
-  prefix_base: float = field(
-    0.9,
-    'of variable_prefix: l tokens are shown with weight base^l',
-    decides='run',
-    above=0,
-    high=1,
-    within='above 0 and at most 1',
-  )
+  prefix_base: float = run(
+      0.9, 'of variable_prefix: l tokens are shown with weight base^l', above=0,
+      high=1, within='above 0 and at most 1',
+  )  # fmt: skip
 
 
 @options
 class Elbo:
-  noise_schedule: str = field(
-    'linear',
-    'of elbo: linear (LLaDA, DiffuLLaMA) or log_linear (MDLM)',
-    decides='run',
-    choices=('linear', 'log_linear'),
-  )
-  anneal_fraction: float = fields.unit(
-    0.3,
-    'part of the steps over which elbo opens the attention of a drafter of '
-    'kind masked_lm, from causal to full',
-    decides='run',
-  )
+  noise_schedule: str = run(
+      'linear', 'of elbo: linear (LLaDA, DiffuLLaMA) or log_linear (MDLM)',
+      choices=('linear', 'log_linear'),
+  )  # fmt: skip
+  anneal_fraction: float = unit(
+      0.3, 'part of the steps over which elbo opens the attention of a drafter '
+      'of kind masked_lm, from causal to full',
+  )  # fmt: skip
 
 
 LOSSES: Mapping[str, type] = {

@@ -19,7 +19,7 @@ def home(monkeypatch):
 def test_a_tilde_is_the_home(tiny):
   call = distill.COMMAND.parse([
       tiny, '--workdir=~/x', '--config.data=~/a,b,~/c', '--config.start_from=~',
-      '--config.eval_prompts=("~/p.jsonl",)', '--config.model.cache_dir=~/cache',
+      '--config.eval_prompts=("~/p.jsonl",)', '--config.cache_dir=~/cache',
       '--config.drafters.sps=~/d', '--config.masked_lm.tokenizer=~/t',
   ])  # fmt: skip
   config, training = call.config, call.config.training
