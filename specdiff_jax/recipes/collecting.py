@@ -27,11 +27,11 @@ from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import training as build_training
-from specdiff_jax.training import checkpoint as checkpoint_lib
 from specdiff_jax.training import checksum
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features
 from specdiff_jax.training import objective
+from specdiff_jax.training.checkpoint import saving
 
 Config = systems.Config
 _DAYS_MS = 20 * 24 * 3600 * 1000  # in which every process is to do its share
@@ -152,7 +152,7 @@ def collect(
 @contextlib.contextmanager
 def _all_or_none() -> Iterator[None]:
   """Waits at its end for all processes; an error of one is raised in all."""
-  meeting = checkpoint_lib.meeting()
+  meeting = saving.meeting()
   try:
     yield
   except errors.InputError:

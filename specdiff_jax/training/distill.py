@@ -22,7 +22,6 @@ from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import loop
@@ -31,6 +30,7 @@ from specdiff_jax.training import objective as objective_lib
 from specdiff_jax.training import reading as reading_lib
 from specdiff_jax.training import scores
 from specdiff_jax.training import step as step_lib
+from specdiff_jax.training.checkpoint import saving
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ class Run:
       state,
       step,
       iter(windows.batches(data.train, data.sizes, *share)),
-      checkpoint.Checkpointer(
+      saving.Checkpointer(
         os.path.join(output.workdir, 'checkpoints'), output.keep, say
       ),
       writer,

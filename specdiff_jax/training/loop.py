@@ -14,11 +14,11 @@ import jax
 
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import processes
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import checksum
 from specdiff_jax.training import flops as flops_lib
 from specdiff_jax.training import metrics as metrics_lib
 from specdiff_jax.training import step as step_lib
+from specdiff_jax.training.checkpoint import saving
 
 Evaluate = Callable[[Any], dict[str, Any]]
 Progress = Callable[[int, int, dict[str, Any]], None]
@@ -65,7 +65,7 @@ def train(
   state: step_lib.TrainState,
   step_fn: Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]],
   iterator: Iterator,
-  checkpointer: checkpoint.Checkpointer,
+  checkpointer: saving.Checkpointer,
   writer: metrics_lib.MetricsWriter,
   schedule: Schedule,
   *,

@@ -48,7 +48,9 @@ def test_blocks_give_the_same(arrays, block):
 
 def test_targets_have_a_log_softmax(arrays):
   states, head, index = arrays
-  log_q, match = jax.jit(head_lib.targets, static_argnums=3)(states, head, index, 5)
+  log_q, match = jax.jit(head_lib.targets, static_argnums=3)(
+    states, head, index, 5
+  )
   log_q, match = np.asarray(log_q), np.asarray(match)
   logits = states @ head.T
   whole = np.asarray(jax.nn.log_softmax(logits))
