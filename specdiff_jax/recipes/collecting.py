@@ -190,7 +190,7 @@ def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
 
 def _stored_law(
   config: Config, checkpoint: weights.Checkpoint
-) -> stored_distribution.StoredLaw:
+) -> stored_distribution.TopK:
   size = checkpoint.config.vocab_size
   if config.store_top_k > size:
     raise errors.InputError(
@@ -198,7 +198,7 @@ def _stored_law(
       f'{size} tokens. Lower it.'
     )
   most = config.max_new_tokens + 1  # with the given token of a refresh
-  return stored_distribution.StoredLaw(
+  return stored_distribution.TopK(
     model=networks.network(checkpoint.config),
     params=checkpoint.params,
     k=config.store_top_k,

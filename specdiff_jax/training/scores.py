@@ -80,8 +80,8 @@ def in_dtype(score: Score, dtype: Any) -> Score:
 def causal_score(config: causal_network.CausalConfig) -> Score:
   """Returns the score of windows that are drafted token by token.
 
-  Each law is conditioned on the trajectory's own tokens before it, whose law
-  is the same in every window: one pass over the trajectory scores them all.
+  Each slot is conditioned on the trajectory's own tokens before it, which are
+  the same in every window: one pass over the trajectory scores them all.
   While a window's tokens match, a drafter that runs freely has the same ones
   before it, so that what serving would accept is exact.
   """

@@ -15,6 +15,7 @@ from specdiff_jax.data import windows
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import distill
+from specdiff_jax.training import identity
 
 FACTS = {'loss': 'streak', 'gamma': 4, 'network': {'layers': 1, 'trunk': 8}}
 
@@ -82,16 +83,16 @@ def test_settings_that_no_run_could_work_with(settings, words):
 
 def test_a_damaged_run_json_is_said(tmp_path):
   path = tmp_path / 'run.json'
-  distill._check_same_run(str(path), FACTS)
+  identity.check_same_run(str(path), FACTS)
   good = path.read_text()
-  distill._check_same_run(str(path), FACTS)
+  identity.check_same_run(str(path), FACTS)
   for text in ('{"a": ', '[]', '[' * 5000, good.replace('streak', 'streaj')):
     path.write_text(text)
     said = 'run.json, which tells.*delete'
     with pytest.raises(errors.InputError, match=said):
-      distill._check_same_run(str(path), FACTS)
+      identity.check_same_run(str(path), FACTS)
   path.unlink()  # as it advises
-  distill._check_same_run(str(path), FACTS)
+  identity.check_same_run(str(path), FACTS)
   assert path.read_text() == good
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorstore
 
-_LAST = (0, 1, 86)  # the last version of tensorstore that is known to leak
+_LAST = (0, 1, 86)  # the last version of tensorstore seen to leak
 _REMEMBERED = 16  # specs whose JSON is kept; a save has one or two
 
 

@@ -115,7 +115,7 @@ class Checkpointer:
     return sorted(self._manager.all_steps())
 
   def best(self) -> int | None:
-    """Returns the step of the highest tau, or None where none is known."""
+    """Returns the step of the highest tau, or None where there is none."""
     step = self._manager.best_step()
     found = None if step is None else self._manager.metrics(step)
     return step if found and _tau(found) else None
@@ -147,7 +147,7 @@ class Checkpointer:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    # At least 1 where it is known; orbax wants a number each time.
+    # At least 1 where there is one; orbax wants a number each time.
     metrics = {'tau': float(tau) if tau and tau > 0 else 0.0}
     sums = checksum.of(state, iterator) | metrics
     args = ocp.args.Composite(
@@ -260,7 +260,7 @@ class Checkpointer:
     """Waits for what is being written; an error before goes first."""
     if not kind:
       self.wait()
-    elif self._writing is not None:  # others may not have come to this
+    elif self._writing is not None:  # others may not have got this far
       with contextlib.suppress(Exception):
         self._manager.wait_until_finished()
 
