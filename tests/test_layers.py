@@ -32,7 +32,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 # Who alone may import what, as prefixes of paths in the package.
 ONLY = {
-  'orbax': ('training/checkpoint.py',),
+  'orbax': ('training/checkpoint/',),
   'grain': ('data/',),
   'tensorflow_datasets': ('data/',),
   'array_record': ('data/',),

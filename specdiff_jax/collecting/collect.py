@@ -96,8 +96,8 @@ def collect(
   id and completion ([C] int32, with the end token if it came) once it is done,
   in any order. A completion must depend on its request alone, not on its
   neighbours: a run that is stopped and resumed has others. The journal's
-  header gives the law (temperature, top_k, top_p, seed) that each trajectory
-  records. Every completion is on disk before `progress(done, total,
+  header gives the sampling (temperature, top_k, top_p, seed) that each
+  trajectory records. Every completion is on disk before `progress(done, total,
   new_tokens)` is called.
 
   Args:
@@ -115,8 +115,8 @@ def collect(
 
     collect(requests_of(prompts, tokenizer.encode), generate, journal)
   """
-  known = journal.ids().union(elsewhere)
-  left = {one.id: one for one in requests if one.id not in known}
+  done = journal.ids().union(elsewhere)
+  left = {one.id: one for one in requests if one.id not in done}
   waiting: Records = []
   tokens = 0
 
@@ -125,9 +125,9 @@ def collect(
     progress(done, len(requests), tokens)
 
   def write():
-    some = list(waiting)
+    records = list(waiting)
     waiting.clear()  # first, so that a full disk is met once
-    journal.append(extend(some))
+    journal.append(extend(records))
     show()
 
   def on_done(name: str, completion: np.ndarray) -> None:

@@ -11,7 +11,6 @@ very prefix teach it most.
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 from specdiff_jax.collecting import collect
+from specdiff_jax.core import training_types
 from specdiff_jax.data import trajectories
 from specdiff_jax.data import windows
 from specdiff_jax.training import evaluate
@@ -26,7 +26,7 @@ from specdiff_jax.training import evaluate
 
 def accepted_counts(
   matches: Callable[[Any], tuple[jax.Array, jax.Array]],
-  batches: Iterable[Mapping[str, np.ndarray]],
+  batches: Iterable[training_types.TrainBatch],
   records: int,
 ) -> list[np.ndarray]:
   """Returns for each record the accepted draft tokens at all its anchors.
@@ -45,7 +45,7 @@ def accepted_counts(
       if record != windows.BLANK:
         found[record].append(counts[row][batch.anchor_valid[row]])
   none = np.zeros(0, np.int32)
-  return [np.concatenate([none, *parts]) for parts in found]
+  return [np.concatenate([none, *rows]) for rows in found]
 
 
 def failing(accepted: Sequence[int], most: int, limit: int) -> list[int]:
@@ -65,9 +65,9 @@ def failing(accepted: Sequence[int], most: int, limit: int) -> list[int]:
     place += int(accepted[place]) + 1
   chosen: list[int] = []
   for count in range(most + 1):
-    some = [place for place in visited if accepted[place] == count]
-    room = min(limit - len(chosen), len(some))
-    chosen += [some[i * len(some) // room] for i in range(room)]
+    equals = [place for place in visited if accepted[place] == count]
+    room = min(limit - len(chosen), len(equals))
+    chosen += [equals[i * len(equals) // room] for i in range(room)]
   return sorted(chosen)
 
 

@@ -12,17 +12,18 @@ from specdiff_jax.models import top_k as top_k_lib
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StoredLaw:
+class TopK:
   """Adds `top_ids` and `top_log_p` to trajectories.
 
-    extend = StoredLaw(model, params, 8, 1.0, 4, (192, 384), count=128)
+    extend = TopK(model, params, 8, 1.0, 4, (192, 384), count=128)
     records = extend(records)
 
   Attributes:
     model: the verifier.
     params: its params.
-    k: tokens of each law.
-    temperature: of the law, above 0; top-k and top-p are left out of it.
+    k: tokens kept of each distribution.
+    temperature: that of the distribution, above 0; top-k and top-p are left out
+      of it.
     rows: trajectories in one pass, at most.
     sizes: tokens that trajectories are padded to, each compiled once.
     count: tokens of the longest completion.
@@ -39,7 +40,7 @@ class StoredLaw:
   def __call__(
     self, records: Sequence[trajectories.Trajectory]
   ) -> list[trajectories.Trajectory]:
-    """Returns the records, at most `rows`, with the law in each place."""
+    """Returns the records, at most `rows`, with the top k of each place."""
     longest = max(len(r.prompt) + len(r.completion) for r in records)
     size = min(size for size in self.sizes if size >= longest)
     tokens = np.zeros((self.rows, size), np.int32)

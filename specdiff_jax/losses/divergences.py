@@ -6,8 +6,8 @@ Both distributions stand over the draft vocabulary, as arrays [..., V]:
   log_p  log-probabilities of the verifier; what they lack of 1 is the mass
          outside the draft vocabulary. -inf is allowed, but not everywhere
 
-A distribution is that of the trajectory's next token given all before it, so a window's
-slot j is compared under the verifier's own tokens x_1 .. x_{j-1}.
+A distribution is that of the trajectory's next token given all before it, so a
+window's slot j is compared under the verifier's own tokens x_1 .. x_{j-1}.
 
 The functions of two distributions drop the last axis; a loss takes their values
 [..., G] beside `log_q` and `valid` [..., G] of the targets, as in `losses`.
@@ -87,11 +87,11 @@ def distillation(
   AR-distillation, slot by slot (DistillSpec, arXiv 2310.08461), with any of
   the divergences above.
 
-  Serves: `forward_kl` covers the verifier's whole distribution and ranks it, which is
-  what trees live on; `reverse_kl` gives up tails for the mode: chains under
-  rule M; `js` lies between; `tv` is one rejected token exactly, for rejection
-  and shared noise, but its gradient vanishes where the distributions do not meet, so
-  warm up with cross-entropy first.
+  Serves: `forward_kl` covers the verifier's whole distribution and ranks it,
+  which is what trees live on; `reverse_kl` gives up tails for the mode: chains
+  under rule M; `js` lies between; `tv` is one rejected token exactly, for
+  rejection and shared noise, but its gradient vanishes where the distributions
+  do not meet, so warm up with cross-entropy first.
   """
   there = windows.reached(log_q, valid)
   loss = windows.mean(jnp.where(there, divergence, 0), there)
@@ -118,8 +118,8 @@ def lk_loss(
   """Returns the LK hybrid: lambda KL + (1 - lambda) TV, slot by slot.
 
   lambda = exp(-eta alpha) is held constant (arXiv 2602.23881, eta = 3): where
-  the distributions hardly meet it is the KL divergence, whose gradient does not vanish,
-  and where they do it is the acceptance of rejection sampling.
+  the distributions hardly meet it is the KL divergence, whose gradient does not
+  vanish, and where they do it is the acceptance of rejection sampling.
 
   Serves: rejection and shared noise at a temperature above 0.
 
@@ -141,9 +141,9 @@ def soft_value(
 ) -> jax.Array:
   """Returns log sum_m prod_{j<m} a_j(x_j) b_m, [...].
 
-  An expected length whose last factor is averaged over the verifier's distribution,
-  b_m = sum_v p_m(v) a_m(v), instead of taken at the drawn target x_m. The
-  expectation over x ~ P is the same and its variance less. It is to be
+  An expected length whose last factor is averaged over the verifier's
+  distribution, b_m = sum_v p_m(v) a_m(v), instead of taken at the drawn target
+  x_m. The expectation over x ~ P is the same and its variance less. It is to be
   differentiated as it stands: the weights W_j are not its gradient.
 
   Args:
@@ -176,8 +176,8 @@ def soft_streak_loss(
   Eq. 6 over x ~ P and a small part of its variance. With beta other than 1 the
   noise inside the logarithm differs, and with it the expectation.
 
-  Serves: what `losses.streak_loss` serves, where the distribution is at hand and the
-  trajectories were drawn from it (not greedy ones).
+  Serves: what `losses.streak_loss` serves, where the distribution is at hand
+  and the trajectories were drawn from it (not greedy ones).
   """
   log_j = soft_value(log_q, agreement, valid)
   loss = windows.length_loss(log_j, beta)
@@ -236,12 +236,12 @@ def overlap_metrics(
 def from_top_k(
   ids: jax.Array, log_p: jax.Array, index: jax.Array, size: int
 ) -> jax.Array:
-  """Returns log_p [..., size] over the draft vocabulary, of stored top-k laws.
+  """Returns log_p [..., size] over the draft vocabulary, of a stored top k.
 
   The mass that was not stored is spread evenly over all other tokens of the
-  verifier. So the truncated distribution is at most that mass away from the true one in
-  total variation, and alpha and TV are wrong by at most as much; the order
-  below the top k is lost, and reverse KL sees a flat tail.
+  verifier. So the truncated distribution is at most that mass away from the
+  true one in total variation, and alpha and TV are wrong by at most as much;
+  the order below the top k is lost, and reverse KL sees a flat tail.
 
   Args:
     ids: [..., K] int32 tokens of the verifier.

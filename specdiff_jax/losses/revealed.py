@@ -7,8 +7,8 @@ denoising step) learns from windows whose other tokens are the trajectory's:
   shown     x   .   x   .      the drafter sees x_1 and x_3
   targets       2       4      and is asked for the rest
 
-`slots.Shown` says what is seen; the losses take `log_q` and `valid` as in `losses`,
-with the log-probabilities under that view.
+`slots.Shown` says what is seen; the losses take `log_q` and `valid` as in
+`windows`, with the log-probabilities under that view.
 """
 
 from collections.abc import Callable

@@ -15,7 +15,8 @@ Notation: S_m = prod_{j<=m} q_j(x_j), J = sum_m S_m, W_j = sum_{m>=j} S_m.
 
 Each docstring says which engine a loss serves best. Rule M (sample and match)
 walks a chain of argmaxes as far as it agrees; a tree also lives on the order of
-the candidates below the top; rejection lives on the overlap of the two laws.
+the candidates below the top; rejection lives on the overlap of the two
+distributions.
 """
 
 import math
@@ -36,8 +37,8 @@ def live_prefix(log_q: jax.Array, valid: jax.Array) -> jax.Array:
 def reached(log_q: jax.Array, valid: jax.Array) -> jax.Array:
   """Returns the valid slots whose every earlier target is possible.
 
-  Beyond `live_prefix` it takes in the first impossible target, where a distribution
-  still says something though the target itself does not.
+  Beyond `live_prefix` it takes in the first impossible target, where a
+  distribution still says something though the target itself does not.
   """
   alive = live_prefix(log_q, valid)
   before = jnp.concatenate(

@@ -33,11 +33,11 @@ from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import training as build_training
-from specdiff_jax.training import checkpoint as checkpoint_lib
 from specdiff_jax.training import checksum
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features
 from specdiff_jax.training import objective
+from specdiff_jax.training.checkpoint import saving
 
 _DAYS_MS = 20 * 24 * 3600 * 1000  # in which every process is to do its share
 
@@ -155,7 +155,7 @@ def collect(
 @contextlib.contextmanager
 def _all_or_none() -> Iterator[None]:
   """Waits at its end for all processes; an error of one is raised in all."""
-  meeting = checkpoint_lib.meeting()
+  meeting = saving.meeting()
   try:
     yield
   except errors.InputError:
@@ -193,7 +193,7 @@ def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
 
 def _stored_law(
   recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint
-) -> stored_distribution.StoredLaw:
+) -> stored_distribution.TopK:
   size, k = checkpoint.config.vocab_size, recipe.collecting.store_top_k
   if k > size:
     raise errors.InputError(
@@ -201,7 +201,7 @@ def _stored_law(
       f'{size} tokens. Lower it.'
     )
   most = recipe.sampling.max_new_tokens + 1  # with the given token of a refresh
-  return stored_distribution.StoredLaw(
+  return stored_distribution.TopK(
     model=networks.network(checkpoint.config),
     params=checkpoint.params,
     k=k,

@@ -1,4 +1,4 @@
-"""What a checkpoint is sealed with: what must be equal after a restore."""
+"""Checksums of a checkpoint: what must be equal after a restore."""
 
 from collections.abc import Iterator
 import hashlib
@@ -14,7 +14,7 @@ from specdiff_jax.parallel import rules
 
 
 def of(state: Any, iterator: Iterator) -> dict[str, Any]:
-  """Returns the seal of both, the same on every mesh; all must ask together.
+  """Returns checksums of both, the same on every mesh; all must ask together.
 
   A sum over the bits of each leaf, in which each value counts by an odd number
   of its place, modulo 2^32: no flipped bit and hardly any exchange goes

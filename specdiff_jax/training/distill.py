@@ -13,26 +13,25 @@ import jax
 import numpy as np
 import optax
 
-from specdiff_jax.core import errors
-from specdiff_jax.core import files
 from specdiff_jax.core import jax_settings
 from specdiff_jax.core import locks
 from specdiff_jax.core import training_types
-from specdiff_jax.data import journal
+from specdiff_jax.data import frequent
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters import tables
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features as features_lib
+from specdiff_jax.training import identity
 from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
 from specdiff_jax.training import objective as objective_lib
 from specdiff_jax.training import reading as reading_lib
 from specdiff_jax.training import step as step_lib
+from specdiff_jax.training.checkpoint import saving
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +126,7 @@ class Run:
     if self.student.vocab is not None:
       return self.student.vocab
     size = self.reading.verifier.config.vocab_size
-    return frequent_tokens(self.data.train, self.student.network.vocab, size)
+    return frequent.tokens(self.data.train, self.student.network.vocab, size)
 
   def train(
     self,
@@ -146,7 +145,7 @@ class Run:
       lock = locks.held(os.path.join(workdir, '.lock'))
       processes.on_first(lambda: stack.enter_context(lock))
       path = os.path.join(workdir, 'run.json')
-      processes.on_first(lambda: _check_same_run(path, facts))
+      processes.on_first(lambda: identity.check_same_run(path, facts))
       return self._train(progress, say)
 
   def _train(
@@ -171,7 +170,7 @@ class Run:
       state,
       step,
       iter(windows.batches(data.train, data.sizes, *share)),
-      checkpoint.Checkpointer(
+      saving.Checkpointer(
         os.path.join(output.workdir, 'checkpoints'), output.keep, say
       ),
       writer,
@@ -298,52 +297,3 @@ class Run:
       verifier,
       facts,
     )
-
-
-def _check_same_run(path: str, facts: Mapping[str, Any]) -> None:
-  """Writes what decides a run; raises InputError if it was another run's."""
-  if not os.path.lexists(path):
-    files.write_json(path, journal.with_sum(facts))
-    return
-  try:
-    before = journal.without_sum(files.read_json(path))
-  except (errors.InputError, ValueError) as error:
-    raise errors.InputError(
-      f'{path}, which tells what decides this run, cannot be used ({error}). '
-      'If this run was begun with these very settings, delete that file and '
-      'start the same command again; else give another --workdir.'
-    ) from error
-  other = journal.differences(_flat(before), _flat(facts))
-  if other:
-    raise errors.InputError(
-      f'{path}: this work directory belongs to another run: {other}. Go on '
-      'with the same settings, or give another --workdir.'
-    )
-
-
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns {'a.b': 1} of {'a': {'b': 1}}."""
-  flat = {}
-  for name, value in facts.items():
-    if isinstance(value, Mapping):
-      inner = _flat(value)
-      flat |= {f'{name}.{part}': inner[part] for part in inner}
-    else:
-      flat[name] = value
-  return flat
-
-
-def frequent_tokens(
-  source: windows.Source, size: int, vocab_size: int
-) -> np.ndarray:
-  """Returns the `size` most frequent completion tokens, most frequent first.
-
-  Ties, and tokens that no completion has, go by their count in the prompts
-  (names, numbers), then by id.
-  """
-  completions, prompts = np.zeros((2, vocab_size), np.int64)
-  for index in range(len(source)):
-    np.add.at(completions, source[index].completion, 1)
-    np.add.at(prompts, source[index].prompt, 1)
-  order = np.lexsort((np.arange(vocab_size), -prompts, -completions))
-  return order[:size].astype(np.int32)

@@ -96,7 +96,7 @@ def _figures(found: Sequence[Sequence[tuple]]) -> dict[str, Any]:
   """Sums up (match, valid) of each trajectory's anchors, in order."""
   if not found:
     return {}
-  whole = [tuple(map(np.concatenate, zip(*parts))) for parts in found]
+  whole = [tuple(map(np.concatenate, zip(*rows))) for rows in found]
   accepted = [evaluate_lib.accepted_counts(m, v) for m, v in whole]
   match, valid = map(np.concatenate, zip(*whole))
   figures = evaluate_lib.curves(match, valid)

@@ -14,11 +14,11 @@ import jax
 
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import processes
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import checksum
 from specdiff_jax.training import flops as flops_lib
 from specdiff_jax.training import metrics as metrics_lib
 from specdiff_jax.training import step as step_lib
+from specdiff_jax.training.checkpoint import saving
 
 Evaluate = Callable[[Any], dict[str, Any]]
 Progress = Callable[[int, int, dict[str, Any]], None]
@@ -26,7 +26,7 @@ Progress = Callable[[int, int, dict[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a run, or the part of it until it was interrupted, came to."""
+  """The result of a run, or of the part of it until it was interrupted."""
 
   state: step_lib.TrainState  # the last one, or that of the best checkpoint
   steps: int  # batches seen, over all sessions
@@ -44,13 +44,13 @@ class Schedule:
   """How often things happen, in steps, 0 being never but at the end; limits.
 
   Attributes:
-    steps: of the whole run.
-    save_every: also the most that a kill costs.
+    steps: length of the whole run.
+    save_every: checkpoints; also the most that a kill costs.
     eval_every: evaluations on held-out trajectories.
     log_every: lines of metrics, and looks at what was left out.
     skip_limit: updates left out in a row at which the run is stopped; 0: none.
     survive_full_disk: a checkpoint or a line of metrics that cannot be written
-      is done without, but for the last ones.
+      is skipped, but for the last ones.
   """
 
   steps: int
@@ -65,7 +65,7 @@ def train(
   state: step_lib.TrainState,
   step_fn: Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]],
   iterator: Iterator,
-  checkpointer: checkpoint.Checkpointer,
+  checkpointer: saving.Checkpointer,
   writer: metrics_lib.MetricsWriter,
   schedule: Schedule,
   *,
@@ -78,7 +78,7 @@ def train(
 ) -> Result:
   """Trains until `schedule.steps`, from the newest checkpoint if any.
 
-  Stopped and started again it comes to the same bits as when never stopped.
+  Stopped and started again it yields the same bits as when never stopped.
   SIGTERM and Ctrl-C finish the step, save, and return a result that is
   marked `interrupted`; a second Ctrl-C does not wait. Of several processes all
   stop after the same step when SIGTERM comes to one of them; there Ctrl-C ends

@@ -55,7 +55,7 @@ class Pace:
     """Returns what a second brought since the last call; {} of no step.
 
     Args:
-      values: A step's metrics, of which `targets` is read. They are known, so
+      values: A step's metrics, of which `targets` is read. They are computed, so
         that the steps so far are done.
       flops: Of a step.
     """

@@ -96,13 +96,13 @@ def slots(
   if loss is not None and loss.statistics:
     at = rows[:, None], jnp.minimum(predictions.position, last)
     distribution = jax.tree.map(lambda x: x[at], batch.distribution)
-    parts = predictions.states, distribution, index
-    found |= _compare(parts, view, loss, block)
+    drafted = predictions.states, distribution, index
+    found |= _compare(drafted, view, loss, block)
   take = rows[:, None, None], predictions.place
   return slots_lib.Slots(valid=valid, **jax.tree.map(lambda x: x[take], found))
 
 
-def _compare(parts, view, loss: slots_lib.Loss, block: int) -> dict[str, Any]:
+def _compare(drafted, view, loss: slots_lib.Loss, block: int) -> dict[str, Any]:
   """Returns `log_p` of the targets and `statistics`, [B, P] each.
 
   With blocks, so many predictions are taken at once that their two
@@ -110,8 +110,8 @@ def _compare(parts, view, loss: slots_lib.Loss, block: int) -> dict[str, Any]:
   """
   head = view.head
 
-  def one(parts):
-    states, distribution, index = parts
+  def one(drafted):
+    states, distribution, index = drafted
     log_q = jax.nn.log_softmax(layers.dense(states, head))
     log_p = _log_p(distribution, view, loss.temperature)
     place = jnp.maximum(index, 0)[..., None]
@@ -126,9 +126,9 @@ def _compare(parts, view, loss: slots_lib.Loss, block: int) -> dict[str, Any]:
 
   size = head.shape[0]
   if not block or block >= size:
-    return one(parts)
-  at_once = max(1, parts[0].shape[1] * block // size)
-  by_prediction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), parts)
+    return one(drafted)
+  at_once = max(1, drafted[0].shape[1] * block // size)
+  by_prediction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), drafted)
   found = jax.lax.map(jax.checkpoint(one), by_prediction, batch_size=at_once)
   return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
 

@@ -19,7 +19,7 @@ def meets(monkeypatch):
         raise TimeoutError
 
   meets = Meets()
-  monkeypatch.setattr(collecting.checkpoint_lib, 'meeting', lambda: meets)
+  monkeypatch.setattr(collecting.saving, 'meeting', lambda: meets)
   return meets
 
 

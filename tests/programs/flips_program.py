@@ -23,8 +23,8 @@ import time
 import tiny_training
 
 from specdiff_jax.core import errors
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import checksum
+from specdiff_jax.training.checkpoint import saving
 
 TAUS = {2: 2.5, 4: 1.5}  # by step; 2 is the best
 
@@ -33,7 +33,7 @@ def write(folder):
   """Writes two checkpoints; returns the digest of each state, by step."""
   state, step_fn = tiny_training.start()
   iterator, digests = tiny_training.batches(), {}
-  with checkpoint.Checkpointer(str(folder)) as saved:
+  with saving.Checkpointer(str(folder)) as saved:
     for step in range(1, 5):
       state, _ = step_fn(state, next(iterator), None)
       if step in TAUS:
@@ -48,7 +48,7 @@ def outcome(folder, digests):
   template, _ = tiny_training.start()
   iterator = tiny_training.batches()
   try:
-    saved = checkpoint.Checkpointer(str(folder), say=told.append)
+    saved = saving.Checkpointer(str(folder), say=told.append)
     state = saved.restore(template, iterator)
     best = saved.best()
     if best is not None:

@@ -28,7 +28,7 @@ def main(directory):
   from specdiff_jax.core import errors
   from specdiff_jax.parallel import mesh as mesh_lib
   from specdiff_jax.parallel import rules
-  from specdiff_jax.training import checkpoint
+  from specdiff_jax.training.checkpoint import saving
 
   mesh = mesh_lib.make_mesh((2, 1))
   state, _ = tiny_training.start((2, 1))
@@ -37,7 +37,7 @@ def main(directory):
     values.shape, rules.by_row(mesh), lambda index: values[index]
   )
   state = state.replace(params={'head': half})
-  saved = checkpoint.Checkpointer(directory)
+  saved = saving.Checkpointer(directory)
   said, seconds, soft = [], [], resource.getrlimit(resource.RLIMIT_FSIZE)
   full = {(1, False): 1000, (2, True): 0}
   for step in range(4):

@@ -28,9 +28,9 @@ from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import training as build_training
-from specdiff_jax.training import checkpoint as checkpoint_lib
 from specdiff_jax.training import features
 from specdiff_jax.training import optimizer
+from specdiff_jax.training.checkpoint import saving
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 STEPS, RATE = 5, 0.5
@@ -140,7 +140,7 @@ def restored(saved, elsewhere, workdir):
   """Three steps on one mesh, a checkpoint, two on each of both."""
   iterator = saved.iterator()
   state, _ = train(saved, 3, jax.tree.map(jnp.copy, saved.first), iterator)
-  checkpointer = checkpoint_lib.Checkpointer(f'{workdir}/checkpoints')
+  checkpointer = saving.Checkpointer(f'{workdir}/checkpoints')
   checkpointer.save(state, iterator)
   checkpointer.wait()
   state, wanted = train(saved, 2, state, iterator)

@@ -11,11 +11,11 @@ import numpy as np
 from specdiff_jax.losses import windows
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import rules
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
 from specdiff_jax.training import optimizer as optimizer_lib
 from specdiff_jax.training import step
+from specdiff_jax.training.checkpoint import saving
 
 WIDTH, VOCAB, GAMMA, BATCH = 6, 8, 4, 8
 
@@ -80,7 +80,7 @@ def train(
 ):  # fmt: skip
   """Trains to `steps` of a run of `until` steps."""
   state, step_fn = start(steps=until)
-  checkpointer = checkpoint.Checkpointer(
+  checkpointer = saving.Checkpointer(
     os.path.join(workdir, 'checkpoints'), keep=3
   )
   return loop.train(

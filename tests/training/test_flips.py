@@ -9,8 +9,8 @@ import pytest
 import tiny_training
 
 from specdiff_jax.core import errors
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import checksum
+from specdiff_jax.training.checkpoint import saving
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +38,7 @@ def test_a_folder_of_any_name(tmp_path, name):
   digests = flips_program.write(folder)
   assert flips_program.outcome(folder, digests) == 'newest'
   state, _ = tiny_training.start()
-  saved = checkpoint.Checkpointer(str(folder), keep=1, say=told.append)
+  saved = saving.Checkpointer(str(folder), keep=1, say=told.append)
   state = saved.restore(state, tiny_training.batches())
   with saved:
     saved.save(state.replace(step=state.step + 1), tiny_training.batches())
@@ -105,7 +105,7 @@ def test_metrics_of_all_damaged_is_an_error(whole, tmp_path):
   for step in ('2', '4'):
     (folder / step / 'metrics' / 'metrics').write_bytes(b'garbage')
   with pytest.raises(errors.InputError, match='none is whole; step 4'):
-    checkpoint.Checkpointer(str(folder))
+    saving.Checkpointer(str(folder))
   assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
 
 
@@ -129,7 +129,7 @@ def test_too_little_memory_is_no_damage(whole, tmp_path, monkeypatch):
     return real(*args)
 
   monkeypatch.setattr(checksum, 'of', of)
-  saved = checkpoint.Checkpointer(str(folder))
+  saved = saving.Checkpointer(str(folder))
   with pytest.raises(MemoryError):
     saved.restore(tiny_training.start()[0], tiny_training.batches())
   assert sorted(path.name for path in folder.iterdir()) == ['2', '4']

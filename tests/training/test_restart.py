@@ -16,9 +16,9 @@ import tiny_training
 
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import processes
-from specdiff_jax.training import checkpoint
 from specdiff_jax.training import checksum
 from specdiff_jax.training import metrics
+from specdiff_jax.training.checkpoint import saving
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +64,7 @@ def test_negative_control_a_fresh_iterator_differs(tmp_path, whole):
   """Without the iterator's place the same steps see other batches."""
   tiny_training.train(tmp_path, 3)
   state, step_fn = tiny_training.start()
-  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  saved = saving.Checkpointer(str(tmp_path / 'checkpoints'))
   state = saved.restore(state, tiny_training.batches())
   iterator = tiny_training.batches()  # From its start.
   for _ in range(3):
@@ -192,7 +192,7 @@ def test_corrupt_newest_falls_back(tmp_path, whole, damage):
 def test_what_another_process_cannot_read_none_takes(tmp_path, monkeypatch):
   tiny_training.train(tmp_path, 4, save_every=2)
   state, _ = tiny_training.start()
-  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  saved = saving.Checkpointer(str(tmp_path / 'checkpoints'))
   failing = ['of another process']
 
   def together(action):
@@ -221,7 +221,7 @@ def test_other_shapes_are_an_error(tmp_path):
   tiny_training.train(tmp_path, 2)
   state, _ = tiny_training.start()
   params = state.params | {'head': jax.numpy.ones((9, 6))}
-  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  saved = saving.Checkpointer(str(tmp_path / 'checkpoints'))
   with pytest.raises(errors.InputError, match=r'head is float32\[8, 6\]'):
     saved.restore(state.replace(params=params), tiny_training.batches())
   del params['head']
@@ -236,7 +236,7 @@ FULL = """
     import resource, sys
     import numpy as np
     from specdiff_jax.core import errors
-    from specdiff_jax.training import checkpoint
+    from specdiff_jax.training.checkpoint import saving
     import tiny_training
 
     def next_state(state):
@@ -244,7 +244,7 @@ FULL = """
       return state.replace(step=state.step + 1, params={'head': noise})
 
     state, _ = tiny_training.start()
-    saved = checkpoint.Checkpointer(sys.argv[1])
+    saved = saving.Checkpointer(sys.argv[1])
     saved.save(state, tiny_training.batches())
     saved.wait()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -282,14 +282,14 @@ def test_a_write_that_fails_is_an_error_and_loses_nothing(tmp_path):
 
 def failing(monkeypatch, steps):
   """Lets the saves of these steps fail."""
-  save = checkpoint.Checkpointer.save
+  save = saving.Checkpointer.save
 
   def sometimes(self, state, iterator, tau=None):
     if int(state.step) in steps:
       raise errors.InputError(f'step {int(state.step)} does not fit')
     save(self, state, iterator, tau)
 
-  monkeypatch.setattr(checkpoint.Checkpointer, 'save', sometimes)
+  monkeypatch.setattr(saving.Checkpointer, 'save', sometimes)
 
 
 def test_a_full_disk_need_not_stop_a_run(tmp_path, whole, monkeypatch):
@@ -297,13 +297,13 @@ def test_a_full_disk_need_not_stop_a_run(tmp_path, whole, monkeypatch):
   with pytest.raises(errors.InputError, match='step 4 does not fit'):
     tiny_training.train(tmp_path / 'stops', 6, save_every=2)
   there = tmp_path / 'stops' / 'checkpoints'
-  assert checkpoint.Checkpointer(str(there)).steps() == [2]
+  assert saving.Checkpointer(str(there)).steps() == [2]
   result = tiny_training.train(
     tmp_path / 'goes on', 6, save_every=2, survive_full_disk=True
   )
   assert result.params_sha256 == whole[0].params_sha256
   there = tmp_path / 'goes on' / 'checkpoints'
-  assert checkpoint.Checkpointer(str(there)).steps() == [2, 6]
+  assert saving.Checkpointer(str(there)).steps() == [2, 6]
   told = [line.get('not_written') for line in read(tmp_path / 'goes on')]
   assert told == [None] * 4 + [['step 4 does not fit']] * 2
   failing(monkeypatch, (6,))  # the last one has to be written
@@ -313,14 +313,14 @@ def test_a_full_disk_need_not_stop_a_run(tmp_path, whole, monkeypatch):
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
   state, _ = tiny_training.start()
-  saved = checkpoint.Checkpointer(str(tmp_path), keep=2)
+  saved = saving.Checkpointer(str(tmp_path), keep=2)
   assert saved.best() is None
   for tau in (1.5, 2.5, None, 2.0, float('nan'), None):
     saved.save(state, tiny_training.batches(), tau)
     state = state.replace(step=state.step + 1)
   saved.wait()
   assert saved.steps() == [1, 4, 5] and saved.best() == 1
-  again = checkpoint.Checkpointer(str(tmp_path), keep=2)
+  again = saving.Checkpointer(str(tmp_path), keep=2)
   assert again.steps() == [1, 4, 5] and again.best() == 1
 
 
@@ -436,7 +436,7 @@ def test_updates_left_out_are_named(tmp_path):
 def test_too_many_in_a_row_stop_the_run(tmp_path, whole):
   with pytest.raises(errors.InputError, match='text 3; .*: text 4. '):
     train_poisoned(tmp_path, (3, 4), skip_limit=2)
-  saved = checkpoint.Checkpointer(str(tmp_path / 'checkpoints'))
+  saved = saving.Checkpointer(str(tmp_path / 'checkpoints'))
   assert saved.steps() == [2]
   # That is the last good one: from it the run goes on to the very same bits.
   result = train_poisoned(tmp_path, ())

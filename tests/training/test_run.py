@@ -2,14 +2,21 @@
 
 import dataclasses
 
+import jax
+import ml_collections
+import numpy as np
 import pytest
+import trajectory
 
+from specdiff_jax.checkpoints import presets
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import locks
+from specdiff_jax.data import windows
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import distill
+from specdiff_jax.training import identity
 
 FACTS = {'loss': 'streak', 'gamma': 4, 'network': {'layers': 1, 'trunk': 8}}
 
@@ -77,14 +84,63 @@ def test_settings_that_no_run_could_work_with(settings, words):
 
 def test_a_damaged_run_json_is_said(tmp_path):
   path = tmp_path / 'run.json'
-  distill._check_same_run(str(path), FACTS)
+  identity.check_same_run(str(path), FACTS)
   good = path.read_text()
-  distill._check_same_run(str(path), FACTS)
+  identity.check_same_run(str(path), FACTS)
   for text in ('{"a": ', '[]', '[' * 5000, good.replace('streak', 'streaj')):
     path.write_text(text)
     said = 'run.json, which tells.*delete'
     with pytest.raises(errors.InputError, match=said):
-      distill._check_same_run(str(path), FACTS)
+      identity.check_same_run(str(path), FACTS)
   path.unlink()  # as it advises
-  distill._check_same_run(str(path), FACTS)
+  identity.check_same_run(str(path), FACTS)
   assert path.read_text() == good
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'feature_cache': 0, 'loss': 'kl'},
+    {'feature_cache': 9, 'loss': 'kl'},
+    {'feature_cache': 9, 'loss': 'kl', 'stored_law': True},
+  ],
+)
+def test_the_program_of_shapes_is_what_runs(settings):
+  """Without data and values: the very trees, shapes, dtypes and shardings."""
+  sizes = {'batch': 2, 'tokens': 24, 'windows': 2, 'gamma': 3, 'mesh': (1, 1)}
+  config = fields.complete(ml_collections.ConfigDict(sizes | settings))
+  config.network.update(layers=1, trunk=8, vocab=40, features=(1,))
+  checkpoint = presets.random('tiny', 'float32')
+  shapes = jax.eval_shape(lambda: checkpoint.params)
+  mesh = build_training.mesh(config)
+  abstract = build_training.abstract_run(
+    config, dataclasses.replace(checkpoint, params=shapes), mesh
+  )
+  program = abstract.program(top_k=4)
+  run = build_training.abstract_run(config, checkpoint, mesh)
+  rng = np.random.default_rng(0)
+  records = [
+    dataclasses.replace(
+      trajectory.trajectory(rng.integers(0, 99, 4), rng.integers(0, 99, 9)),
+      top_ids=rng.integers(0, 99, (9, 4)),
+      top_log_p=np.full((9, 4), -3.0, np.float16),
+    )
+    for _ in range(4)
+  ]
+  data = dataclasses.replace(run.data, train=records)
+  run = dataclasses.replace(run, data=data)
+  state, view, step = run.start()
+  batch = run.prepare()(next(iter(windows.batches(records, data.sizes))))
+  for told, real in (
+    (program.state, state),
+    (program.view, view),
+    (program.batch, batch),
+  ):
+    assert jax.tree.structure(told) == jax.tree.structure(real)
+    for a, b in zip(jax.tree.leaves(told), jax.tree.leaves(real)):
+      assert (a.shape, a.dtype) == (b.shape, b.dtype)
+      assert a.sharding.is_equivalent_to(b.sharding, b.ndim)
+  given = jax.tree.leaves(program.step.trace(*program[1:]).jaxpr)
+  assert str(given) == str(
+    jax.tree.leaves(step.trace(state, batch, view).jaxpr)
+  )

@@ -57,7 +57,7 @@ SIZES = windows.WindowConfig(tokens=16, windows=4, gamma=3, batch=2)
 
 
 def stored(verifier, k):
-  law = stored_distribution.StoredLaw(
+  law = stored_distribution.TopK(
     networks.network(verifier.config),
     verifier.params,
     k,

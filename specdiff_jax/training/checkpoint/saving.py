@@ -4,31 +4,20 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import json
-import math
 import os
-import re
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.parallel import processes
-from specdiff_jax.parallel import rules
 from specdiff_jax.training import checksum
-from specdiff_jax.training import disk
-from specdiff_jax.training import memory
-
-_STEP = re.compile('0|[1-9][0-9]*')  # names of folders that are checkpoints
-_METADATA = {  # what Orbax needs of a checkpoint's own file, all optional
-    'item_handlers': (dict, str), 'metrics': (dict,),
-    'performance_metrics': (dict,), 'custom_metadata': (dict,),
-    'init_timestamp_nsecs': (int,), 'commit_timestamp_nsecs': (int,),
-}  # fmt: skip
+from specdiff_jax.training.checkpoint import damage
+from specdiff_jax.training.checkpoint import disk
+from specdiff_jax.training.checkpoint import memory
 
 
 class Checkpointer:
@@ -36,8 +25,8 @@ class Checkpointer:
 
   Keeps the newest `keep`, and the best. A checkpoint appears whole or not at
   all: it is written beside its place and renamed, so a run killed while saving
-  finds the one before. Each is sealed with sums over its values, because the
-  array store itself does not notice a flipped bit.
+  finds the one before. Each has checksums of its values, because the array
+  store itself does not notice a flipped bit.
 
   Values go to the host before `save` returns, and to the disk while training
   goes on. All processes must make the same calls. An error of one is raised in
@@ -87,8 +76,7 @@ class Checkpointer:
     Opening reads the metrics of all checkpoints, to know which are kept.
     """
     os.makedirs(self.directory, exist_ok=True)
-    steps = [n for n in os.listdir(self.directory) if _STEP.fullmatch(n)]
-    faults = {int(step): self._fault(step) for step in steps}
+    faults = damage.faults(self.directory)
     if faults and all(faults.values()):
       newest = max(faults)
       raise errors.InputError(
@@ -98,24 +86,6 @@ class Checkpointer:
     for step, fault in faults.items():
       if fault:
         self._move_away(step, fault)
-
-  def _fault(self, step: str) -> str:
-    """Returns what would keep a checkpoint from being opened; '' if nothing."""
-    items = os.path.join(self.directory, step)
-    if not files.only_regular(items):
-      return 'it holds a link, a pipe or a device'
-    if not _orbax_reads(os.path.join(items, '_CHECKPOINT_METADATA')):
-      return 'its _CHECKPOINT_METADATA is damaged'
-    try:
-      found = files.read_json(os.path.join(items, 'metrics', 'metrics'))
-      sealed = files.read_json(os.path.join(items, 'seal', 'metadata'))
-    except errors.InputError:
-      return 'its metrics or its seal cannot be read'
-    tau = found.get('tau')
-    if type(tau) not in (int, float) or not math.isfinite(tau):
-      return 'its metrics are damaged'
-    # Those of older versions have no sealed tau.
-    return '' if sealed.get('tau', tau) == tau else 'its metrics were changed'
 
   def _open(self) -> ocp.CheckpointManager:
     """Opens the directory; what a killed run left half written is removed."""
@@ -136,7 +106,7 @@ class Checkpointer:
       item_handlers={
         'state': ocp.StandardCheckpointHandler(),
         'data': ocp.JsonCheckpointHandler(),
-        'seal': ocp.JsonCheckpointHandler(),
+        damage.CHECKSUMS: ocp.JsonCheckpointHandler(),
       },
     )
 
@@ -145,7 +115,7 @@ class Checkpointer:
     return sorted(self._manager.all_steps())
 
   def best(self) -> int | None:
-    """Returns the step of the highest tau, or None where none is known."""
+    """Returns the step of the highest tau, or None where there is none."""
     step = self._manager.best_step()
     found = None if step is None else self._manager.metrics(step)
     return step if found and _tau(found) else None
@@ -177,12 +147,13 @@ class Checkpointer:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    # At least 1 where it is known; orbax wants a number each time.
+    # At least 1 where there is one; orbax wants a number each time.
     metrics = {'tau': float(tau) if tau and tau > 0 else 0.0}
+    sums = checksum.of(state, iterator) | metrics
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
       data=ocp.args.JsonSave(checksum.position(iterator)),
-      seal=ocp.args.JsonSave(checksum.of(state, iterator) | metrics),
+      **{damage.CHECKSUMS: ocp.args.JsonSave(sums)},
     )
     self._try(step, self._probe)
     self._try(
@@ -289,18 +260,18 @@ class Checkpointer:
     """Waits for what is being written; an error before goes first."""
     if not kind:
       self.wait()
-    elif self._writing is not None:  # others may not have come to this
+    elif self._writing is not None:  # others may not have got this far
       with contextlib.suppress(Exception):
         self._manager.wait_until_finished()
 
   def _read(self, step: int, template: Any, iterator: Iterator) -> Any:
-    self._check_shapes(step, template)
+    damage.check_shapes(self._manager.item_metadata(step).state, template)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-    # What one process cannot read none takes: the seal is asked for by all.
+    # What one process cannot read none takes: all sum up together.
     restored = processes.together(lambda: self._stored(step, abstract))
     iterator.set_state(restored.data)
-    sealed = {n: restored.seal[n] for n in restored.seal if n != 'tau'}
-    if sealed != checksum.of(restored.state, iterator):
+    sums = {n: x for n, x in restored[damage.CHECKSUMS].items() if n != 'tau'}
+    if sums != checksum.of(restored.state, iterator):
       raise ValueError('its values are not those that were saved')
     return restored.state
 
@@ -311,29 +282,13 @@ class Checkpointer:
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(abstract),
           data=ocp.args.JsonRestore(),
-          seal=ocp.args.JsonRestore(),
+          **{damage.CHECKSUMS: ocp.args.JsonRestore()},
         ),
       )
     except MemoryError:
       raise
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(disk.brief(error)) from error
-
-  def _check_shapes(self, step: int, template: Any) -> None:
-    """Raises ValueError where leaves are missing or of another kind."""
-    saved = self._manager.item_metadata(step).state
-    leaves = jax.tree_util.tree_flatten_with_path(saved)[0]
-    there = {rules.name(path): _kind(leaf) for path, leaf in leaves}
-    leaves = jax.tree_util.tree_flatten_with_path(template)[0]
-    here = {rules.name(path): _kind(leaf) for path, leaf in leaves}
-    other = [
-      f'{name} is {there.get(name, "missing")} there, '
-      f'{here.get(name, "missing")} here'
-      for name in here | there
-      if here.get(name) != there.get(name)
-    ]
-    if other:
-      raise ValueError('; '.join(other))
 
   def _set_aside(self, failures: Mapping[int, BaseException]) -> None:
     if not failures:
@@ -353,26 +308,6 @@ class Checkpointer:
     )
 
 
-def _orbax_reads(path: str) -> bool:
-  """Returns whether Orbax can open a folder with such a file of its own.
-
-  One that is absent or no JSON it does without; others have to be of its types.
-  """
-  if not os.path.exists(path):
-    return True
-  try:
-    with files.open_file(path) as file:
-      about = files.parse_json(file.read(files.MOST_JSON))
-  except (json.JSONDecodeError, UnicodeDecodeError):
-    return True
-  except (ValueError, errors.InputError):
-    return False
-  return isinstance(about, dict) and all(
-    isinstance(about.get(key), (*kinds, type(None)))
-    for key, kinds in _METADATA.items()
-  )
-
-
 def meeting() -> processes.Meeting:
   """Returns a meeting of all processes, which may come hours apart."""
   return processes.Meeting(ocp.multihost.get_barrier_sync_fn())
@@ -380,7 +315,3 @@ def meeting() -> processes.Meeting:
 
 def _tau(metrics: dict[str, float]) -> float:
   return metrics['tau']
-
-
-def _kind(leaf: Any) -> str:
-  return f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
