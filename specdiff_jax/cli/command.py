@@ -321,25 +321,6 @@ def _show(default: Any) -> str:
   return repr(default)
 
 
-def define_prompts(own: flags.FlagValues) -> None:
-  """Defines --prompts and --limit, which `decoding.prompts` takes."""
-  flags.DEFINE_string(
-    'prompts',
-    None,
-    'a JSONL file of prompts, with the fields id and prompt; goes before '
-    'config.prompts',
-    flag_values=own,
-  )
-  flags.DEFINE_integer(
-    'limit',
-    None,
-    'take this many prompts of the file; 0 takes all. Without it all of '
-    '--prompts, or config.limit of config.prompts',
-    lower_bound=0,
-    flag_values=own,
-  )
-
-
 def verifier(
   config: ml_collections.ConfigDict,
   split: Callable[[Any], Any] | None = None,

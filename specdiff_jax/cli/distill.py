@@ -1,23 +1,20 @@
 """`distill`: trains a drafter to follow its verifier."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.recipes import fields_decoding
 from specdiff_jax.recipes import fields_training
 
 PREEMPTED = 75  # as launch/environment.sh has it
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'where checkpoints, metrics and the drafter go. Needed',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  {
+    'workdir': flag.Flag(
+      'where checkpoints, metrics and the drafter go. Needed'
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='distill',

@@ -3,32 +3,27 @@
 from collections.abc import Sequence
 import os
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import distill
+from specdiff_jax.cli import flag
 from specdiff_jax.core import files
 from specdiff_jax.recipes import fields_decoding
 from specdiff_jax.recipes import fields_training
 from specdiff_jax.tools.sweep import grid
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'where the runs, the table and the figure go. Needed',
-    flag_values=own,
-  )
-  flags.DEFINE_multi_string(
-      'grid', [],
+_define = flag.definer(
+  {
+    'workdir': flag.Flag('where the runs, the table and the figure go. Needed'),
+    'grid': flag.Flag(
       'FIELD=VALUE,VALUE,...: a field of the config and the values that it '
       'takes. Give it several times for all combinations. Commas within '
       'brackets belong to a value. Needed',
-      flag_values=own,
-  )  # fmt: skip
-
+      [],
+      'multi_string',
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='sweep',
