@@ -79,7 +79,7 @@ def _body(call: command.Call) -> int:
     command.needed(call.options, 'topology'),
     call.options.program,
     call.options.slices,
-    say=console.say,
+    report=console,
   )
   console.table(found.chip(), fold=True)
   if costs := found.outcome.costs:

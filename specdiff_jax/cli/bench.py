@@ -84,7 +84,7 @@ def _body(call: command.Call) -> int:
     options.rounds,
     costs=options.costs,
     rival=options.rival,
-    progress=console.progress,
+    report=console,
     on_warm=_example,
   )
   for table in found.tables():

@@ -107,19 +107,12 @@ def _body(call: command.Call) -> int:
       config, checkpoint, options.refresh, folder
     )
     found = runs.collect(
-      config,
-      checkpoint,
-      wanted,
-      workdir,
-      facts=facts,
-      progress=console.progress,
+      config, checkpoint, wanted, workdir, facts=facts, report=console
     )
   else:
     prompts = decoding.prompts(config, options.prompts, options.limit)
     checkpoint = command.verifier(config)
-    found = runs.complete(
-      config, checkpoint, prompts, workdir, progress=console.progress
-    )
+    found = runs.complete(config, checkpoint, prompts, workdir, report=console)
   if processes.is_first():
     console.result(found)
   return 0

@@ -62,9 +62,7 @@ def _body(call: command.Call) -> int:
   training.check(config)
   training.start(config)
   checkpoint = command.verifier(config, training.placement(config))
-  result, path = runs.train(
-    config, checkpoint, workdir, progress=console.progress, say=console.say
-  )
+  result, path = runs.train(config, checkpoint, workdir, report=console)
   if result.interrupted:
     return stopped(result)
   if processes.is_first():

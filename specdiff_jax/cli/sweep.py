@@ -87,13 +87,7 @@ def _body(call: command.Call, argv: Sequence[str]) -> int:
     training.check(point.config)
   training.start(call.config)
   with runner.held(workdir):
-    found = runner.run(
-      every,
-      workdir,
-      command.verifier,
-      progress=console.progress,
-      say=console.say,
-    )
+    found = runner.run(every, workdir, command.verifier, report=console)
     if found.stopped:
       return distill.stopped(found.stopped)
     if processes.is_first():

@@ -87,7 +87,7 @@ def _body(call: command.Call) -> int:
   prompts = decoding.prompts(config, options.prompts, options.limit)
   checkpoint = command.verifier(config)
   found = certificate.verify(
-    config, checkpoint, prompts, options.systems, progress=console.progress
+    config, checkpoint, prompts, options.systems, report=console
   )
   for line in found.head():
     console.out().print(line)
