@@ -55,8 +55,8 @@ def main(recipe: str, folder: str, rounds: int) -> None:
   config = command.load(recipe)
   run = build_training.run(config, decoding.verifier(config), [folder], '')
   state, frozen, step = run.start()
-  rows = next(iter(windows.batches(run.data, run.sizes)))
-  batch = run.prepare(run.data)(rows)
+  rows = next(iter(windows.batches(run.data.train, run.data.sizes)))
+  batch = run.prepare()(rows)
   flops = flops_lib.count(step, state, batch, frozen)
   timers = products(jax.tree.leaves(state.params)[0].dtype)
   times, peaks = [], []

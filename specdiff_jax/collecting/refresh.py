@@ -41,9 +41,9 @@ def accepted_counts(
   for batch in batches:
     match, valid = jax.device_get(matches(batch))
     counts = evaluate.accepted_counts(match, valid)
-    for row, record in enumerate(batch['record']):
+    for row, record in enumerate(batch.record):
       if record != windows.BLANK:
-        found[record].append(counts[row][batch['anchor_valid'][row]])
+        found[record].append(counts[row][batch.anchor_valid[row]])
   none = np.zeros(0, np.int32)
   return [np.concatenate([none, *parts]) for parts in found]
 

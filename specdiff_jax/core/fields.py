@@ -30,6 +30,9 @@ class About:
   decides: str = 'speed'  # one of DECIDES
   low: float | None = None  # bounds, both allowed themselves
   high: float | None = None
+  above: float | None = None  # bounds that are not allowed themselves
+  below: float | None = None
+  within: str = ''  # all bounds in words, for errors
   choices: tuple[Any, ...] = ()  # the only values, where there are some
   element: type | None = None  # of the elements of a tuple that may be empty
 
@@ -71,6 +74,10 @@ def _check(name: str, value: Any, about: About) -> None:
       f'{name} is {value!r}, but it has to be one of {_listed(about.choices)}.'
     )
   # Written so that NaN fails too.
+  if about.within and not _fits(value, about):
+    raise errors.InputError(
+      f'{name} is {value}, but it has to be {about.within}.'
+    )
   if about.low is not None and not value >= about.low:
     raise errors.InputError(
       f'{name} is {value}, but it has to be at least {about.low}.'
@@ -79,6 +86,15 @@ def _check(name: str, value: Any, about: About) -> None:
     raise errors.InputError(
       f'{name} is {value}, but it has to be at most {about.high}.'
     )
+
+
+def _fits(value: Any, about: About) -> bool:
+  return (
+    (about.low is None or value >= about.low)
+    and (about.high is None or value <= about.high)
+    and (about.above is None or value > about.above)
+    and (about.below is None or value < about.below)
+  )
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -27,9 +27,11 @@ import hashlib
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import training_types
 from specdiff_jax.data import trajectories
 
 Source = Sequence[trajectories.Trajectory]  # needs len() and [index] only
@@ -56,14 +58,8 @@ def batches(
 ) -> grain.IterDataset:
   """Returns this process's share of the batches, as a grain dataset.
 
-  Its iterators give dicts of numpy arrays, B = config.batch // process_count:
-
-    tokens         [B, T] int32   prompt and completion from the left, then 0
-    length         [B] int32      tokens of the row, at most T
-    prompt_length  [B] int32
-    anchors        [B, W] int32   ascending; where not valid, prompt_length
-    anchor_valid   [B, W] bool
-    record         [B] int32      index in `source`
+  Its iterators give `TrainBatch`es of numpy arrays without readings of the
+  verifier, B = config.batch // process_count.
 
   Order and anchors are functions of the seed and the place in the epoch: an
   iterator put back by `set_state(get_state())` goes on exactly, and n
@@ -94,12 +90,12 @@ def batches(
   order_seed, anchor_seed = map(
     int, np.random.SeedSequence(config.seed).generate_state(2)
   )
-  row = _Row(source, config)
+  draw = _DrawnRow(source, config)
   return (
     grain.MapDataset.source(usable)
     .shuffle(seed=order_seed)
     .repeat(num_epochs)
-    .random_map(row, seed=anchor_seed)[
+    .random_map(draw, seed=anchor_seed)[
       # before the sharding: see above
       process_index::process_count
     ]
@@ -108,7 +104,7 @@ def batches(
   )
 
 
-class _Row:
+class _DrawnRow:
   """Makes the row of one record, its anchors drawn from the given noise."""
 
   def __init__(self, source: Source, config: WindowConfig):
@@ -117,42 +113,72 @@ class _Row:
 
   def __call__(
     self, record: int, rng: np.random.Generator
-  ) -> dict[str, np.ndarray]:
-    tokens_T = np.zeros(self._config.tokens, np.int32)
-    length = prompt_length = 1
-    chosen = np.zeros(0, np.int32)
-    if record != BLANK:
-      item = self._source[record]
-      whole = np.concatenate([item.prompt, item.completion])
-      length = min(len(whole), self._config.tokens)
-      prompt_length = len(item.prompt)
-      tokens_T[:length] = whole[:length]
-      chosen = _draw(rng, prompt_length, length - 1, self._config.windows)
-    anchors_W = np.full(self._config.windows, prompt_length, np.int32)
-    anchors_W[: len(chosen)] = chosen
-    return {
-      'tokens': tokens_T,
-      'length': np.int32(length),
-      'prompt_length': np.int32(prompt_length),
-      'anchors': anchors_W,
-      'anchor_valid': np.arange(self._config.windows) < len(chosen),
-      'record': np.int32(record),
-    }
+  ) -> training_types.TrainBatch:
+    if record == BLANK:
+      return blank(self._config)
+    item, size = self._source[record], self._config.tokens
+    start, stop = len(item.prompt), min(_length(item), size) - 1
+    chosen = _draw(rng, start, stop, self._config.windows)
+    return row(record, item, chosen, self._config)
 
 
-def targets(batch: dict[str, Any], gamma: int) -> tuple[Any, Any]:
+def row(
+  record: int,
+  item: trajectories.Trajectory,
+  anchors: np.ndarray,
+  config: WindowConfig,
+) -> training_types.TrainBatch:
+  """Returns the row of a trajectory with these anchors, at most W."""
+  whole = np.concatenate([item.prompt, item.completion])[: config.tokens]
+  return _row(record, whole, len(item.prompt), anchors, config)
+
+
+def blank(config: WindowConfig) -> training_types.TrainBatch:
+  """Returns a row that fills up a batch: no valid anchor, length 1."""
+  none = np.zeros(0, np.int32)
+  return _row(BLANK, np.zeros(1, np.int32), 1, none, config)
+
+
+def _row(record, whole, prompt_length, anchors, config):
+  tokens_T = np.zeros(config.tokens, np.int32)
+  tokens_T[: len(whole)] = whole
+  anchors_W = np.full(config.windows, prompt_length, np.int32)
+  anchors_W[: len(anchors)] = anchors
+  return training_types.TrainBatch(
+    tokens=tokens_T,
+    length=np.int32(len(whole)),
+    prompt_length=np.int32(prompt_length),
+    anchors=anchors_W,
+    anchor_valid=np.arange(config.windows) < len(anchors),
+    record=np.int32(record),
+  )
+
+
+def abstract(
+  config: WindowConfig, sharding: jax.sharding.Sharding | None = None
+) -> training_types.TrainBatch:
+  """Returns the shapes of a whole batch, all rows split by `sharding`."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (config.batch, *x.shape), x.dtype, sharding=sharding
+    ),
+    blank(config),
+  )
+
+
+def targets(batch: training_types.TrainBatch, gamma: int) -> tuple[Any, Any]:
   """Returns each window's target tokens and which of them are valid.
 
   Both [B, W, G], int32 (0 where not valid) and bool; valid is a prefix of
   every window. Works on numpy arrays and under jit alike.
   """
   offsets_G = 1 + np.arange(gamma, dtype=np.int32)
-  index_BxWxG = batch['anchors'][:, :, None] + offsets_G
-  valid_BxWxG = batch['anchor_valid'][:, :, None] & (
-    index_BxWxG < batch['length'][:, None, None]
+  index_BxWxG = batch.anchors[:, :, None] + offsets_G
+  valid_BxWxG = batch.anchor_valid[:, :, None] & (
+    index_BxWxG < batch.length[:, None, None]
   )
-  rows_Bx1x1 = np.arange(batch['tokens'].shape[0])[:, None, None]
-  tokens_BxWxG = batch['tokens'][rows_Bx1x1, index_BxWxG * valid_BxWxG]
+  rows_Bx1x1 = np.arange(batch.tokens.shape[0])[:, None, None]
+  tokens_BxWxG = batch.tokens[rows_Bx1x1, index_BxWxG * valid_BxWxG]
   return tokens_BxWxG * valid_BxWxG, valid_BxWxG
 
 
@@ -208,9 +234,12 @@ def digest(source: Source) -> str:
   return found.hexdigest()
 
 
+def _length(item: trajectories.Trajectory) -> int:
+  return len(item.prompt) + len(item.completion)
+
+
 def _has_anchor(item: trajectories.Trajectory, tokens: int) -> bool:
-  length = min(len(item.prompt) + len(item.completion), tokens)
-  return len(item.prompt) <= length - 2
+  return len(item.prompt) <= min(_length(item), tokens) - 2
 
 
 def _draw(

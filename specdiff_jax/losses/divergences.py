@@ -1,21 +1,26 @@
-"""Losses that compare the drafter's law with the verifier's.
+"""Losses that compare the drafter's distribution with the verifier's.
 
-Both laws stand over the draft vocabulary, as arrays [..., V]:
+Both distributions stand over the draft vocabulary, as arrays [..., V]:
 
   log_q  log-probabilities of the drafter, finite; q sums to 1, is 0 elsewhere
   log_p  log-probabilities of the verifier; what they lack of 1 is the mass
          outside the draft vocabulary. -inf is allowed, but not everywhere
 
-A law is that of the trajectory's next token given all before it, so a window's
+A distribution is that of the trajectory's next token given all before it, so a window's
 slot j is compared under the verifier's own tokens x_1 .. x_{j-1}.
 
-The functions of two laws drop the last axis; a loss takes their values
+The functions of two distributions drop the last axis; a loss takes their values
 [..., G] beside `log_q` and `valid` [..., G] of the targets, as in `losses`.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import fields
+from specdiff_jax.losses import registry
+from specdiff_jax.losses import slots
 from specdiff_jax.losses import windows
 
 
@@ -25,6 +30,11 @@ def log_overlap(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
   The probability that rejection sampling accepts one token drawn from q.
   """
   return _log_sum(jnp.minimum(log_q, log_p))
+
+
+def overlap(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
+  """Returns alpha; see `log_overlap`."""
+  return jnp.exp(log_overlap(log_q, log_p))
 
 
 def log_agreement(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
@@ -69,21 +79,21 @@ def js(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
 
 def tv(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
   """Returns the total variation 1 - sum_v min(p(v), q(v)), 0 to 1."""
-  return 1 - jnp.exp(log_overlap(log_q, log_p))
+  return 1 - overlap(log_q, log_p)
 
 
 def distillation(
   divergence: jax.Array, log_q: jax.Array, valid: jax.Array
-) -> windows.Loss:
+) -> slots.Value:
   """Returns the mean divergence of the slots that a draft can reach.
 
   AR-distillation, slot by slot (DistillSpec, arXiv 2310.08461), with any of
   the divergences above.
 
-  Serves: `forward_kl` covers the verifier's whole law and ranks it, which is
+  Serves: `forward_kl` covers the verifier's whole distribution and ranks it, which is
   what trees live on; `reverse_kl` gives up tails for the mode: chains under
   rule M; `js` lies between; `tv` is one rejected token exactly, for rejection
-  and shared noise, but its gradient vanishes where the laws do not meet, so
+  and shared noise, but its gradient vanishes where the distributions do not meet, so
   warm up with cross-entropy first.
   """
   there = windows.reached(log_q, valid)
@@ -91,32 +101,60 @@ def distillation(
   return loss, windows.window_metrics(log_q, valid)
 
 
+for _name, _divergence in (
+  ('kl', forward_kl),
+  ('reverse_kl', reverse_kl),
+  ('js', js),
+):
+  registry.register(
+    _name, registry.Distribution, statistics={'divergence': _divergence}
+  )(distillation)
+registry.register(
+  'tv', registry.WarmedDistribution, statistics={'divergence': tv}
+)(distillation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fading(registry.Distribution):
+  """Of the LK hybrid."""
+
+  lk_eta: float = fields.field(
+    3.0,
+    'of lk: its share of KL is exp(-eta overlap)',
+    decides='run',
+    low=0,
+  )
+
+
+@registry.register(
+  'lk', Fading, statistics={'kl': forward_kl, 'alpha': overlap}
+)
 def lk_loss(
   kl: jax.Array,
-  overlap: jax.Array,
+  alpha: jax.Array,
   log_q: jax.Array,
   valid: jax.Array,
-  eta: jax.Array | float,
-) -> windows.Loss:
+  lk_eta: jax.Array | float,
+) -> slots.Value:
   """Returns the LK hybrid: lambda KL + (1 - lambda) TV, slot by slot.
 
   lambda = exp(-eta alpha) is held constant (arXiv 2602.23881, eta = 3): where
-  the laws hardly meet it is the KL divergence, whose gradient does not vanish,
+  the distributions hardly meet it is the KL divergence, whose gradient does not vanish,
   and where they do it is the acceptance of rejection sampling.
 
   Serves: rejection and shared noise at a temperature above 0.
 
   Args:
     kl: [..., G] `forward_kl`.
-    overlap: [..., G] alpha, the exponential of `log_overlap`.
+    alpha: [..., G] `overlap`.
     log_q: [..., G] of the targets.
     valid: [..., G].
-    eta: how fast the KL divergence fades.
+    lk_eta: how fast the KL divergence fades.
   """
-  share = jnp.exp(-eta * jax.lax.stop_gradient(overlap))
-  mixed = share * kl + (1 - share) * (1 - overlap)
+  share = jnp.exp(-lk_eta * jax.lax.stop_gradient(alpha))
+  mixed = share * kl + (1 - share) * (1 - alpha)
   loss, metrics = distillation(mixed, log_q, valid)
-  return loss, metrics | overlap_metrics(overlap, log_q, valid)
+  return loss, metrics | overlap_metrics(alpha, log_q, valid)
 
 
 def soft_value(
@@ -124,7 +162,7 @@ def soft_value(
 ) -> jax.Array:
   """Returns log sum_m prod_{j<m} a_j(x_j) b_m, [...].
 
-  An expected length whose last factor is averaged over the verifier's law,
+  An expected length whose last factor is averaged over the verifier's distribution,
   b_m = sum_v p_m(v) a_m(v), instead of taken at the drawn target x_m. The
   expectation over x ~ P is the same and its variance less. It is to be
   differentiated as it stands: the weights W_j are not its gradient.
@@ -142,35 +180,47 @@ def soft_value(
   return _log_sum(jnp.where(terms, before + last, -jnp.inf))
 
 
+@registry.register(
+  'soft_streak',
+  registry.WarmedDistribution,
+  statistics={'agreement': log_agreement},
+  drawn=True,
+)
 def soft_streak_loss(
   log_q: jax.Array,
-  log_agreement: jax.Array,
+  agreement: jax.Array,
   valid: jax.Array,
   beta: jax.Array | float,
-) -> windows.Loss:
+) -> slots.Value:
   """Returns the streak loss with its last factor averaged: <p_m, q_m>.
 
   J = sum_m prod_{j<m} q_j(x_j) <p_m, q_m> has the expectation of SpecDiff-2's
   Eq. 6 over x ~ P and a small part of its variance. With beta other than 1 the
   noise inside the logarithm differs, and with it the expectation.
 
-  Serves: what `losses.streak_loss` serves, where the law is at hand and the
+  Serves: what `losses.streak_loss` serves, where the distribution is at hand and the
   trajectories were drawn from it (not greedy ones).
   """
-  log_j = soft_value(log_q, log_agreement, valid)
+  log_j = soft_value(log_q, agreement, valid)
   loss = windows.length_loss(log_j, beta)
   return loss, windows.window_metrics(log_q, valid) | {
     'soft_streak': windows.mean(jnp.exp(log_j), valid[..., 0])
   }
 
 
+@registry.register(
+  'rejection',
+  registry.WarmedDistribution,
+  statistics={'log_last': log_overlap},
+  drawn=True,
+)
 def rejection_loss(
   log_q: jax.Array,
   log_p: jax.Array,
   valid: jax.Array,
   beta: jax.Array | float,
   log_last: jax.Array | None = None,
-) -> windows.Loss:
+) -> slots.Value:
   """Returns the Box-Cox loss of the length that rejection sampling accepts.
 
   E[accepted] = E_{x ~ P} sum_m prod_{j<=m} min(1, q_j(x_j) / p_j(x_j)): exact,
@@ -199,11 +249,11 @@ def rejection_loss(
 
 
 def overlap_metrics(
-  overlap: jax.Array, log_q: jax.Array, valid: jax.Array
+  alpha: jax.Array, log_q: jax.Array, valid: jax.Array
 ) -> dict[str, jax.Array]:
   """Returns the mean overlap of the slots that a draft can reach."""
-  overlap = jax.lax.stop_gradient(overlap)
-  return {'overlap': windows.mean(overlap, windows.reached(log_q, valid))}
+  alpha = jax.lax.stop_gradient(alpha)
+  return {'overlap': windows.mean(alpha, windows.reached(log_q, valid))}
 
 
 def from_top_k(
@@ -212,7 +262,7 @@ def from_top_k(
   """Returns log_p [..., size] over the draft vocabulary, of stored top-k laws.
 
   The mass that was not stored is spread evenly over all other tokens of the
-  verifier. So the truncated law is at most that mass away from the true one in
+  verifier. So the truncated distribution is at most that mass away from the true one in
   total variation, and alpha and TV are wrong by at most as much; the order
   below the top k is lost, and reverse KL sees a flat tail.
 
@@ -225,7 +275,7 @@ def from_top_k(
   Example: from_top_k([[7, 2]], log([[.6, .3]]), index, 4) where the draft
   vocabulary is (2, 5, 7, 9) of V = 12: .3, .01, .6, .01.
   """
-  # Never 0, which would be an infinite reverse KL of a rounded law.
+  # Never 0, which would be an infinite reverse KL of a rounded distribution.
   rest = jnp.maximum(1 - jnp.sum(jnp.exp(log_p), axis=-1), 1e-30)
   flat = jnp.log(rest / max(index.shape[0] - ids.shape[-1], 1))
   place = index[ids]
@@ -240,6 +290,6 @@ def from_top_k(
 
 def _log_sum(terms: jax.Array) -> jax.Array:
   """Returns the logsumexp; -inf with a zero gradient where all are -inf."""
-  some = jnp.any(terms > -jnp.inf, axis=-1)
-  safe = jnp.where(some[..., None], terms, 0)
-  return jnp.where(some, jax.nn.logsumexp(safe, axis=-1), -jnp.inf)
+  finite = jnp.any(terms > -jnp.inf, axis=-1)
+  safe = jnp.where(finite[..., None], terms, 0)
+  return jnp.where(finite, jax.nn.logsumexp(safe, axis=-1), -jnp.inf)

@@ -7,32 +7,28 @@ denoising step) learns from windows whose other tokens are the trajectory's:
   shown     x   .   x   .      the drafter sees x_1 and x_3
   targets       2       4      and is asked for the rest
 
-`Shown` says what is seen; the losses take `log_q` and `valid` as in `losses`,
+`slots.Shown` says what is seen; the losses take `log_q` and `valid` as in `losses`,
 with the log-probabilities under that view.
 """
 
 from collections.abc import Callable
+import dataclasses
+import functools
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import fields
+from specdiff_jax.losses import registry
+from specdiff_jax.losses import slots
 from specdiff_jax.losses import windows
 
 Schedule = Callable[[jax.Array], jax.Array]  # time in (0, 1] -> Pr(masked)
 
 
-@flax.struct.dataclass
-class Shown:
-  """What a drafter sees of its windows, and what each counts in the loss."""
-
-  mask: jax.Array  # [..., G] bool, True where the token is shown
-  weight: jax.Array  # [...] float32
-
-
 def draw_prefixes(
   key: jax.Array, shape: tuple[int, ...], gamma: int, base: float
-) -> Shown:
+) -> slots.Shown:
   """Draws how many first tokens each window shows: Pr(l) ~ base^l, l < gamma.
 
   D2SD, arXiv 2606.04446, Eq. 6 (base 0.9 in a public trainer). l counts drafted
@@ -40,15 +36,34 @@ def draw_prefixes(
   """
   logits = jnp.arange(gamma) * jnp.log(base)
   length = jax.random.categorical(key, logits, shape=shape)
-  return Shown(jnp.arange(gamma) < length[..., None], jnp.ones(shape))
+  return slots.Shown(jnp.arange(gamma) < length[..., None], jnp.ones(shape))
 
 
+@dataclasses.dataclass(frozen=True)
+class Prefixes(registry.Decay):
+  """Of variable prefixes."""
+
+  prefix_base: float = fields.field(
+    0.9,
+    'of variable_prefix: l tokens are shown with weight base^l',
+    decides='run',
+    above=0,
+    high=1,
+    within='above 0 and at most 1',
+  )
+
+
+def _shown_prefixes(options: Prefixes):
+  return functools.partial(draw_prefixes, base=options.prefix_base)
+
+
+@registry.register('variable_prefix', Prefixes, show=_shown_prefixes)
 def variable_prefix(
   log_q: jax.Array,
   valid: jax.Array,
-  shown: jax.Array,
+  shown: slots.Shown,
   decay: jax.Array | float,
-) -> windows.Loss:
+) -> slots.Value:
   """Returns D2SD's loss of the slots behind the shown prefix.
 
   With l shown tokens, -sum_{k>l} w_k log q_k / sum_{k>l} w_k and
@@ -61,20 +76,22 @@ def variable_prefix(
   Args:
     log_q: [..., G].
     valid: [..., G].
-    shown: [..., G] bool, True on a prefix.
+    shown: of `draw_prefixes`.
     decay: in slots.
   """
   # A shown token need not lie in the draft vocabulary.
-  live = windows.live_prefix(jnp.where(shown, 0, log_q), valid) & ~shown
+  prefix = shown.mask
+  live = windows.live_prefix(jnp.where(prefix, 0, log_q), valid) & ~prefix
   place = jnp.cumsum(live, axis=-1) - 1  # k - l - 1
   weights = jnp.where(live, jnp.exp(-place / decay), 0)
   nll = -jnp.where(live, log_q, 0)
   total = jnp.sum(weights, axis=-1)
   each = jnp.sum(weights * nll, axis=-1) / jnp.maximum(total, 1e-9)
-  some = jnp.any(live, axis=-1)
-  return windows.mean(each, some), {
-    'windows': jnp.sum(some),
-    'prefix': windows.mean(jnp.sum(shown, axis=-1).astype(log_q.dtype), some),
+  counted = jnp.any(live, axis=-1)
+  length = jnp.sum(prefix, axis=-1).astype(log_q.dtype)
+  return windows.mean(each, counted), {
+    'windows': jnp.sum(counted),
+    'prefix': windows.mean(length, counted),
   }
 
 
@@ -110,17 +127,44 @@ def draw_masks(
   gamma: int,
   schedule: Schedule,
   least: float = 1e-3,
-) -> Shown:
+) -> slots.Shown:
   """Draws a time t ~ U(least, 1) for each window, and masks under it."""
   time_key, mask_key = jax.random.split(key)
   time = jax.random.uniform(time_key, shape, minval=least, maxval=1.0)
   masked = (
     jax.random.uniform(mask_key, shape + (gamma,)) < (schedule(time)[..., None])
   )
-  return Shown(~masked, elbo_weight(schedule, time))
+  return slots.Shown(~masked, elbo_weight(schedule, time))
 
 
-def elbo(log_q: jax.Array, valid: jax.Array, shown: Shown) -> windows.Loss:
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """Of the masked-diffusion bound."""
+
+  noise_schedule: str = fields.field(
+    'linear',
+    'of elbo: linear (LLaDA, DiffuLLaMA) or log_linear (MDLM)',
+    decides='run',
+    choices=tuple(SCHEDULES),
+  )
+  anneal_fraction: float = fields.field(
+    0.3,
+    'part of the steps over which elbo opens the attention of a drafter of '
+    'kind masked_lm, from causal to full',
+    decides='run',
+    low=0,
+    high=1,
+    within='from 0 to 1',
+  )
+
+
+def _shown_masks(options: Noise):
+  schedule = SCHEDULES[options.noise_schedule]
+  return functools.partial(draw_masks, schedule=schedule)
+
+
+@registry.register('elbo', Noise, show=_shown_masks)
+def elbo(log_q: jax.Array, valid: jax.Array, shown: slots.Shown) -> slots.Value:
   """Returns the masked-diffusion bound on -log p, in nats a token.
 
   -log p(x) <= integral over t of m'(t) / m(t) E[sum_{i masked} -log q_i(x_i)],

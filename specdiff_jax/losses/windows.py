@@ -1,7 +1,7 @@
 """Losses of a drafted window, as functions of arrays: the streak's family.
 
-Those that know the verifier's law are in `laws`, those of windows that are
-partly shown in `revealed`. Every loss takes
+Those that read the verifier's distribution are in `divergences`, those of
+windows that are partly shown in `revealed`. Every loss takes
 
   log_q  [..., G]  log-probability of each target under the drafter; -inf
                    where the target lies outside the draft vocabulary
@@ -18,10 +18,15 @@ walks a chain of argmaxes as far as it agrees; a tree also lives on the order of
 the candidates below the top; rejection lives on the overlap of the two laws.
 """
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 
-Loss = tuple[jax.Array, dict[str, jax.Array]]
+from specdiff_jax.core import fields
+from specdiff_jax.losses import registry
+from specdiff_jax.losses import slots
 
 
 def live_prefix(log_q: jax.Array, valid: jax.Array) -> jax.Array:
@@ -33,7 +38,7 @@ def live_prefix(log_q: jax.Array, valid: jax.Array) -> jax.Array:
 def reached(log_q: jax.Array, valid: jax.Array) -> jax.Array:
   """Returns the valid slots whose every earlier target is possible.
 
-  Beyond `live_prefix` it takes in the first impossible target, where a law
+  Beyond `live_prefix` it takes in the first impossible target, where a distribution
   still says something though the target itself does not.
   """
   alive = live_prefix(log_q, valid)
@@ -54,12 +59,12 @@ def streak_value(log_q: jax.Array, valid: jax.Array) -> jax.Array:
   summed from the right, which is what differentiating this gives.
   """
   live = live_prefix(log_q, valid)
-  some = live[..., 0]
+  possible = live[..., 0]
   log_s = jnp.cumsum(jnp.where(live, log_q, 0), axis=-1)
   # Two selections: the gradient of a logsumexp over nothing is 0 / 0, so an
   # empty window first gets a harmless sum and then loses it.
-  summed = jnp.where(live | ~some[..., None], log_s, -jnp.inf)
-  return jnp.where(some, jax.nn.logsumexp(summed, axis=-1), -jnp.inf)
+  summed = jnp.where(live | ~possible[..., None], log_s, -jnp.inf)
+  return jnp.where(possible, jax.nn.logsumexp(summed, axis=-1), -jnp.inf)
 
 
 def box_cox(log_j: jax.Array, beta: jax.Array | float) -> jax.Array:
@@ -73,9 +78,10 @@ def box_cox(log_j: jax.Array, beta: jax.Array | float) -> jax.Array:
   return -jnp.where(beta == 0, log_j, power)
 
 
+@registry.register('streak', registry.Warmup)
 def streak_loss(
   log_q: jax.Array, valid: jax.Array, beta: jax.Array | float
-) -> Loss:
+) -> slots.Value:
   """Returns the mean over windows of the Box-Cox streak loss.
 
   The weight of -log q_j in the gradient is W_j J^(beta-1): at beta = 1 the
@@ -85,24 +91,41 @@ def streak_loss(
 
   Serves: rule M with a chain of argmaxes, above all at temperature 0. It
   sharpens q to a point; for trees keep beta near 0. Wrong for rejection at a
-  temperature: there `laws.rejection_loss` is the exact objective.
+  temperature: there `divergences.rejection_loss` is the exact objective.
 
   Example:
     loss, metrics = streak_loss(jnp.log(q), jnp.ones_like(q, bool), 0.0)
   """
   log_j = streak_value(log_q, valid)
-  return length_loss(log_j, beta), window_metrics(log_q, valid, log_j)
+  loss = length_loss(log_j, beta)
+  metrics = window_metrics(log_q, valid, log_j)
+  return loss, metrics | {'streak_loss': loss}
 
 
 def length_loss(log_j: jax.Array, beta: jax.Array | float) -> jax.Array:
   """Returns the mean Box-Cox loss of lengths, those of -inf left out."""
-  some = log_j > -jnp.inf
-  return mean(box_cox(jnp.where(some, log_j, 0), beta), some)
+  possible = log_j > -jnp.inf
+  return mean(box_cox(jnp.where(possible, log_j, 0), beta), possible)
 
 
+@dataclasses.dataclass(frozen=True)
+class Smoothing:
+  """Of D-PACE."""
+
+  dpace_smoothing: float = fields.field(
+    0.5,
+    'a of dpace: 0 is the gradient of the streak',
+    decides='run',
+    low=0,
+    below=1,
+    within='from 0 to below 1',
+  )
+
+
+@registry.register('dpace', Smoothing)
 def dpace(
-  log_q: jax.Array, valid: jax.Array, smoothing: jax.Array | float
-) -> Loss:
+  log_q: jax.Array, valid: jax.Array, dpace_smoothing: jax.Array | float
+) -> slots.Value:
   """Returns D-PACE: cross-entropy under weights of smoothed confidences.
 
   With q~ = (1 - a) q + a held constant, the weight of -log q_j is
@@ -115,9 +138,9 @@ def dpace(
   Serves: rule M with a chain, as the streak does; from a cold start.
   """
   live = live_prefix(log_q, valid)
-  known = jax.lax.stop_gradient(jnp.where(live, log_q, -jnp.inf))
-  smoothing = jnp.asarray(smoothing, log_q.dtype)
-  smoothed = jnp.logaddexp(jnp.log1p(-smoothing) + known, jnp.log(smoothing))
+  fixed = jax.lax.stop_gradient(jnp.where(live, log_q, -jnp.inf))
+  a = jnp.asarray(dpace_smoothing, log_q.dtype)
+  smoothed = jnp.logaddexp(jnp.log1p(-a) + fixed, jnp.log(a))
   log_s = jnp.cumsum(jnp.where(live, smoothed, 0), axis=-1)
   s = jnp.where(live, jnp.exp(log_s), 0)
   weights = jnp.cumsum(s[..., ::-1], axis=-1)[..., ::-1]
@@ -126,9 +149,10 @@ def dpace(
   return loss, window_metrics(log_q, valid)
 
 
+@registry.register('decayed_ce', registry.Decay)
 def decayed_ce(
   log_q: jax.Array, valid: jax.Array, decay: jax.Array | float
-) -> Loss:
+) -> slots.Value:
   """Returns the cross-entropy with weights exp(-(j-1) / decay).
 
   DFlash (arXiv 2602.06036) takes decay = 7; an infinite decay is the plain
@@ -139,14 +163,21 @@ def decayed_ce(
   part of any run. Undecayed it is the baseline that all others are held to.
   """
   live = live_prefix(log_q, valid)
-  slots = jnp.arange(log_q.shape[-1], dtype=log_q.dtype)
-  weights = jnp.where(live, jnp.exp(-slots / decay), 0)
+  place = jnp.arange(log_q.shape[-1], dtype=log_q.dtype)
+  weights = jnp.where(live, jnp.exp(-place / decay), 0)
   nll = -jnp.where(live, log_q, 0)
   loss = jnp.sum(weights * nll) / jnp.maximum(jnp.sum(weights), 1e-9)
   return loss, window_metrics(log_q, valid)
 
 
-def ce_streak(log_q: jax.Array, valid: jax.Array) -> Loss:
+@registry.register('ce')
+def ce(log_q: jax.Array, valid: jax.Array) -> slots.Value:
+  """Returns the plain cross-entropy, the mean over all targets."""
+  return decayed_ce(log_q, valid, math.inf)
+
+
+@registry.register('ce_streak')
+def ce_streak(log_q: jax.Array, valid: jax.Array) -> slots.Value:
   """Returns the cross-entropy weighted by S_{j-1}, held constant.
 
   What the authors of SpecDiff-2 release under this name. It is not the
@@ -162,23 +193,20 @@ def ce_streak(log_q: jax.Array, valid: jax.Array) -> Loss:
   return loss, window_metrics(log_q, valid)
 
 
-def warmed_streak(
+def warmed(
+  loss: slots.Value,
   log_q: jax.Array,
   valid: jax.Array,
   *,
   ce_weight: jax.Array | float,
-  beta: jax.Array | float,
   decay: jax.Array | float,
-) -> Loss:
-  """Returns ce_weight * decayed_ce + (1 - ce_weight) * streak_loss."""
+) -> slots.Value:
+  """Returns ce_weight * decayed_ce + (1 - ce_weight) * loss."""
+  value, metrics = loss
   ce, _ = decayed_ce(log_q, valid, decay)
-  streak, metrics = streak_loss(log_q, valid, beta)
-  loss = ce_weight * ce + (1 - ce_weight) * streak
-  return loss, metrics | {
+  return ce_weight * ce + (1 - ce_weight) * value, metrics | {
     'ce': ce,
-    'streak_loss': streak,
     'ce_weight': jnp.asarray(ce_weight, log_q.dtype),
-    'beta': jnp.asarray(beta, log_q.dtype),
   }
 
 

@@ -26,7 +26,7 @@ def log_z(
     states: [..., E].
     head: [V, E].
     block: rows of the head at once; 0 for all.
-    temperature: of the law.
+    temperature: of the distribution.
   """
 
   def take(carry, logits, first):
@@ -37,10 +37,10 @@ def log_z(
   return _fold(states, head, block, take, start)
 
 
-def judge(
+def targets(
   states: jax.Array, head: jax.Array, index: jax.Array, block: int = 0
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns (log_q, match), each [...], of targets.
+  """Returns (log_q, match) [...] of each target.
 
   log_q is -inf where there is no target; match says where the argmax is the
   target. Ties go to the lowest index.

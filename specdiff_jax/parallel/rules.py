@@ -103,6 +103,15 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
   return jax.tree_util.tree_map_with_path(choose, tree)
 
 
+def placed(tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh) -> Any:
+  """Returns a tree of shapes with the shardings that the rules give them."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    shardings(tree, rules, mesh),
+  )
+
+
 def not_split(
   tree: Any, rules: Sequence[Rule], mesh: jax.sharding.Mesh
 ) -> list[str]:

@@ -272,13 +272,13 @@ def _accepted(config, checkpoint, drafter: str, source):
   )
   score = build_training.SCORES[kind](network)
   drafted = jax.jit(objective.make_matches(score, gamma, config.vocab_block))
-  frozen = objective.frozen(checkpoint.params, np.asarray(params.vocab))
+  view = objective.view(checkpoint.params, np.asarray(params.vocab))
   add = lambda batch: batch
   if network.features:
     model = networks.network(checkpoint.config)
     add = features.Features(model, checkpoint.params, network.features, 0)
   accepted = refresh.accepted_counts(
-    lambda batch: drafted(params.network, frozen, add(batch)),
+    lambda batch: drafted(params.network, view, add(batch)),
     every_anchor.batches(source, sizes),
     len(source),
   )

@@ -1,18 +1,13 @@
-"""From a config to a loss: a line in `LOSSES`."""
+"""From a config to what a run minimises."""
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
-import functools
-import math
 from typing import Any
 
-import jax.numpy as jnp
-
 from specdiff_jax.core import errors
-from specdiff_jax.losses import divergences
+from specdiff_jax.core import fields
+from specdiff_jax.losses import making
 from specdiff_jax.losses import revealed
-from specdiff_jax.losses import windows
 from specdiff_jax.models import adapted_network
 from specdiff_jax.recipes import systems
 from specdiff_jax.training import adaptation
@@ -21,179 +16,34 @@ from specdiff_jax.training import objective
 Config = systems.Config
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-  """A loss by its name in a config.
-
-  Attributes:
-    make: the loss of a config.
-    reads: fields of the config that decide it, beside those of any run.
-    shows: windows are partly shown to the drafter.
-    drawn: it is an expectation over trajectories of the law it reads.
-  """
-
-  make: Callable[[Config], objective.Loss]
-  reads: tuple[str, ...] = ()
-  shows: bool = False
-  drawn: bool = False
+def reads(name: str) -> tuple[str, ...]:
+  """Returns the fields of a loss, its hyper-parameters."""
+  options = dataclasses.fields(making.LOSSES[name].options)
+  return tuple(field.name for field in options)
 
 
-def _plain(function, **fields: str):
-  """Returns a choice of a loss of targets; fields are keyword = field name."""
-
-  def make(config):
-    options = {name: config[field] for name, field in fields.items()}
-    return objective.Loss(lambda s, step: function(s.log_q, s.valid, **options))
-
-  return Choice(make, tuple(fields.values()))
-
-
-def _streak(config: Config) -> objective.Loss:
-  """Cross-entropy for a part of the run, then Box-Cox streak."""
-
-  def value(s, step):
-    return windows.warmed_streak(
-      s.log_q, s.valid, decay=config.decay, **_course(config, step)
-    )
-
-  return objective.Loss(value)
-
-
-def _course(config: Config, step) -> dict[str, Any]:
-  """Returns ce_weight and beta at a step."""
-  warm = round(config.ce_fraction * config.steps)
-  return {
-    'ce_weight': windows.warmup_weight(step, warm),
-    'beta': windows.anneal(step, warm, config.steps, config.beta_end),
-  }
-
-
-def _warmed(config: Config, function, **law) -> objective.Loss:
-  """Cross-entropy for a part of the run, then `function(slots, beta)`."""
-
-  def value(s, step):
-    course = _course(config, step)
-    ce, _ = windows.decayed_ce(s.log_q, s.valid, config.decay)
-    loss, metrics = function(s, course['beta'])
-    mixed = course['ce_weight'] * ce + (1 - course['ce_weight']) * loss
-    return mixed, metrics | course | {'ce': ce}
-
-  return objective.Loss(value, law, config.law_temperature)
-
-
-def _soft_streak(config: Config) -> objective.Loss:
-  return _warmed(
-    config,
-    lambda s, beta: divergences.soft_streak_loss(
-      s.log_q, s.law['agreement'], s.valid, beta
-    ),
-    agreement=divergences.log_agreement,
-  )
-
-
-def _rejection(config: Config) -> objective.Loss:
-  return _warmed(
-    config,
-    lambda s, beta: divergences.rejection_loss(
-      s.log_q, s.log_p, s.valid, beta, s.law['overlap']
-    ),
-    overlap=divergences.log_overlap,
-  )
-
-
-def _divergence(function, config: Config) -> objective.Loss:
-  return objective.Loss(
-    lambda s, step: divergences.distillation(s.law['d'], s.log_q, s.valid),
-    {'d': function},
-    config.law_temperature,
-  )
-
-
-def _tv(config: Config) -> objective.Loss:
-  return _warmed(
-    config,
-    lambda s, beta: divergences.distillation(s.law['tv'], s.log_q, s.valid),
-    tv=divergences.tv,
-  )
-
-
-def _lk(config: Config) -> objective.Loss:
-  def value(s, step):
-    overlap = jnp.exp(s.law['overlap'])
-    return divergences.lk_loss(
-      s.law['kl'], overlap, s.log_q, s.valid, config.lk_eta
-    )
-
-  statistics = {
-    'kl': divergences.forward_kl,
-    'overlap': divergences.log_overlap,
-  }
-  return objective.Loss(value, statistics, config.law_temperature)
-
-
-def _variable_prefix(config: Config) -> objective.Loss:
-  return objective.Loss(
-    lambda s, step: revealed.variable_prefix(
-      s.log_q, s.valid, s.shown.mask, config.decay
-    ),
-    show=functools.partial(revealed.draw_prefixes, base=config.prefix_base),
-  )
-
-
-def _elbo(config: Config) -> objective.Loss:
-  schedule = revealed.SCHEDULES[config.noise_schedule]
-  return objective.Loss(
-    lambda s, step: revealed.elbo(s.log_q, s.valid, s.shown),
-    show=functools.partial(revealed.draw_masks, schedule=schedule),
-  )
-
-
-_LAW = ('law_temperature', 'stored_law')
-LOSSES: Mapping[str, Choice] = {
-  'streak': Choice(_streak),
-  'soft_streak': Choice(_soft_streak, _LAW, drawn=True),
-  'dpace': _plain(windows.dpace, smoothing='dpace_smoothing'),
-  'ce': _plain(functools.partial(windows.decayed_ce, decay=math.inf)),
-  'decayed_ce': _plain(windows.decayed_ce, decay='decay'),
-  'ce_streak': _plain(windows.ce_streak),
-  'kl': Choice(functools.partial(_divergence, divergences.forward_kl), _LAW),
-  'reverse_kl': Choice(
-    functools.partial(_divergence, divergences.reverse_kl), _LAW
-  ),
-  'js': Choice(functools.partial(_divergence, divergences.js), _LAW),
-  'tv': Choice(_tv, _LAW),
-  'lk': Choice(_lk, _LAW + ('lk_eta',)),
-  'rejection': Choice(_rejection, _LAW, drawn=True),
-  'variable_prefix': Choice(_variable_prefix, ('prefix_base',), shows=True),
-  'elbo': Choice(_elbo, ('noise_schedule', 'anneal_fraction'), shows=True),
-}
-
-# Fields that losses read: where they have to lie, in words and as a check.
-_BOUNDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-  'dpace_smoothing': ('from 0 to below 1', lambda x: 0 <= x < 1),
-  'lk_eta': ('at least 0', lambda x: x >= 0),
-  'prefix_base': ('above 0 and at most 1', lambda x: 0 < x <= 1),
-  'law_temperature': ('above 0', lambda x: x > 0),
-  'anneal_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
-  'served': ('from 0 to 1', lambda x: 0 <= x <= 1),
-  'ce_fraction': ('from 0 to 1', lambda x: 0 <= x <= 1),
-}
+def _options(config: Config, name: str) -> Any:
+  """Returns the hyper-parameters of a loss."""
+  return making.LOSSES[name].options(**{n: config[n] for n in reads(name)})
 
 
 def check(config: Config) -> None:
   """Raises InputError on a loss that does not exist or does not fit."""
-  systems.one_of('loss', config.loss, LOSSES)
-  systems.one_of('noise_schedule', config.noise_schedule, revealed.SCHEDULES)
+  systems.one_of('loss', config.loss, making.LOSSES)
   systems.least('vocab_block', config.vocab_block, 0)
-  for name, (words, fits) in _BOUNDS.items():
-    if not fits(config[name]):
-      raise errors.InputError(
-        f'config.{name} is {config[name]}, but it has to be {words}.'
-      )
+  for name in making.LOSSES:
+    try:
+      fields.check(_options(config, name))
+    except errors.InputError as error:
+      raise errors.InputError(f'config.{error}') from error
+  if not 0 <= config.served <= 1:
+    raise errors.InputError(
+      f'config.served is {config.served}, but it has to be from 0 to 1.'
+    )
   network = config.network
   fits = network.kind == 'diffusion' and network.ngram
   fits |= network.kind == 'masked_lm' and config.loss == 'elbo'
-  if LOSSES[config.loss].shows and not fits:
+  if making.LOSSES[config.loss].show and not fits:
     raise errors.InputError(
       f'config.loss is {config.loss!r}, which shows the drafter a part of '
       f'its window, but a drafter of kind {network.kind!r} with ngram '
@@ -205,7 +55,7 @@ def check(config: Config) -> None:
 
 
 def _check_served(config: Config) -> None:
-  if LOSSES[config.loss].shows:
+  if making.LOSSES[config.loss].show:
     raise errors.InputError(
       f'config.served is {config.served}, but config.loss is '
       f'{config.loss!r}, whose drafter sees a part of its window, which in '
@@ -222,8 +72,8 @@ def _check_served(config: Config) -> None:
 def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
   """Raises InputError on trajectories that the loss cannot be taken of.
 
-  That is, where it is no expectation over them, or where they lack the law
-  that it is to read.
+  That is, where it is no expectation over them, or where they lack the
+  distribution that it is to read.
   """
   if stored_law(config):
     found = header.get('store_top_k', 0), header.get('law_temperature')
@@ -237,7 +87,7 @@ def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
       )
   drawn = tuple(header.get(name) for name in ('temperature', 'top_k', 'top_p'))
   wanted = (config.law_temperature, 0, 1)
-  if LOSSES[config.loss].drawn and drawn != wanted:
+  if making.LOSSES[config.loss].drawn and drawn != wanted:
     raise errors.InputError(
       f'config.loss is {config.loss!r}, an expectation over what the '
       'verifier draws at config.law_temperature '
@@ -249,24 +99,30 @@ def check_data(config: Config, header: Mapping[str, Any], where: str) -> None:
 
 
 def stored_law(config: Config) -> bool:
-  """Returns whether the loss reads the law that `collect` stored."""
-  return bool(config.stored_law and make(config).law)
+  """Returns whether the loss reads the distribution that `collect` stored."""
+  return bool(config.stored_law and making.LOSSES[config.loss].statistics)
 
 
-def make(
-  config: Config, network: adapted_network.AdaptedConfig | Any = None
-) -> objective.Loss:
-  """Returns the loss of a checked config, for a drafter of these sizes.
+def make(config: Config, network: Any = None) -> objective.Objective:
+  """Returns the objective of a checked config, for a drafter of these sizes.
 
   That of a masked language model is taken of whole texts where it is the ELBO.
   """
-  loss = LOSSES[config.loss].make(config)
-  loss = dataclasses.replace(loss, served=config.served)
-  if not (isinstance(network, adapted_network.AdaptedConfig) and loss.show):
-    return loss
-  whole = adaptation.whole_elbo(
-    network,
-    revealed.SCHEDULES[config.noise_schedule],
-    round(config.anneal_fraction * config.steps),
+  name = config.loss
+  options = _options(config, name)
+  whole = None
+  adapted = isinstance(network, adapted_network.AdaptedConfig)
+  if adapted and making.LOSSES[name].show:
+    whole = adaptation.whole_elbo(
+      network,
+      revealed.SCHEDULES[options.noise_schedule],
+      round(options.anneal_fraction * config.steps),
+    )
+  return objective.Objective(
+    making.make(name, options, config.steps),
+    config.vocab_block,
+    config.accumulate,
+    config.served,
+    whole,
+    stored_law(config),
   )
-  return dataclasses.replace(loss, whole=whole)

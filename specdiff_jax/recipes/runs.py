@@ -91,7 +91,7 @@ def train(
     # There is no drafter yet; lookup drafts for it, to the same tokens.
     complete(config, checkpoint, prompts, folders[0], 'lookup', report=report)
   run = training.run(config, checkpoint, folders, workdir, memory)
-  if idle := jax.device_count() - run.mesh.size:
+  if idle := jax.device_count() - run.placement.mesh.size:
     report.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if processes.is_first() else ():
     report.say(f'Held whole by every device: {line}')

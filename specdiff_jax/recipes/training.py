@@ -30,8 +30,9 @@ from specdiff_jax.recipes import tuning as build_tuning
 from specdiff_jax.training import adaptation
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
+from specdiff_jax.training import optimizer as optimizer_lib
+from specdiff_jax.training import reading
 from specdiff_jax.training import scores
-from specdiff_jax.training import step as step_lib
 
 Config = systems.Config
 
@@ -105,7 +106,7 @@ def deciding(config: Config) -> tuple[str, ...]:
   """Returns the fields that a run cannot change when it goes on."""
   # Runs from before there was this field go on without it.
   served = ('served',) if config.served else ()
-  return DECIDING + build_losses.LOSSES[config.loss].reads + served
+  return DECIDING + build_losses.reads(config.loss) + served
 
 
 def same_verifier(config: Config, other: Config) -> bool:
@@ -218,23 +219,63 @@ def run(
   train, held_out = processes.together(
     lambda: _trajectories(config, checkpoint, folders)
   )
-  tuning = build_tuning.make(config, checkpoint, optimizer(config))
+  output = distill.Output(
+    workdir,
+    facts={name: _plain(config[name]) for name in deciding(config)}
+    | {
+      'verifier': checkpoint.fingerprint,
+      'trajectories': len(train),
+    },
+    tensorboard=config.tensorboard,
+    keep=config.keep,
+    best=config.export == 'best',
+  )
+  return _run(config, checkpoint, train, held_out, mesh(config), output, memory)
+
+
+def abstract_run(
+  config: Config, checkpoint: weights.Checkpoint, mesh: jax.sharding.Mesh
+) -> distill.Run:
+  """Returns the run on a mesh without its data; see `Run.program`.
+
+  The params of `checkpoint` may be shapes.
+  """
+  output = distill.Output('', {})
+  return _run(config, checkpoint, (), (), mesh, output)
+
+
+def _run(
+  config: Config,
+  checkpoint: weights.Checkpoint,
+  train: windows.Source,
+  held_out: windows.Source,
+  mesh: jax.sharding.Mesh,
+  output: distill.Output,
+  memory: dict[Any, dict] | None = None,
+) -> distill.Run:
+  tuning = build_tuning.make(config, checkpoint)
   return distill.Run(
-    network=tuning.network,
-    initial=tuning.initial,
-    score=tuning.score(score(config, tuning.network)),
-    verifier=checkpoint,
-    data=train,
-    held_out=held_out,
-    sizes=windows.WindowConfig(
+    student=tuning.student(score(config, tuning.network)),
+    reading=reading.Reading(
+      checkpoint,
+      config.feature_cache,
+      tuning.network.features,
       config.tokens,
-      config.windows,
-      config.gamma,
-      config.batch,
-      config.seed,
+      {} if memory is None else memory,
     ),
-    loss=tuning.loss(build_losses.make(config, tuning.network)),
-    optimizer=tuning.optimizer,
+    data=distill.Data(
+      train,
+      held_out,
+      windows.WindowConfig(
+        config.tokens,
+        config.windows,
+        config.gamma,
+        config.batch,
+        config.seed,
+      ),
+    ),
+    objective=tuning.objective(build_losses.make(config, tuning.network)),
+    optimizer=optimizer(config, tuning.trained),
     schedule=loop.Schedule(
       config.steps,
       config.save_every,
@@ -243,36 +284,22 @@ def run(
       skip_limit=config.skip_limit,
       survive_full_disk=config.on_full_disk == 'go_on',
     ),
-    mesh=mesh(config),
-    feature_cache=config.feature_cache,
-    vocab_block=config.vocab_block,
-    workdir=workdir,
-    facts={name: _plain(config[name]) for name in deciding(config)}
-    | {
-      'verifier': checkpoint.fingerprint,
-      'trajectories': len(train),
-    },
-    memory={} if memory is None else memory,
-    tensorboard=config.tensorboard,
-    split=split(config),
-    split_frozen=split_frozen(config),
-    explosion=config.explosion,
-    keep=config.keep,
-    best=config.export == 'best',
-    parts=config.accumulate,
-    stored_law=build_losses.stored_law(config),
-    finished=tuning.finished,
-    given_vocab=tuning.vocab,
+    placement=distill.Placement(mesh, split(config), split_frozen(config)),
+    output=output,
   )
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-  """Returns the optimizer of a run."""
-  return step_lib.make_optimizer(
+def optimizer(
+  config: Config, trained: str = ''
+) -> optax.GradientTransformationExtraArgs:
+  """Returns the optimizer of a run, of params named by an expression."""
+  return optimizer_lib.make_optimizer(
     config.learning_rate,
     config.steps,
     warmup=config.warmup,
     weight_decay=config.weight_decay,
+    trained=trained,
+    explosion=config.explosion,
   )
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
@@ -16,7 +15,8 @@ from specdiff_jax.drafters import drafter_file
 from specdiff_jax.models import adapters
 from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import systems
-from specdiff_jax.training import objective
+from specdiff_jax.training import distill
+from specdiff_jax.training import objective as objective_lib
 from specdiff_jax.training import partial
 from specdiff_jax.training import scores
 
@@ -29,24 +29,32 @@ class Tuning(NamedTuple):
 
   network: drafter_file.Config
   initial: Callable[..., Any]  # (network, key, verifier's params) -> params
-  optimizer: optax.GradientTransformation
   vocab: np.ndarray | None = None  # of the drafter that it starts from
+  trained: str = ''  # expression of the names of what is trained; '': all
   # Of the params that are trained to the drafter's own: when all is done, and
   # in every step, where what is held has no gradient.
   finished: Callable[[Any], Any] = lambda params: params
   viewed: Callable[[Any], Any] = lambda params: params
 
-  def score(self, score: scores.Score) -> scores.Score:
-    """Returns the score of the params that are trained."""
-    return lambda params, *rest: score(self.viewed(params), *rest)
+  def student(self, score: scores.Score) -> distill.Student:
+    """Returns the drafter, scored by the params that are trained."""
+    return distill.Student(
+      self.network,
+      self.initial,
+      lambda params, *rest: score(self.viewed(params), *rest),
+      self.finished,
+      self.vocab,
+    )
 
-  def loss(self, loss: objective.Loss) -> objective.Loss:
-    """Returns the loss of the params that are trained."""
-    whole = loss.whole
+  def objective(
+    self, objective: objective_lib.Objective
+  ) -> objective_lib.Objective:
+    """Returns the objective of the params that are trained."""
+    whole = objective.whole
     if whole is None:
-      return loss
+      return objective
     return dataclasses.replace(
-      loss, whole=lambda params, *rest: whole(self.viewed(params), *rest)
+      objective, whole=lambda params, *rest: whole(self.viewed(params), *rest)
     )
 
 
@@ -64,18 +72,8 @@ def check(config: Config) -> None:
     ) from error
 
 
-def make(
-  config: Config,
-  checkpoint: weights.Checkpoint,
-  optimizer: optax.GradientTransformation,
-) -> Tuning:
-  """Returns what is trained, of a checked config.
-
-  Args:
-    config: checked.
-    checkpoint: the verifier.
-    optimizer: of all params.
-  """
+def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
+  """Returns what is trained, of a checked config and a verifier."""
   family = build_drafters.FAMILIES[config.network.kind]
   vocab = None
   if config.start_from:
@@ -84,7 +82,7 @@ def make(
   else:
     network = family.sizes(config, checkpoint)
     initial = family.from_verifier
-  whole = Tuning(network, initial, optimizer, vocab)
+  whole = Tuning(network, initial, vocab)
   if config.lora_rank:
     chosen = _chosen(config.train_only, network, 'matrix', 2)
     return _with_adapters(whole, config.lora_rank, chosen)
@@ -129,7 +127,7 @@ def _chosen(
 def _in_part(whole: Tuning, pattern: str) -> Tuning:
   """Trains the params whose names have the pattern."""
   return whole._replace(
-    optimizer=partial.only(whole.optimizer, pattern),
+    trained=pattern,
     viewed=lambda params: partial.held(params, pattern),
   )
 
@@ -147,7 +145,7 @@ def _with_adapters(whole: Tuning, rank: int, chosen: list[str]) -> Tuning:
 
   return whole._replace(
     initial=initial,
-    optimizer=partial.only(whole.optimizer, _LORA),
+    trained=_LORA,
     finished=finished,
     viewed=lambda params: finished(partial.held(params, _LORA)),
   )

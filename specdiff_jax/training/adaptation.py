@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.losses import revealed
-from specdiff_jax.losses import windows as losses
+from specdiff_jax.losses import slots
 from specdiff_jax.models import adapted_network
 from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import views
@@ -76,20 +76,20 @@ def whole_elbo(
   config: adapted_network.AdaptedConfig,
   schedule: revealed.Schedule,
   steps: int,
-) -> Callable[..., losses.Loss]:
+) -> Callable[..., slots.Value]:
   """Returns the ELBO of whole completions, given their prompts.
 
   Completion tokens are masked at one time for each text, prompts never; the
-  attention is open after so many steps. For `objective.Loss.whole`.
+  attention is open after so many steps. For `objective.Objective.whole`.
   """
 
-  def value(params, frozen, batch, keys, step, block):
-    tokens, length = batch['tokens'], batch['length']
+  def value(params, view, batch, keys, step, block):
+    tokens, length = batch.tokens, batch.length
     rows, size = tokens.shape
     mask_keys, attention_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     index = jnp.arange(size)
     there = index < length[:, None]
-    asked = there & (index >= batch['prompt_length'][:, None])
+    asked = there & (index >= batch.prompt_length[:, None])
     drawn = jax.vmap(lambda key: revealed.draw_masks(key, (), size, schedule))(
       mask_keys
     )
@@ -101,10 +101,10 @@ def whole_elbo(
       annealed_share(step, steps),
     )
     given = jnp.where(masked, config.mask_id, tokens)
-    x = adapted_network.states(config, params, frozen['embed'], given, seen)
+    x = adapted_network.states(config, params, view.embed, given, seen)
     target, counted = shifted_targets(tokens, asked)
-    log_q, _ = head_lib.judge(x, frozen['head'], frozen['index'][target], block)
-    shown = revealed.Shown(jnp.roll(~masked, -1, axis=-1), drawn.weight)
+    log_q, _ = head_lib.targets(x, view.head, view.index[target], block)
+    shown = slots.Shown(jnp.roll(~masked, -1, axis=-1), drawn.weight)
     loss, metrics = revealed.elbo(log_q, counted, shown)
     targets = jnp.sum(masked & (index > 0))
     return loss, metrics | {
@@ -122,31 +122,31 @@ def window_score(config: adapted_network.AdaptedConfig) -> scores.Score:
   with another: W passes of the whole text, one after the other.
   """
 
-  def score(params, frozen, batch, gamma, shown=None):
+  def score(params, view, batch, gamma, shown=None):
     del shown  # its windows are masked whole
-    tokens = jnp.pad(batch['tokens'], ((0, 0), (0, gamma)))
+    tokens = jnp.pad(batch.tokens, ((0, 0), (0, gamma)))
     index = jnp.arange(tokens.shape[1])
-    slots = jnp.arange(gamma)
+    offsets_G = jnp.arange(gamma)
 
     @jax.checkpoint
     def one(anchor):  # [B]
       given = jnp.where(index <= anchor[:, None], tokens, config.mask_id)
       seen = index <= anchor[:, None] + gamma
       seen = jnp.broadcast_to(seen[:, None], tokens.shape + index.shape)
-      x = adapted_network.states(config, params, frozen['embed'], given, seen)
-      place = anchor[:, None] + slots  # of the output before each slot
+      x = adapted_network.states(config, params, view.embed, given, seen)
+      place = anchor[:, None] + offsets_G  # of the output before each slot
       return jnp.take_along_axis(x, place[..., None], axis=1)
 
-    states = jax.lax.map(one, batch['anchors'].T)  # [W, B, G, E]
+    states = jax.lax.map(one, batch.anchors.T)  # [W, B, G, E]
     states = jnp.moveaxis(states, 0, 1)
-    rows, windows = batch['anchors'].shape
+    rows, windows = batch.anchors.shape
     place = jnp.arange(windows * gamma).reshape(windows, gamma)
-    position = batch['anchors'][..., None] + slots
+    position = batch.anchors[..., None] + offsets_G
     return scores.Predictions(
       states=states.reshape(rows, windows * gamma, -1),
       position=position.reshape(rows, -1),
       place=jnp.broadcast_to(place, position.shape),
-      extra_tokens=windows * tokens.size - batch['tokens'].size,
+      extra_tokens=windows * tokens.size - batch.tokens.size,
     )
 
   return score

@@ -7,20 +7,19 @@ import contextlib
 import dataclasses
 import os
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import jax_settings
+from specdiff_jax.core import training_types
 from specdiff_jax.data import journal
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
-from specdiff_jax.models import networks
-from specdiff_jax.models import transformer
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import checkpoint
@@ -28,57 +27,103 @@ from specdiff_jax.training import every_anchor
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
-from specdiff_jax.training import objective
-from specdiff_jax.training import online
+from specdiff_jax.training import objective as objective_lib
+from specdiff_jax.training import reading as reading_lib
 from specdiff_jax.training import scores
 from specdiff_jax.training import step as step_lib
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-  """All that decides a run; `train` starts it, or goes on with it.
+class Student:
+  """The drafter as it is trained, whole or in part.
 
-  The drafter's params, and its optimizer's state, are split over `mesh` by
-  `split`, what stays frozen by `split_frozen`: the verifier too, where it runs
-  in the train step. Where its features are kept on the host it does not, and
-  every process has it whole.
+  Attributes:
+    network: its sizes.
+    initial: (network, key, verifier's params) -> params that are trained.
+    score: what its windows predict.
+    finished: params that are trained -> params of the drafter.
+    vocab: draft vocabulary of the drafter that it starts from; None: the most
+      frequent tokens of the data.
   """
 
   network: drafter_file.Config
-  initial: Callable[..., Any]  # (config, key, verifier's params) -> params
+  initial: Callable[..., Any]
   score: scores.Score
-  verifier: weights.Checkpoint
-  data: windows.Source  # to train on
+  finished: Callable[[Any], Any] = lambda params: params
+  vocab: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+  """Trajectories to train on and held-out ones, and sizes of their batches."""
+
+  train: windows.Source
   held_out: windows.Source
   sizes: windows.WindowConfig
-  loss: objective.Loss
-  optimizer: optax.GradientTransformation
-  schedule: loop.Schedule
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Placement:
+  """A mesh, and what it splits.
+
+  Attributes:
+    mesh: devices.
+    split: rules of what is trained and its optimizer's state.
+    frozen: rules of what is read of the verifier.
+  """
+
   mesh: jax.sharding.Mesh
-  feature_cache: int  # trajectories whose features the host keeps; 0: none
-  vocab_block: int  # rows of the head whose logits exist at once; 0: all
-  workdir: str
-  facts: Mapping[str, Any]  # what must not change when the run goes on
-  # Features by what decides them: runs that share it compute them once.
-  memory: dict[Any, dict] = dataclasses.field(default_factory=dict)
-  tensorboard: bool = False  # event files beside the JSON lines
-  stored_law: bool = False  # the loss reads the law that the data hold
-  # What the trained params are those of a drafter by: adapters are merged.
-  finished: Callable[[Any], Any] = lambda params: params
-  given_vocab: np.ndarray | None = None  # of the drafter that it starts from
   split: Sequence[rules.Rule] = rules.TRANSFORMER
-  split_frozen: Sequence[rules.Rule] = rules.TRANSFORMER
-  explosion: float = 0.0  # see `step.make_train_step`
-  keep: int = 3  # checkpoints, beside the best
-  parts: int = 1  # of a batch, one after the other
-  best: bool = False  # what it comes to is the best checkpoint, not the last
+  frozen: Sequence[rules.Rule] = rules.TRANSFORMER
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Output:
+  """Where a run writes, and what it keeps.
+
+  Attributes:
+    workdir: its directory.
+    facts: what must not change when the run goes on.
+    tensorboard: event files stand beside the JSON lines.
+    keep: checkpoints, beside the best.
+    best: the result is the best checkpoint, not the last.
+  """
+
+  workdir: str
+  facts: Mapping[str, Any]
+  tensorboard: bool = False
+  keep: int = 3
+  best: bool = False
+
+
+class Program(NamedTuple):
+  """A train step, and the shapes of its arguments with their shardings."""
+
+  step: Callable[..., Any]  # jitted (state, batch, view) -> (state, metrics)
+  state: step_lib.TrainState
+  batch: training_types.TrainBatch
+  view: training_types.VerifierView
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """All that decides a run; `train` starts it, or goes on with it."""
+
+  student: Student
+  reading: reading_lib.Reading
+  data: Data
+  objective: objective_lib.Objective
+  optimizer: optax.GradientTransformationExtraArgs  # `skip_explosions`
+  schedule: loop.Schedule
+  placement: Placement
+  output: Output
 
   def vocab(self) -> np.ndarray:
     """Returns the draft vocabulary."""
-    if self.given_vocab is not None:
-      return self.given_vocab
-    size = self.verifier.config.vocab_size
-    return frequent_tokens(self.data, self.network.vocab, size)
+    if self.student.vocab is not None:
+      return self.student.vocab
+    size = self.reading.verifier.config.vocab_size
+    return frequent_tokens(self.data.train, self.student.network.vocab, size)
 
   def train(
     self,
@@ -87,186 +132,166 @@ class Run:
   ) -> loop.Result:
     """Trains, from the newest checkpoint in the work directory if any.
 
-    `say` is told of damaged files that the run does without.
+    `say` is told of damaged files that the run skips.
 
     Raises InputError if another run holds the directory, or it belongs to one
     with other facts.
     """
+    workdir, facts = self.output.workdir, self.output.facts
     with contextlib.ExitStack() as stack:
-      lock = files.held(os.path.join(self.workdir, '.lock'))
+      lock = files.held(os.path.join(workdir, '.lock'))
       processes.on_first(lambda: stack.enter_context(lock))
-      path = os.path.join(self.workdir, 'run.json')
-      processes.on_first(lambda: _check_same_run(path, self.facts))
+      path = os.path.join(workdir, 'run.json')
+      processes.on_first(lambda: _check_same_run(path, facts))
       return self._train(progress, say)
 
   def _train(
     self, progress: loop.Progress, say: Callable[[str], None]
   ) -> loop.Result:
-    state, frozen, step = self.start()
-    path = os.path.join(self.workdir, 'metrics.jsonl')
-    events = os.path.join(self.workdir, 'events') if self.tensorboard else None
+    state, view, step = self.start()
+    data, output = self.data, self.output
+    path = os.path.join(output.workdir, 'metrics.jsonl')
+    events = os.path.join(output.workdir, 'events')
     writer = processes.together(
       lambda: metrics.MetricsWriter(
-        path if processes.is_first() else None, events, say
+        path if processes.is_first() else None,
+        events if output.tensorboard else None,
+        say,
       )
     )
-    share = processes.row_share(self.mesh)
-    matches = objective.make_matches(
-      self.score, self.sizes.gamma, self.vocab_block
+    matches = objective_lib.make_matches(
+      self.student.score, data.sizes.gamma, self.objective.vocab_block
     )
+    share = processes.row_share(self.placement.mesh)
     return loop.train(
       state,
       step,
-      iter(windows.batches(self.data, self.sizes, *share)),
+      iter(windows.batches(data.train, data.sizes, *share)),
       checkpoint.Checkpointer(
-        os.path.join(self.workdir, 'checkpoints'), self.keep, say
+        os.path.join(output.workdir, 'checkpoints'), output.keep, say
       ),
       writer,
       self.schedule,
-      frozen=frozen,
-      prepare=self._with_stored_law(
-        self.prepare(self.data, self._temperature())
-      ),
+      frozen=view,
+      prepare=self.prepare(),
       evaluate=every_anchor.evaluator(
-        self._with_features(matches),
-        frozen,
-        self.prepare(self.held_out),
-        self.held_out,
-        self.sizes,
-        self.mesh,
+        self.reading.wrapped(matches),
+        view,
+        self._on_mesh(self.reading.prepare(data.held_out)),
+        data.held_out,
+        data.sizes,
+        self.placement.mesh,
       ),
       progress=progress,
       records=lambda batch: [
-        self.data[i].id for i in batch['record'] if i != windows.BLANK
+        data.train[i].id for i in batch.record if i != windows.BLANK
       ],
-      best=self.best,
+      best=output.best,
     )
 
-  def start(self) -> tuple[step_lib.TrainState, Any, Callable[..., Any]]:
+  def start(
+    self,
+  ) -> tuple[
+    step_lib.TrainState, training_types.VerifierView, Callable[..., Any]
+  ]:
     """Returns the first state, what stays frozen, and the train step."""
-    loss = objective.make_loss(
-      self.score,
-      self.loss,
-      self.sizes.gamma,
-      self.vocab_block,
-      self.sizes.seed,
-      self.parts,
+    state, shardings = step_lib.init_state(*self._state())
+    view = self.reading.view(
+      self.vocab(), self.objective.temperature, *self._frozen()
     )
-    state, shardings = step_lib.init_state(
-      lambda key, params: self.initial(self.network, key, params),
-      [jax_settings.key(self.sizes.seed), self.verifier.params],
-      self.optimizer,
-      self.split,
-      self.mesh,
+    return state, view, self._step(shardings)
+
+  def program(self, top_k: int = 0) -> Program:
+    """Returns the train step and the shapes of what it is called with.
+
+    Reads neither data nor values: the verifier's params may be shapes. `top_k`
+    is the size of stored distributions, where the loss reads such.
+    """
+    state = step_lib.abstract_state(*self._state())
+    by_row = rules.by_row(self.placement.mesh)
+    batch = windows.abstract(self.data.sizes, by_row)
+    if self.objective.stored:
+      batch = features_lib.Stored.abstract(batch, top_k)
+    temperature = self.objective.temperature
+    return Program(
+      self._step(jax.tree.map(lambda x: x.sharding, state)),
+      state,
+      self.reading.abstract(batch, temperature),
+      self.reading.abstract_view(
+        self.student.network.vocab, temperature, *self._frozen()
+      ),
     )
-    step = step_lib.make_train_step(
-      self._with_features(loss, self._temperature()),
+
+  def _state(self) -> tuple[Any, ...]:
+    """Returns the arguments of `step.init_state`."""
+    student, placement = self.student, self.placement
+    key = jax_settings.key(self.data.sizes.seed)
+    return (
+      lambda key, params: student.initial(student.network, key, params),
+      [key, self.reading.verifier.params],
       self.optimizer,
-      self.mesh,
+      placement.split,
+      placement.mesh,
+    )
+
+  def _frozen(self) -> tuple[Sequence[rules.Rule], jax.sharding.Mesh]:
+    return self.placement.frozen, self.placement.mesh
+
+  def _step(self, shardings: Any) -> Callable[..., Any]:
+    """Returns the jitted train step of a state with these shardings."""
+    sizes = self.data.sizes
+    loss = objective_lib.make_loss(
+      self.student.score, self.objective, sizes.gamma, sizes.seed
+    )
+    return step_lib.make_train_step(
+      self.reading.wrapped(
+        loss, self.objective.temperature, self.objective.micro_batches
+      ),
+      self.optimizer,
+      self.placement.mesh,
       shardings,
-      self.explosion,
       rules.TRANSFORMER,
     )
-    return state, self._frozen(), step
 
-  def _frozen(self) -> dict[str, Any]:
-    """Returns what training reads of the verifier, split over the mesh."""
-    verifier, vocab = self.verifier.params, self.vocab()
+  def prepare(self) -> Callable[[Any], training_types.TrainBatch]:
+    """Returns what makes the pipeline's batches such as the step takes."""
+    prepare = self.reading.prepare(self.data.train, self.objective.temperature)
+    if self.objective.stored:
+      stored, kept = features_lib.Stored(self.data.train), prepare
+      prepare = lambda batch: kept(stored(batch))
+    return self._on_mesh(prepare)
 
-    def make(params):
-      return objective.frozen(params, vocab)
-
-    shardings = rules.shardings(
-      jax.eval_shape(make, verifier), self.split_frozen, self.mesh
-    )
-    frozen = jax.jit(make, out_shardings=shardings)(verifier)
-    if self._online(self._temperature()):
-      if self.network.features:  # evaluations have the verifier's, too
-        del frozen['embed']
-      frozen['verifier'] = jax.device_put(
-        verifier, rules.shardings(verifier, self.split_frozen, self.mesh)
-      )
-    return frozen
-
-  def _temperature(self) -> float:
-    """Returns that of the verifier's law; 0 where no pass has to tell it."""
-    asked = self.loss.law and not self.stored_law
-    return self.loss.temperature if asked else 0.0
-
-  def _with_stored_law(self, prepare):
-    """Returns a `prepare` of the training data that adds its stored law."""
-    if not self.stored_law:
-      return prepare
-    law = features_lib.StoredLaw(self.data)
-    return lambda batch: prepare(law(batch))
+  def _on_mesh(self, prepare) -> Callable[[Any], training_types.TrainBatch]:
+    mesh = self.placement.mesh
+    return lambda batch: processes.global_batch(mesh, prepare(batch))
 
   def not_split(self) -> list[str]:
     """Returns what the mesh does not divide; see `rules.not_split`."""
-    drafter = {'drafter': self.network.shapes()}
-    told = rules.not_split(drafter, self.split, self.mesh)
-    if self._online(self._temperature()):
-      verifier = {'verifier': self.verifier.params}
-      told += rules.not_split(verifier, self.split_frozen, self.mesh)
+    shapes, placement = self.student.network.shapes(), self.placement
+    told = rules.not_split({'drafter': shapes}, placement.split, placement.mesh)
+    if self.reading.inside(self.objective.temperature):
+      verifier = {'verifier': self.reading.verifier.params}
+      told += rules.not_split(verifier, placement.frozen, placement.mesh)
     return told
 
-  def prepare(
-    self, source: windows.Source, temperature: float = 0.0
-  ) -> Callable[[Any], Any]:
-    """Returns what makes a source's batches such as the step takes.
-
-    It adds the verifier's features where they are kept, and its law at a
-    temperature above 0.
-    """
-    wanted = self.network.features or temperature
-    if not wanted or self._online(temperature):
-      return lambda batch: processes.global_batch(self.mesh, batch)
-    layers, tokens = self.network.features, self.sizes.tokens
-    dtype = jax.tree.leaves(self.verifier.params)[0].dtype.name
-    own = self.verifier.fingerprint, dtype, layers, temperature, tokens
-    features = features_lib.Features(
-      transformer.Transformer(self.verifier.config),
-      self.verifier.params,
-      layers,
-      self.feature_cache,
-      temperature,
-      self.memory.setdefault((*own, windows.digest(source)), {}),
-    )
-    return lambda batch: processes.global_batch(self.mesh, features(batch))
-
-  def _online(self, temperature: float) -> bool:
-    """Whether the verifier runs in the step: where nothing of it is kept."""
-    wanted = self.network.features or temperature
-    return bool(wanted) and not self.feature_cache
-
-  def _with_features(self, function, temperature: float = 0.0):
-    """Returns a function of batches that lack what `prepare` does not add."""
-    if not self._online(temperature):
-      return function
-    return online.with_features(
-      function,
-      networks.network(self.verifier.config),
-      self.network.features,
-      temperature,
-      self.parts,
-    )
-
   def save(self, path: str, result: loop.Result) -> None:
-    """Writes the drafter that `train` came to; all processes must call it."""
+    """Writes the trained drafter; all processes must call it."""
     params = jax.tree.map(processes.whole, result.state.params)
     if not processes.is_first():
       return
+    verifier = self.reading.verifier
     facts = {
       'steps': int(result.state.step),
       'tau_eval': result.evaluation.get('tau'),
       'params_sha256': result.params_sha256,
-      'verifier_source': self.verifier.source,
+      'verifier_source': verifier.source,
     }
     drafter_file.save(
       path,
-      self.network,
-      self.finished(params),
+      self.student.network,
+      self.student.finished(params),
       self.vocab(),
-      self.verifier,
+      verifier,
       facts,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from specdiff_jax.core import training_types
 from specdiff_jax.data import windows
 from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import processes
@@ -17,7 +18,7 @@ from specdiff_jax.training import evaluate as evaluate_lib
 
 def evaluator(
   matches: Callable[..., Any],
-  frozen: Any,
+  view: training_types.VerifierView,
   prepare: Callable[[Any], Any],
   source: windows.Source,
   sizes: windows.WindowConfig,
@@ -30,7 +31,7 @@ def evaluator(
 
   Args:
     matches: see `objective.make_matches`.
-    frozen: see `objective.frozen`.
+    view: see `objective.view`.
     prepare: makes a device batch of a host batch, for this very source.
     source: held-out trajectories.
     sizes: of a batch, as in training.
@@ -48,12 +49,12 @@ def evaluator(
     found = [[] for _ in range(len(source))]
     for batch in batches(source, sizes):
       match, valid = jax.device_get(
-        jitted(params, frozen, prepare(_share(batch, mesh)))
+        jitted(params, view, prepare(_share(batch, mesh)))
       )
-      for row, record in enumerate(batch['record']):
-        some = batch['anchor_valid'][row]
-        if record != windows.BLANK and some.any():
-          found[record].append((match[row][some], valid[row][some]))
+      for row, record in enumerate(batch.record):
+        valid_W = batch.anchor_valid[row]
+        if record != windows.BLANK and valid_W.any():
+          found[record].append((match[row][valid_W], valid[row][valid_W]))
     return _figures([record for record in found if record])
 
   return run
@@ -61,7 +62,7 @@ def evaluator(
 
 def batches(
   source: windows.Source, sizes: windows.WindowConfig
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[training_types.TrainBatch]:
   """Yields batches in which every anchor of every trajectory stands once.
 
   A trajectory takes as many rows as its anchors fill; their order is kept.
@@ -69,41 +70,25 @@ def batches(
   rows = []
   for record in range(len(source)):
     item = source[record]
-    whole = np.concatenate([item.prompt, item.completion])[: sizes.tokens]
-    anchors = np.arange(len(item.prompt), len(whole) - 1)
+    length = min(len(item.prompt) + len(item.completion), sizes.tokens)
+    anchors = np.arange(len(item.prompt), length - 1)
     for first in range(0, len(anchors), sizes.windows):
       chosen = anchors[first : first + sizes.windows]
-      rows.append(_row(record, whole, len(item.prompt), chosen, sizes))
-  blank = _row(windows.BLANK, np.zeros(1, np.int32), 1, np.zeros(0), sizes)
-  rows += [blank] * (-len(rows) % sizes.batch)
+      rows.append(windows.row(record, item, chosen, sizes))
+  rows += [windows.blank(sizes)] * (-len(rows) % sizes.batch)
   for first in range(0, len(rows), sizes.batch):
     group = rows[first : first + sizes.batch]
-    yield {name: np.stack([row[name] for row in group]) for name in blank}
-
-
-def _row(record, whole, prompt_length, chosen, sizes) -> dict[str, np.ndarray]:
-  tokens = np.zeros(sizes.tokens, np.int32)
-  tokens[: len(whole)] = whole
-  anchors = np.full(sizes.windows, prompt_length, np.int32)
-  anchors[: len(chosen)] = chosen
-  return {
-    'tokens': tokens,
-    'length': np.int32(len(whole)),
-    'prompt_length': np.int32(prompt_length),
-    'anchors': anchors,
-    'anchor_valid': np.arange(sizes.windows) < len(chosen),
-    'record': np.int32(record),
-  }
+    yield jax.tree.map(lambda *leaves: np.stack(leaves), *group)
 
 
 def _share(
-  batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh
-) -> dict[str, np.ndarray]:
+  batch: training_types.TrainBatch, mesh: jax.sharding.Mesh
+) -> training_types.TrainBatch:
   """Returns the rows of this process, in the order of the global batch."""
   index, count = processes.row_share(mesh)
-  size = len(batch['record']) // count
+  size = len(batch.record) // count
   rows = slice(index * size, (index + 1) * size)
-  return {name: value[rows] for name, value in batch.items()}
+  return jax.tree.map(lambda x: x[rows], batch)
 
 
 def _figures(found: Sequence[Sequence[tuple]]) -> dict[str, Any]:

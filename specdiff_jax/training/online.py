@@ -9,38 +9,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from specdiff_jax.training import features as features_lib
-from specdiff_jax.training import micro_batches as parts_lib
+from specdiff_jax.training import micro_batches
 
 
-def with_features(
+def with_readings(
   function: Callable[..., Any],
   model: Any,
   layers: Sequence[int],
   temperature: float = 0.0,
-  parts: int = 1,
+  count: int = 1,
 ) -> Callable[..., Any]:
-  """Returns a function of raw batches out of one of batches with features.
+  """Returns a function of raw batches out of one of batches with readings.
 
   Args:
-    function: (params, frozen, batch, ...), such as `objective.make_loss` gives.
-    model: the verifier; its params are frozen['verifier'].
-    layers: whose outputs `function` reads as batch['features'].
-    temperature: of the verifier's law; 0 where it reads none.
-    parts: of a batch, which the verifier reads one after the other.
+    function: (params, view, batch, ...), such as `objective.make_loss` gives.
+    model: the verifier; its params are view.verifier.
+    layers: whose outputs `function` reads as batch.features.
+    temperature: of the verifier's distribution; 0 where it reads none.
+    count: micro-batches that the verifier reads one after the other.
 
-  Example: with_features(objective.make_loss(...), model, (9, 18, 29))
+  Example: with_readings(objective.make_loss(...), model, (9, 18, 29))
   """
 
-  def with_verifier(params, frozen, batch, *rest):
+  def with_verifier(params, view, batch, *rest):
 
     def read(tokens, length):
       return features_lib.forward(
-        model, tuple(layers), temperature, frozen['verifier'], tokens, length
+        model, tuple(layers), temperature, view.verifier, tokens, length
       )
 
-    read = parts_lib.by_parts(read, parts, again=False)
-    found = read(batch['tokens'], batch['length'])
-    frozen = {'embed': frozen['verifier']['embed'], **frozen}
-    return function(params, frozen, {**batch, **found}, *rest)
+    read = micro_batches.over_micro_batches(read, count, recompute=False)
+    batch = batch.replace(**read(batch.tokens, batch.length))
+    view = view.replace(embed=view.verifier['embed'])
+    return function(params, view, batch, *rest)
 
   return with_verifier

@@ -37,6 +37,8 @@ def only(
   weight decay do not see them.
   """
 
+  # Not by optax.selective_transform: its labels are other names in the state,
+  # which checkpoints hold, and its mask has to be there before the params are.
   def labels(params):
     return jax.tree.map(
       lambda train: 'trained' if train else 'held', trained(params, pattern)

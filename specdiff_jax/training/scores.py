@@ -25,7 +25,7 @@ class Predictions:
   extra_tokens: int = flax.struct.field(pytree_node=False, default=0)
 
 
-# (params, frozen, batch, gamma, shown [B, W, G] or None) -> Predictions
+# (params, view, batch, gamma, shown [B, W, G] or None) -> Predictions
 Score = Callable[..., Predictions]
 
 
@@ -37,15 +37,15 @@ def diffusion_score(
   With `remat` each layer is computed again on the way back.
   """
 
-  def score(params, frozen, batch, gamma, shown=None):
+  def score(params, view, batch, gamma, shown=None):
     targets, valid = windows.targets(batch, gamma)
     states = drafter_windows.window_states(
       config,
       params,
-      frozen['embed'],
-      batch['tokens'],
-      batch['features'].astype(jnp.float32),
-      batch['anchors'],
+      view.embed,
+      batch.tokens,
+      batch.features.astype(jnp.float32),
+      batch.anchors,
       None if shown is None else (shown & valid, targets),
       remat,
     )
@@ -86,14 +86,14 @@ def causal_score(config: causal_network.CausalConfig) -> Score:
   before it, so that what serving would accept is exact.
   """
 
-  def score(params, frozen, batch, gamma, shown=None):
+  def score(params, view, batch, gamma, shown=None):
     del shown  # it sees every token before a slot as it is
-    tokens = batch['tokens']
+    tokens = batch.tokens
     rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     mask = views.causal_mask(jnp.full(rows, length), length)
     states, _ = causal_network.run(
-      config, params, frozen['embed'], tokens, positions, mask
+      config, params, view.embed, tokens, positions, mask
     )
     # Past the row's end there is no target.
     place = jnp.minimum(_places(batch, gamma), length - 1)
@@ -104,4 +104,4 @@ def causal_score(config: causal_network.CausalConfig) -> Score:
 
 def _places(batch, gamma):
   """Returns [B, W, G], the position before each slot's."""
-  return batch['anchors'][..., None] + jnp.arange(gamma)
+  return batch.anchors[..., None] + jnp.arange(gamma)

@@ -16,6 +16,7 @@ from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.models import networks
+from specdiff_jax.recipes import training as build_training
 from specdiff_jax.tools.aot import hlo_costs
 from specdiff_jax.tools.aot import lowering as build_aot
 from specdiff_jax.tools.aot import memory
@@ -162,11 +163,14 @@ def test_the_batch_is_that_of_training(config, root):
     config.tokens, config.windows, config.gamma, config.batch, config.seed
   )
   real = next(iter(windows.batches([Item()] * 8, sizes)))
-  mesh = jax.sharding.AbstractMesh((1, 1), ('data', 'model'))
-  ours = build_aot._batch(config, mesh)
-  assert {k: (v.shape, v.dtype) for k, v in ours.items()} == {
-    k: (v.shape, v.dtype) for k, v in real.items()
-  }
+  mesh = build_training.mesh(config, jax.devices()[:1])
+  config.feature_cache = 0
+  run = build_training.abstract_run(config, build_aot.verifier(config), mesh)
+  batch = run.program().batch
+  assert jax.tree.structure(batch) == jax.tree.structure(real)
+  assert [(x.shape, x.dtype) for x in jax.tree.leaves(batch)] == [
+    (x.shape, x.dtype) for x in jax.tree.leaves(real)
+  ]
 
 
 @pytest.mark.parametrize('name', ['train', 'decode'])

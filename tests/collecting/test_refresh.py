@@ -49,7 +49,7 @@ def test_counts_of_all_anchors_in_order():
 
   def matches(batch):  # slot 1 fits at even places, slot 2 always
     _, valid = windows.targets(batch, 2)
-    first = batch['anchors'] % 2 == 0
+    first = batch.anchors % 2 == 0
     match = np.stack([first, np.ones_like(first)], axis=-1)
     return match & valid, valid
 

@@ -36,15 +36,24 @@ def take(dataset, count=None):
 
 
 def equal(one, other):
-  assert one[0].keys() == other[0].keys()
+  assert jax.tree.structure(one[0]) == jax.tree.structure(other[0])
   return len(one) == len(other) and all(
-    np.array_equal(a[name], b[name]) for a, b in zip(one, other) for name in a
+    map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other))
   )
 
 
 def test_a_batch_holds_what_is_said():
   for batch in take(windows.batches(SOURCE, CONFIG), 20):
-    shapes = {name: (v.shape, v.dtype.name) for name, v in batch.items()}
+    shapes = {
+      name: (v.shape, v.dtype.name)
+      for name, v in vars(batch).items()
+      if v is not None
+    }
+    told = windows.abstract(CONFIG)
+    assert jax.tree.structure(told) == jax.tree.structure(batch)
+    assert [(v.shape, v.dtype.name) for v in jax.tree.leaves(told)] == list(
+      shapes.values()
+    )
     assert shapes == {
       'tokens': ((4, 24), 'int32'),
       'length': ((4,), 'int32'),
@@ -54,20 +63,20 @@ def test_a_batch_holds_what_is_said():
       'record': ((4,), 'int32'),
     }
     for row in range(4):
-      item = SOURCE[batch['record'][row]]
+      item = SOURCE[batch.record[row]]
       whole = np.concatenate([item.prompt, item.completion])
       length = min(len(whole), 24)
-      assert batch['length'][row] == length
-      assert batch['prompt_length'][row] == len(item.prompt)
+      assert batch.length[row] == length
+      assert batch.prompt_length[row] == len(item.prompt)
       np.testing.assert_array_equal(
-        batch['tokens'][row], np.pad(whole[:length], (0, 24 - length))
+        batch.tokens[row], np.pad(whole[:length], (0, 24 - length))
       )
-      valid = batch['anchor_valid'][row]
-      anchors = batch['anchors'][row][valid]
+      valid = batch.anchor_valid[row]
+      anchors = batch.anchors[row][valid]
       assert len(anchors) == min(5, length - 1 - len(item.prompt)) > 0
       assert (np.diff(anchors) > 0).all()
       assert len(item.prompt) <= anchors[0] and anchors[-1] <= length - 2
-      assert (batch['anchors'][row][~valid] == len(item.prompt)).all()
+      assert (batch.anchors[row][~valid] == len(item.prompt)).all()
       assert (valid[:-1] >= valid[1:]).all()
 
 
@@ -77,9 +86,9 @@ def test_enough_windows_take_every_anchor_in_order(completion, length):
   [batch] = take(
     windows.batches([made(0, 4, completion)], config, num_epochs=1)
   )
-  assert batch['length'] == [length]
+  assert batch.length == [length]
   np.testing.assert_array_equal(
-    batch['anchors'][batch['anchor_valid']], np.arange(4, length - 1)
+    batch.anchors[batch.anchor_valid], np.arange(4, length - 1)
   )
 
 
@@ -93,9 +102,9 @@ def test_anchors_are_uniform():
   counts = collections.Counter(dict.fromkeys(range(4, 23), 0))
   first = collections.Counter(counts)
   for batch in take(windows.batches([made(0, 4, 20)], config), 250):
-    assert batch['anchor_valid'].all()
-    counts.update(batch['anchors'].ravel().tolist())
-    first.update(batch['anchors'][:, 0].tolist())
+    assert batch.anchor_valid.all()
+    counts.update(batch.anchors.ravel().tolist())
+    first.update(batch.anchors[:, 0].tolist())
   assert len(counts) == 19
   assert chi_square(counts) < 40  # 99.9 % of a chi-square of 18 degrees: 42
   assert chi_square(first) > 400  # the least anchors are not: it can fail
@@ -112,8 +121,8 @@ def test_records_without_an_anchor_are_left_out():
   ]
   config = windows.WindowConfig(tokens=24, windows=2, gamma=3, batch=1)
   batches = take(windows.batches(source, config, num_epochs=1))
-  assert sorted(int(batch['record'][0]) for batch in batches) == [1, 4]
-  assert all(batch['anchor_valid'][0].sum() == 1 for batch in batches)
+  assert sorted(int(batch.record[0]) for batch in batches) == [1, 4]
+  assert all(batch.anchor_valid[0].sum() == 1 for batch in batches)
   with pytest.raises(errors.InputError, match='None of the 3 trajectories'):
     windows.batches([source[0], source[2], source[5]], config)
 
@@ -121,23 +130,23 @@ def test_records_without_an_anchor_are_left_out():
 def test_an_epoch_holds_every_record_once():
   batches = take(windows.batches(SOURCE, CONFIG, num_epochs=1))
   assert len(batches) == 6
-  records = np.concatenate([batch['record'] for batch in batches])
+  records = np.concatenate([batch.record for batch in batches])
   assert sorted(records.tolist()) == [-1, *range(23)]
   assert records.tolist() != sorted(records.tolist())
   [row] = np.flatnonzero(records == windows.BLANK)
-  blank = {name: v[row % 4] for name, v in batches[row // 4].items()}
-  assert not blank['anchor_valid'].any() and not blank['tokens'].any()
-  assert blank['length'] == blank['prompt_length'] == 1
+  blank = jax.tree.map(lambda v: v[row % 4], batches[row // 4])
+  assert not blank.anchor_valid.any() and not blank.tokens.any()
+  assert blank.length == blank.prompt_length == 1
 
 
 def test_epochs_differ_in_order_and_in_anchors():
   batches = take(windows.batches(SOURCE[:20], CONFIG, num_epochs=2))
   one, two = batches[:5], batches[5:]
-  order = [np.concatenate([b['record'] for b in part]) for part in (one, two)]
+  order = [np.concatenate([b.record for b in part]) for part in (one, two)]
   assert sorted(order[0]) == sorted(order[1]) == list(range(20))
   assert (order[0] != order[1]).any()
   anchors = [
-    {r: tuple(a) for b in part for r, a in zip(b['record'], b['anchors'])}
+    {r: tuple(a) for b in part for r, a in zip(b.record, b.anchors)}
     for part in (one, two)
   ]
   assert anchors[0] != anchors[1]
@@ -176,8 +185,8 @@ def test_the_seed_decides():
 def test_processes_together_see_what_one_would(count, epochs):
   def rows(batch):
     return sorted(
-      (int(batch['record'][i]), tuple(batch['anchors'][i].tolist()))
-      for i in range(len(batch['record']))
+      (int(batch.record[i]), tuple(batch.anchors[i].tolist()))
+      for i in range(len(batch.record))
     )
 
   number = 12 if epochs is None else None
@@ -197,19 +206,17 @@ def test_processes_together_see_what_one_would(count, epochs):
 @pytest.mark.parametrize('array', [np.asarray, jax.numpy.asarray])
 def test_targets_are_the_tokens_after_the_anchor(array):
   [batch] = take(windows.batches(SOURCE, CONFIG), 1)
-  ids, valid = windows.targets(
-    {name: array(value) for name, value in batch.items()}, 3
-  )
+  ids, valid = windows.targets(jax.tree.map(array, batch), 3)
   assert ids.shape == valid.shape == (4, 5, 3)
   assert ids.dtype == np.int32 and valid.dtype == bool
   short = 0
   for b, w, j in np.ndindex(4, 5, 3):
-    place = batch['anchors'][b, w] + 1 + j
-    expected = batch['anchor_valid'][b, w] and place < batch['length'][b]
+    place = batch.anchors[b, w] + 1 + j
+    expected = batch.anchor_valid[b, w] and place < batch.length[b]
     assert valid[b, w, j] == expected
-    assert ids[b, w, j] == (batch['tokens'][b, place] if expected else 0)
+    assert ids[b, w, j] == (batch.tokens[b, place] if expected else 0)
     short += not expected
-  assert short and bool(valid[batch['anchor_valid']][:, 0].all())
+  assert short and bool(valid[batch.anchor_valid][:, 0].all())
   jitted = jax.jit(windows.targets, static_argnums=1)(batch, 3)
   np.testing.assert_array_equal(jitted[0], ids)
   np.testing.assert_array_equal(jitted[1], valid)
@@ -226,10 +233,8 @@ def test_the_split_follows_the_text_alone():
   assert set(fewer.indices) == {i for i in held_out.indices if i < 150}
   assert set(windows.split(source, 0.1)[1].indices) < set(held_out.indices)
   [batch] = take(windows.batches(held_out, CONFIG), 1)
-  row = held_out[batch['record'][0]]
-  np.testing.assert_array_equal(
-    batch['tokens'][0, : len(row.prompt)], row.prompt
-  )
+  row = held_out[batch.record[0]]
+  np.testing.assert_array_equal(batch.tokens[0, : len(row.prompt)], row.prompt)
 
 
 @pytest.mark.parametrize('fraction', [0.0, 1.0])

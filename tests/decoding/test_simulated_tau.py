@@ -39,11 +39,11 @@ def simulated():
   """Returns the figures of the evaluation that distillation does."""
   config, params = systems.causal_params()
   verifier = jax.tree.map(jnp.asarray, systems.verifier()[1])
-  frozen = objective.frozen(verifier, params.vocab)
+  view = objective.view(verifier, params.vocab)
   mesh = mesh_lib.make_mesh((1, 1))
   evaluate = every_anchor.evaluator(
       objective.make_matches(scores.causal_score(config), systems.GAMMA),
-      frozen,
+      view,
       lambda batch: processes.global_batch(mesh, batch),
       source(),
       windows.WindowConfig(

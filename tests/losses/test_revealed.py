@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.losses import revealed
+from specdiff_jax.losses import slots
 
 
 def test_prefixes_are_drawn_as_told():
@@ -33,9 +34,8 @@ def test_variable_prefix_by_hand():
 
     @jax.jit
     def loss(x):
-      return revealed.variable_prefix(
-        x, jnp.asarray(valid), jnp.asarray(shown), 7.0
-      )[0]
+      seen = slots.Shown(jnp.asarray(shown), jnp.ones(len(shown)))
+      return revealed.variable_prefix(x, jnp.asarray(valid), seen, 7.0)[0]
 
     got = loss(jnp.asarray(log_q))
     assert got == pytest.approx((first + second) / 2, rel=1e-12)
@@ -51,7 +51,7 @@ def test_variable_prefix_by_hand():
 def test_a_shown_token_need_not_be_drafted():
   log_q = jnp.log(jnp.array([[0.0, 0.5, 0.0, 0.5]]))
   valid = jnp.ones((1, 4), bool)
-  shown = jnp.array([[1, 0, 0, 0]], bool)
+  shown = slots.Shown(jnp.array([[1, 0, 0, 0]], bool), jnp.ones(1))
 
   def loss(x):
     return revealed.variable_prefix(x, valid, shown, 7.0)[0]
@@ -103,7 +103,7 @@ def bound(joint, x, schedule, weight=revealed.elbo_weight):
         table = joint if i == 0 else joint.T
         law = table.sum(1) if mask[other] else table[:, x[other]]
         log_q[0, i] = np.log(law[x[i]] / law.sum())
-      shown = revealed.Shown(~jnp.asarray([mask]), weight(schedule, time))
+      shown = slots.Shown(~jnp.asarray([mask]), weight(schedule, time))
       loss, _ = elbo(jnp.asarray(log_q), jnp.ones((1, 2), bool), shown)
       total += dt * chance * float(loss) * 2  # per token -> per text
   return total
@@ -133,7 +133,7 @@ def test_elbo_by_hand():
   shown = np.array([[0, 1, 0], [0, 0, 0]], bool)
   weight = np.array([2.0, 1.25])
   with jax.enable_x64(True):
-    given = revealed.Shown(jnp.asarray(shown), jnp.asarray(weight))
+    given = slots.Shown(jnp.asarray(shown), jnp.asarray(weight))
 
     def loss(x):
       return revealed.elbo(x, jnp.asarray(valid), given)[0]

@@ -149,8 +149,8 @@ def test_impossible_targets_give_no_nan(name):
     'ce': lambda x, v: losses.decayed_ce(x, v, 7.0),
     'ce_streak': losses.ce_streak,
     'dpace': lambda x, v: losses.dpace(x, v, 0.5),
-    'warmed': lambda x, v: losses.warmed_streak(
-      x, v, ce_weight=0.5, beta=0.5, decay=7.0
+    'warmed': lambda x, v: losses.warmed(
+      losses.streak_loss(x, v, 0.5), x, v, ce_weight=0.5, decay=7.0
     ),
   }[name]
   run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))

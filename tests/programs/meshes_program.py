@@ -30,6 +30,7 @@ from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import checkpoint as checkpoint_lib
 from specdiff_jax.training import features
+from specdiff_jax.training import optimizer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 STEPS, RATE = 5, 0.5
@@ -85,17 +86,18 @@ class Case:
       params = jax.device_put(checkpoint.params, split(checkpoint.params))
       checkpoint = dataclasses.replace(checkpoint, params=params)
     run = build_training.run(config, checkpoint, [f'{workdir}/data'], workdir)
-    self.run = dataclasses.replace(run, optimizer=optax.sgd(RATE))
-    self.state, self.frozen, self.step = self.run.start()
-    self.prepare = self.run.prepare(self.run.data)
+    sgd = optimizer.skip_explosions(optax.sgd(RATE))
+    self.run = dataclasses.replace(run, optimizer=sgd)
+    self.state, self.view, self.step = self.run.start()
+    self.prepare = self.run.prepare()
     self.first = jax.tree.map(jnp.copy, self.state)
 
   def iterator(self):
-    return iter(windows.batches(self.run.data, self.run.sizes))
+    return iter(windows.batches(self.run.data.train, self.run.data.sizes))
 
   def __call__(self, state, batch):
     """Returns (state, loss); the state given is donated."""
-    state, metrics = self.step(state, self.prepare(batch), self.frozen)
+    state, metrics = self.step(state, self.prepare(batch), self.view)
     return state, float(metrics['loss'])
 
   def gradient(self, batch):
@@ -124,14 +126,14 @@ def distance(found, wanted):
 
 def controls(case, batch):
   """Gradients of a wrong row, and of rows summed without their weights."""
-  wrong = {name: value.copy() for name, value in batch.items()}
-  for value in wrong.values():
+  wrong = jax.tree.map(np.copy, batch)
+  for value in jax.tree.leaves(wrong):
     value[3] = value[2]
   alone = []
-  for row in range(len(batch['record'])):
-    valid = np.zeros_like(batch['anchor_valid'])
-    valid[row] = batch['anchor_valid'][row]
-    alone.append(case.gradient({**batch, 'anchor_valid': valid}))
+  for row in range(len(batch.record)):
+    valid = np.zeros_like(batch.anchor_valid)
+    valid[row] = batch.anchor_valid[row]
+    alone.append(case.gradient(batch.replace(anchor_valid=valid)))
   return {'wrong row': case.gradient(wrong), 'no weights': np.mean(alone, 0)}
 
 
@@ -207,7 +209,7 @@ def main(workdir, everything):
       one = gradient, losses, flat(state.params)
       wrong = controls(case, batch)
     query = state.params['layer_0']['query']
-    verifier = case.frozen.get('verifier')
+    verifier = case.view.get('verifier')
     found[name] = {
       'gradient': distance(gradient, one[0]),
       'loss': max(abs(np.divide(losses, one[1]) - 1)),

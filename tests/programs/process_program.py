@@ -16,7 +16,7 @@ def main(path, argv):
   def noting(iterator, step):
     batch = given(iterator, step)
     with open(path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps([step, batch['record'].tolist()]) + '\n')
+      file.write(json.dumps([step, batch.record.tolist()]) + '\n')
     return batch
 
   loop._next = noting

@@ -14,6 +14,7 @@ from specdiff_jax.parallel import rules
 from specdiff_jax.training import checkpoint
 from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
+from specdiff_jax.training import optimizer as optimizer_lib
 from specdiff_jax.training import step
 
 WIDTH, VOCAB, GAMMA, BATCH = 6, 8, 4, 8
@@ -40,11 +41,12 @@ def loss_fn(params, frozen, batch, at):
   logits = jnp.einsum('ve,bge->bgv', params['head'], batch['x'])
   log_p = jax.nn.log_softmax(logits + params['bias'])
   log_q = jnp.take_along_axis(log_p, batch['target'][..., None], -1)[..., 0]
-  return windows.warmed_streak(
+  beta = windows.anneal(at, 2, 6)
+  return windows.warmed(
+    windows.streak_loss(log_q, batch['valid'], beta),
     log_q,
     batch['valid'],
     ce_weight=windows.warmup_weight(at, 2, 2),
-    beta=windows.anneal(at, 2, 6),
     decay=7.0,
   )
 
@@ -58,7 +60,9 @@ def start(shape=(1, 1), steps=6, loss=loss_fn, explosion=0.0):
 @functools.cache
 def build(shape, steps, loss, explosion):
   mesh = mesh_lib.make_mesh(shape)
-  optimizer = step.make_optimizer(0.05, steps, warmup=2)
+  optimizer = optimizer_lib.make_optimizer(
+    0.05, steps, warmup=2, explosion=explosion
+  )
 
   def init(key):
     head = 0.1 * jax.random.normal(key, (VOCAB, WIDTH))
@@ -67,9 +71,7 @@ def build(shape, steps, loss, explosion):
   state, shardings = step.init_state(
     init, [jax.random.key(0)], optimizer, rules.TRANSFORMER, mesh
   )
-  return state, step.make_train_step(
-    loss, optimizer, mesh, shardings, explosion
-  )
+  return state, step.make_train_step(loss, optimizer, mesh, shardings)
 
 
 def train(

@@ -9,6 +9,7 @@ import pytest
 import tiny_model
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import training_types
 from specdiff_jax.losses import revealed
 from specdiff_jax.models import adapted_network
 from specdiff_jax.models import config as config_lib
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 @pytest.fixture(scope='module')
 def parts():
-  """Returns (sizes, params, frozen, batch) of a verifier as it is."""
+  """Returns (sizes, params, view, batch) of a verifier as it is."""
   verifier = tiny_model.random_params(VERIFIER)
   verifier = jax.tree.map(jnp.asarray, verifier)
   sizes = adapted_network.AdaptedConfig(MASK, VERIFIER)
@@ -36,17 +37,17 @@ def parts():
     sizes, jax.random.key(0), verifier
   )
   vocab = np.arange(sizes.vocab)
-  frozen = objective.frozen(verifier, vocab)
+  view = objective.view(verifier, vocab)
   rng = np.random.default_rng(0)
-  batch = {
-    'tokens': rng.integers(0, 29, (2, 12)).astype(np.int32),
-    'length': np.array([12, 9], np.int32),
-    'prompt_length': np.array([3, 4], np.int32),
-    'anchors': np.array([[3, 9], [5, 7]], np.int32),
-    'anchor_valid': np.ones((2, 2), bool),
-    'record': np.arange(2),
-  }
-  return verifier, sizes, params, frozen, batch
+  batch = training_types.TrainBatch(
+    tokens=rng.integers(0, 29, (2, 12)).astype(np.int32),
+    length=np.array([12, 9], np.int32),
+    prompt_length=np.array([3, 4], np.int32),
+    anchors=np.array([[3, 9], [5, 7]], np.int32),
+    anchor_valid=np.ones((2, 2), bool),
+    record=np.arange(2),
+  )
+  return verifier, sizes, params, view, batch
 
 
 def served(verifier, sizes, params, text, shifted=True):
@@ -70,14 +71,14 @@ def logits_of(model, params, tokens, mask):
 
 
 def test_windows_are_scored_as_they_are_served(parts):
-  verifier, sizes, params, frozen, batch = parts
+  verifier, sizes, params, view, batch = parts
   score = adaptation.window_score(sizes)
-  found = jax.jit(lambda p, b: score(p, frozen, b, GAMMA))(params, batch)
-  logits = np.asarray(found.states) @ np.asarray(frozen['head']).T
+  found = jax.jit(lambda p, b: score(p, view, b, GAMMA))(params, batch)
+  logits = np.asarray(found.states) @ np.asarray(view.head).T
   wrong = 0
   for b, w in np.ndindex(2, 2):
-    anchor = batch['anchors'][b, w]
-    text = batch['tokens'][b, : anchor + 1]
+    anchor = batch.anchors[b, w]
+    text = batch.tokens[b, : anchor + 1]
     expected = served(verifier, sizes, params, text)
     got = logits[b, np.asarray(found.place)[b, w]]
     np.testing.assert_allclose(got, expected, atol=2e-4)
@@ -91,28 +92,28 @@ def test_windows_are_scored_as_they_are_served(parts):
 
 def test_before_it_opens_it_is_the_verifiers_own_loss(parts):
   """With causal attention, and completions of masks alone."""
-  verifier, sizes, params, frozen, batch = parts
+  verifier, sizes, params, view, batch = parts
   always = lambda time: 1.0 + 0 * time
 
   def elbo(steps):
     value = adaptation.whole_elbo(sizes, always, steps)
     run = jax.jit(lambda batch: value(
-        params, frozen, batch, jax.random.split(jax.random.key(1)), 0, 0
+        params, view, batch, jax.random.split(jax.random.key(1)), 0, 0
     ))  # fmt: skip
     return run(batch)[1]
 
   metrics = elbo(10**9)
   assert metrics['masked'] == 1
   tokens = np.where(
-    np.arange(12) < batch['prompt_length'][:, None], batch['tokens'], MASK
+    np.arange(12) < batch.prompt_length[:, None], batch.tokens, MASK
   )
   model = networks.network(VERIFIER)
   causal = np.tril(np.ones((1, 12, 12), bool))
   logits = logits_of(model, verifier, tokens, causal)
   log_p = np.asarray(jax.nn.log_softmax(logits))
   rows = [
-      [log_p[b, i - 1, batch['tokens'][b, i]]
-       for i in range(batch['prompt_length'][b], batch['length'][b])]
+      [log_p[b, i - 1, batch.tokens[b, i]]
+       for i in range(batch.prompt_length[b], batch.length[b])]
       for b in range(2)
   ]  # fmt: skip
   expected = -np.mean(sum(rows, []))
@@ -122,21 +123,21 @@ def test_before_it_opens_it_is_the_verifiers_own_loss(parts):
 
 
 def test_the_objective_takes_whole_texts(parts):
-  _, sizes, params, frozen, batch = parts
-  loss = objective.Loss(
+  _, sizes, params, view, batch = parts
+  loss = objective.Objective(
     None, whole=adaptation.whole_elbo(sizes, revealed.linear, 4)
   )
   value = objective.make_loss(None, loss, GAMMA, block=13, seed=3)
   run = jax.jit(jax.value_and_grad(value, has_aux=True))
-  (before, metrics), slope = run(params, frozen, batch, 5)
+  (before, metrics), slope = run(params, view, batch, 5)
   assert np.isfinite(before) and 0 < metrics['masked'] < 1
   scale = 0.05 / max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slope))
   (after, _), _ = run(
-    jax.tree.map(lambda x, g: x - scale * g, params, slope), frozen, batch, 5
+    jax.tree.map(lambda x, g: x - scale * g, params, slope), view, batch, 5
   )
   assert after < before
-  (again, _), _ = run(params, frozen, batch, 5)
-  other, _ = run(params, frozen, batch, 6)
+  (again, _), _ = run(params, view, batch, 5)
+  other, _ = run(params, view, batch, 6)
   assert again == before != other[0]
 
 

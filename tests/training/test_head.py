@@ -22,7 +22,7 @@ def arrays():
 
 
 def loss(states, head, index, block):
-  log_q, match = head_lib.judge(states, head, index, block)
+  log_q, match = head_lib.targets(states, head, index, block)
   return jnp.sum(jnp.where(log_q > -jnp.inf, log_q, 0)), (log_q, match)
 
 
@@ -32,9 +32,9 @@ def test_blocks_give_the_same(arrays, block):
   value = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=3)
   (_, (log_q, match)), slope = value(states, head, index, 0)
   (_, (got, same)), got_slope = value(states, head, index, block)
-  some = index >= 0
-  assert (got[~some] == -np.inf).all()
-  assert gradients.distance(got[some], log_q[some]) <= 1e-6
+  there = index >= 0
+  assert (got[~there] == -np.inf).all()
+  assert gradients.distance(got[there], log_q[there]) <= 1e-6
   assert gradients.distance(got_slope, slope) <= 1e-6
   np.testing.assert_array_equal(same, match)
   log_z = jax.jit(head_lib.log_z, static_argnums=2)
@@ -46,11 +46,9 @@ def test_blocks_give_the_same(arrays, block):
   assert gradients.distance(wrong, expected) > 1e-3
 
 
-def test_judge_is_a_log_softmax(arrays):
+def test_targets_have_a_log_softmax(arrays):
   states, head, index = arrays
-  log_q, match = jax.jit(head_lib.judge, static_argnums=3)(
-    states, head, index, 5
-  )
+  log_q, match = jax.jit(head_lib.targets, static_argnums=3)(states, head, index, 5)
   log_q, match = np.asarray(log_q), np.asarray(match)
   logits = states @ head.T
   whole = np.asarray(jax.nn.log_softmax(logits))
@@ -66,7 +64,7 @@ def test_ties_go_to_the_lowest_index():
   head = jnp.ones((6, 2))
   index = jnp.array([[0, 3]])
   for block in (0, 2):
-    _, match = head_lib.judge(jnp.ones((1, 2, 2)), head, index, block)
+    _, match = head_lib.targets(jnp.ones((1, 2, 2)), head, index, block)
     np.testing.assert_array_equal(match, [[True, False]])
 
 

@@ -1,4 +1,4 @@
-"""A batch in parts has the gradient of the whole."""
+"""A batch in micro-batches has the gradient of the whole."""
 
 import functools
 
@@ -10,6 +10,7 @@ import optax
 import pytest
 import tiny_model
 
+from specdiff_jax.core import training_types
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks
 from specdiff_jax.recipes import fields
@@ -32,7 +33,7 @@ def test_rows_stay_in_their_places():
 
   wanted = double(x, None)
   for count in (1, 2, 3):
-    found = micro_batches.by_parts(double, count)(x, None)
+    found = micro_batches.over_micro_batches(double, count)(x, None)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
@@ -52,7 +53,7 @@ def settings():
 
 @pytest.fixture(scope='module')
 def drafter():
-  """A verifier, a drafter, and the gradient of its loss in parts."""
+  """A verifier, a drafter, and the gradient of its loss in micro-batches."""
   from specdiff_jax.checkpoints import presets
 
   verifier = presets.random('tiny', 'float32')
@@ -60,24 +61,23 @@ def drafter():
     GAMMA, 1, (0, 2), 16, 64, 0, verifier.config
   )
   params = tiny_model.drafter_params(network)
-  frozen = objective.frozen(verifier.params, np.arange(64))
-  frozen['verifier'] = verifier.params
-  config = fields.complete(ml_collections.ConfigDict({'loss': 'decayed_ce'}))
+  view = objective.view(verifier.params, np.arange(64))
+  view = view.replace(verifier=verifier.params)
   score = scores.diffusion_score(network)
 
   @functools.cache
   def compiled(count, score):
-    loss = online.with_features(
-        objective.make_loss(
-            score, build_losses.make(config), GAMMA, parts=count
-        ),
-        networks.network(verifier.config), (0, 2), parts=count,
+    settings = {'loss': 'decayed_ce', 'accumulate': count}
+    config = fields.complete(ml_collections.ConfigDict(settings))
+    loss = online.with_readings(
+        objective.make_loss(score, build_losses.make(config), GAMMA),
+        networks.network(verifier.config), (0, 2), count=count,
     )  # fmt: skip
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
   def gradient(batch, count=1, score=score):
     value = compiled(count, score)
-    (value, metrics), slope = value(params, frozen, batch, 0)
+    (value, metrics), slope = value(params, view, batch, 0)
     return value, metrics, slope
 
   return network, gradient
@@ -86,14 +86,14 @@ def drafter():
 def batch():
   """Rows of many lengths, so that each weighs differently."""
   rng = np.random.default_rng(0)
-  return {
-    'tokens': rng.integers(0, 64, (ROWS, WIDTH)).astype(np.int32),
-    'length': np.array([20, 8, 14, 7], np.int32),
-    'prompt_length': np.full(ROWS, 4, np.int32),
-    'anchors': rng.integers(4, 6, (ROWS, 2)).astype(np.int32),
-    'anchor_valid': np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool),
-    'record': np.arange(ROWS, dtype=np.int32),
-  }
+  return training_types.TrainBatch(
+    tokens=rng.integers(0, 64, (ROWS, WIDTH)).astype(np.int32),
+    length=np.array([20, 8, 14, 7], np.int32),
+    prompt_length=np.full(ROWS, 4, np.int32),
+    anchors=rng.integers(4, 6, (ROWS, 2)).astype(np.int32),
+    anchor_valid=np.array([[1, 1], [1, 0], [1, 1], [1, 0]], bool),
+    record=np.arange(ROWS, dtype=np.int32),
+  )
 
 
 def far(found, wanted):
@@ -108,9 +108,9 @@ def test_the_gradient_is_that_of_the_whole(drafter):
   assert far(found, wanted) <= 1e-6
   assert float(in_parts) == pytest.approx(float(loss), rel=1e-6)
   assert int(same['targets']) == int(metrics['targets'])
-  # The control: the mean over parts that do not weigh the same.
+  # The control: the mean over micro-batches that do not weigh the same.
   halves = [
-    gradient({name: x[first::2] for name, x in batch().items()})[2]
+    gradient(jax.tree.map(lambda x, first=first: x[first::2], batch()))[2]
     for first in (0, 1)
   ]
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)

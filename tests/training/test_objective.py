@@ -1,4 +1,4 @@
-"""Every loss of a config on slots; the verifier's law; what windows show."""
+"""Every loss of a config on slots; the verifier's distribution; what windows show."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import training_types
 from specdiff_jax.data import windows
 from specdiff_jax.losses import divergences
+from specdiff_jax.losses import making
+from specdiff_jax.losses import slots as slots_lib
 from specdiff_jax.models import causal_network
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
@@ -48,39 +51,45 @@ def verifier():
 @pytest.fixture(scope='module')
 def batch():
   rng = np.random.default_rng(0)
-  return {
-    'tokens': rng.integers(0, 29, (2, T)).astype(np.int32),
-    'length': np.array([12, 9], np.int32),
-    'anchors': np.array([[3, 8], [2, 6]], np.int32),
-    'anchor_valid': np.ones((2, W), bool),
-    'record': np.array([0, 1], np.int32),
-  }
+  return training_types.TrainBatch(
+    tokens=rng.integers(0, 29, (2, T)).astype(np.int32),
+    length=np.array([12, 9], np.int32),
+    prompt_length=np.array([2, 2], np.int32),
+    anchors=np.array([[3, 8], [2, 6]], np.int32),
+    anchor_valid=np.ones((2, W), bool),
+    record=np.array([0, 1], np.int32),
+  )
 
 
 @pytest.fixture(scope='module')
 def known(verifier, batch):
-  """The batch with features and law, as a run's first and second epoch see."""
+  """The batch with features and distribution, as a run's first and second epoch see."""
   add = features_lib.Features(
       transformer.Transformer(VERIFIER), verifier, DIFFUSION.features, 9,
       TEMPERATURE,
   )  # fmt: skip
   first, again = add(batch), add(batch)
-  for name in ('features', 'final', 'log_z'):
-    for row, length in enumerate(batch['length']):
+  for value, other in zip(
+    jax.tree.leaves((first.features, first.distribution)),
+    jax.tree.leaves((again.features, again.distribution)),
+    strict=True,
+  ):
+    for row, length in enumerate(batch.length):
       np.testing.assert_array_equal(
-        np.asarray(first[name][row, :length]), again[name][row, :length]
+        np.asarray(value[row, :length]), other[row, :length]
       )
-  return {name: jnp.asarray(value) for name, value in first.items()}
+  assert first.distribution is not None
+  return jax.tree.map(jnp.asarray, first)
 
 
 @jax.jit
-def whole_law(verifier, batch):
+def whole_distribution(verifier, batch):
   """log p [B, T, V] of the token after each position."""
   model = transformer.Transformer(VERIFIER)
-  positions = jnp.broadcast_to(jnp.arange(T), batch['tokens'].shape)
-  mask = views.causal_mask(jnp.asarray(batch['length']), T)
+  positions = jnp.broadcast_to(jnp.arange(T), batch.tokens.shape)
+  mask = views.causal_mask(jnp.asarray(batch.length), T)
   params = {'params': verifier}
-  x, _, _ = model.apply(params, batch['tokens'], positions, mask)
+  x, _, _ = model.apply(params, batch.tokens, positions, mask)
   logits = model.apply(params, x, method='logits')
   return jax.nn.log_softmax(logits / TEMPERATURE)
 
@@ -100,33 +109,33 @@ def new_drafter(kind):
 
 
 @pytest.mark.parametrize('kind', ['diffusion', 'autoregressive'])
-def test_the_law_is_the_verifiers(verifier, batch, known, kind):
+def test_the_distribution_is_the_verifiers(verifier, batch, known, kind):
   score, params = new_drafter(kind)
-  frozen = objective.frozen(verifier, VOCAB)
+  view = objective.view(verifier, VOCAB)
   _, valid = windows.targets(batch, GAMMA)
-  loss = objective.Loss(
+  loss = slots_lib.Loss(
     None, {'agreement': divergences.log_agreement}, TEMPERATURE
   )
 
   @jax.jit
   def run(params):
-    predictions = score(params, frozen, known, GAMMA)
+    predictions = score(params, view, known, GAMMA)
     return predictions, [
-      objective.slots(predictions, frozen, known, valid, loss, block)
+      objective.slots(predictions, view, known, valid, loss, block)
       for block in (0, 6)
     ]
 
   predictions, (slots, blocked) = jax.device_get(run(params))
   states = np.asarray(predictions.states, np.float64)
-  log_q = np.asarray(jax.nn.log_softmax(states @ np.asarray(frozen['head']).T))
-  log_p = np.asarray(whole_law(verifier, batch))
+  log_q = np.asarray(jax.nn.log_softmax(states @ np.asarray(view.head).T))
+  log_p = np.asarray(whole_distribution(verifier, batch))
   inside, moved = 0, []
   for b, w, g in np.argwhere(valid):
-    at = batch['anchors'][b, w] + g
-    token = batch['tokens'][b, at + 1]
+    at = batch.anchors[b, w] + g
+    token = batch.tokens[b, at + 1]
     q = log_q[b, predictions.place[b, w, g]]
     expected = np.log(np.exp(log_p[b, at][VOCAB] + q).sum())
-    got = float(slots.law['agreement'][b, w, g])
+    got = float(slots.statistics['agreement'][b, w, g])
     assert got == pytest.approx(expected, abs=1e-4)
     if token in VOCAB:
       inside += 1
@@ -162,23 +171,23 @@ def drawn_slots(score_params, names, rng):
   valid = jnp.asarray(np.arange(shape[-1]) < lengths)
   at = jnp.maximum(index, 0)[..., None]
   picked = jnp.take_along_axis(log_q, at, -1)[..., 0]
-  return objective.Slots(
+  return slots_lib.Slots(
     log_q=jnp.where(index >= 0, picked, -jnp.inf),
     match=index == 0,
     valid=valid,
     log_p=jnp.take_along_axis(log_p, at, -1)[..., 0] * (index >= 0),
-    law={name: f(log_q, log_p) for name, f in names.items()},
+    statistics={name: f(log_q, log_p) for name, f in names.items()},
   )
 
 
-@pytest.mark.parametrize('name', build_losses.LOSSES)
+@pytest.mark.parametrize('name', making.LOSSES)
 def test_every_loss_of_a_config(name):
   config = settings(loss=name, ce_fraction=0.5, steps=4, vocab_block=5)
   build_losses.check(config)
-  loss = build_losses.make(config)
+  loss = build_losses.make(config).loss
 
   def value(params, step):
-    slots = drawn_slots(params, loss.law, np.random.default_rng(0))
+    slots = drawn_slots(params, loss.statistics, np.random.default_rng(0))
     if loss.show:
       shown = loss.show(jax.random.key(step), slots.valid.shape[:2], GAMMA)
       slots = slots.replace(shown=shown)
@@ -197,7 +206,7 @@ def test_every_loss_of_a_config(name):
   assert worse > before  # the control: uphill
   assert all(np.shape(metric) == () for metric in metrics.values())
   # What decides a loss is a field, and fits in JSON.
-  assert set(build_losses.LOSSES[name].reads) <= set(fields_training.TRAINING)
+  assert set(build_losses.reads(name)) <= set(fields_training.TRAINING)
 
 
 @pytest.mark.parametrize(
@@ -245,18 +254,18 @@ def test_expectations_want_drawn_trajectories():
 def test_a_drafter_sees_what_is_shown_and_nothing_else(verifier, batch, known):
   score, params = new_drafter('diffusion')
   params['matched'] = jnp.ones_like(params['matched'])
-  frozen = objective.frozen(verifier, VOCAB)
+  view = objective.view(verifier, VOCAB)
   shown = jnp.zeros((2, W, GAMMA), bool).at[:, :, 0].set(True)
 
   @jax.jit
   def states(tokens, shown):
     # The features stay those of the first text.
-    given = known | {'tokens': tokens}
-    out = score(params, frozen, given, GAMMA, shown).states
+    given = known.replace(tokens=tokens)
+    out = score(params, view, given, GAMMA, shown).states
     return out.reshape(2, W, GAMMA, -1)[0, 0]
 
-  tokens = jnp.asarray(batch['tokens'])
-  first = batch['anchors'][0, 0] + 1  # the token of slot 1 of window (0, 0)
+  tokens = jnp.asarray(batch.tokens)
+  first = batch.anchors[0, 0] + 1  # the token of slot 1 of window (0, 0)
   other = tokens.at[0, first].set((tokens[0, first] + 1) % 29)
   behind = tokens.at[0, first + 1].set((tokens[0, first + 1] + 1) % 29)
   seen = states(tokens, shown)

@@ -7,6 +7,7 @@ import numpy as np
 import tiny_model
 
 from specdiff_jax.checkpoints import presets
+from specdiff_jax.core import training_types
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks
 from specdiff_jax.recipes import fields
@@ -22,14 +23,14 @@ FEATURES = (0, 2)
 
 def batch():
   rng = np.random.default_rng(0)
-  return {
-    'tokens': rng.integers(0, 256, (2, 20)).astype(np.int32),
-    'length': np.array([20, 13], np.int32),
-    'prompt_length': np.array([4, 4], np.int32),
-    'anchors': np.array([[4, 9], [5, 8]], np.int32),
-    'anchor_valid': np.array([[True, True], [True, False]]),
-    'record': np.array([0, 1], np.int32),
-  }
+  return training_types.TrainBatch(
+    tokens=rng.integers(0, 256, (2, 20)).astype(np.int32),
+    length=np.array([20, 13], np.int32),
+    prompt_length=np.array([4, 4], np.int32),
+    anchors=np.array([[4, 9], [5, 8]], np.int32),
+    anchor_valid=np.array([[True, True], [True, False]]),
+    record=np.array([0, 1], np.int32),
+  )
 
 
 def test_it_is_the_loss_of_kept_features():
@@ -39,7 +40,7 @@ def test_it_is_the_loss_of_kept_features():
     GAMMA, 1, FEATURES, 16, 64, 0, verifier.config
   )
   params = tiny_model.drafter_params(network)
-  frozen = objective.frozen(weights, np.arange(64))
+  view = objective.view(weights, np.arange(64))
   config = fields.complete(ml_collections.ConfigDict({'loss': 'kl'}))
   loss = objective.make_loss(
     scores.diffusion_score(network), build_losses.make(config), GAMMA
@@ -52,13 +53,12 @@ def test_it_is_the_loss_of_kept_features():
   keep = features_lib.Features(model, weights, FEATURES, 9, 1.0)
   kept = keep(batch())
   with_kept = of(loss)
-  wanted = with_kept(params, frozen, kept)
-  inside = {**frozen, 'verifier': weights}
-  del inside['embed']  # that of the verifier
-  found = of(online.with_features(loss, model, FEATURES, 1.0))(
+  wanted = with_kept(params, view, kept)
+  inside = view.replace(verifier=weights, embed=None)
+  found = of(online.with_readings(loss, model, FEATURES, 1.0))(
     params, inside, batch()
   )
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
   # The control: features in another order.
-  other = {**kept, 'features': kept['features'][:, :, ::-1]}
-  assert abs(with_kept(params, frozen, other) - wanted) > 1e-4 * wanted
+  other = kept.replace(features=kept.features[:, :, ::-1])
+  assert abs(with_kept(params, view, other) - wanted) > 1e-4 * wanted

@@ -39,7 +39,7 @@ def packed(count):
   sizes = windows.WindowConfig(T, count, GAMMA, batch=1)
   batch = next(iter(windows.batches([item], sizes)))
   features = rng.standard_normal((1, T, 1, VERIFIER.width))
-  return batch | {'features': features.astype(np.float32)}
+  return batch.replace(features=features.astype(np.float32))
 
 
 @pytest.fixture(scope='module')
@@ -50,12 +50,12 @@ def value():
     scores.diffusion_score(DRAFTER), build_losses.make(config), GAMMA
   )
   embed = jax.random.normal(jax.random.key(1), (VOCAB, VERIFIER.width))
-  frozen = objective.frozen({'embed': embed}, np.arange(VOCAB))
+  view = objective.view({'embed': embed}, np.arange(VOCAB))
   params = tiny_model.drafter_params(DRAFTER)
   gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
 
   def run(batch):
-    (loss, metrics), grads = gradient(params, frozen, batch, jnp.int32(9))
+    (loss, metrics), grads = gradient(params, view, batch, jnp.int32(9))
     flat = jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(grads)])
     return float(loss), jax.device_get(metrics), np.asarray(flat)
 
@@ -81,11 +81,10 @@ def test_packed_windows_have_the_loss_of_single_ones(value):
 
   def single(number, moved=0):
     return value(
-      batch
-      | {
-        'anchors': batch['anchors'][:, number : number + 1] + moved,
-        'anchor_valid': batch['anchor_valid'][:, number : number + 1],
-      }
+      batch.replace(
+        anchors=batch.anchors[:, number : number + 1] + moved,
+        anchor_valid=batch.anchor_valid[:, number : number + 1],
+      )
     )
 
   alone = [single(number) for number in range(12)]

@@ -17,7 +17,8 @@ FACTS = {'loss': 'streak', 'gamma': 4, 'network': {'layers': 1, 'trunk': 8}}
 def run(workdir, facts):
   """A run of which only these two are looked at."""
   rest = {field.name: None for field in dataclasses.fields(distill.Run)}
-  return distill.Run(**{**rest, 'workdir': str(workdir), 'facts': facts})
+  output = distill.Output(str(workdir), facts)
+  return distill.Run(**{**rest, 'output': output})
 
 
 def test_another_runs_directory_is_refused_with_all_that_differs(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import training_types
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import training as build_training
@@ -87,27 +88,29 @@ def made_batch():
   length = np.array([24, 17, 12, 1], np.int32)
   index = np.arange(WINDOWS, dtype=np.int32)
   valid = index + 3 < length[:, None] - 1
-  return {
-    'tokens': rng.integers(0, VOCAB, (ROWS, WIDTH)).astype(np.int32),
-    'length': length,
-    'anchors': np.where(valid, index + 3, 3).astype(np.int32),
-    'anchor_valid': valid,
-    'record': np.array([5, 0, 7, -1], np.int32),
-  }
+  return training_types.TrainBatch(
+    tokens=rng.integers(0, VOCAB, (ROWS, WIDTH)).astype(np.int32),
+    length=length,
+    prompt_length=np.full(ROWS, 3, np.int32),
+    anchors=np.where(valid, index + 3, 3).astype(np.int32),
+    anchor_valid=valid,
+    record=np.array([5, 0, 7, -1], np.int32),
+    features=np.arange(ROWS),  # where `score` finds the rows
+  )
 
 
 def draft(batch, rng):
   """What is in place of a drafter: its states, often right."""
-  index = batch['anchors'][..., None] + 1 + np.arange(GAMMA)
-  target = batch['tokens'][np.arange(ROWS)[:, None, None], index]
+  index = batch.anchors[..., None] + 1 + np.arange(GAMMA)
+  target = batch.tokens[np.arange(ROWS)[:, None, None], index]
   states = rng.standard_normal((*target.shape, VOCAB)).astype(np.float32)
   return states + 1.5 * np.eye(VOCAB, dtype=np.float32)[target]
 
 
-def score(params, frozen, batch, gamma, shown=None):
-  del frozen, shown
-  rows = params['of'][batch['row']]
-  position = batch['anchors'][..., None] + jnp.arange(gamma)
+def score(params, view, batch, gamma, shown=None):
+  del view, shown
+  rows = params['of'][batch.features]
+  position = batch.anchors[..., None] + jnp.arange(gamma)
   place = jnp.arange(rows[0, ..., 0].size).reshape(rows.shape[1:3])
   flat = len(rows), -1
   return scores.Predictions(
@@ -119,27 +122,27 @@ def score(params, frozen, batch, gamma, shown=None):
 @pytest.fixture(scope='module')
 def case():
   """A batch, and the loss and gradient of its windows under a share."""
-  batch = made_batch() | {'row': np.arange(ROWS)}
+  batch = made_batch()
   params = {'of': draft(batch, np.random.default_rng(3))}
   eye = jnp.eye(VOCAB)
-  frozen = objective.frozen({'embed': eye}, np.arange(VOCAB))
+  view = objective.view({'embed': eye}, np.arange(VOCAB))
 
   @functools.cache
-  def gradient(share, parts):
-    loss = build_losses.make(settings(loss='dpace', served=share))
-    function = objective.make_loss(score, loss, GAMMA, parts=parts)
+  def gradient(share, count):
+    config = settings(loss='dpace', served=share, accumulate=count)
+    function = objective.make_loss(score, build_losses.make(config), GAMMA)
     return jax.jit(jax.value_and_grad(function, has_aux=True))
 
-  def run(share, batch=batch, parts=1):
-    found = gradient(share, parts)(params, frozen, batch, 4)
+  def run(share, batch=batch, count=1):
+    found = gradient(share, count)(params, view, batch, 4)
     (loss, metrics), slope = found
     return float(loss), jax.device_get(metrics), np.asarray(slope['of'])
 
-  matches = objective.make_matches(score, GAMMA)(params, frozen, batch)
+  matches = objective.make_matches(score, GAMMA)(params, view, batch)
   accepted = evaluate.accepted_counts(*map(np.asarray, matches))
   visited = np.stack([
       walk(anchors, counts) & valid for anchors, counts, valid in
-      zip(batch['anchors'], accepted, batch['anchor_valid'])
+      zip(batch.anchors, accepted, batch.anchor_valid)
   ])  # fmt: skip
   return batch, visited, run
 
@@ -149,15 +152,15 @@ def test_only_visited_windows_are_trained(case):
   loss, metrics, slope = run(1.0)
   trained = np.abs(slope).sum((-1, -2))
   assert (trained[~visited] == 0).all() and (trained[visited] > 0).all()
-  assert 0 < visited.sum() < batch['anchor_valid'].sum()
+  assert 0 < visited.sum() < batch.anchor_valid.sum()
   assert metrics['windows'] == visited.sum()
   # It is the loss of a batch that has no other windows.
-  alone, alike, _ = run(0.0, batch | {'anchor_valid': visited})
+  alone, alike, _ = run(0.0, batch.replace(anchor_valid=visited))
   assert loss == pytest.approx(alone, rel=1e-6)
   assert metrics['targets'] == alike['targets']
   # The control: all windows.
   even, metrics, slope = run(0.0)
-  assert (np.abs(slope).sum((-1, -2)) > 0)[batch['anchor_valid']].all()
+  assert (np.abs(slope).sum((-1, -2)) > 0)[batch.anchor_valid].all()
   assert abs(even - loss) > 1e-2 and metrics['windows'] > visited.sum()
 
 
@@ -166,18 +169,18 @@ def test_a_part_of_the_rest_stays_wherever_its_row_stands(case):
   loss, metrics, slope = run(0.5)
   trained = np.abs(slope).sum((-1, -2)) > 0
   assert trained[visited].all()
-  rest = batch['anchor_valid'] & ~visited
+  rest = batch.anchor_valid & ~visited
   assert 0 < trained[rest].sum() < rest.sum()
   assert metrics['windows'] == trained.sum()
   order = np.array([2, 3, 0, 1])
   for other in (
-    run(0.5, parts=2),
-    run(0.5, {name: value[order] for name, value in batch.items()}),
+    run(0.5, count=2),
+    run(0.5, jax.tree.map(lambda x: x[order], batch)),
   ):
     assert other[0] == pytest.approx(loss, rel=1e-6)
     np.testing.assert_allclose(other[2], slope, rtol=1e-5, atol=1e-7)
   # The control: rows that are other records.
-  other = run(0.5, batch | {'record': batch['record'] + 1})
+  other = run(0.5, batch.replace(record=batch.record + 1))
   assert ((np.abs(other[2]).sum((-1, -2)) > 0) != trained).any()
 
 
@@ -185,26 +188,26 @@ def test_what_is_shown_of_a_row_goes_with_its_record(case):
   batch, _, _ = case
   loss = build_losses.make(settings(loss='elbo', network={'ngram': 3}))
   params = {'of': draft(batch, np.random.default_rng(3))}
-  frozen = objective.frozen({'embed': jnp.eye(VOCAB)}, np.arange(VOCAB))
+  view = objective.view({'embed': jnp.eye(VOCAB)}, np.arange(VOCAB))
   value = jax.jit(objective.make_loss(score, loss, GAMMA))
 
   def run(batch):
-    loss, metrics = value(params, frozen, batch, 4)
+    loss, metrics = value(params, view, batch, 4)
     return float(loss), float(metrics['masked'])
 
   order = np.array([2, 3, 0, 1])
-  moved = {name: rows[order] for name, rows in batch.items()}
+  moved = jax.tree.map(lambda x: x[order], batch)
   assert run(moved) == pytest.approx(run(batch), rel=1e-6)
   # The control: rows that are other records.
-  assert abs(
-    run(batch | {'record': batch['record'] + 1})[0] - run(batch)[0]
-  ) > (1e-3)
+  assert abs(run(batch.replace(record=batch.record + 1))[0] - run(batch)[0]) > (
+    1e-3
+  )
 
 
 def test_no_window_at_all_is_finite(case):
   batch, visited, run = case
   loss, metrics, slope = run(
-    1.0, batch | {'anchor_valid': np.zeros_like(visited)}
+    1.0, batch.replace(anchor_valid=np.zeros_like(visited))
   )
   assert np.isfinite(loss) and metrics['windows'] == 0 and not slope.any()
 
@@ -231,9 +234,9 @@ def test_without_it_nothing_is_simulated(case, monkeypatch):
     raise AssertionError('a walk')
 
   monkeypatch.setattr(served, 'counted', refused)
-  run(0.0, parts=4)  # not compiled before
+  run(0.0, count=4)  # not compiled before
   with pytest.raises(AssertionError, match='a walk'):
-    run(0.5, parts=4)
+    run(0.5, count=4)
 
 
 @pytest.mark.parametrize(

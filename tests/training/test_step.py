@@ -10,6 +10,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import checksum
+from specdiff_jax.training import optimizer as optimizer_lib
 from specdiff_jax.training import step
 
 # Six steps of `tiny_training`; 1e-4 leaves room for another CPU's rounding.
@@ -94,7 +95,7 @@ def test_an_exploding_update_is_left_out():
 
 def test_frozen_and_init_arguments_survive_donation():
   mesh = mesh_lib.make_mesh((1, 1))
-  optimizer = step.make_optimizer(0.1, 4)
+  optimizer = optimizer_lib.make_optimizer(0.1, 4)
   frozen = {'head': jnp.ones((3, 2))}
   state, shardings = step.init_state(
     lambda f: {'head': f['head']}, [frozen], optimizer, (), mesh
@@ -114,16 +115,18 @@ def test_frozen_and_init_arguments_survive_donation():
 
 def test_optimizer_refuses_nonsense():
   with pytest.raises(errors.InputError, match='learning_rate'):
-    step.make_optimizer(0.0, 10)
+    optimizer_lib.make_optimizer(0.0, 10)
   with pytest.raises(errors.InputError, match='steps'):
-    step.make_optimizer(0.1, 0)
+    optimizer_lib.make_optimizer(0.1, 0)
 
 
 def test_biases_do_not_decay():
-  optimizer = step.make_optimizer(0.1, 10, warmup=0, weight_decay=1.0)
+  optimizer = optimizer_lib.make_optimizer(0.1, 10, warmup=0, weight_decay=1.0)
   params = {'head': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
   zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  updates, _ = optimizer.update(
+    zeros, optimizer.init(params), params, value=0.0
+  )
   assert float(updates['head'][0, 0]) < 0
   assert float(updates['bias'][0]) == 0
 
@@ -131,7 +134,9 @@ def test_biases_do_not_decay():
 def test_optimizer_state_is_split_as_its_parameters():
   mesh = mesh_lib.make_mesh((1, 1))
   shapes = jax.eval_shape(
-    lambda: step.make_optimizer(0.1, 4).init({'query': jnp.ones((4, 2))})
+    lambda: optimizer_lib.make_optimizer(0.1, 4).init(
+      {'query': jnp.ones((4, 2))}
+    )
   )
   leaves = jax.tree.leaves(
     rules.shardings(shapes, rules.TRANSFORMER, mesh),

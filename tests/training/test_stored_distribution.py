@@ -15,6 +15,7 @@ from specdiff_jax.collecting import stored_distribution
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.losses import divergences
+from specdiff_jax.losses import slots as slots_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import drafter_network
 from specdiff_jax.models import networks
@@ -102,29 +103,30 @@ def known(verifier, batch, vocab):
     3, 1, (0,), 16, len(vocab), 0, verifier.config
   )
   params = tiny_model.drafter_params(network)
-  frozen = objective.frozen(verifier.params, vocab)
-  loss = objective.Loss(None, ASKED, TEMPERATURE)
+  view = objective.view(verifier.params, vocab)
+  loss = slots_lib.Loss(None, ASKED, TEMPERATURE)
   _, valid = windows.targets(batch, 3)
   score = scores.diffusion_score(network)
 
   @jax.jit
   def tell(batch):
-    predictions = score(params, frozen, batch, 3)
-    return objective.slots(predictions, frozen, batch, valid, loss)
+    predictions = score(params, view, batch, 3)
+    return objective.slots(predictions, view, batch, valid, loss)
 
   return lambda batch: jax.device_get(tell(batch)), valid
 
 
 def test_the_whole_law_stored_is_the_law_online(verifier):
   batch = next(iter(windows.batches(RECORDS, SIZES)))
-  batch |= {'features': np.ones((2, 16, 1, verifier.config.width), 'f4')}
+  given = np.ones((2, 16, 1, verifier.config.width), 'f4')
+  batch = batch.replace(features=given)
   vocab = np.arange(verifier.config.vocab_size)[::-1].astype(np.int32)
   tell, valid = known(verifier, batch, vocab)
   model = networks.network(verifier.config)
   online = features.Features(model, verifier.params, (), 0, TEMPERATURE)
   expected = tell(online(batch))
   records = stored(verifier, len(vocab))
-  found = tell(features.StoredLaw(records)(batch))
+  found = tell(features.Stored(records)(batch))
   # The control: each law one token too late.
   late = [
       dataclasses.replace(
@@ -132,13 +134,13 @@ def test_the_whole_law_stored_is_the_law_online(verifier):
           top_log_p=np.roll(record.top_log_p, 1, axis=0))
       for record in records
   ]  # fmt: skip
-  other = tell(features.StoredLaw(late)(batch))
+  other = tell(features.Stored(late)(batch))
   assert valid.sum() >= 10
   for name in ASKED:
-    want = expected.law[name][valid]
-    np.testing.assert_allclose(found.law[name][valid], want, atol=1e-3)
-    assert np.isfinite(found.law[name]).all()
-    assert np.abs(other.law[name][valid] - want).max() > 0.02, name
+    want = expected.statistics[name][valid]
+    np.testing.assert_allclose(found.statistics[name][valid], want, atol=1e-3)
+    assert np.isfinite(found.statistics[name]).all()
+    assert np.abs(other.statistics[name][valid] - want).max() > 0.02, name
   np.testing.assert_allclose(
     found.log_p[valid], expected.log_p[valid], atol=4e-3
   )
@@ -149,16 +151,13 @@ def test_the_whole_law_stored_is_the_law_online(verifier):
 def test_long_trajectories_and_blank_rows(verifier):
   """Rows are cut where the batch is, and blank rows have some law."""
   source = stored(verifier, 4)
-  batch = {
-    'tokens': np.zeros((2, 7), np.int32),
-    'record': np.array([0, windows.BLANK]),
-  }
-  got = features.StoredLaw(source)(batch)
-  np.testing.assert_array_equal(got['top_ids'][0, 3:], source[0].top_ids[:4])
-  np.testing.assert_array_equal(
-    got['top_log_p'][0, 3:], source[0].top_log_p[:4]
+  batch = next(iter(windows.batches(RECORDS, SIZES))).replace(
+    tokens=np.zeros((2, 7), np.int32), record=np.array([0, windows.BLANK])
   )
-  assert np.isfinite(got['top_log_p']).all()
+  got = features.Stored(source)(batch).distribution
+  np.testing.assert_array_equal(got.ids[0, 3:], source[0].top_ids[:4])
+  np.testing.assert_array_equal(got.log_p[0, 3:], source[0].top_log_p[:4])
+  assert np.isfinite(got.log_p).all()
 
 
 def test_data_without_the_law_are_refused():

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import presets
@@ -24,15 +23,10 @@ from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
 from specdiff_jax.parallel import topology
 from specdiff_jax.recipes import decoding
-from specdiff_jax.recipes import drafters as build_drafters
-from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.tools.inspect import describe
-from specdiff_jax.training import objective
-from specdiff_jax.training import online
-from specdiff_jax.training import step as step_lib
 
 Config = systems.Config
 _SHIPPED = {'quickstart': 'smollm2_135m'}  # what fetched verifiers are
@@ -94,69 +88,19 @@ def verifier(config: Config) -> weights.Checkpoint:
 def _train(config: Config, mesh: jax.sharding.Mesh):
   """Returns the train step, as `distill` makes it, and what it holds."""
   build_training.check(config)
-  checkpoint = verifier(config)
-  family = build_drafters.FAMILIES[config.network.kind]
-  network = family.sizes(config, checkpoint)
-  loss = build_losses.make(config, network)
-  function = objective.make_loss(
-      build_training.score(config, network),
-      loss, config.gamma, config.vocab_block, config.seed, config.accumulate,
-  )  # fmt: skip
-  vocab = np.arange(network.vocab)
-  frozen = jax.eval_shape(
-    lambda params: objective.frozen(params, vocab), checkpoint.params
-  )
-  held = {}
-  if network.features or loss.law:
-    model = networks.network(checkpoint.config)
-    temperature = loss.temperature if loss.law else 0.0
-    function = online.with_features(
-      function, model, network.features, temperature, config.accumulate
-    )
-    frozen['verifier'] = checkpoint.params
-    del frozen['embed']  # it is among them
-  optimizer = build_training.optimizer(config)
-  state = jax.eval_shape(
-    lambda params: step_lib.first_state(params, optimizer), network.shapes()
-  )
-  split = build_training.split(config)
-  whole = rules.not_split({'drafter': state.params}, split, mesh)
-  split_frozen = build_training.split_frozen(config)
-  whole += rules.not_split({'verifier': frozen}, split_frozen, mesh)
-  state = _placed(state, split, mesh)
-  frozen = _placed(frozen, split_frozen, mesh)
-  batch = _batch(config, mesh)
-  shardings = jax.tree.map(lambda x: x.sharding, state)
-  step = step_lib.make_train_step(
-    function,
-    optimizer,
-    mesh,
-    shardings,
-    config.explosion,
-    rules.TRANSFORMER,
-  )
-  held |= {
+  config = config.copy_and_resolve_references()
+  # The verifier's pass is a part of the step, and no drafter is loaded.
+  config.update(feature_cache=0, stored_law=False, start_from='')
+  run = build_training.abstract_run(config, verifier(config), mesh)
+  step, state, batch, view = run.program()
+  placement = run.placement
+  whole = rules.not_split({'drafter': state.params}, placement.split, mesh)
+  whole += rules.not_split({'verifier': view}, placement.frozen, mesh)
+  held = {
       'drafter': state.params, 'optimizer': state.opt_state,
-      'verifier': frozen, 'batch': batch,
+      'verifier': view, 'batch': batch,
   }  # fmt: skip
-  return step.lower(state, batch, frozen), held, whole
-
-
-def _batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-  """Returns the shapes of `windows.batches`."""
-  rows, anchors = (config.batch,), (config.batch, config.windows)
-  shapes = {
-    'tokens': ((config.batch, config.tokens), jnp.int32),
-    'length': (rows, jnp.int32),
-    'prompt_length': (rows, jnp.int32),
-    'anchors': (anchors, jnp.int32),
-    'anchor_valid': (anchors, bool),
-    'record': (rows, jnp.int32),
-  }
-  return {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=rules.by_row(mesh))
-    for name, (shape, dtype) in shapes.items()
-  }
+  return step.lower(state, batch, view), held, whole
 
 
 def _decode(config: Config, mesh: jax.sharding.Mesh):
@@ -181,9 +125,9 @@ def _decode(config: Config, mesh: jax.sharding.Mesh):
   )
   models = {'verifier': params, 'drafter': drafter_params}
   whole = rules.not_split(models, rules.TRANSFORMER, mesh)
-  params = _placed(params, rules.TRANSFORMER, mesh)
-  drafter_params = _placed(drafter_params, rules.TRANSFORMER, mesh)
-  state = _placed(state, rules.DECODING, mesh)
+  params = rules.placed(params, rules.TRANSFORMER, mesh)
+  drafter_params = rules.placed(drafter_params, rules.TRANSFORMER, mesh)
+  state = rules.placed(state, rules.DECODING, mesh)
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=rules.replicated(mesh))
   lowered = engine_lib.Engine.decode.lower(
     engine, params, drafter_params, state, count, count
@@ -236,15 +180,6 @@ def _with_cache_dtype(one: Any, dtype: str) -> Any:
     if field.name in ('cache_dtype', 'drafter', 'arms', 'plain')
   }
   return dataclasses.replace(one, **changed)
-
-
-def _placed(tree: Any, table, mesh: jax.sharding.Mesh) -> Any:
-  """Returns shapes with their shardings."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    tree,
-    rules.shardings(tree, table, mesh),
-  )
 
 
 def _bytes(x: jax.ShapeDtypeStruct) -> int:

@@ -1,0 +1,58 @@
+"""The nouns of training: a batch of windows, and what is read of the verifier.
+
+Dimension letters are those of `core.types`; W anchors a row, N places in the
+draft vocabulary, K stored tokens.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class Distribution:
+  """The verifier's distribution of the token after each position.
+
+  log p(v) = state . head_v / temperature - log_z, whatever part of the
+  vocabulary is asked for.
+  """
+
+  state: jax.Array  # [..., E] float32, what the head reads
+  log_z: jax.Array  # [...] float32
+
+
+@flax.struct.dataclass
+class TopK:
+  """The same, as the likeliest tokens that `collect` stored."""
+
+  ids: jax.Array  # [..., K] int32
+  log_p: jax.Array  # [..., K] float16
+
+
+@flax.struct.dataclass
+class TrainBatch:
+  """Rows of trajectories, and the anchors of their windows.
+
+  The pipeline (`data.windows`) gives numpy arrays; who reads the verifier adds
+  what the drafter and the loss take of it.
+  """
+
+  tokens: jax.Array  # [B, T] int32 prompt and completion from the left, then 0
+  length: jax.Array  # [B] int32 tokens of the row, at most T
+  prompt_length: jax.Array  # [B] int32
+  anchors: jax.Array  # [B, W] int32 ascending; where not valid, prompt_length
+  anchor_valid: jax.Array  # [B, W] bool
+  record: jax.Array  # [B] int32 index in the source; -1 in blank rows
+  features: jax.Array | None = None  # [B, T, F, E] outputs of verifier layers
+  distribution: Distribution | TopK | None = None  # [B, T, ...]
+
+
+@flax.struct.dataclass
+class VerifierView:
+  """What training reads of the verifier's params, frozen in every step."""
+
+  embed: jax.Array | None  # [V, E]; None: that of `verifier` is taken
+  head: jax.Array  # [N, E] rows of the draft vocabulary
+  index: jax.Array  # [V] int32 place in the draft vocabulary; -1 outside
+  verifier: Any = None  # all params, where its pass is part of the step

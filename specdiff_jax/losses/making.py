@@ -1,0 +1,54 @@
+"""From a registered loss and its hyper-parameters to a loss of slots."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+from specdiff_jax.losses import divergences as divergences
+from specdiff_jax.losses import registry
+from specdiff_jax.losses import revealed as revealed
+from specdiff_jax.losses import slots as slots_lib
+from specdiff_jax.losses import windows
+
+LOSSES = registry.LOSSES  # whole: the modules that fill it are imported here
+
+
+def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
+  """Returns the loss of a run.
+
+  One with `registry.Warmup` is mixed with the decayed cross-entropy, and told
+  a `beta` that rises once that has faded.
+
+  Args:
+    name: one of LOSSES.
+    options: an object of its dataclass.
+    steps: of the whole run.
+
+  Example: make('dpace', windows.Smoothing(0.5), 1000).value(slots, step)
+  """
+  loss = LOSSES[name]
+  given = dataclasses.asdict(options)
+  names = inspect.signature(loss.function).parameters
+
+  def value(slots, step):
+    found = vars(slots) | (slots.statistics or {}) | given
+    if not isinstance(options, registry.Warmup):
+      return loss.function(**{name: found[name] for name in names})
+    warm = round(options.ce_fraction * steps)
+    beta = windows.anneal(step, warm, steps, options.beta_end)
+    found['beta'] = beta
+    after, metrics = windows.warmed(
+      loss.function(**{name: found[name] for name in names}),
+      slots.log_q,
+      slots.valid,
+      ce_weight=windows.warmup_weight(step, warm),
+      decay=options.decay,
+    )
+    return after, metrics | {'beta': beta}
+
+  return slots_lib.Loss(
+    value,
+    loss.statistics,
+    getattr(options, 'law_temperature', 1.0),
+    loss.show and loss.show(options),
+  )

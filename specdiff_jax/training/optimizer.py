@@ -1,0 +1,113 @@
+"""The optimizer: AdamW of the params that are trained, without explosions."""
+
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from specdiff_jax.core import errors
+from specdiff_jax.training import partial
+
+Params = Any
+
+
+def make_optimizer(
+  learning_rate: float,
+  steps: int,
+  *,
+  warmup: int | float = 0.04,
+  weight_decay: float = 0.01,
+  clip: float = 1.0,
+  b2: float = 0.95,
+  final: float = 0.0,
+  trained: str = '',
+  explosion: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+  """Returns AdamW after clipping by global norm, warm-up then cosine.
+
+  Updates that explode are skipped; see `skip_explosions`.
+
+  Args:
+    learning_rate: The peak.
+    steps: The length of the whole run; the cosine ends there.
+    warmup: Steps of linear warm-up; below 1 a fraction of `steps`.
+    weight_decay: Decoupled, and on matrices only (rank >= 2).
+    clip: Largest global norm of a gradient.
+    b2: Decay of Adam's second moment.
+    final: Learning rate at the end, as a fraction of the peak.
+    trained: Expression of the names of what is trained; '' for all. See
+      `partial.only`.
+    explosion: See `skip_explosions`.
+  """
+  if steps < 1 or learning_rate <= 0:
+    raise errors.InputError(
+      f'optimizer: learning_rate {learning_rate} and steps {steps} must be '
+      'positive.'
+    )
+  warmup_steps = int(warmup * steps) if warmup < 1 else int(warmup)
+  schedule = optax.warmup_cosine_decay_schedule(
+    init_value=learning_rate / (warmup_steps + 1),
+    peak_value=learning_rate,
+    warmup_steps=warmup_steps,
+    decay_steps=max(steps, warmup_steps + 1),
+    end_value=final * learning_rate,
+  )
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(clip),
+    optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=_is_matrix),
+  )
+  if trained:
+    optimizer = partial.only(optimizer, trained)
+  return skip_explosions(optimizer, explosion)
+
+
+class Skipping(NamedTuple):
+  """State of `skip_explosions`."""
+
+  skipped: jax.Array  # [] int32 updates that were left out
+  norm: jax.Array  # [] float32 running mean of the gradients' norms; 0: none
+  inner: Any  # of the optimizer
+
+
+def skip_explosions(
+  optimizer: optax.GradientTransformation, explosion: float = 0.0
+) -> optax.GradientTransformationExtraArgs:
+  """Returns an optimizer that leaves out updates which would do harm.
+
+  Where the loss (`value`) or the gradient's norm is not finite, or that norm is
+  more than `explosion` (if that is not 0) times its running mean, params and
+  the optimizer's state stay as they are, and `skipped` counts it.
+
+  Example: skip_explosions(optax.adamw(1e-3), 10).update(g, s, p, value=loss)
+  """
+  inner = optax.with_extra_args_support(optimizer)
+
+  def init(params):
+    return Skipping(
+      jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), inner.init(params)
+    )
+
+  def update(updates, state, params=None, *, value, **more):
+    norm = optax.tree.norm(updates)
+    good = jnp.isfinite(value) & jnp.isfinite(norm)
+    usual = jnp.where(state.norm > 0, state.norm, norm)
+    if explosion:
+      good &= norm <= explosion * usual
+    updates, after = inner.update(updates, state.inner, params, **more)
+    # To add -0.0 changes no bit of any param; 0.0 would those of -0.0.
+    updates = jax.tree.map(lambda u: jnp.where(good, u, -0.0), updates)
+    return updates, Skipping(
+      skipped=state.skipped + (~good).astype(jnp.int32),
+      norm=jnp.where(good, 0.99 * usual + 0.01 * norm, state.norm),
+      inner=jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), after, state.inner
+      ),
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_matrix(params: Params) -> Any:
+  return jax.tree.map(lambda p: p.ndim >= 2, params)
