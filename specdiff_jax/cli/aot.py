@@ -1,37 +1,32 @@
 """`aot`: compiles for a TPU pod on any machine, and says whether it fits."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
 
 _DOES_NOT_FIT = 3
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'topology',
-    None,
-    'chips to compile for: generation and shape, as v5p:4x4x4. Needed',
-    flag_values=own,
-  )
-  flags.DEFINE_integer(
-    'slices',
-    1,
-    'how many of these, joined by the data centre network; the '
-    'first axis of config.mesh goes over them',
-    flag_values=own,
-  )
-  flags.DEFINE_enum(
-    'program',
-    'train',
-    ['train', 'decode'],
-    'a step of `distill`, with the verifier running in it where the drafter '
-    'reads its features; or the loop of `decode` over config.batch rows',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  {
+    'topology': flag.Flag(
+      'chips to compile for: generation and shape, as v5p:4x4x4. Needed'
+    ),
+    'slices': flag.Flag(
+      'how many of these, joined by the data centre network; the '
+      'first axis of config.mesh goes over them',
+      1,
+      'integer',
+    ),
+    'program': flag.Flag(
+      'a step of `distill`, with the verifier running in it where the drafter '
+      'reads its features; or the loop of `decode` over config.batch rows',
+      'train',
+      'enum',
+      choices=('train', 'decode'),
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='aot',
@@ -83,7 +78,7 @@ def _body(call: command.Call) -> int:
     command.needed(call.options, 'topology'),
     call.options.program,
     call.options.slices,
-    say=console.say,
+    report=console,
   )
   console.table(found.chip(), fold=True)
   if costs := found.outcome.costs:

@@ -1,49 +1,35 @@
 """`bench`: the systems side by side, on the same prompts."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
 from specdiff_jax.text import stop_strings
 
-
-def _define(own: flags.FlagValues) -> None:
-  command.define_prompts(own)
-  flags.DEFINE_list(
-    'systems',
-    None,
-    'what to compare: some of the names of config.system',
-    flag_values=own,
-  )
-  flags.DEFINE_integer(
-    'rounds',
-    None,
-    'interleaved repetitions; their median is reported',
-    lower_bound=1,
-    flag_values=own,
-  )
-  flags.DEFINE_bool(
-    'rival',
-    False,
-    "time transformers' greedy generate on the same weights too (torch on "
-    'CPU, one prompt at a time; needs the extra [rival])',
-    flag_values=own,
-  )
-  flags.DEFINE_bool(
-    'costs',
-    False,
-    "time the parts of each system's cycle alone (r, c_draft, overhead) and "
-    'predict its speed-up from them; half a minute of compilation a system',
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    'plot',
-    None,
-    'draw the result into this .png, .svg or .pdf',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  flag.PROMPTS
+  | {
+    'systems': flag.Flag(
+      'what to compare: some of the names of config.system', kind='list'
+    ),
+    'rounds': flag.Flag(
+      'interleaved repetitions; their median is reported', None, 'integer', 1
+    ),
+    'rival': flag.Flag(
+      "time transformers' greedy generate on the same weights too (torch on "
+      'CPU, one prompt at a time; needs the extra [rival])',
+      False,
+      'bool',
+    ),
+    'costs': flag.Flag(
+      "time the parts of each system's cycle alone (r, c_draft, overhead) and "
+      'predict its speed-up from them; half a minute of compilation a system',
+      False,
+      'bool',
+    ),
+    'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
+  }
+)
 
 COMMAND = command.Command(
   name='bench',
@@ -98,7 +84,7 @@ def _body(call: command.Call) -> int:
     options.rounds,
     costs=options.costs,
     rival=options.rival,
-    progress=console.progress,
+    report=console,
     on_warm=_example,
   )
   for table in found.tables():

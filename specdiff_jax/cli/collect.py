@@ -2,10 +2,9 @@
 
 import signal
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
 from specdiff_jax.recipes import recipe
 
@@ -15,38 +14,19 @@ _REFRESH = (
     'network',
 )  # fmt: skip
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir', None, 'where the trajectories go. Needed', flag_values=own
-  )
-  flags.DEFINE_string(
-    'prompts',
-    None,
-    'a JSONL file of prompts, with the fields id and prompt',
-    flag_values=own,
-  )
-  flags.DEFINE_integer(
-    'limit',
-    0,
-    'take this many prompts of the file; 0 takes all',
-    lower_bound=0,
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    'refresh',
-    None,
-    'a drafter, as config.drafter has it: instead of prompts, continue the '
-    'trajectories of --from anew where this drafter fails on them',
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    'from',
-    None,
-    'the work directory of the trajectories that --refresh continues',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  {
+    'workdir': flag.Flag('where the trajectories go. Needed'),
+    **flag.FILE,
+    'refresh': flag.Flag(
+      'a drafter, as config.drafter has it: instead of prompts, continue the '
+      'trajectories of --from anew where this drafter fails on them'
+    ),
+    'from': flag.Flag(
+      'the work directory of the trajectories that --refresh continues'
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='collect',
@@ -126,19 +106,12 @@ def _body(call: command.Call) -> int:
       config, checkpoint, options.refresh, folder
     )
     found = runs.collect(
-      config,
-      checkpoint,
-      wanted,
-      workdir,
-      facts=facts,
-      progress=console.progress,
+      config, checkpoint, wanted, workdir, facts=facts, report=console
     )
   else:
     prompts = decoding.prompts(config, options.prompts, options.limit)
     checkpoint = command.verifier(config)
-    found = runs.complete(
-      config, checkpoint, prompts, workdir, progress=console.progress
-    )
+    found = runs.complete(config, checkpoint, prompts, workdir, report=console)
   if processes.is_first():
     console.result(found)
   return 0

@@ -327,25 +327,6 @@ def _wrap(text: str, indent: int) -> str:
   )
 
 
-def define_prompts(own: flags.FlagValues) -> None:
-  """Defines --prompts and --limit, which `decoding.prompts` takes."""
-  flags.DEFINE_string(
-    'prompts',
-    None,
-    'a JSONL file of prompts, with the fields id and prompt; goes before '
-    'config.prompts',
-    flag_values=own,
-  )
-  flags.DEFINE_integer(
-    'limit',
-    None,
-    'take this many prompts of the file; 0 takes all. Without it all of '
-    '--prompts, or config.limit of config.prompts',
-    lower_bound=0,
-    flag_values=own,
-  )
-
-
 def verifier(
   recipe: recipe_lib.Recipe,
   split: Callable[[Any], Any] | None = None,

@@ -1,46 +1,28 @@
 """`convert`: a model from one form on disk to another."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'from',
-    None,
-    'the model: a GGUF file, a directory, or a name on the hub. Needed',
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    'to',
-    None,
-    'the directory to write, not there yet or empty. Needed',
-    flag_values=own,
-  )
-  flags.DEFINE_enum(
-    'format',
-    'hf',
-    ['hf', 'native', 'dflash'],
-    'what to write',
-    flag_values=own,
-  )
-  flags.DEFINE_enum(
-    'dtype',
-    '',
-    ['', 'float32', 'bfloat16', 'float16'],
-    'of all weights; '
-    'without it each stays as it is stored, quantised ones become float32',
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    'adapter',
-    '',
-    'directory of a LoRA adapter (PEFT) to merge in',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  {
+    'from': flag.Flag(
+      'the model: a GGUF file, a directory, or a name on the hub. Needed'
+    ),
+    'to': flag.Flag('the directory to write, not there yet or empty. Needed'),
+    'format': flag.Flag(
+      'what to write', 'hf', 'enum', choices=('hf', 'native', 'dflash')
+    ),
+    'dtype': flag.Flag(
+      'of all weights; '
+      'without it each stays as it is stored, quantised ones become float32',
+      '',
+      'enum',
+      choices=('', 'float32', 'bfloat16', 'float16'),
+    ),
+    'adapter': flag.Flag('directory of a LoRA adapter (PEFT) to merge in', ''),
+  }
+)
 
 COMMAND = command.Command(
   name='convert',

@@ -1,47 +1,27 @@
 """`decode`: text from prompts."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.recipes import recipe
 from specdiff_jax.text import stop_strings
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string('prompt', None, 'the prompt itself', flag_values=own)
-  flags.DEFINE_string(
-    'prompts',
-    None,
-    'a JSONL file of prompts, with the fields id and prompt',
-    flag_values=own,
-  )
-  flags.DEFINE_integer(
-    'limit',
-    0,
-    'take this many prompts of the file; 0 takes all',
-    lower_bound=0,
-    flag_values=own,
-  )
-  flags.DEFINE_string(
-    'out',
-    None,
-    'write JSON lines here in place of text on stdout: id, text, tokens '
-    '(with the end token if it came), tau, prompt_sha256 (of the '
-    "prompt's tokens), and sum (of the line's bytes before it). Each is on "
-    'disk once it is done. Run again with the same settings, it goes on '
-    'where it was; FILE.settings.json tells them',
-    flag_values=own,
-  )
-  flags.DEFINE_bool(
-    'overwrite',
-    False,
-    'drop what is in the file of --out',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  {
+    'prompt': flag.Flag('the prompt itself'),
+    **flag.FILE,
+    'out': flag.Flag(
+      'write JSON lines here in place of text on stdout: id, text, tokens '
+      '(with the end token if it came), tau, prompt_sha256 (of the '
+      "prompt's tokens), and sum (of the line's bytes before it). Each is on "
+      'disk once it is done. Run again with the same settings, it goes on '
+      'where it was; FILE.settings.json tells them'
+    ),
+    'overwrite': flag.Flag('drop what is in the file of --out', False, 'bool'),
+  }
+)
 
 COMMAND = command.Command(
   name='decode',

@@ -1,22 +1,19 @@
 """`distill`: trains a drafter to follow its verifier."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
 
 PREEMPTED = 75  # as launch/environment.sh has it
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'where checkpoints, metrics and the drafter go. Needed',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  {
+    'workdir': flag.Flag(
+      'where checkpoints, metrics and the drafter go. Needed'
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='distill',
@@ -64,9 +61,7 @@ def _body(call: command.Call) -> int:
   training.check(config)
   training.start(config)
   checkpoint = command.verifier(config, training.placement(config))
-  result, path = runs.train(
-    config, checkpoint, workdir, progress=console.progress, say=console.say
-  )
+  result, path = runs.train(config, checkpoint, workdir, report=console)
   if result.interrupted:
     return stopped(result)
   if processes.is_first():

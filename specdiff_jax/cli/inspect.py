@@ -1,36 +1,29 @@
 """`inspect`: what a model's files hold, without reading the weights."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'mesh',
-    '',
-    'axes and sizes, as data=2,model=4: say how many bytes each '
-    'chip holds when the weights are split over such a mesh',
-    flag_values=own,
-  )
-  flags.DEFINE_float(
-    'chip-gib',
-    0.0,
-    'memory of a chip in GiB, to say whether they fit',
-    lower_bound=0.0,
-    flag_values=own,
-  )
-  flags.DEFINE_enum(
-    'dtype',
-    'bfloat16',
-    ['float32', 'bfloat16'],
-    'of the weights on the chips',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  {
+    'mesh': flag.Flag(
+      'axes and sizes, as data=2,model=4: say how many bytes each '
+      'chip holds when the weights are split over such a mesh',
+      '',
+    ),
+    'chip-gib': flag.Flag(
+      'memory of a chip in GiB, to say whether they fit', 0.0, 'float', 0.0
+    ),
+    'dtype': flag.Flag(
+      'of the weights on the chips',
+      'bfloat16',
+      'enum',
+      choices=('float32', 'bfloat16'),
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='inspect',

@@ -3,31 +3,26 @@
 from collections.abc import Sequence
 import os
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import distill
+from specdiff_jax.cli import flag
 from specdiff_jax.core import files
 from specdiff_jax.recipes import recipe
 from specdiff_jax.tools.sweep import grid
 
-
-def _define(own: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'where the runs, the table and the figure go. Needed',
-    flag_values=own,
-  )
-  flags.DEFINE_multi_string(
-      'grid', [],
+_define = flag.definer(
+  {
+    'workdir': flag.Flag('where the runs, the table and the figure go. Needed'),
+    'grid': flag.Flag(
       'FIELD=VALUE,VALUE,...: a field of the config and the values that it '
       'takes. Give it several times for all combinations. Commas within '
       'brackets belong to a value. Needed',
-      flag_values=own,
-  )  # fmt: skip
-
+      [],
+      'multi_string',
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='sweep',
@@ -91,13 +86,7 @@ def _body(call: command.Call, argv: Sequence[str]) -> int:
     training.check(point.config)
   training.start(call.config)
   with runner.held(workdir):
-    found = runner.run(
-      every,
-      workdir,
-      command.verifier,
-      progress=console.progress,
-      say=console.say,
-    )
+    found = runner.run(every, workdir, command.verifier, report=console)
     if found.stopped:
       return distill.stopped(found.stopped)
     if processes.is_first():

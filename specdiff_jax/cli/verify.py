@@ -1,30 +1,27 @@
 """`verify`: a certificate that drafting does not change the output."""
 
-from absl import flags
-
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
 
-
-def _define(own: flags.FlagValues) -> None:
-  command.define_prompts(own)
-  flags.DEFINE_list(
-    'systems',
-    None,
-    'what to verify: some of the names of config.system but '
-    'ar; without it config.systems',
-    flag_values=own,
-  )
-  flags.DEFINE_bool(
-    'fast',
-    False,
-    'decode as `bench` does when it is fast: in config.dtype, and plain AR '
-    'through its own fastest shape. A difference passes if the verifier was '
-    'undecided there: by no more than its logits move between the shapes',
-    flag_values=own,
-  )
-
+_define = flag.definer(
+  flag.PROMPTS
+  | {
+    'systems': flag.Flag(
+      'what to verify: some of the names of config.system but '
+      'ar; without it config.systems',
+      kind='list',
+    ),
+    'fast': flag.Flag(
+      'decode as `bench` does when it is fast: in config.dtype, and plain AR '
+      'through its own fastest shape. A difference passes if the verifier was '
+      'undecided there: by no more than its logits move between the shapes',
+      False,
+      'bool',
+    ),
+  }
+)
 
 COMMAND = command.Command(
   name='verify',
@@ -87,7 +84,7 @@ def _body(call: command.Call) -> int:
   prompts = decoding.prompts(config, options.prompts, options.limit)
   checkpoint = command.verifier(config)
   found = certificate.verify(
-    config, checkpoint, prompts, options.systems, progress=console.progress
+    config, checkpoint, prompts, options.systems, report=console
   )
   for line in found.head():
     console.out().print(line)

@@ -1,25 +1,34 @@
-"""How a library tells of work that takes long: callbacks, silent by default.
-
-`cli` prints; whatever is below it takes a `Progress` and a `Say`.
-"""
+"""Who is told of work that takes long; `cli.console` prints it."""
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import contextlib
+from typing import Protocol
 
 Update = Callable[..., None]  # (done, total=None, note='')
-# (what, total=None) -> a context whose value is the update of a bar.
-Progress = Callable[..., contextlib.AbstractContextManager[Update]]
-Say = Callable[[str], None]
 
 
-@contextlib.contextmanager
-def silent(what: str, total: int | None = None) -> Iterator[Update]:
-  """Shows no bar."""
-  del what, total
-  yield lambda *_: None
+class Reporter(Protocol):
+  """Takes progress and remarks of a library."""
+
+  def progress(
+    self, what: str, total: int | None = None
+  ) -> contextlib.AbstractContextManager[Update]:
+    """Returns a context whose value moves a bar."""
+    ...
+
+  def say(self, text: str) -> None:
+    """Takes one remark."""
 
 
-def unheard(text: str) -> None:
-  """Says nothing."""
-  del text
+class _Silent:
+  def progress(
+    self, what: str, total: int | None = None
+  ) -> contextlib.AbstractContextManager[Update]:
+    del what, total
+    return contextlib.nullcontext(lambda *_: None)
+
+  def say(self, text: str) -> None:
+    del text
+
+
+SILENT: Reporter = _Silent()

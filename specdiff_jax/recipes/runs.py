@@ -27,7 +27,7 @@ def collect(
   system: str = '',
   facts: dict[str, Any] | None = None,
   *,
-  progress: reporting.Progress = reporting.silent,
+  report: reporting.Reporter = reporting.SILENT,
 ) -> dict[str, Any]:
   """Collects what is missing in `workdir`; returns the closing figures.
 
@@ -35,7 +35,7 @@ def collect(
   `collecting.collect`.
   """
   start = time.perf_counter()
-  with progress('collecting', len(wanted)) as show:
+  with report.progress('collecting', len(wanted)) as show:
 
     def tell(done: int, total: int, tokens: int) -> None:
       speed = tokens / (time.perf_counter() - start)
@@ -62,12 +62,12 @@ def complete(
   workdir: str,
   system: str = '',
   *,
-  progress: reporting.Progress = reporting.silent,
+  report: reporting.Reporter = reporting.SILENT,
 ) -> dict[str, Any]:
   """Collects the config's completions of prompts; see `collect`."""
   collecting.check(config)
   wanted = collecting.requests(config, checkpoint, prompts)
-  return collect(config, checkpoint, wanted, workdir, system, progress=progress)
+  return collect(config, checkpoint, wanted, workdir, system, report=report)
 
 
 def train(
@@ -77,8 +77,7 @@ def train(
   memory: dict[Any, dict] | None = None,
   what: str = 'distilling',
   *,
-  progress: reporting.Progress = reporting.silent,
-  say: reporting.Say = reporting.unheard,
+  report: reporting.Reporter = reporting.SILENT,
 ) -> tuple[loop.Result, str]:
   """Trains in `workdir`; returns the result and the drafter's file.
 
@@ -89,17 +88,15 @@ def train(
   if prompts_file:
     prompts = decoding.prompts(config, prompts_file, 0)
     # There is no drafter yet; lookup drafts for it, to the same tokens.
-    complete(
-      config, checkpoint, prompts, folders[0], 'lookup', progress=progress
-    )
+    complete(config, checkpoint, prompts, folders[0], 'lookup', report=report)
   run = training.run(config, checkpoint, folders, workdir, memory)
   if idle := jax.device_count() - run.placement.mesh.size:
-    say(f'config.mesh leaves {idle} devices idle.')
+    report.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if processes.is_first() else ():
-    say(f'Held whole by every device: {line}')
-  with progress(what, run.schedule.steps) as show:
+    report.say(f'Held whole by every device: {line}')
+  with report.progress(what, run.schedule.steps) as show:
     result = run.train(
-      lambda step, steps, values: show(step, steps, _note(values)), say
+      lambda step, steps, values: show(step, steps, _note(values)), report.say
     )
   path = os.path.join(workdir, 'drafter.safetensors')
   if not result.interrupted:

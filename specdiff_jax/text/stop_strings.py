@@ -25,8 +25,8 @@ def cut(
   them if there is none.
 
   Args:
-    decode: from all tokens of a row to its text.
-    tokens: of a row that goes on no further, or was watched (`watch`).
+    decode: from all tokens of a completion to its text.
+    tokens: those of a completion that is over, or was watched (`watch`).
     stop: the stop strings.
     settled: from tokens to the beginning of their text that no later token
       changes; by default what comes before an unfinished character.
@@ -63,7 +63,7 @@ def find(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
 def watch(
   decode: Decode, stop: Sequence[str], settled: Decode | None = None
 ) -> Callable[[int, Sequence[int]], bool] | None:
-  """Returns an `on_tokens` that ends a row at a stop string; None without."""
+  """Returns an `on_tokens` that ends a request at a stop string; None without."""
   if not any(stop):
     return None
   settled = settled or _finished(decode)

@@ -133,16 +133,15 @@ def test_a_stopped_sweep_goes_on(specdiff, argv, tmp_path, monkeypatch):
     lambda text: text[:-9],
   ],
 )
-def test_damaged_figures_are_no_finished_run(tmp_path, harm):
+def test_damaged_figures_are_no_finished_run(tmp_path, capsys, harm):
   path = tmp_path / 'result.json'
   result = {'loss': 0.5, 'tau_eval': 1.5, 'evaluation': {'agree': [0.5]}}
   made = journal.with_sum({'config': {}, 'result': result})
   path.write_text(json.dumps(made))
-  said = []
-  assert runner.finished(str(path), said.append)['result'] == result
+  assert runner.finished(str(path), console)['result'] == result
   path.write_text(harm(path.read_text()))
-  assert not said and not runner.finished(str(path), said.append)
-  assert 'is damaged' in said[0]
+  assert not runner.finished(str(path), console)
+  assert 'is damaged' in capsys.readouterr().err
 
 
 def test_points_of_a_grid(tiny):

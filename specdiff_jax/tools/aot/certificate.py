@@ -116,7 +116,7 @@ def certify(
   name: str = 'train',
   slices: int = 1,
   *,
-  say: reporting.Say = reporting.unheard,
+  report: reporting.Reporter = reporting.SILENT,
 ) -> Certificate:
   """Compiles the program `name` of a config for a topology; nothing is loaded.
 
@@ -127,6 +127,6 @@ def certify(
   """
   devices, limit = lowering.devices(topology, slices)
   program = lowering.program(config, name, devices)
-  say(f'Compiling for {len(devices)} devices ...')
+  report.say(f'Compiling for {len(devices)} devices ...')
   outcome = memory.compiled(program.lowered, limit)
   return Certificate(topology, slices, len(devices), name, program, outcome)

@@ -19,7 +19,7 @@ _USED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What compiling a program came to, for each device.
+  """What compiling a program yields, for each device.
 
   Attributes:
     fits: whether it can run.

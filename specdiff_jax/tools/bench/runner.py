@@ -31,7 +31,7 @@ def run(
   *,
   costs: bool = False,
   rival: bool = False,
-  progress: reporting.Progress = reporting.silent,
+  report: reporting.Reporter = reporting.SILENT,
   on_warm: Callable[[session_lib.Session, request_lib.Request], None]
   | None = None,
 ) -> result.BenchResult:
@@ -45,7 +45,7 @@ def run(
     rounds: interleaved repetitions; by default those of the config.
     costs: whether the parts of each cycle are timed alone too.
     rival: whether transformers' `generate` is timed too.
-    progress: shows a bar.
+    report: shows bars.
     on_warm: called with the last system and the first request before timing.
   """
   plan = plan_lib.planned(config, checkpoint, names, rounds)
@@ -57,14 +57,14 @@ def run(
   if rival:
     most = systems['ar'].settings.max_new_tokens
     systems[_RIVAL] = rival_lib.system(checkpoint, most)
-  with progress('compiling') as show:
+  with report.progress('compiling') as show:
     for number, (name, system) in enumerate(systems.items()):
       show(number, len(systems), name)
       system.warm_up(requests)
       systems[name] = system.calibrated(requests)
   if on_warm is not None:
     on_warm(systems[plan.names[-1]], requests[0])
-  with progress('decoding') as show:
+  with report.progress('decoding') as show:
     measured = timing.interleave(
       {name: one.decode for name, one in systems.items()},
       turns,
@@ -75,7 +75,7 @@ def run(
   references = plan.references(systems, turns, plain)
   speeds = {name: metrics.speed(one) for name, one in measured.items()}
   fastest = max(plan.ars, key=lambda name: speeds[name])
-  parts = _costs(plan, systems, requests, progress) if costs else {}
+  parts = _costs(plan, systems, requests, report) if costs else {}
 
   def row(name: str) -> metrics.Row:
     return metrics.row(
@@ -119,7 +119,7 @@ def _costs(
   plan: plan_lib.Plan,
   systems: Mapping[str, session_lib.Session],
   requests: Sequence[request_lib.Request],
-  progress: reporting.Progress,
+  report: reporting.Reporter,
 ) -> dict[str, costs_lib.Costs]:
   """Times the parts of the cycles of all systems of a single bucket."""
   _, plain_slots = plan.ars['ar']
@@ -129,7 +129,7 @@ def _costs(
     if len(systems[name].engine.drafter.buckets) == 1 and name != 'ar'
   ]
   found = {}
-  with progress('timing the parts of a cycle') as show:
+  with report.progress('timing the parts of a cycle') as show:
     for number, name in enumerate(names):
       show(number, len(names), name)
       one = systems[name]

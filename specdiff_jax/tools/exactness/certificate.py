@@ -138,7 +138,7 @@ def verify(
   prompts: Sequence[prompts_lib.Prompt],
   names: Sequence[str] | None = None,
   *,
-  progress: reporting.Progress = reporting.silent,
+  report: reporting.Reporter = reporting.SILENT,
 ) -> Certificate:
   """Returns the certificate of systems on prompts.
 
@@ -147,7 +147,7 @@ def verify(
     checkpoint: the verifier, loaded by that config.
     prompts: what every system decodes.
     names: systems; by default those of the config.
-    progress: shows a bar.
+    report: shows a bar.
   """
   plan = plan_lib.plan(config, checkpoint, names)
   requests = decoding.requests(config, checkpoint, prompts)
@@ -156,7 +156,7 @@ def verify(
   precision = 'highest' if plan.exact else None
   with (
     jax.default_matmul_precision(precision),
-    progress('verifying', len(plan)) as show,
+    report.progress('verifying', len(plan)) as show,
   ):
     for row in plan.rows(requests):
       rows.append(row)

@@ -46,15 +46,14 @@ def run(
   workdir: str,
   load: Load = lambda config, split: decoding.verifier(config, split=split),
   *,
-  progress: reporting.Progress = reporting.silent,
-  say: reporting.Say = reporting.unheard,
+  report: reporting.Reporter = reporting.SILENT,
 ) -> table.Sweep:
   """Trains every point that is not done, each in a directory under `workdir`.
 
   A run that fails is marked and the others go on; one that is interrupted ends
   the sweep. The directory has to be `held`.
   """
-  trainer = _Trainer(load, progress, say)
+  trainer = _Trainer(load, report)
   rows = []
   for number, point in enumerate(points, 1):
     folder = os.path.join(workdir, point.name)
@@ -69,7 +68,7 @@ def run(
     except errors.InputError as error:
       failure = str(error)
     if failure:
-      say(f'{what} failed: {failure}')
+      report.say(f'{what} failed: {failure}')
     path = os.path.join(folder, 'metrics.jsonl')
     lines = metrics.MetricsWriter(path).read()
     rows.append(table.Row(point.values, folder, failure, result, lines))
@@ -79,10 +78,8 @@ def run(
 class _Trainer:
   """Runs one point after another, and keeps what the next may share."""
 
-  def __init__(
-    self, load: Load, progress: reporting.Progress, say: reporting.Say
-  ):
-    self._load, self._progress, self._say = load, progress, say
+  def __init__(self, load: Load, report: reporting.Reporter):
+    self._load, self._report = load, report
     self._memory = {}
     self._loaded = None  # (config, verifier)
 
@@ -92,19 +89,18 @@ class _Trainer:
     """Returns the figures of a point, or the result where it was stopped."""
     path = os.path.join(workdir, 'result.json')
     recipe = json.loads(json.dumps(config.flat()))
-    before = finished(path, self._say)
+    before = finished(path, self._report)
     if before.get('config') == recipe:
-      self._say(f'{what}: done before')
+      self._report.say(f'{what}: done before')
       return before['result'], None
-    self._say(f'{what} ...')
+    self._report.say(f'{what} ...')
     result, drafter = runs.train(
       config,
       self._verifier(config),
       workdir,
       self._memory,
       what,
-      progress=self._progress,
-      say=self._say,
+      report=self._report,
     )
     if result.interrupted:
       return {}, result
@@ -124,7 +120,7 @@ class _Trainer:
     return self._loaded[1]
 
 
-def finished(path: str, say: reporting.Say) -> Mapping[str, Any]:
+def finished(path: str, report: reporting.Reporter) -> Mapping[str, Any]:
   """Returns the config and the figures of a run that is done; else {}.
 
   From its last checkpoint a run whose figures are damaged yields them again.
@@ -141,5 +137,5 @@ def finished(path: str, say: reporting.Say) -> Mapping[str, Any]:
         raise ValueError(f'its {name} is no number')
     return found
   except (KeyError, TypeError, ValueError, errors.InputError) as e:
-    say(f'{path} is damaged ({e}); that run goes on.')
+    report.say(f'{path} is damaged ({e}); that run goes on.')
     return {}

@@ -1,0 +1,67 @@
+"""The flags of a subcommand as a table, from names to what they are."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """A flag besides its name.
+
+  Attributes:
+    help: what it means, for `--help`.
+    default: value where it is not given.
+    kind: of absl's DEFINE functions: string, integer, float, bool, enum, list,
+      multi_string.
+    low: least value of a number.
+    choices: the values of an enum.
+  """
+
+  help: str
+  default: Any = None
+  kind: str = 'string'
+  low: float | None = None
+  choices: Sequence[str] = ()
+
+
+def definer(
+  named: Mapping[str, Flag],
+) -> Callable[[flags.FlagValues], None]:
+  """Returns a function that defines flags by name."""
+
+  def define(own: flags.FlagValues) -> None:
+    for name, one in named.items():
+      more = [list(one.choices)] if one.choices else []
+      bound = {} if one.low is None else {'lower_bound': one.low}
+      make = getattr(flags, f'DEFINE_{one.kind}')
+      make(name, one.default, *more, one.help, flag_values=own, **bound)
+
+  return define
+
+
+# Of programs that read `decoding.prompts`.
+PROMPTS = {
+  'prompts': Flag(
+    'a JSONL file of prompts, with the fields id and prompt; goes before '
+    'config.prompts'
+  ),
+  'limit': Flag(
+    'take this many prompts of the file; 0 takes all. Without it all of '
+    '--prompts, or config.limit of config.prompts',
+    kind='integer',
+    low=0,
+  ),
+}
+
+# Of programs that read the prompts of a file, or none.
+FILE = {
+  'prompts': Flag('a JSONL file of prompts, with the fields id and prompt'),
+  'limit': Flag(
+    'take this many prompts of the file; 0 takes all', 0, 'integer', 0
+  ),
+}
