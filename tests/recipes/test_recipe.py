@@ -8,9 +8,10 @@ import pytest
 from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
+from specdiff_jax.losses import making
+from specdiff_jax.losses import options as loss_options
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
-from specdiff_jax.recipes import losses
 from specdiff_jax.recipes import options
 from specdiff_jax.recipes import recipe
 from specdiff_jax.recipes import systems
@@ -57,7 +58,7 @@ def test_what_decides_a_text_is_what_it_was():
   assert set(fields.typed({'loss': 'hinge'}).deciding('text')) == set(TEXT)
 
 
-@pytest.mark.parametrize('name', options.LOSSES)
+@pytest.mark.parametrize('name', loss_options.LOSSES)
 def test_what_decides_a_run_is_what_it_was(name):
   one = fields.typed({'loss': name})
   assert set(one.deciding('run')) == {*RUN, *OF_LOSS.get(name, ())}
@@ -117,13 +118,16 @@ def test_every_group_is_one_of_a_recipe():
     for one in dataclasses.fields(recipe.Recipe)
     if dataclasses.is_dataclass(one.type)
   }
-  systems_and_losses = {*options.SYSTEMS.values(), *options.LOSSES.values()}
+  systems_and_losses = {
+    *options.SYSTEMS.values(),
+    *loss_options.LOSSES.values(),
+  }
   assert groups | systems_and_losses == set(recipe.GROUPS)
 
 
 def test_options_and_what_they_construct_have_the_same_names():
   assert set(options.SYSTEMS) == set(systems.SYSTEMS)
-  assert set(options.LOSSES) == set(losses.LOSSES)
+  assert set(loss_options.LOSSES) == set(making.LOSSES)
   rule = field_lib.abouts(options.Rule)['rule']
   assert set(rule.choices) == set(systems.RULES)
 

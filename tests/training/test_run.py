@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 import trajectory
@@ -108,8 +107,8 @@ def test_a_damaged_run_json_is_said(tmp_path):
 def test_the_program_of_shapes_is_what_runs(settings):
   """Without data and values: the very trees, shapes, dtypes and shardings."""
   sizes = {'batch': 2, 'tokens': 24, 'windows': 2, 'gamma': 3, 'mesh': (1, 1)}
-  config = fields.complete(ml_collections.ConfigDict(sizes | settings))
-  config.network.update(layers=1, trunk=8, vocab=40, features=(1,))
+  network = {'layers': 1, 'trunk': 8, 'vocab': 40, 'features': (1,)}
+  config = fields.typed(sizes | settings | {'network': network})
   checkpoint = presets.random('tiny', 'float32')
   shapes = jax.eval_shape(lambda: checkpoint.params)
   mesh = build_training.mesh(config)
