@@ -103,11 +103,11 @@ def test_broken_logits_excuse_nothing(bad):
     logits(1, bad, 2, 3), ZERO, [2, 3], GREEDY, 9.0
   )
   found = divergence.Divergence(0, 0, 2, 3, top2, margin, 9.0)
-  assert not found.excused
+  assert not found.near_tie
   # Nor does a noise that is broken.
   for allowed in (math.nan, math.inf):
-    assert not dataclasses.replace(found, margin=0.0, allowed=allowed).excused
-  assert dataclasses.replace(found, margin=0.0).excused
+    assert not dataclasses.replace(found, margin=0.0, allowed=allowed).near_tie
+  assert dataclasses.replace(found, margin=0.0).near_tie
 
 
 # --- with a verifier --------------------------------------------------------
@@ -137,23 +137,26 @@ def engine(checkpoint, drafter):
   )
 
 
-def judge(checkpoint, plain=1, drafted=SLOTS, batch=2):
-  return divergence.Judge(
-      engine(checkpoint, none.NoDraft(plain)), checkpoint.params, (BUCKET,),
-      batch, reading.Passes(plain, drafted, drafted - 1),
-  )  # fmt: skip
-
-
-def decode(checkpoint, drafter, settings, batch=2):
-  one = session_lib.Session(
-      engine(checkpoint, drafter), checkpoint.params, (), settings, batch,
-      (BUCKET,),
-  )  # fmt: skip
-  return [completion.tokens.tolist() for completion in one.decode(REQUESTS)]
-
-
 def law(temperature):
   return request_lib.Settings(temperature, seed=5, max_new_tokens=NEW)
+
+
+def session(checkpoint, drafter, settings):
+  return session_lib.Session(
+    engine(checkpoint, drafter), checkpoint.params, (), settings, 2, (BUCKET,)
+  )
+
+
+def comparison(checkpoint, settings=law(0.0)):
+  return divergence.Comparison(
+    session(checkpoint, none.NoDraft(1), settings),
+    reading.Passes(1, SLOTS, SLOTS - 1),
+  )
+
+
+def decode(checkpoint, drafter, settings):
+  completions = session(checkpoint, drafter, settings).decode(REQUESTS)
+  return [completion.tokens.tolist() for completion in completions]
 
 
 @pytest.mark.parametrize('temperature', [0.0, 0.7])
@@ -161,14 +164,14 @@ def test_the_reading_is_that_of_the_decoding(checkpoint, temperature):
   """At every place the logits and the noise choose the token that came."""
   settings = law(temperature)
   texts = decode(checkpoint, none.NoDraft(1), settings)
-  one = judge(checkpoint)
+  one = comparison(checkpoint, settings)
   for place in (0, 1, 5, NEW - 1):
     noise, rows = one.read(REQUESTS, texts, [place] * 3)
-    rounds = one.engine.verifier.cache_dtype == 'bfloat16'
+    rounds = one.plain.engine.verifier.cache_dtype == 'bfloat16'
     assert 0 <= noise < (0.3 if rounds else 1e-4)
     for request, text, row in zip(REQUESTS, texts, rows):
       pair = (text, text[:place] + [(text[place] + 1) % 320])
-      found = one._judge(request, pair, place, row, settings, 0.0)
+      found = one._divergence(request, pair, place, row, 0.0)
       assert found.top2 > 0
       g = sampling_lib.gumbel(
         sampling_lib.request_noise(5, jnp.array([request.number])),
@@ -201,7 +204,7 @@ def test_a_branch_rounds_where_a_chain_of_the_same_shape_does_not(checkpoint):
 
   def noise(depth):
     passes = reading.Passes(slots, slots, depth)
-    one = dataclasses.replace(judge(checkpoint), passes=passes)
+    one = dataclasses.replace(comparison(checkpoint), passes=passes)
     return one.read(REQUESTS, texts, [0] * 3)[0]
 
   assert noise(slots - 1) == 0
@@ -216,8 +219,8 @@ def test_a_drafted_system_and_plain_decoding_agree(checkpoint):
     settings = law(temperature)
     plain = decode(checkpoint, none.NoDraft(1), settings)
     drafted = decode(checkpoint, lookup.PromptLookup(SLOTS - 1), settings)
-    report = judge(checkpoint).compare(REQUESTS, plain, drafted, settings)
-    assert all(d.excused for d in report.divergences)
+    report = comparison(checkpoint, settings).compare(REQUESTS, plain, drafted)
+    assert all(d.near_tie for d in report.divergences)
     assert report.tokens <= 3 * NEW
 
 
@@ -225,14 +228,14 @@ def test_a_changed_token_is_not_excused(checkpoint):
   """The control: a token that the verifier did not nearly choose."""
   settings = law(0.0)
   plain = decode(checkpoint, none.NoDraft(1), settings)
-  noise, rows = judge(checkpoint).read(REQUESTS, plain, [3] * 3)
+  noise, rows = comparison(checkpoint).read(REQUESTS, plain, [3] * 3)
   wrong = [list(text) for text in plain]
   wrong[1][3] = int(np.argmin(rows[1]))
-  report = judge(checkpoint).compare(REQUESTS, plain, wrong, settings)
+  report = comparison(checkpoint).compare(REQUESTS, plain, wrong)
   (found,) = report.divergences
   assert (found.number, found.index) == (9, 3)
   assert (found.expected, found.got) == (plain[1][3], wrong[1][3])
-  assert found.margin > found.allowed == noise and not found.excused
+  assert found.margin > found.allowed == noise and not found.near_tie
   assert report.tokens == 2 * NEW + 4
   assert report.worst_margin == found.margin
 
@@ -242,9 +245,9 @@ def test_a_text_that_ends_early_is_not_excused(checkpoint):
   plain = decode(checkpoint, none.NoDraft(1), settings)
   cut = [plain[0], plain[1][:5], plain[2]]
   for a, b in ((plain, cut), (cut, plain)):
-    (found,) = judge(checkpoint).compare(REQUESTS, a, b, settings).divergences
+    (found,) = comparison(checkpoint).compare(REQUESTS, a, b).divergences
     assert found.index == 5 and None in (found.expected, found.got)
-    assert found.margin == math.inf and not found.excused
+    assert found.margin == math.inf and not found.near_tie
 
 
 def test_a_near_tie_is_excused_in_bfloat16_only():
@@ -253,7 +256,7 @@ def test_a_near_tie_is_excused_in_bfloat16_only():
   for dtype, excused in (('float32', False), ('bfloat16', True)):
     one = presets.random('tiny', dtype)
     plain = decode(one, none.NoDraft(1), settings)
-    _, rows = judge(one).read(REQUESTS, plain, [3] * 3)
+    _, rows = comparison(one).read(REQUESTS, plain, [3] * 3)
     best, other = plain[1][3], int(np.argmin(rows[1]))
     head = np.array(one.params['head'])
     # Almost equal: it scores a hair below. In bfloat16 the hair is rounded off.
@@ -265,5 +268,5 @@ def test_a_near_tie_is_excused_in_bfloat16_only():
     if wrong[1][3] not in (best, other):
       pytest.fail('the head no longer decides this token')
     wrong[1][3] = other if wrong[1][3] == best else best
-    (found,) = judge(one).compare(REQUESTS, plain, wrong, settings).divergences
-    assert found.excused == excused, found
+    (found,) = comparison(one).compare(REQUESTS, plain, wrong).divergences
+    assert found.near_tie == excused, found

@@ -99,15 +99,10 @@ class Plan:
     drafter, slots = system.engine.drafter, self.same_shape(system)
     if same or not self.coupled or (slots and drafter.chain):
       return 0
-    judge = divergence.Judge(
-      plain.engine,
-      plain.params,
-      plain.buckets,
-      plain.batch,
-      reading.passes(slots or plain.engine.drafter.buckets[-1], drafter),
-    )
-    found = judge.compare(requests, expected, got, plain.settings)
-    return sum(d.excused for d in found.divergences)
+    passes = reading.passes(slots or plain.engine.drafter.buckets[-1], drafter)
+    comparison = divergence.Comparison(plain, passes)
+    found = comparison.compare(requests, expected, got)
+    return sum(d.near_tie for d in found.divergences)
 
 
 def planned(

@@ -2,8 +2,9 @@
 
 Under rule M a drafted system gives the tokens of plain decoding, up to the
 rounding of the verifier's logits: passes of other shapes sum in another order.
-So a first difference is excused only where the verifier was undecided: its
-margin there has to be within what the logits move between the two shapes.
+So a first difference may only be a near-tie that rounding flipped: the
+verifier's margin there has to be within what the logits move between the two
+shapes.
 
 The noise is measured on the run's own texts: the largest move of a margin
 between a likely token and the best; see `reading.py`.
@@ -12,14 +13,13 @@ between a likely token and the best; see `reading.py`.
 from collections.abc import Sequence
 import dataclasses
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.core import sampling as sampling_lib
-from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.tools.exactness import reading
 
 
@@ -36,14 +36,14 @@ class Divergence:
   allowed: float  # the margin that rounding explains
 
   @property
-  def excused(self) -> bool:
+  def near_tie(self) -> bool:
     """Whether rounding explains it; never where anything is NaN."""
     return self.margin <= self.allowed < math.inf
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What came of a comparison."""
+  """What a comparison showed."""
 
   tokens: int  # compared: up to the first difference of each prompt
   divergences: tuple[Divergence, ...]
@@ -109,7 +109,7 @@ def margins(
     logits: [V] of the verifier.
     noise: [V] g of the position.
     tokens: that were chosen.
-    settings: the law.
+    settings: temperature, top-k and top-p.
     allowed: how far differences of logits / temperature move: where this takes
       a token across the edge of top-k or top-p, it counts as inside.
   """
@@ -130,21 +130,15 @@ def margins(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Judge:
-  """The verifier, as it decides on differences between two decodings.
+class Comparison:
+  """What the verifier makes of differences from plain decoding.
 
   Attributes:
-    engine: of plain decoding; only its verifier and its buffers are read.
-    params: the verifier's.
-    buckets: sizes that prompts are padded to.
-    batch: rows decoded together.
-    passes: shapes of plain decoding's passes and of the system's.
+    plain: plain decoding.
+    passes: shapes of its passes and of the system's.
   """
 
-  engine: engine_lib.Engine
-  params: Any
-  buckets: Sequence[int]
-  batch: int
+  plain: session_lib.Session
   passes: reading.Passes
 
   def compare(
@@ -152,7 +146,6 @@ class Judge:
     requests: Sequence[request_lib.Request],
     expected: Sequence[Sequence[int]],
     got: Sequence[Sequence[int]],
-    settings: request_lib.Settings,
   ) -> Report:
     """Compares completions with plain decoding's, prompt by prompt."""
     pairs = list(zip(expected, got, strict=True))
@@ -163,9 +156,9 @@ class Judge:
     if all(place is None for place in places):
       return Report(tokens, (), None)
     noise, logits = self.read(requests, expected, places)
-    allowed = noise / (settings.temperature or 1.0)
+    allowed = noise / (self.plain.settings.temperature or 1.0)
     found = [
-      self._judge(request, pair, place, row, settings, allowed)
+      self._divergence(request, pair, place, row, allowed)
       for request, pair, place, row in zip(requests, pairs, places, logits)
       if place is not None
     ]
@@ -182,8 +175,8 @@ class Judge:
     A place is an index in the completion; the logits are plain decoding's.
     """
     noise, logits = 0.0, []
-    for first in range(0, len(requests), self.batch):
-      group = slice(first, first + self.batch)
+    for first in range(0, len(requests), self.plain.batch):
+      group = slice(first, first + self.plain.batch)
       moved, rows = self._read(requests[group], texts[group], places[group])
       noise = float(np.maximum(noise, moved))  # keeps a NaN
       logits.extend(rows)
@@ -192,25 +185,27 @@ class Judge:
   def _read(self, requests, texts, places):
     """Reads one batch, padded with rows that count nowhere."""
     longest = max(len(request.prompt) for request in requests)
-    bucket = request_lib.bucket_for(longest, self.buckets)
-    tokens = np.zeros((self.batch, bucket + self.engine.max_new_tokens), int)
-    prompt, length, at = np.ones((3, self.batch), int)
+    bucket = request_lib.bucket_for(longest, self.plain.buckets)
+    engine, batch = self.plain.engine, self.plain.batch
+    tokens = np.zeros((batch, bucket + engine.max_new_tokens), int)
+    prompt, length, at = np.ones((3, batch), int)
     for row, (request, text, place) in enumerate(zip(requests, texts, places)):
       whole = [*request.prompt, *text]
       tokens[row, : len(whole)] = whole
       prompt[row], length[row] = len(request.prompt), len(whole)
       at[row] = len(request.prompt) + (place or 0)
     moved, logits = reading.read(
-      self.engine.verifier,
+      engine.verifier,
       bucket,
       self.passes,
-      self.params,
+      self.plain.params,
       *(x.astype(np.int32) for x in (tokens, prompt, length, at)),
     )
     return np.asarray(moved).max(), list(np.asarray(logits)[: len(texts)])
 
-  def _judge(self, request, pair, place, logits, settings, allowed):
+  def _divergence(self, request, pair, place, logits, allowed):
     """Returns the divergence at a place."""
+    settings = self.plain.settings
     position = len(request.prompt) + place
     noise = sampling_lib.gumbel(
       sampling_lib.request_noise(

@@ -23,13 +23,13 @@ class Row:
   batch: int
   prompts: int
   report: divergence.Report
-  exact: bool  # no difference is excused
+  exact: bool  # no difference is within rounding
 
   @property
   def passed(self) -> bool:
-    """Whether all outputs are equal, or each difference is excused."""
+    """Whether all outputs are equal, or each difference is within rounding."""
     found = self.report.divergences
-    return not found or (not self.exact and all(d.excused for d in found))
+    return not found or (not self.exact and all(d.near_tie for d in found))
 
   def json(self) -> dict[str, Any]:
     """Returns the row as the last line of the program holds it."""
@@ -53,7 +53,7 @@ class Row:
           'top2_margin': number(d.top2),
           'margin': number(d.margin),
           'allowed': number(d.allowed),
-          'excused': d.excused and not self.exact,
+          'excused': d.near_tie and not self.exact,
         }
         for d in report.divergences
       ],
@@ -83,7 +83,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-  """Which systems are checked, under which laws and in which batches."""
+  """Which systems are checked, at which temperatures and in which batches."""
 
   names: tuple[str, ...]
   temperatures: tuple[float, ...]
@@ -112,21 +112,14 @@ class Plan:
           if slots not in plain:
             plain[slots] = self.make('ar', slots)
           ar = _under(plain[slots], temperature, batch)
-          law = (batch, temperature, slots)
-          if law not in texts:
-            texts[law] = _tokens(ar, requests)
-          judge = divergence.Judge(
-            ar.engine,
-            ar.params,
-            ar.buckets,
-            batch,
-            reading.passes(slots, system.engine.drafter),
-          )
-          report = judge.compare(
+          run = (batch, temperature, slots)
+          if run not in texts:
+            texts[run] = _tokens(ar, requests)
+          passes = reading.passes(slots, system.engine.drafter)
+          report = divergence.Comparison(ar, passes).compare(
             requests,
-            texts[law],
+            texts[run],
             _tokens(_under(system, temperature, batch), requests),
-            ar.settings,
           )
           # A tree's keys lie elsewhere while it is scored: that rounds.
           strict = self.exact and system.engine.drafter.chain

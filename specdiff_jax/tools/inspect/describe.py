@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.checkpoints import hub
@@ -21,11 +22,11 @@ from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import tables
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
 
 _PRESET = 'preset:'
-_CACHE_BYTES = 2  # of a bfloat16
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -109,9 +110,8 @@ def per_chip(
 
 def _cache_bytes(config: networks.Config) -> int:
   config = getattr(config, 'network', config)  # of a DFlash drafter
-  heads = getattr(config, 'kv_heads', config.heads)
-  head_dim = getattr(config, 'head_dim', config.width // config.heads)
-  return 2 * config.layers * heads * head_dim * _CACHE_BYTES
+  cache = jax.eval_shape(lambda: cache_lib.empty(config, 1, 1, jnp.bfloat16))
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
 
 def _of_config(
