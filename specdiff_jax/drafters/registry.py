@@ -99,7 +99,7 @@ def paths(
   Example: paths('sps', 'a.safetensors') == {'drafter': 'a.safetensors'}
   """
   name = systems().get(system)
-  parts = FAMILIES[name].parts if name else ('drafter',)
+  parts: tuple[str, ...] = FAMILIES[name].parts if name else ('drafter',)
   if not isinstance(given, str):
     for part in given:
       if part not in parts:
@@ -116,5 +116,5 @@ def paths(
         f'drafters.{system} is {given!r}, but the drafter of the system '
         f'{system!r} has the parts {", ".join(parts)}: give a path for each.'
       )
-    return {parts[0]: given}
+    return dict.fromkeys(parts, given)
   return {part: given.get(part, default) for part in parts}

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 from typing import ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -97,6 +98,7 @@ def run(
   As `transformer.first_layers`, with the verifier's embedding [V, E]. A layer
   that starts as a local one of the verifier's is local.
   """
+  chex.assert_rank([tokens, positions, mask], [2, 2, 3])
   return transformer.first_layers(
     config.network,
     params,

@@ -43,14 +43,7 @@ def _published(
   family.no_context_window(
     serving, folder, 'a DFlash drafter keeps all its keys'
   )
-  one = drafter.Block(
-    config=sizes,
-    verifier=model,
-    gamma=serving.gamma,
-    strategy=serving.strategy,
-    cache_dtype=serving.cache_dtype,
-    denoising=serving.denoising,
-  )
+  one = drafter.Block(config=sizes, verifier=model, **serving.window)
   return one, params
 
 

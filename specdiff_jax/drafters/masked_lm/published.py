@@ -16,6 +16,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import published as published_lib
 from specdiff_jax.drafters.masked_lm import drafter as drafter_lib
+from specdiff_jax.drafters.masked_lm import formats
 from specdiff_jax.drafters.masked_lm import model as model_lib
 from specdiff_jax.models import networks
 from specdiff_jax.text import id_map
@@ -89,7 +90,7 @@ def of_shape(
     networks.abstract(sizes, checkpoint.params['final_norm'].dtype),
   )
   published = published_lib.Published(
-    sizes, lambda name: None, mask_id, shifted
+    sizes, lambda name: None, mask_id, formats.FAMILY, shifted
   )
   mapped = np.arange(sizes.vocab_size)
   return _with_ids(given, published, params, mapped, checkpoint, serving)
@@ -120,10 +121,7 @@ def of_model(
   """Returns the drafter that serves a model."""
   return drafter_lib.MaskedLMDrafter(
     model=model,
-    gamma=serving.gamma,
-    strategy=serving.strategy,
-    cache_dtype=serving.cache_dtype,
-    denoising=serving.denoising,
+    **serving.window,
     context_window=serving.context_window,
     largest=serving.gamma,
   )
