@@ -84,7 +84,7 @@ def _body(call: command.Call) -> int:
       options.format,
       options.dtype,
       lambda written, total: show(written // 10**6, total // 10**6),
-      tables.writers(),
+      tables.merged('writers'),
     )
   console.say(f'{target}: written.')
   console.result({'to': target, 'format': options.format, **done})

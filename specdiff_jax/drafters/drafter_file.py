@@ -28,10 +28,16 @@ class Config(Protocol):
 
   kind: ClassVar[str]  # as `registry.kinds` has it
   may_be_zero: ClassVar[tuple[str, ...]]  # sizes that are 0 in some drafters
-  layers: int
-  features: tuple[int, ...]  # verifier layers that it reads
-  vocab: int  # tokens that it can draft
-  verifier: config_lib.TransformerConfig
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+
+  @property
+  def layers(self) -> int: ...
+  @property
+  def features(self) -> tuple[int, ...]: ...  # verifier layers that it reads
+  @property
+  def vocab(self) -> int: ...  # tokens that it can draft
+  @property
+  def verifier(self) -> config_lib.TransformerConfig: ...
 
   def shapes(self) -> Any:
     """Returns the tree of trained parameters as shapes."""

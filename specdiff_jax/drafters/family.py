@@ -40,6 +40,26 @@ class Options(Protocol):
     Raises InputError, which begins with the argument's name, where the two do
     not go together.
     """
+    ...
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+  """Returns a field of `Options`, which decides a run; see `core.fields`."""
+  element = {'element': int} if isinstance(default, tuple) else {}
+  return fields.field(default, help, decides='run', **element, **more)
+
+
+def layers() -> Any:
+  """Returns the option of how many layers a network has."""
+  return option(2, 'layers', low=1, high=config_lib.MOST_LAYERS)
+
+
+def vocab() -> Any:
+  """Returns the option of how many tokens a network can draft."""
+  return option(
+    4096, "size of the draft vocabulary, the verifier's most frequent tokens",
+    low=1, high=1 << 24,
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +128,12 @@ class Serving:
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
   context_window: int = 0
   told: told_lib.Told = told_lib.Told()
+
+  @property
+  def window(self) -> dict[str, Any]:
+    """What every drafter that fills windows is constructed with."""
+    names = ('gamma', 'strategy', 'cache_dtype', 'denoising')
+    return {name: getattr(self, name) for name in names}
 
 
 Made = tuple[types.Drafter, Any]  # a drafter, and its params

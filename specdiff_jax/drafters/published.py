@@ -1,6 +1,6 @@
 """Published diffusion drafters: directories in the form of Hugging Face.
 
-What the config.json of each form says, its family reads (`tables.readers`);
+What the config.json of each form says, its family reads (`Family.readers`);
 here is what all have in common.
 """
 
@@ -42,8 +42,8 @@ class Published(NamedTuple):
   sizes: Any  # of its network
   our_name: Callable[[str], str | None]  # as `hf_names.our_name`
   mask_id: int
+  family: str  # in the registry
   shifted: bool = False
-  family: str = ''  # in the registry, which `read` knows
 
 
 def read(folder: str, form: str = '') -> Published:
@@ -51,7 +51,7 @@ def read(folder: str, form: str = '') -> Published:
 
   Args:
     folder: of the drafter.
-    form: of `tables.readers`, for a model whose config.json does not tell it.
+    form: of `Family.readers`, for a model whose config.json does not tell it.
 
   Raises:
     InputError: names the file, and what in it is not known or not supported.
@@ -59,8 +59,7 @@ def read(folder: str, form: str = '') -> Published:
   file = os.path.join(folder, 'config.json')
   raw = files.read_json(file)
   try:
-    family, reader = tables.readers()[form or _form(file, raw)]
-    return reader(file, raw)._replace(family=family)
+    return tables.merged('readers')[form or _form(file, raw)](file, raw)
   except errors.InputError as e:
     if str(e).startswith(file):
       raise
@@ -79,11 +78,7 @@ def load(folder: str, form: str, dtype: str) -> tuple[Published, Any]:
   """Reads a directory; several systems share one copy of large weights."""
   published = read(folder, form)
   params, _ = params_lib.gather(
-    published.sizes,
-    tensors(folder, published),
-    dtype,
-    folder,
-    placing.default,
+    published.sizes, tensors(folder, published), dtype, folder, placing.default
   )
   return published, params
 
@@ -97,7 +92,7 @@ def open_drafter(path: str) -> sources.Source | None:
   if not os.path.isfile(file) or native.is_native(folder):
     return None
   found = architectures(files.read_json(file))
-  if not set(found) & set(tables.architectures()):
+  if not set(found) & set(tables.merged('architectures')):
     return None
   published = read(folder)
   return sources.Source(
@@ -122,7 +117,7 @@ def architectures(raw: Raw) -> list[str]:
 
 def _form(file: str, raw: Raw) -> str:
   """Returns the form that config.json tells."""
-  found, forms = architectures(raw), tables.architectures()
+  found, forms = architectures(raw), tables.merged('architectures')
   for name in found:
     if name in forms:
       return forms[name]

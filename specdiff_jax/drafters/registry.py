@@ -121,5 +121,5 @@ def paths(
         f'drafters.{system} is {given!r}, but the drafter of the system '
         f'{system!r} has the parts {", ".join(known)}: give a path for each.'
       )
-    return {known[0]: given}
+    return dict.fromkeys(known, given)
   return {part: given.get(part, default) for part in known}

@@ -127,10 +127,11 @@ def _published(folder: str, checkpoint, serving) -> family_lib.Made:
   """Returns the published drafter of a directory, and its params."""
   form = serving.told.family
   with fields.rim():
-    if form and form not in tables.readers():
+    readers = tables.merged('readers')
+    if form and form not in readers:
       raise errors.InputError(
         f'masked_lm.family is {form!r}, but it has to be one of '
-        f'{", ".join(tables.readers())}, or empty.'
+        f'{", ".join(readers)}, or empty.'
       )
     dtype = checkpoint.params['final_norm'].dtype.name
     found, params = published.load(folder, form, dtype)

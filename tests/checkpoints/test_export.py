@@ -46,7 +46,7 @@ def convert(origin, target, form, dtype='', adapter=''):
   source = published.open_drafter(str(origin)) if not adapter else None
   source = source or sources.open_model(str(origin), adapter)
   return export.convert(
-    source, str(target), form, dtype, writers=tables.writers()
+    source, str(target), form, dtype, writers=tables.merged('writers')
   )
 
 

@@ -14,26 +14,11 @@ from specdiff_jax.models import config as config_lib
 class Options:
   """Options of a new network."""
 
-  layers: int = fields.field(
-    2,
-    'layers, where `start` is empty',
-    decides='run',
-    low=1,
-    high=config_lib.MOST_LAYERS,
+  layers: int = family.layers()
+  start: tuple[int, ...] = family.option(
+    (), 'verifier layers that its own start as; (): the first `layers` ones'
   )
-  start: tuple[int, ...] = fields.field(
-    (),
-    'verifier layers that its own start as; (): the first ones',
-    decides='run',
-    element=int,
-  )
-  vocab: int = fields.field(
-    4096,
-    "size of the draft vocabulary, the verifier's most frequent tokens",
-    decides='run',
-    low=1,
-    high=1 << 24,
-  )
+  vocab: int = family.vocab()
 
   def __post_init__(self):
     fields.check(self)

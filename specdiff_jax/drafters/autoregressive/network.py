@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 from typing import ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -113,6 +114,7 @@ def over(
   As `transformer.first_layers`. A layer that starts as a local one of the
   verifier's is local.
   """
+  chex.assert_rank([tokens, positions, mask], [2, 2, 3])
   return transformer.first_layers(
     config.network,
     params,

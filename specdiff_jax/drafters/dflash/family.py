@@ -43,12 +43,7 @@ def _published(
   family.no_context_window(
     serving, folder, 'a DFlash drafter keeps all its keys'
   )
-  one = drafter.Block(
-    config=sizes,
-    gamma=serving.gamma,
-    strategy=serving.strategy,
-    denoising=serving.denoising,
-  )
+  one = drafter.Block(config=sizes, **serving.window)
   return one, params
 
 

@@ -112,9 +112,8 @@ def read(file: str, raw: Raw) -> published.Published:
     mask_id=published.mask(file, raw),
   )
   ours = {theirs: name for name, theirs in tensor_names(sizes).items()}
-  return published.Published(
-    sizes, lambda name: ours.get(name, ''), sizes.mask_id
-  )
+  name = lambda theirs: ours.get(theirs, '')
+  return published.Published(sizes, name, sizes.mask_id, 'dflash')
 
 
 def _agreeing(file: str, raw: Raw, own: Raw) -> None:

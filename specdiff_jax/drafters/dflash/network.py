@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,7 @@ class DFlash(nn.Module):
       features: [B, T, F, E] outputs of the verifier's layers.
       positions: [B, T].
     """
+    chex.assert_rank([features, positions], [4, 2])
     network = self.config.network
     joined = features.reshape(features.shape[:2] + (-1,))
     fused = layers_lib.dense(joined, self.fuse)
@@ -147,6 +149,7 @@ class DFlash(nn.Module):
       context: keys and values of each layer, each [B, Hkv, S, Dh].
       seen: [B, S] which of them the block sees.
     """
+    chex.assert_rank([x, positions, seen], [3, 2, 2])
     network = self.config.network
     batch, slots = x.shape[:2]
     own = jnp.ones((batch, slots, slots), bool)

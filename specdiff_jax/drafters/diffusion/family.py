@@ -15,39 +15,16 @@ from specdiff_jax.models import config as config_lib
 class Options:
   """Options of a new network."""
 
-  layers: int = fields.field(
-    2,
-    "layers, which start as the verifier's last ones",
-    decides='run',
-    low=1,
-    high=config_lib.MOST_LAYERS,
+  layers: int = family.layers()
+  features: tuple[int, ...] = family.option(
+    (), 'verifier layers that it reads; (): the one below its own and the last'
   )
-  features: tuple[int, ...] = fields.field(
-    (),
-    'verifier layers that it reads; (): the one below its own and the last',
-    decides='run',
-    element=int,
+  trunk: int = family.option(
+    1024, 'hidden width of the MLP that starts the slots', low=1, high=1 << 20
   )
-  trunk: int = fields.field(
-    1024,
-    'hidden width of the MLP that starts the slots',
-    decides='run',
-    low=1,
-    high=1 << 20,
-  )
-  vocab: int = fields.field(
-    4096,
-    "size of the draft vocabulary, the verifier's most frequent tokens",
-    decides='run',
-    low=1,
-    high=1 << 24,
-  )
-  ngram: int = fields.field(
-    3,
-    'longest match of its lookup hint; 0: none',
-    decides='run',
-    low=0,
-    high=limits.MOST_NGRAM,
+  vocab: int = family.vocab()
+  ngram: int = family.option(
+    3, 'longest match of its hint; 0: none', low=0, high=limits.MOST_NGRAM
   )
 
   def __post_init__(self):
@@ -69,14 +46,10 @@ class Options:
         f'features is {features}, but the layers of the verifier are '
         f'0 to {most - 1}.'
       )
+    vocab = min(self.vocab, verifier.vocab_size)
+    own = dataclasses.replace(self, features=features, vocab=vocab)
     return network.DrafterConfig(
-      gamma=gamma,
-      layers=self.layers,
-      features=features,
-      trunk=self.trunk,
-      vocab=min(self.vocab, verifier.vocab_size),
-      ngram=self.ngram,
-      verifier=verifier,
+      gamma=gamma, verifier=verifier, **dataclasses.asdict(own)
     )
 
 
@@ -88,11 +61,7 @@ def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
       f'{one.source} has no input for decided slots (its ngram is 0). Give 1.'
     )
   made = drafter.MaskedDiffusion(
-    config=one.config,
-    gamma=serving.gamma,
-    strategy=serving.strategy,
-    denoising=serving.denoising,
-    context_window=serving.context_window,
+    config=one.config, **serving.window, context_window=serving.context_window
   )
   return made, family.with_head(one, checkpoint)
 

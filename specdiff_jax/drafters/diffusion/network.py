@@ -16,6 +16,7 @@ import dataclasses
 from typing import Any
 from typing import ClassVar
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,7 @@ class DrafterNetwork(nn.Module):
 
   def context(self, features: jax.Array, positions: jax.Array):
     """Maps features [B, T, F, E] to keys and values of every layer."""
+    chex.assert_rank([features, positions], [4, 2])
     h = layers_lib.dense(self._read(features), self.fuse)
     turns, kinds = self._turns(positions), self.config.local_layers
     return tuple(

@@ -1,4 +1,4 @@
-"""What a diffusion drafter makes of windows of a text, by `drafter_network`.
+"""What a diffusion drafter makes of windows of a text, by `network`.
 
 N windows of each row are computed together: many anchors in training, one in
 decoding, by the same code.
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -72,6 +73,7 @@ def fill(
       [B, N, G]. A decided slot takes the place of the longest lookup match.
     remat: see `drafter_network.DrafterNetwork`.
   """
+  chex.assert_rank([tokens, anchors, last], [2, 2, 4])
   copied, matched = hints(config, tokens, anchors)
   matched = jnp.broadcast_to(matched[..., None], copied.shape)
   if revealed is not None:

@@ -8,6 +8,7 @@ do without that level: theirs is the vector of zero noise in every pass.
 import dataclasses
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -166,6 +167,7 @@ class DDiT(nn.Module):
     self, tokens, positions, mask, cache=None, start=None, features=()
   ):
     """Returns the final state, the cache, features; as `Transformer` does."""
+    chex.assert_rank([tokens, positions, mask], [2, 2, 3])
     c = self.config
     x = layers_lib.lookup(self.embed, tokens)
     angles = layers_lib.rope(positions, c.head_dim, _ROPE_BASE)

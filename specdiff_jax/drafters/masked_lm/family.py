@@ -21,8 +21,8 @@ from specdiff_jax.models import config as config_lib
 class Options:
   """Options of a verifier that is adapted."""
 
-  mask_id: int = fields.field(
-    -1, 'token that stands for what is masked', decides='run', low=0
+  mask_id: int = family.option(
+    -1, 'token that stands for what is masked', low=0
   )
 
   def __post_init__(self):

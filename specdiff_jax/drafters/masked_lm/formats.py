@@ -19,13 +19,14 @@ from specdiff_jax.drafters.masked_lm import ddit
 from specdiff_jax.drafters.masked_lm import names
 
 Raw = published.Raw
+FAMILY = 'masked_lm'
 
 
 def _masked(file, sizes, rename, mask_id, shifted) -> published.Published:
   """Returns a drafter whose tensors have usual names after `rename`."""
   sizes = families.untied(os.path.dirname(file), sizes, rename)
   own = lambda name: hf_names.our_name(sizes, rename(name))
-  return published.Published(sizes, own, mask_id, shifted)
+  return published.Published(sizes, own, mask_id, FAMILY, shifted)
 
 
 def _dream(file: str, raw: Raw) -> published.Published:
@@ -125,7 +126,7 @@ def _mdlm(file: str, raw: Raw) -> published.Published:
     return None if name.endswith('inv_freq') else ours.get(name, '')
 
   # Its tokenizer has no mask: one is added behind its tokens.
-  return published.Published(sizes, our_name, sizes.vocab_size - 1)
+  return published.Published(sizes, our_name, sizes.vocab_size - 1, FAMILY)
 
 
 READERS: Mapping[str, Callable[[str, Raw], published.Published]] = {

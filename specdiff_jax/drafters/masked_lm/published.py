@@ -17,6 +17,7 @@ from specdiff_jax.drafters import family
 from specdiff_jax.drafters import published as published_lib
 from specdiff_jax.drafters import told as told_lib
 from specdiff_jax.drafters.masked_lm import drafter as drafter_lib
+from specdiff_jax.drafters.masked_lm import formats
 from specdiff_jax.drafters.masked_lm import model as model_lib
 from specdiff_jax.models import networks
 from specdiff_jax.text import id_map
@@ -90,7 +91,7 @@ def of_shape(
     networks.abstract(sizes, checkpoint.params['final_norm'].dtype),
   )
   published = published_lib.Published(
-    sizes, lambda name: None, mask_id, shifted
+    sizes, lambda name: None, mask_id, formats.FAMILY, shifted
   )
   mapped = np.arange(sizes.vocab_size)
   return _with_ids(given, published, params, mapped, checkpoint, serving)
@@ -121,9 +122,7 @@ def of_model(
   """Returns the drafter that serves a model."""
   return drafter_lib.MaskedLMDrafter(
     model=model,
-    gamma=serving.gamma,
-    strategy=serving.strategy,
-    denoising=serving.denoising,
+    **serving.window,
     context_window=serving.context_window,
     largest=serving.gamma,
   )

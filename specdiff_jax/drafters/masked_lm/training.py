@@ -73,9 +73,7 @@ def shifted_targets(
 
 
 def whole_elbo(
-  config: adapted_network.AdaptedConfig,
-  schedule: revealed.Schedule,
-  steps: int,
+  config: adapted_network.AdaptedConfig, schedule: revealed.Schedule, steps: int
 ) -> Callable[..., slots.Value]:
   """Returns the ELBO of whole completions, given their prompts.
 
