@@ -11,7 +11,6 @@ from specdiff_jax.core import fields
 from specdiff_jax.core import limits
 
 field = fields.field
-options = dataclasses.dataclass(frozen=True)
 _REPORTED = ('bench', 'verify')
 DTYPES = ('float32', 'bfloat16')
 
@@ -34,7 +33,7 @@ def unit(default: float, help: str, **more):
 # --- what several have -------------------------------------------------------
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Gamma:
   gamma: int = field(
       8, 'tokens drafted for each call of the verifier',
@@ -42,7 +41,7 @@ class Gamma:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Seed:
   seed: int = field(
       0, 'seed of all randomness: the same seed gives the same text',
@@ -50,7 +49,7 @@ class Seed:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Batch:
   batch: int = run(
       1, 'requests decoded together, each row refilled when its text is done, '
@@ -59,7 +58,7 @@ class Batch:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class MaskedLM:
   """What a published masked language model's own files do not tell."""
 
@@ -85,7 +84,7 @@ class MaskedLM:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Network:
   """Sizes of a new drafter."""
 
@@ -117,7 +116,7 @@ class Network:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Sizes:
   masked_lm: MaskedLM = text(
       MaskedLM(), 'of a published masked language model that drafts',
@@ -126,7 +125,7 @@ class Sizes:
   network: Network = run(Network(), 'sizes of a new drafter')
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Rule:
   rule: str = text(
       'match', 'what accepts drafts: match (any draft; seeded output equals '
@@ -137,7 +136,7 @@ class Rule:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drawn(Rule):
   draft: str = text(
       'shared_noise', "how the drafter's distributions become tokens above "
@@ -157,7 +156,7 @@ class Drawn(Rule):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drafter:
   drafter: str = text(
       '', 'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
@@ -167,12 +166,12 @@ class Drafter:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Trained(Drafter, Sizes, Seed, Gamma):
   """A system with a drafter that was trained."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Diffusion(Trained):
   denoising_steps: int = text(
       1, 'passes of the drafter for each window; SpecDiff-2 takes 1', low=1,
@@ -191,7 +190,7 @@ class Diffusion(Trained):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drafts:
   drafts: int = text(
       8, 'K, drafts of one pass (systems specdiff2 and tree)', low=1,
@@ -199,7 +198,7 @@ class Drafts:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Budget:
   budget: int = text(
       32, 'tokens verified at once by the systems tree and best_first, the '
@@ -208,7 +207,7 @@ class Budget:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class SlotsByDtype:
   """Tokens that plain AR scores at once, by dtype."""
 
@@ -222,7 +221,7 @@ class SlotsByDtype:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class PlainSlots:
   ar_slots: SlotsByDtype = text(
       SlotsByDtype(), 'tokens that plain AR scores at once',
@@ -232,7 +231,7 @@ class PlainSlots:
 # --- systems -----------------------------------------------------------------
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Plain(Gamma, PlainSlots):
   exact: bool = text(
       True, 'plain AR runs through the shapes of the drafted systems, which '
@@ -242,7 +241,7 @@ class Plain(Gamma, PlainSlots):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Lookup(Rule, Gamma):
   ngram: int = text(
       3, 'longest match of prompt lookup, in tokens', low=1,
@@ -250,28 +249,28 @@ class Lookup(Rule, Gamma):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class SpecDiff(Drawn, Diffusion):
   """One chain."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class SpecDiff2(Drafts, Drawn, Diffusion):
   """K chains, of which the verifier selects one."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Tree(Budget, Drafts, Drawn, Diffusion):
   """The same K drafts, merged."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class BestFirst(Budget, Rule, Diffusion):
   """The most probable prefixes of the marginals."""
 
 
-@options
-class Adaptive(PlainSlots, Drawn, Diffusion):
+@dataclasses.dataclass(frozen=True)
+class Adaptive(PlainSlots, SpecDiff):
   gammas: tuple[int, ...] = text(
       (2, 4, 7), 'draft lengths that the system adaptive chooses among, up to '
       'gamma', low=1, high=limits.MOST_DEEP,
@@ -282,12 +281,12 @@ class Adaptive(PlainSlots, Drawn, Diffusion):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Sps(Drawn, Trained):
   """A small autoregressive drafter."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class EarlyExit(Drawn, Gamma):
   exit_layer: int = text(
       0, 'layers of the verifier that draft in the system early_exit; 0: four '
@@ -312,7 +311,7 @@ SYSTEMS: Mapping[str, type] = {
 # --- losses ------------------------------------------------------------------
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Decayed:
   decay: float = run(
       7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce and '
@@ -320,7 +319,7 @@ class Decayed:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Warmed(Decayed):
   """Cross-entropy for a part of the run, then another loss."""
 
@@ -334,7 +333,7 @@ class Warmed(Decayed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Verifiers:
   """A loss against the verifier's distribution."""
 
@@ -349,17 +348,17 @@ class Verifiers:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Plainly:
   """A loss without options."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class WarmedVerifiers(Warmed, Verifiers):
   """Cross-entropy, then a loss against the verifier's distribution."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Dpace:
   dpace_smoothing: float = run(
       0.5, 'a of dpace: 0 is the gradient of the streak', low=0, below=1,
@@ -367,12 +366,12 @@ class Dpace:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Lk(Verifiers):
   lk_eta: float = run(3.0, 'of lk: its share of KL is exp(-eta overlap)', low=0)
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class VariablePrefix(Decayed):
   prefix_base: float = run(
       0.9, 'of variable_prefix: l tokens are shown with weight base^l', above=0,
@@ -380,7 +379,7 @@ class VariablePrefix(Decayed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Elbo:
   noise_schedule: str = run(
       'linear', 'of elbo: linear (LLaDA, DiffuLLaMA) or log_linear (MDLM)',

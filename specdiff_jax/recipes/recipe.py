@@ -18,7 +18,7 @@ from specdiff_jax.core import fields
 from specdiff_jax.core import limits
 from specdiff_jax.recipes import options as options_lib
 
-field, options = fields.field, options_lib.options
+field = fields.field
 text, run = options_lib.text, options_lib.run
 _REPORTED = ('bench', 'verify')
 
@@ -33,7 +33,7 @@ Drafters = dataclasses.make_dataclass(
 )
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Model:
   """The verifier."""
 
@@ -63,7 +63,7 @@ class Model:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drafting(options_lib.Drafter):
   """Which system decodes, and what its trained drafter is."""
 
@@ -81,7 +81,7 @@ class Drafting(options_lib.Drafter):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Sampling(options_lib.Seed):
   """What decides a completion, beside verifier and prompt."""
 
@@ -102,7 +102,7 @@ class Sampling(options_lib.Seed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Decoding(options_lib.Batch):
   """How requests go through the rows of a batch."""
 
@@ -131,7 +131,7 @@ class Decoding(options_lib.Batch):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Bench:
   """What is measured."""
 
@@ -154,7 +154,7 @@ class Bench:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Training(
   options_lib.Sizes, options_lib.Seed, options_lib.Batch, options_lib.Gamma
 ):
@@ -203,7 +203,7 @@ class Training(
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Objective(options_lib.Warmed):
   """What a drafter learns; the options of its loss are in `Recipe.losses`."""
 
@@ -226,7 +226,7 @@ class Objective(options_lib.Warmed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
   """How a gradient becomes an update."""
 
@@ -248,7 +248,7 @@ class Optimizer:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Schedule:
   """How long a run goes, and what it writes on the way."""
 
@@ -275,7 +275,7 @@ class Schedule:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Memory:
   """What trades memory for time."""
 
@@ -298,7 +298,7 @@ class Memory:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Placement:
   """Where the verifier and what is trained lie."""
 
@@ -317,7 +317,7 @@ class Placement:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Processes:
   """How several processes of a job find each other."""
 
@@ -327,7 +327,7 @@ class Processes:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Collecting:
   """What is collected beside the completions."""
 
@@ -442,12 +442,12 @@ TRAINING = (
   Processes,
 )
 GROUPS = (*DECODING, Bench, *TRAINING, Collecting)
-FIELDS: Mapping[str, dataclasses.Field] = {
+FIELDS: Mapping[str, dataclasses.Field[Any]] = {
   one.name: one for kind in GROUPS for one in dataclasses.fields(kind)
 }
 
 
-def of(values: Mapping[str, Any]) -> Recipe:
+def of(values: dict[str, Any]) -> Recipe:
   """Returns the recipe of complete values of the right types, unchecked."""
   single = values['drafters']
   groups = {
