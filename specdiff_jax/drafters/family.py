@@ -19,6 +19,7 @@ import numpy as np
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import fields
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import drafter_file
@@ -132,7 +133,7 @@ class Serving:
   @property
   def window(self) -> dict[str, Any]:
     """What every drafter that fills windows is constructed with."""
-    names = ('gamma', 'strategy', 'cache_dtype', 'denoising')
+    names = ('gamma', 'strategy', 'denoising')
     return {name: getattr(self, name) for name in names}
 
 

@@ -9,11 +9,10 @@ import dataclasses
 
 from specdiff_jax.core import fields
 
-options = dataclasses.dataclass(frozen=True)
 run, unit = fields.run, fields.unit
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Decayed:
   decay: float = run(
       7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce and '
@@ -21,7 +20,7 @@ class Decayed:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Warmed(Decayed):
   """Cross-entropy for a part of the run, then another loss."""
 
@@ -35,7 +34,7 @@ class Warmed(Decayed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Verifiers:
   """A loss against the verifier's distribution."""
 
@@ -50,17 +49,17 @@ class Verifiers:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Plainly:
   """A loss without options."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class WarmedVerifiers(Warmed, Verifiers):
   """Cross-entropy, then a loss against the verifier's distribution."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Dpace:
   dpace_smoothing: float = run(
       0.5, 'a of dpace: 0 is the gradient of the streak', low=0, below=1,
@@ -68,12 +67,12 @@ class Dpace:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Lk(Verifiers):
   lk_eta: float = run(3.0, 'of lk: its share of KL is exp(-eta overlap)', low=0)
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class VariablePrefix(Decayed):
   prefix_base: float = run(
       0.9, 'of variable_prefix: l tokens are shown with weight base^l', above=0,
@@ -81,7 +80,7 @@ class VariablePrefix(Decayed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Elbo:
   noise_schedule: str = run(
       'linear', 'of elbo: linear (LLaDA, DiffuLLaMA) or log_linear (MDLM)',

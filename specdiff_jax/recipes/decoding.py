@@ -109,9 +109,9 @@ def verifier(
       "the hub ('org/name'), or quickstart."
     )
   kind, _, preset = name.partition(':')
-  more = {'adapter': model.adapter, 'progress': progress}
-  # Straight to where it belongs, so that the host holds no copy.
   split = split or _split(systems.decode_mesh(recipe.decoding))
+  # Straight to where it belongs, so that the host holds no copy.
+  more: Any = {'adapter': model.adapter, 'progress': progress}
   more['shardings'] = split
   if kind == 'random':
     systems.one_of('verifier', preset, presets.SIZES)

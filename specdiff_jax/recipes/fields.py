@@ -70,14 +70,17 @@ def _complete(values, known, where: str, outer: str) -> dict[str, Any]:
   return full
 
 
-def _kind(one: dataclasses.Field, value: Any, where: str, name: str) -> Any:
+def _kind(
+  one: dataclasses.Field[Any], value: Any, where: str, name: str
+) -> Any:
   """Returns a value of the field's kind; raises InputError on another one.
 
   Python would take True for 1, integers that no machine counts in, and NaN.
   """
-  kind = type(one.default)
+  default: Any = one.default
+  kind: Any = type(default)
   if kind is tuple:
-    kind = one.metadata['about'].element or type(one.default[0])
+    kind = one.metadata['about'].element or type(default[0])
     if not isinstance(value, (tuple, list)) or any(
       _fault(x, kind) for x in value
     ):
@@ -89,7 +92,7 @@ def _kind(one: dataclasses.Field, value: Any, where: str, name: str) -> Any:
   if fault := _fault(value, kind):
     raise errors.InputError(
       f'{where} sets {name!r} to {value!r}, but it has to be '
-      f'{_KINDS[kind]}{fault}, like its default {one.default!r}.'
+      f'{_KINDS[kind]}{fault}, like its default {default!r}.'
     )
   return kind(value)
 

@@ -13,7 +13,6 @@ from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import told
 
 field, text, run = fields.field, fields.text, fields.run
-options = dataclasses.dataclass(frozen=True)
 _REPORTED = ('bench', 'verify')
 DTYPES = ('float32', 'bfloat16')
 
@@ -21,7 +20,7 @@ DTYPES = ('float32', 'bfloat16')
 # --- what several have -------------------------------------------------------
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Gamma:
   gamma: int = field(
       8, 'tokens drafted for each call of the verifier',
@@ -29,7 +28,7 @@ class Gamma:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Seed:
   seed: int = field(
       0, 'seed of all randomness: the same seed gives the same text',
@@ -37,7 +36,7 @@ class Seed:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Batch:
   batch: int = run(
       1, 'requests decoded together, each row refilled when its text is done, '
@@ -46,7 +45,7 @@ class Batch:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Network:
   """Sizes of a new drafter."""
 
@@ -78,7 +77,7 @@ class Network:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Sizes:
   masked_lm: told.Told = text(
       told.Told(), 'of a published masked language model that drafts',
@@ -87,7 +86,7 @@ class Sizes:
   network: Network = run(Network(), 'sizes of a new drafter')
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Rule:
   rule: str = text(
       'match', 'what accepts drafts: match (any draft; seeded output equals '
@@ -98,7 +97,7 @@ class Rule:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drawn(Rule):
   draft: str = text(
       'shared_noise', "how the drafter's distributions become tokens above "
@@ -118,7 +117,7 @@ class Drawn(Rule):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drafter:
   drafter: str = text(
       '', 'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
@@ -128,12 +127,12 @@ class Drafter:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Trained(Drafter, Sizes, Seed, Gamma):
   """A system with a drafter that was trained."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Diffusion(Trained):
   denoising_steps: int = text(
       1, 'passes of the drafter for each window; SpecDiff-2 takes 1', low=1,
@@ -152,7 +151,7 @@ class Diffusion(Trained):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drafts:
   drafts: int = text(
       8, 'K, drafts of one pass (systems specdiff2 and tree)', low=1,
@@ -160,7 +159,7 @@ class Drafts:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Budget:
   budget: int = text(
       32, 'tokens verified at once by the systems tree and best_first, the '
@@ -169,7 +168,7 @@ class Budget:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class SlotsByDtype:
   """Tokens that plain AR scores at once, by dtype."""
 
@@ -183,7 +182,7 @@ class SlotsByDtype:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class PlainSlots:
   ar_slots: SlotsByDtype = text(
       SlotsByDtype(), 'tokens that plain AR scores at once',
@@ -193,7 +192,7 @@ class PlainSlots:
 # --- systems -----------------------------------------------------------------
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Plain(Gamma, PlainSlots):
   exact: bool = text(
       True, 'plain AR runs through the shapes of the drafted systems, which '
@@ -203,7 +202,7 @@ class Plain(Gamma, PlainSlots):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Lookup(Rule, Gamma):
   ngram: int = text(
       3, 'longest match of prompt lookup, in tokens', low=1,
@@ -211,28 +210,28 @@ class Lookup(Rule, Gamma):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class SpecDiff(Drawn, Diffusion):
   """One chain."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class SpecDiff2(Drafts, Drawn, Diffusion):
   """K chains, of which the verifier selects one."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Tree(Budget, Drafts, Drawn, Diffusion):
   """The same K drafts, merged."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class BestFirst(Budget, Rule, Diffusion):
   """The most probable prefixes of the marginals."""
 
 
-@options
-class Adaptive(PlainSlots, Drawn, Diffusion):
+@dataclasses.dataclass(frozen=True)
+class Adaptive(PlainSlots, SpecDiff):
   gammas: tuple[int, ...] = text(
       (2, 4, 7), 'draft lengths that the system adaptive chooses among, up to '
       'gamma', low=1, high=limits.MOST_DEEP,
@@ -243,12 +242,12 @@ class Adaptive(PlainSlots, Drawn, Diffusion):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class OfFamily(Drawn, Trained):
   """Chains of a family that alone drafts for a system, such as sps."""
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class EarlyExit(Drawn, Gamma):
   exit_layer: int = text(
       0, 'layers of the verifier that draft in the system early_exit; 0: four '

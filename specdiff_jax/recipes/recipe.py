@@ -20,8 +20,7 @@ from specdiff_jax.drafters import registry
 from specdiff_jax.losses import options as loss_options
 from specdiff_jax.recipes import options as options_lib
 
-field, options = fields.field, options_lib.options
-text, run = fields.text, fields.run
+field, text, run = fields.field, fields.text, fields.run
 _REPORTED = ('bench', 'verify')
 
 
@@ -49,7 +48,7 @@ Drafters = dataclasses.make_dataclass(
 )
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Model:
   """The verifier."""
 
@@ -79,7 +78,7 @@ class Model:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Drafting(options_lib.Drafter):
   """Which system decodes, and what its trained drafter is."""
 
@@ -97,7 +96,7 @@ class Drafting(options_lib.Drafter):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Sampling(options_lib.Seed):
   """What decides a completion, beside verifier and prompt."""
 
@@ -118,7 +117,7 @@ class Sampling(options_lib.Seed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Decoding(options_lib.Batch):
   """How requests go through the rows of a batch."""
 
@@ -147,7 +146,7 @@ class Decoding(options_lib.Batch):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Bench:
   """What is measured."""
 
@@ -170,7 +169,7 @@ class Bench:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Training(
   options_lib.Sizes, options_lib.Seed, options_lib.Batch, options_lib.Gamma
 ):
@@ -219,7 +218,7 @@ class Training(
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Objective(loss_options.Warmed):
   """What a drafter learns; the options of its loss are in `Recipe.losses`."""
 
@@ -242,7 +241,7 @@ class Objective(loss_options.Warmed):
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
   """How a gradient becomes an update."""
 
@@ -264,7 +263,7 @@ class Optimizer:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Schedule:
   """How long a run goes, and what it writes on the way."""
 
@@ -291,7 +290,7 @@ class Schedule:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Memory:
   """What trades memory for time."""
 
@@ -314,7 +313,7 @@ class Memory:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Placement:
   """Where the verifier and what is trained lie."""
 
@@ -333,7 +332,7 @@ class Placement:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Processes:
   """How several processes of a job find each other."""
 
@@ -343,7 +342,7 @@ class Processes:
   )  # fmt: skip
 
 
-@options
+@dataclasses.dataclass(frozen=True)
 class Collecting:
   """What is collected beside the completions."""
 
@@ -458,12 +457,12 @@ TRAINING = (
   Processes,
 )
 GROUPS = (*DECODING, Bench, *TRAINING, Collecting)
-FIELDS: Mapping[str, dataclasses.Field] = {
+FIELDS: Mapping[str, dataclasses.Field[Any]] = {
   one.name: one for kind in GROUPS for one in dataclasses.fields(kind)
 }
 
 
-def of(values: Mapping[str, Any]) -> Recipe:
+def of(values: dict[str, Any]) -> Recipe:
   """Returns the recipe of complete values of the right types, unchecked."""
   single = values['drafters']
   groups = {

@@ -114,7 +114,7 @@ def over(
   As `transformer.first_layers`. A layer that starts as a local one of the
   verifier's is local.
   """
-  chex.assert_rank([tokens, positions, mask], [2, 2, 3])
+  chex.assert_rank([x, positions, mask], [3, 2, 3])
   return transformer.first_layers(
     config.network,
     params,
