@@ -8,48 +8,47 @@ from typing import Any
 
 import flax.struct
 import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray | Any  # on a device; on the host; shapes
 
 
-@flax.struct.dataclass
-class Distribution:
+class Distribution(flax.struct.PyTreeNode):
   """The verifier's distribution of the token after each position.
 
   log p(v) = state . head_v / temperature - log_z, whatever part of the
   vocabulary is asked for.
   """
 
-  state: jax.Array  # [..., E] float32, what the head reads
-  log_z: jax.Array  # [...] float32
+  state: Array  # [..., E] float32, what the head reads
+  log_z: Array  # [...] float32
 
 
-@flax.struct.dataclass
-class TopK:
+class TopK(flax.struct.PyTreeNode):
   """The same, as the likeliest tokens that `collect` stored."""
 
-  ids: jax.Array  # [..., K] int32
-  log_p: jax.Array  # [..., K] float16
+  ids: Array  # [..., K] int32
+  log_p: Array  # [..., K] float16
 
 
-@flax.struct.dataclass
-class TrainBatch:
+class TrainBatch(flax.struct.PyTreeNode):
   """Rows of trajectories, and the anchors of their windows.
 
   The pipeline (`data.windows`) gives numpy arrays; who reads the verifier adds
   what the drafter and the loss take of it.
   """
 
-  tokens: jax.Array  # [B, T] int32 prompt and completion from the left, then 0
-  length: jax.Array  # [B] int32 tokens of the row, at most T
-  prompt_length: jax.Array  # [B] int32
-  anchors: jax.Array  # [B, W] int32 ascending; where not valid, prompt_length
-  anchor_valid: jax.Array  # [B, W] bool
-  record: jax.Array  # [B] int32 index in the source; -1 in blank rows
-  features: jax.Array | None = None  # [B, T, F, E] outputs of verifier layers
+  tokens: Array  # [B, T] int32 prompt and completion from the left, then 0
+  length: Array  # [B] int32 tokens of the row, at most T
+  prompt_length: Array  # [B] int32
+  anchors: Array  # [B, W] int32 ascending; where not valid, prompt_length
+  anchor_valid: Array  # [B, W] bool
+  record: Array  # [B] int32 index in the source; -1 in blank rows
+  features: Array | None = None  # [B, T, F, E] outputs of verifier layers
   distribution: Distribution | TopK | None = None  # [B, T, ...]
 
 
-@flax.struct.dataclass
-class VerifierView:
+class VerifierView(flax.struct.PyTreeNode):
   """What training reads of the verifier's params, frozen in every step."""
 
   embed: jax.Array | None  # [V, E]; None: that of `verifier` is taken

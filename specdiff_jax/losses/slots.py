@@ -12,16 +12,14 @@ Value = tuple[jax.Array, dict[str, jax.Array]]  # (mean loss, scalar metrics)
 Statistic = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-@flax.struct.dataclass
-class Shown:
+class Shown(flax.struct.PyTreeNode):
   """What a drafter sees of its windows, and what each counts in the loss."""
 
   mask: jax.Array  # [..., G] bool, True where the token is shown
   weight: jax.Array  # [...] float32
 
 
-@flax.struct.dataclass
-class Slots:
+class Slots(flax.struct.PyTreeNode):
   """What a loss is told of each slot. Where not valid it may be anything."""
 
   log_q: jax.Array  # [B, W, G] of the target; -inf outside the draft vocabulary

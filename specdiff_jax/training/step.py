@@ -21,8 +21,7 @@ LossFn = Callable[
 ]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """All that training carries from step to step.
 
   The state of `optimizer.skip_explosions` lies in it flat, as checkpoints have

@@ -124,10 +124,9 @@ def test_before_it_opens_it_is_the_verifiers_own_loss(parts):
 
 def test_the_objective_takes_whole_texts(parts):
   _, sizes, params, view, batch = parts
-  loss = objective.Objective(
-    None, whole=adaptation.whole_elbo(sizes, revealed.linear, 4)
-  )
-  value = objective.make_loss(None, loss, GAMMA, block=13, seed=3)
+  whole = adaptation.whole_elbo(sizes, revealed.linear, 4)
+  loss = objective.Objective(None, vocab_block=13, whole=whole)
+  value = objective.make_loss(None, loss, GAMMA, seed=3)
   run = jax.jit(jax.value_and_grad(value, has_aux=True))
   (before, metrics), slope = run(params, view, batch, 5)
   assert np.isfinite(before) and 0 < metrics['masked'] < 1
