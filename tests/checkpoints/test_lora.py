@@ -216,7 +216,9 @@ def test_patterns_mean_what_they_do_in_peft(pattern, is_down):
   theirs = other.get_pattern_key([pattern], module) != module or (
     pattern == module
   )
-  first = lora_modules._Patterns('a', 'rank_pattern', ['x', pattern]).first(module)
+  first = lora_modules._Patterns('a', 'rank_pattern', ['x', pattern]).first(
+    module
+  )
   assert first == (pattern if is_down else None)
   assert theirs == is_down
 
