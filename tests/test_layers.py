@@ -41,6 +41,7 @@ ONLY = {
   'matplotlib': ('tools/bench/plots.py',),
   'tensorboardX': ('training/metrics.py',),
   'gguf': ('checkpoints/',),
+  'huggingface_hub': ('checkpoints/hub.py',),
   'safetensors': ('checkpoints/',),
   'tokenizers': ('text/',),
   'tensorflow': (),
