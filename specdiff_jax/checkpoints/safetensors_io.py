@@ -50,9 +50,7 @@ def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:
       draft = os.path.join(temporary, 'tensors')
       safetensors_numpy.save_file(flat, draft, metadata=metadata)
       os.chmod(draft, 0o644)  # the library makes it private
-      _sync(draft)
-      os.replace(draft, path)
-    _sync(folder)
+      files.put(draft, path)
   except (OSError, safetensors.SafetensorError) as e:
     raise errors.InputError(
       f'{path}: the weights cannot be written ({e}). Nothing that was there '
@@ -188,12 +186,3 @@ def read(file: Any, path: str, name: str) -> np.ndarray:
       f'{path}: tensor {printing.short(name)} (stored as {kind}) cannot be '
       f'read ({e}); take the weights in F32, BF16 or F16.'
     ) from e
-
-
-def _sync(path: str) -> None:
-  """Has the operating system write a file or folder to its disk."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)

@@ -173,15 +173,11 @@ def whole(path: str) -> Iterator[BinaryIO]:
   try:
     with os.fdopen(os.open(part, flags, 0o644), 'wb') as file:
       yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, path)
+    put(part, path)
   except BaseException:
     with contextlib.suppress(OSError):
       os.unlink(part)
     raise
-  with contextlib.suppress(OSError):  # some systems cannot sync a folder
-    sync_folder(os.path.dirname(path) or '.')
 
 
 def remove(path: str) -> None:
@@ -196,13 +192,28 @@ def remove(path: str) -> None:
       os.unlink(path)
 
 
+def put(draft: str, path: str) -> None:
+  """Puts a file that is written in the place of `path`, on the disk for good.
+
+  Both are in one file system. OSError where the disk does not take it.
+  """
+  _sync(draft)
+  os.replace(draft, path)
+  sync_folder(os.path.dirname(path) or '.')
+
+
 def sync_folder(path: str) -> None:
-  """Has the operating system write a folder's names to its disk."""
-  folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+  """Has the names in a folder written to the disk, where the system can."""
+  with contextlib.suppress(OSError):
+    _sync(path)
+
+
+def _sync(path: str) -> None:
+  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
   try:
-    os.fsync(folder)
+    os.fsync(descriptor)
   finally:
-    os.close(folder)
+    os.close(descriptor)
 
 
 def alias(folder: str) -> str:

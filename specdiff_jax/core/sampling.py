@@ -32,7 +32,7 @@ def request_noise(
   """
   root = jax_settings.key(seed)
 
-  def one(low, high):
+  def one(low: jax.Array, high: jax.Array):
     return jax.random.fold_in(jax.random.fold_in(root, high), low)
 
   return types.Noise(jax.vmap(one)(low, jnp.broadcast_to(high, low.shape)))
@@ -50,7 +50,7 @@ def gumbel(
 ) -> jax.Array:
   """Returns g [B, N, V] of absolute positions [B, N]."""
 
-  def one(key, position):
+  def one(key: jax.Array, position: jax.Array):
     return jax.random.gumbel(jax.random.fold_in(key, position), (vocab_size,))
 
   return jax.vmap(jax.vmap(one, (None, 0)))(noise.key, positions)
@@ -67,7 +67,7 @@ def fresh(noise: types.Noise, purpose: int, length: jax.Array) -> jax.Array:
   Positions stay far below the numbers that stand for purposes.
   """
 
-  def one(key, length):
+  def one(key: jax.Array, length: jax.Array):
     key = jax.random.fold_in(key, 2**31 - 1 - purpose)
     return jax.random.fold_in(key, length)
 
@@ -102,7 +102,7 @@ def log_probabilities(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
   return jnp.where(greedy, jnp.log(best), jax.nn.log_softmax(logits, axis=-1))
 
 
-def _filter(logits, sampling):
+def _filter(logits: jax.Array, sampling: types.Sampling):
   vocab_size = logits.shape[-1]
   order = jnp.argsort(-logits, axis=-1, stable=True)
   ordered = jnp.take_along_axis(logits, order, axis=-1)

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from specdiff_jax.core import types
 
 
-def chain(token: jax.Array, valid: jax.Array, log_q=None) -> types.DraftTree:
+def chain(
+  token: jax.Array, valid: jax.Array, log_q: jax.Array | None = None
+) -> types.DraftTree:
   """Returns the tree in which slot i is the child of slot i - 1.
 
   Args:
@@ -25,7 +27,10 @@ def chain(token: jax.Array, valid: jax.Array, log_q=None) -> types.DraftTree:
 
 
 def chains(
-  token: jax.Array, valid: jax.Array, root: jax.Array, log_q=None
+  token: jax.Array,
+  valid: jax.Array,
+  root: jax.Array,
+  log_q: jax.Array | None = None,
 ) -> types.DraftTree:
   """Returns the tree of K chains that share only their root.
 
@@ -46,7 +51,7 @@ def chains(
   depth = jnp.concatenate([zero, (slot - 1) % gamma + 1])
   shape = (batch, slot.size + 1)
 
-  def rooted(first, rest):
+  def rooted(first: jax.Array, rest: jax.Array):
     return jnp.concatenate([first, rest.reshape(batch, slot.size)], axis=1)
 
   if log_q is not None:

@@ -44,8 +44,7 @@ class AppendFile:
     with disk_errors(path):
       os.makedirs(folder, exist_ok=True)
       self._file = files.open_own(path, os.O_RDWR)
-      with contextlib.suppress(OSError):  # some systems cannot sync a folder
-        files.sync_folder(folder)
+      files.sync_folder(folder)
     try:
       locks.lock(self._file, path)
     except errors.InputError:

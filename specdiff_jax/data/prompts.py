@@ -41,8 +41,7 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
   id may be an integer.
   Raises InputError, with the line's number, where a line cannot be used.
 
-    >>> read('gsm8k_test.jsonl', limit=1)
-    [Prompt(id='gsm8k-test-0', text='Janet ...')]
+  Example: read('gsm8k_test.jsonl', limit=1)
   """
   found: dict[str, tuple[int, Prompt]] = {}
   for number, line in _lines(path):

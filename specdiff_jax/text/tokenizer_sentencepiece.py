@@ -2,7 +2,9 @@
 
 The file is a protocol buffer, of which the few fields that matter are read
 here (sentencepiece_model.proto states them), every size checked against the
-file.
+file. Not by the package sentencepiece: its Python reader registers that proto
+under the name that transformers registers its own under, and the second of the
+two to be imported in a process fails.
 """
 
 from collections.abc import Iterator

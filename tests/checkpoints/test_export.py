@@ -178,6 +178,7 @@ def near(got, expected):
   return np.abs(got - expected).max() <= 1e-5 * np.ptp(expected)
 
 
+@pytest.mark.slow
 def test_transformers_loads_what_is_written_from_native(directory, tmp_path):
   convert(directory, tmp_path / 'n', 'native')
   convert(tmp_path / 'n', tmp_path / 'b', 'hf')

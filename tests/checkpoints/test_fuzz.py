@@ -68,6 +68,7 @@ def test_damaged_headers(tiny, tmp_path, kind):
     assert any('MemoryError' in one for one in told['wrong']), told
 
 
+@pytest.mark.slow
 def test_damaged_json(tmp_path):
   kinds = ','.join((*JSON_KINDS, 'trusting'))
   told = run('fuzz_json_program.py', kinds, tmp_path, JSON_CASES)

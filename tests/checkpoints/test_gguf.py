@@ -183,6 +183,7 @@ def test_families(tiny, tmp_path, name):
     np.testing.assert_array_equal(got[key], expected, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _FAMILIES)
 def test_families_against_transformers(tiny, tmp_path, name):
   """Its own reading of the same file: order of rows, norms, windows, bases."""

@@ -60,6 +60,7 @@ def allowed(told):
   return told['shards'] + 1.3 * told['largest']
 
 
+@pytest.mark.slow
 def test_eight_devices_hold_their_shards_and_little_more(large):
   told = run(large[0], 'STREAM')
   assert not told['wrong'] and told['shardings_kept']

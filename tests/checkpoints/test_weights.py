@@ -178,6 +178,7 @@ def test_fingerprint_notices(tiny):
   assert weights.fingerprint(other, params) in known
 
 
+@pytest.mark.slow
 @pytest.mark.needs_quickstart
 def test_smollm2_copied_to_a_directory(smollm2, tmp_path):
   path = str(tmp_path)

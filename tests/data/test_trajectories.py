@@ -199,6 +199,7 @@ def test_a_killed_build_leaves_no_trace(tmp_path, monkeypatch):
   assert sorted(os.listdir(tmp_path)) == ['dataset', 'journal.jsonl']
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_dataset_before(tmp_path):
   collected(tmp_path, range(3))
   dataset.build(str(tmp_path))
@@ -256,6 +257,7 @@ print(json.dumps([len(source), light, sorted(heavy), calls]))
 """
 
 
+@pytest.mark.slow
 def test_no_tensorflow_no_network_no_traces_elsewhere(tmp_path):
   collected(tmp_path / 'work', range(30))
   home, temporary = tmp_path / 'home', tmp_path / 'tmp'

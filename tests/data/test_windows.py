@@ -203,6 +203,7 @@ def test_processes_together_see_what_one_would(count, epochs):
     assert sorted(parts[0] * count) != rows(batch)  # equal shares would not do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('array', [np.asarray, jax.numpy.asarray])
 def test_targets_are_the_tokens_after_the_anchor(array):
   [batch] = take(windows.batches(SOURCE, CONFIG), 1)

@@ -178,6 +178,7 @@ def block(published, params, noise, hidden):
   return np.asarray(whole(params, features, noise.astype(np.float32)))[0]
 
 
+@pytest.mark.slow
 def test_a_dflash_block_is_that_of_the_reference(tmp_path):
   raw, tensors = published_models.make('dflash')
   published_models.write(tmp_path, raw, tensors, tokenizer=False)
