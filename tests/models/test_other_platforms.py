@@ -19,12 +19,12 @@ def draw(*shape, seed=0):
 @pytest.mark.parametrize('start', [(0, 5, 11), (13, 2, 12)])
 def test_rows_are_written_alike(start):
   """Also where a slice would run over the end, and is moved back."""
-  cache, new = draw(*CACHE), draw(3, 2, 5, 4, seed=1)
-  one_by_one = layers._write_one_by_one(cache, new, jnp.asarray(start))
-  at_once = layers._write_all(cache, new, jnp.asarray(start))
+  old, new = draw(*CACHE), draw(3, 2, 5, 4, seed=1)
+  one_by_one = cache._write_one_by_one(old, new, jnp.asarray(start))
+  at_once = cache._write_all(old, new, jnp.asarray(start))
   assert (one_by_one == at_once).all()
-  assert not (one_by_one == cache).all()
-  other = layers._write_all(cache, new, jnp.asarray((1, 5, 11)))
+  assert not (one_by_one == old).all()
+  other = cache._write_all(old, new, jnp.asarray((1, 5, 11)))
   assert not (other == one_by_one).all()  # the control
 
 

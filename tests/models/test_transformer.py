@@ -235,8 +235,8 @@ def test_scan_is_the_unrolled_form(model):
   np.testing.assert_allclose(scanned[2], plain[2], atol=1e-5)
   for which in (0, 1):
     np.testing.assert_allclose(
-      scanned[1][which],
-      np.stack([layer[which] for layer in plain[1]]),
+      scanned[1].layers[which],
+      np.stack([layer[which] for layer in plain[1].layers]),
       atol=1e-5,
     )
 
