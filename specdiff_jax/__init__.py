@@ -1,0 +1,73 @@
+"""Lossless speculative decoding with diffusion drafters, in JAX.
+
+  import specdiff_jax as sd
+
+  verifier = sd.load_verifier('quickstart', dtype='float32')
+  system = sd.system('specdiff', verifier, gamma=4)
+  out = system.generate('What is 12 * 7?', max_new_tokens=32)
+  out.text, out.tau  # what the verifier says, tokens per call of it
+
+Nothing is imported before it is used, so that this is quick.
+"""
+
+import importlib
+from typing import Any
+
+_HERE = 'specdiff_jax'
+# Each public name's module and, where it is another one there, its name.
+_NAMES = {
+  # What most programs need.
+  'load_verifier': 'api.systems',
+  'system': 'api.systems',
+  'System': 'api.systems',
+  'Completion': 'api.systems',
+  'verify': 'api.runs',
+  'bench': 'api.runs',
+  'distill': 'api.runs',
+  'Distilled': 'api.runs',
+  'load_recipe': 'cli.command:load',
+  'read_prompts': 'data.prompts:read',
+  'InputError': 'core.errors',
+  # The three strategies, and what they hand each other.
+  'Drafter': 'core.types',
+  'Verifier': 'core.types',
+  'AcceptanceRule': 'core.types',
+  'DraftTree': 'core.types',
+  'Verdict': 'core.types',
+  'Context': 'core.types',
+  'Sampling': 'core.types',
+  'Noise': 'core.types',
+  'Prompt': 'core.types',
+  'DecodeState': 'core.types',
+  'Cache': 'models.cache',
+  'Engine': 'decoding.engine',
+  # Rules.
+  'SampleAndMatch': 'decoding.rules.accept',
+  'SelfSelection': 'decoding.rules.accept',
+  'GreedyAcceptance': 'decoding.rules.rejection',
+  'Rejection': 'decoding.rules.rejection',
+  'RejectionWithoutReplacement': 'decoding.rules.rejection',
+  'BlockVerification': 'decoding.rules.block_verification',
+  # What is verified of a window.
+  'Chain': 'drafters.strategies',
+  'Drafts': 'drafters.strategies',
+  'BestFirst': 'drafters.strategies',
+  # Losses.
+  'make_loss': 'losses.making:make',
+  'register_loss': 'losses.registry:register',
+}
+
+__all__ = tuple(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _NAMES:
+    raise AttributeError(f'module {_HERE!r} has no attribute {name!r}')
+  module, _, other = _NAMES[name].partition(':')
+  found = getattr(importlib.import_module(f'{_HERE}.{module}'), other or name)
+  globals()[name] = found  # the next look-up is the usual one
+  return found
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_NAMES, 'testing'})

@@ -25,6 +25,7 @@ LAYERS = (
   {'recipes'},
   {'testing'},
   {'tools'},
+  {'api'},
   {'cli'},
   {'__main__'},
 )

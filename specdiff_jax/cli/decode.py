@@ -6,7 +6,6 @@ from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.recipes import recipe
-from specdiff_jax.text import stop_strings
 
 _define = flag.definer(
   {
@@ -89,19 +88,11 @@ def _body(call: command.Call) -> int:
 
 def _stream(system, request, head: bool) -> None:
   """Writes a completion to stdout while it is made."""
-  stream = stop_strings.Stream(
-    system.decode_text, system.stop, system.settled_text
-  )
-
-  def show(number: int, tokens) -> bool:
-    del number
-    console.text(stream.show(tokens))
-    return stream.stopped
-
   if head:
     _head(request)
-  system.decode([request], on_tokens=show)
-  console.text(stream.finish() + '\n')
+  for piece in system.stream(request):
+    console.text(piece)
+  console.text('\n')
 
 
 def _in_order(system, requests) -> None:
@@ -109,12 +100,12 @@ def _in_order(system, requests) -> None:
   waiting, texts = list(requests), {}
 
   def on_done(request, completion) -> None:
-    texts[request.id], _ = _cut(system, completion)
+    texts[request.id], _ = system.cut(completion)
     while waiting and waiting[0].id in texts:
       _head(waiting[0])
       console.text(texts.pop(waiting.pop(0).id) + '\n')
 
-  system.decode(requests, on_tokens=_watch(system), on_done=on_done)
+  system.decode(requests, on_tokens=system.watch(), on_done=on_done)
 
 
 def _to_file(system, requests, path, settings, overwrite: bool) -> None:
@@ -132,7 +123,7 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
 
       def on_done(request, completion) -> None:
         nonlocal there
-        text, tokens = _cut(system, completion)
+        text, tokens = system.cut(completion)
         file.append(
           {
             'id': request.id,
@@ -145,19 +136,7 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
         there += 1
         show(there, total)
 
-      system.decode(left, on_tokens=_watch(system), on_done=on_done)
-
-
-def _cut(system, completion) -> tuple[str, list[int]]:
-  return stop_strings.cut(
-    system.decode_text, completion.tokens, system.stop, system.settled_text
-  )
-
-
-def _watch(system):
-  return stop_strings.watch(
-    system.decode_text, system.stop, system.settled_text
-  )
+      system.decode(left, on_tokens=system.watch(), on_done=on_done)
 
 
 def _head(request) -> None:

@@ -1,7 +1,7 @@
 """The one exception that a user is meant to read."""
 
 
-class InputError(Exception):
+class InputError(ValueError):
   """Bad input: what was wrong, where (file, key, shape), and what to do.
 
   `__main__` prints the message without a traceback and exits with code 2;

@@ -84,7 +84,7 @@ class Outputs:
   def _check_settings(self) -> None:
     try:
       old = journal_lib.without_sum(files.read_json(_beside(self._path)))
-    except (errors.InputError, ValueError) as error:
+    except ValueError as error:
       raise errors.InputError(
         f'{self._path} is there, but without a readable '
         f'{_beside(self._path)} that tells which settings made it '

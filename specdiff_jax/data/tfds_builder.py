@@ -181,7 +181,7 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
   try:
     manifest = files.read_json(os.path.join(folder, MANIFEST), _LARGEST)
     journal.without_sum(manifest)
-  except (errors.InputError, ValueError):
+  except ValueError:
     return None
   return manifest
 

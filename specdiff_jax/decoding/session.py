@@ -1,6 +1,7 @@
 """The host side of decoding: prompts through the rows of a batch."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -17,6 +18,7 @@ from specdiff_jax.decoding import calibration
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import rows as rows_lib
+from specdiff_jax.text import stop_strings
 
 _BROKEN = (
   "the verifier's logits hold a NaN or an infinity: prompt {} (0 is "
@@ -100,6 +102,52 @@ class Session:
       if on_done is not None:
         on_done(requests[index], completion)
 
+    for work, look, done in self._looks(requests, cycles, clock):
+      for row, item in work.items():
+        done[row] |= item.grew(row, look, on_tokens)
+      ended = {row: item for row, item in work.items() if done[row]}
+      _hand_over(ended, look, end)
+    return completions
+
+  def stream(self, request: request_lib.Request) -> Iterator[str]:
+    """Yields the text of one request in pieces, as it is made.
+
+    A piece is given once it can no longer change; joined they are the text
+    before the first stop string.
+    """
+    text = stop_strings.Stream(self.decode_text, self.stop, self.settled_text)
+    looks = self._looks([request], self.cycles_per_call, request_lib.Clock())
+    for work, look, done in looks:
+      for row, item in work.items():
+        piece = text.show(item.tokens(row, look))
+        done[row] |= text.stopped
+        if piece:
+          yield piece
+      ended = {row: item for row, item in work.items() if done[row]}
+      _hand_over(ended, look, lambda index, completion: None)
+    if piece := text.finish():
+      yield piece
+
+  def cut(self, completion: request_lib.Completion) -> tuple[str, list[int]]:
+    """Returns text and tokens of a completion, cut at the first stop string."""
+    return stop_strings.cut(
+      self.decode_text, completion.tokens, self.stop, self.settled_text
+    )
+
+  def watch(self) -> Callable[[int, np.ndarray], bool] | None:
+    """Returns an `on_tokens` that ends requests at stop strings; None without."""
+    return stop_strings.watch(self.decode_text, self.stop, self.settled_text)
+
+  def _looks(
+    self,
+    requests: Sequence[request_lib.Request],
+    cycles: int,
+    clock: request_lib.Clock,
+  ) -> Iterator[tuple[dict[int, '_Work'], rows_lib.Look, np.ndarray]]:
+    """Yields after each call of the loop: requests by row, look, `done` [B].
+
+    Rows that the caller marks in `done` are stopped, and given others.
+    """
     for queue in request_lib.by_bucket(requests, self.buckets):
       rows = self.rows()
       work = {}  # the request in each row that has one
@@ -117,12 +165,10 @@ class Session:
         with clock.adding('decode'):
           look = rows.run(cycles, len(work))
         done = look.done.copy()
-        for row, item in work.items():
-          done[row] |= item.grew(row, look, on_tokens)
+        yield work, look, done
         if (done != look.done).any():
           rows.stop(done)
-        _hand_over({r: work.pop(r) for r in list(work) if done[r]}, look, end)
-    return completions
+        work = {row: item for row, item in work.items() if not done[row]}
 
   def rows(self) -> rows_lib.Rows:
     """Returns a batch on the device whose rows are empty."""
@@ -255,17 +301,17 @@ class _Work:
     if on_tokens is None or look.length[row] == self.shown:
       return False
     self.shown = look.length[row]
-    return bool(on_tokens(self.request.number, self._tokens(row, look)))
+    return bool(on_tokens(self.request.number, self.tokens(row, look)))
 
   def completion(self, row: int, look: rows_lib.Look) -> request_lib.Completion:
     return request_lib.Completion(
       number=self.request.number,
-      tokens=self._tokens(row, look),
+      tokens=self.tokens(row, look),
       cycles=int(look.stats.cycles[row]),
       emitted=int(look.stats.emitted[row]),
       accepted=look.stats.accepted[row].copy(),
     )
 
-  def _tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:
+  def tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:
     first = len(self.request.prompt)
     return look.tokens[row, first : look.length[row]].copy()

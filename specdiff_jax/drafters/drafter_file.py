@@ -158,7 +158,7 @@ def fields(path: str, text: str, family: type[Config]) -> dict[str, Any]:
         raise TypeError(f'{name} has {len(value)} items')
     if found.get('layers', 1) > verifier.layers:
       raise TypeError('it has more layers than its verifier')
-  except (KeyError, TypeError, ValueError, errors.InputError) as error:
+  except (KeyError, TypeError, ValueError) as error:
     raise errors.InputError(
       f'{path}: the sizes in its metadata cannot be read ({error}). It was '
       'written by another version or is damaged; download it or train it '

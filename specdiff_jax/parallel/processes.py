@@ -38,6 +38,8 @@ def initialize(distributed: bool, timeout: int = 300) -> None:
     if address and _number('JAX_PROCESS_ID'):
       _reach(address, timeout)
     _join(timeout)
+  except errors.InputError:  # is a ValueError too
+    raise
   except (RuntimeError, ValueError) as error:  # a port that is no number too
     text = ' '.join(str(error).split())
     raise errors.InputError(

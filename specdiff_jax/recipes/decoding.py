@@ -1,6 +1,7 @@
 """From a recipe to systems that decode, and to what `bench` compares."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -23,6 +24,7 @@ from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import session as session_lib
+from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
@@ -176,37 +178,43 @@ def _placed(params: Any, split: Callable[[Any], Any]) -> Any:
 # --- decoding ---------------------------------------------------------------
 
 
-def make(
-  name: str, checkpoint: weights.Checkpoint, **values: Any
-) -> session_lib.Session:
-  """Returns the system `name`, told by keyword arguments; see `recipe`.
+def told(
+  names: Sequence[str], values: Mapping[str, Any], **more: Any
+) -> recipe_lib.Recipe:
+  """Returns the checked recipe of keyword arguments for some systems.
 
-  Raises InputError on keywords that the system does not have, and on values
-  that it does not take.
+  Args:
+    names: the systems.
+    values: of fields of theirs, of `Sampling` or `Decoding`, by name.
+    more: values of any other fields.
 
-  Example: make('specdiff', checkpoint, gamma=4, drafter='random')
+  Raises:
+    InputError: a name that none of the systems has, or a value that is not
+      allowed. It speaks of arguments, not of fields of a config.
+
+  Example: told(['specdiff'], {'gamma': 4, 'drafter': 'random'})
   """
-  if name not in options_lib.SYSTEMS:
-    raise fields.unknown('There is no system', name, options_lib.SYSTEMS)
-  names = {
+  for name in names:
+    if name not in options_lib.SYSTEMS:
+      raise fields.unknown('There is no system', name, options_lib.SYSTEMS)
+  kinds = [options_lib.SYSTEMS[name] for name in names]
+  taken = {
     one.name
-    for kind in (
-      options_lib.SYSTEMS[name],
-      recipe_lib.Sampling,
-      recipe_lib.Decoding,
-    )
+    for kind in (*kinds, recipe_lib.Sampling, recipe_lib.Decoding)
     for one in dataclasses.fields(kind)
   }
+  who = f'The system {" or ".join(map(repr, names))}'
+  if not names:
+    who = 'This system'
   for given in values:
-    if given not in names:
+    if given not in taken:
       raise errors.InputError(
-        f'The system {name!r} takes no {given!r}; it takes '
-        f'{", ".join(sorted(names))}.'
+        f'{who} takes no {given!r}; it takes {", ".join(sorted(taken))}.'
       )
   with fields.arguments():
-    recipe = fields.typed(values | {'system': name}, f'The system {name!r}')
+    recipe = fields.typed({**values, **more}, who)
     check(recipe)
-    return system(recipe, checkpoint)
+    return recipe
 
 
 @fields.rim()
@@ -225,13 +233,27 @@ def system(
   Example: system(recipe, verifier(recipe), 'lookup')
   """
   name = name or recipe.drafting.system
-  options, decoding = recipe.systems[name], recipe.decoding
-  tokenizer = checkpoint.tokenizer
-  mesh = systems.decode_mesh(decoding)
+  options = recipe.systems[name]
   parts = systems.parts(name, options, checkpoint, slots)
   systems.room(recipe, name, parts.drafter)
-  engine = functools.partial(
-    engine_lib.Engine,
+  systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
+  return session(recipe, checkpoint, name, parts, platform)
+
+
+def session(
+  recipe: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  name: str,
+  parts: systems.Parts,
+  platform: str = '',
+) -> session_lib.Session:
+  """Returns the session of a drafter and a rule, whatever made them.
+
+  See `system`; InputError where the rule is not lossless for the drafts.
+  """
+  decoding, tokenizer = recipe.decoding, checkpoint.tokenizer
+  mesh = systems.decode_mesh(decoding)
+  engine = engine_lib.Engine(
     verifier=causal.CausalVerifier(
       networks.network(checkpoint.config),
       systems.cache_dtype(checkpoint, platform),
@@ -242,22 +264,18 @@ def system(
     cache_step=decoding.cache_step,
     mesh=mesh,
   )
-  engine = systems.paired(options, name, engine)
   drafter_params = parts.params
   if systems.is_int8(recipe, 'drafter'):
     drafter_params = int8.quantise(drafter_params, tables.matrices())
-  return session_lib.Session(
+  one = session_lib.Session(
     name=name,
     engine=engine,
     params=checkpoint.params,
     drafter_params=_placed(drafter_params, _split(mesh, tables.sharding())),
-    settings=settings(
-      recipe.sampling, (*tokenizer.end_ids, *tokenizer.stop_ids(decoding.stop))
-    ),
+    settings=settings(recipe.sampling, ()),
     batch=decoding.batch,
     buckets=tuple(sorted(decoding.prompt_buckets)),
     cycles_per_call=decoding.cycles_per_call,
-    stop=decoding.stop,
     decode_text=tokenizer.decode,
     settled_text=tokenizer.settled,
     size={
@@ -265,6 +283,20 @@ def system(
       'drafts': parts.drafts,
       'verify_tokens': parts.drafter.buckets[-1],
     },
+  )
+  return under(one, recipe, checkpoint)
+
+
+def under(
+  one: session_lib.Session,
+  recipe: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+) -> session_lib.Session:
+  """Returns a session with the sampling, limits and stops of another recipe."""
+  tokenizer, stop = checkpoint.tokenizer, recipe.decoding.stop
+  end_ids = *tokenizer.end_ids, *tokenizer.stop_ids(stop)
+  return dataclasses.replace(
+    one, settings=settings(recipe.sampling, end_ids), stop=stop
   )
 
 
@@ -292,29 +324,31 @@ def requests(
   texts: Sequence[prompts_lib.Prompt],
 ) -> list[request_lib.Request]:
   """Returns the prompts in tokens; raises InputError where one is too long."""
-  result, sampling = [], recipe.sampling
-  longest = max(recipe.decoding.prompt_buckets)
-  for prompt in texts:
-    try:
-      ids = checkpoint.tokenizer.encode_prompt(prompt.text, sampling.chat)
-    except errors.InputError as error:
-      raise errors.InputError(f'The prompt {prompt.id!r}: {error}') from error
-    if not 0 < len(ids) <= longest:
-      raise errors.InputError(
-        f'The prompt {prompt.id!r} has {len(ids)} tokens, but it needs 1 to '
-        f'{longest} to fit the buffers. Raise '
-        'config.prompt_buckets, or leave this prompt out.'
-      )
-    most = checkpoint.config.max_positions
-    if len(ids) + sampling.max_new_tokens > most:
-      raise errors.InputError(
-        f'The prompt {prompt.id!r} has {len(ids)} tokens, which with '
-        f'{sampling.max_new_tokens} new ones are more than the {most} positions '
-        'that the verifier was trained for. Lower config.max_new_tokens, or '
-        'leave this prompt out.'
-      )
-    result.append(request_lib.named(prompt.id, ids))
-  return result
+  return [_request(recipe, checkpoint, one.id, one.text) for one in texts]
+
+
+def _request(recipe, checkpoint, id: str, prompt: Any) -> request_lib.Request:
+  """Returns the request of a text, of messages, or of tokens."""
+  sampling, longest = recipe.sampling, max(recipe.decoding.prompt_buckets)
+  try:
+    ids = checkpoint.tokenizer.encode_prompt(prompt, sampling.chat)
+  except errors.InputError as error:
+    raise errors.InputError(f'The prompt {id!r}: {error}') from error
+  if not 0 < len(ids) <= longest:
+    raise errors.InputError(
+      f'The prompt {id!r} has {len(ids)} tokens, but it needs 1 to '
+      f'{longest} to fit the buffers. Raise '
+      'config.prompt_buckets, or leave this prompt out.'
+    )
+  most = checkpoint.config.max_positions
+  if len(ids) + sampling.max_new_tokens > most:
+    raise errors.InputError(
+      f'The prompt {id!r} has {len(ids)} tokens, which with '
+      f'{sampling.max_new_tokens} new ones are more than the {most} positions '
+      'that the verifier was trained for. Lower config.max_new_tokens, or '
+      'leave this prompt out.'
+    )
+  return request_lib.named(id, ids)
 
 
 def identity(

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 import dataclasses
+import json
 import os
 import pathlib
 
 import numpy as np
 
 from specdiff_jax.checkpoints import hub
+from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import jax_settings
@@ -185,6 +187,29 @@ def shipped(name: str) -> str:
   file = ZOO / name
   here = not os.path.exists(name) and file.is_file()
   return str(file) if here else name
+
+
+def of_zoo(system: str, checkpoint: weights.Checkpoint) -> str:
+  """Returns the shipped drafter of a system for this verifier; '' if none."""
+  family = registry.systems().get(system)
+  kinds = [
+    kind
+    for kind, (one, _) in registry.kinds().items()
+    if (one == family if family else _fills(one))
+  ]
+  for path in sorted(ZOO.glob('*.safetensors')):
+    told = safetensors_io.metadata(str(path))
+    if (
+      told.get('verifier') == checkpoint.fingerprint
+      and drafter_file.kind_of(told) in kinds
+    ):
+      return str(path)
+  return ''
+
+
+def longest(path: str) -> int:
+  """Returns how many tokens a drafter of ours drafts at most; 0: as many."""
+  return json.loads(safetensors_io.metadata(path)['config']).get('gamma', 0)
 
 
 def _is_published(name: str) -> bool:

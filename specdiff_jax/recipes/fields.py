@@ -146,4 +146,5 @@ def arguments() -> Iterator[None]:
   try:
     yield
   except errors.InputError as error:
-    raise errors.InputError(str(error).replace('config.', '')) from error
+    told = str(error).replace('--config.', '').replace('config.', '')
+    raise errors.InputError(told) from error

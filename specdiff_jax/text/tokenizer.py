@@ -24,6 +24,7 @@ from specdiff_jax.text import tokenizer_json
 _END_OF_TURN = ('<|im_end|>', '<|eot_id|>', '<|end_of_turn|>', '<end_of_turn>')
 MASKS = ('<mask>', '<MASK>', '<|mask|>', '<|MASK|>', '[MASK]')
 _MOST_TEMPLATE = 1 << 20  # characters; long ones have 20 thousand
+Message = Mapping[str, str]  # with a role and a content
 _MOST_BARRED = 64  # ids without a row in the weights; Gemma 3 has one
 
 
@@ -221,8 +222,13 @@ class Tokenizer:
           )
     return [special[string] for string in stop if string in special]
 
-  def render_chat(self, prompt: str) -> str:
-    """Returns the chat text of one user message, up to the model's answer."""
+  def render_chat(self, prompt: str | Sequence[Message]) -> str:
+    """Returns the chat text of messages, up to the model's answer.
+
+    A text is one message of the user.
+    """
+    if isinstance(prompt, str):
+      prompt = [{'role': 'user', 'content': prompt}]
     if not self.chat_template:
       named = ', '.join(map(repr, self._templates))
       raise errors.InputError(
@@ -232,7 +238,7 @@ class Tokenizer:
         'model.'
       )
     given = {
-      'messages': [{'role': 'user', 'content': prompt}],
+      'messages': [dict(message) for message in prompt],
       'tools': None,
       'documents': None,
       'add_generation_prompt': True,
@@ -245,9 +251,16 @@ class Tokenizer:
         'decode with --config.chat=False, or correct the template.'
       ) from e
 
-  def encode_prompt(self, prompt: str, chat: bool) -> list[int]:
-    """Returns the ids that prompt a model, as a chat turn or as plain text."""
-    if not chat:
+  def encode_prompt(
+    self, prompt: str | Sequence[Message] | Sequence[int], chat: bool
+  ) -> list[int]:
+    """Returns the ids that prompt a model, as a chat turn or as plain text.
+
+    Messages are always chat; ids are taken as they are.
+    """
+    if not isinstance(prompt, str) and isinstance(prompt[0], int):
+      return list(prompt)
+    if not chat and isinstance(prompt, str):
       return self.encode(prompt)
     text = self.render_chat(prompt)  # holds its own bos, where one is due
     return self._ids(text, False)

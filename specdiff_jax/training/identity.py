@@ -16,7 +16,7 @@ def check_same_run(path: str, facts: Mapping[str, Any]) -> None:
     return
   try:
     before = journal.without_sum(files.read_json(path))
-  except (errors.InputError, ValueError) as error:
+  except ValueError as error:
     raise errors.InputError(
       f'{path}, which tells what decides this run, cannot be used ({error}). '
       'If this run was begun with these very settings, delete that file and '

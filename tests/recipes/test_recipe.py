@@ -200,7 +200,8 @@ def checkpoint():
 def test_a_system_of_keyword_arguments(checkpoint, name, values):
   more = {'max_new_tokens': 4, 'prompt_buckets': (16,)}
   network = {'network': {'layers': 1}} if name == 'tree' else {}
-  made = decoding.make(name, checkpoint, **values, **more, **network)
+  recipe = decoding.told([name], {**values, **more, **network})
+  made = decoding.system(recipe, checkpoint, name)
   assert made.name == name and made.settings.max_new_tokens == 4
   if name != 'ar':
     assert made.size['gamma'] == 3
@@ -220,4 +221,6 @@ def test_a_system_of_keyword_arguments(checkpoint, name, values):
 )
 def test_bad_keyword_arguments(checkpoint, name, values, words):
   with pytest.raises(errors.InputError, match=words):
-    decoding.make(name, checkpoint, **values)
+    with fields.arguments():
+      recipe = decoding.told([name], values)
+      decoding.system(recipe, checkpoint, name)

@@ -136,6 +136,6 @@ def finished(path: str, report: reporting.Reporter) -> Mapping[str, Any]:
       if not isinstance(result[name], (int, float, type(None))):
         raise ValueError(f'its {name} is no number')
     return found
-  except (KeyError, TypeError, ValueError, errors.InputError) as e:
+  except (KeyError, TypeError, ValueError) as e:
     report.say(f'{path} is damaged ({e}); that run goes on.')
     return {}

@@ -60,7 +60,7 @@ def _orbax_reads(path: str) -> bool:
       about = files.parse_json(file.read(files.MOST_JSON))
   except (json.JSONDecodeError, UnicodeDecodeError):
     return True
-  except (ValueError, errors.InputError):
+  except ValueError:
     return False
   return isinstance(about, dict) and all(
     isinstance(about.get(key), (*kinds, type(None)))

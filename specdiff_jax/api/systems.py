@@ -1,0 +1,350 @@
+"""A verifier, a system that drafts for it, and their texts."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Any
+
+from specdiff_jax.api import prompts as prompts_lib
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import errors
+from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.decoding import session as session_lib
+from specdiff_jax.models import int8 as int8_lib
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import drafters
+from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import options as options_lib
+from specdiff_jax.recipes import recipe as recipe_lib
+from specdiff_jax.recipes import systems
+
+_PROTOCOL = (
+    'buckets', 'max_depth', 'proposal', 'chain', 'features', 'init', 'draft',
+    'observe',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """A text, and what decoding it took.
+
+  Attributes:
+    text: up to the first stop string.
+    tokens: of the text, with the end token or those of the stop string.
+    tau: tokens per call of the verifier, the bonus token included.
+    accepted: drafted tokens that were accepted per call of the verifier.
+    histogram: calls that accepted 0, 1, 2, ... drafted tokens.
+  """
+
+  text: str
+  tokens: list[int]
+  tau: float
+  accepted: float
+  histogram: list[int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class System:
+  """A verifier with what drafts for it; `system` makes one.
+
+  Attributes:
+    session: requests in, tokens out.
+    verifier: the loaded model.
+    recipe: sampling, limits and sizes where a call gives none.
+  """
+
+  session: session_lib.Session
+  verifier: weights.Checkpoint
+  recipe: recipe_lib.Recipe
+
+  def generate(
+    self,
+    prompt: Any,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    chat: bool | None = None,
+  ) -> Any:
+    """Returns the `Completion` of a prompt, or a list of them for a list.
+
+    None of the arguments but a `max_new_tokens` beyond the system's leads to a
+    compilation; then buffers grow to the next power of two.
+
+    Args:
+      prompt: a text, a list of messages (dicts of role and content), a list of
+        token ids, or a list of such prompts.
+      max_new_tokens: tokens after which a completion stops.
+      temperature: of sampling; 0 is greedy.
+      top_k: samples among the k most likely tokens; 0 switches it off.
+      top_p: samples within this probability mass; 1 switches it off.
+      seed: the same gives the same texts, whatever drafts.
+      stop: strings that end the text, which is cut before them.
+      chat: whether a text goes into the chat template; by default if the model
+        has one. Messages always do.
+
+      What is None is as the system was made.
+
+    Raises:
+      InputError: which names the argument, what it was, what it may be.
+
+    Example:
+      >>> import specdiff_jax as sd
+      >>> system = sd.system('lookup', sd.load_verifier('random:tiny'))
+      >>> out = system.generate('one two one', max_new_tokens=4)
+      >>> len(out.tokens), out.tau >= 1
+      (4, True)
+    """
+    session, requests = self._asked(
+      'generate', prompt, max_new_tokens=max_new_tokens,
+      temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+      chat=chat,
+    )  # fmt: skip
+    with fields.arguments():
+      found = session.decode(requests, on_tokens=session.watch())
+    completions = [_completion(session, one) for one in found]
+    return completions[0] if prompts_lib.is_single(prompt) else completions
+
+  def stream(
+    self,
+    prompt: Any,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    chat: bool | None = None,
+  ) -> Iterator[str]:
+    """Yields the text of one prompt in pieces; see `generate`.
+
+    Example:
+      >>> import specdiff_jax as sd
+      >>> system = sd.system('lookup', sd.load_verifier('random:tiny'))
+      >>> pieces = list(system.stream('one two one', max_new_tokens=4))
+      >>> ''.join(pieces) == system.generate('one two one', max_new_tokens=4).text
+      True
+    """
+    if not prompts_lib.is_single(prompt):
+      prompts_lib.named(prompt, self.verifier.config.vocab_size)
+      raise errors.InputError(
+        f'prompt is a list of {len(prompt)} prompts, but a stream is of one; '
+        'give one at a time.'
+      )
+    session, requests = self._asked(
+      'stream', prompt, max_new_tokens=max_new_tokens, temperature=temperature,
+      top_k=top_k, top_p=top_p, seed=seed, stop=stop, chat=chat,
+    )  # fmt: skip
+    return session.stream(requests[0])
+
+  def _asked(
+    self, where: str, prompt: Any, **changes: Any
+  ) -> tuple[session_lib.Session, list[request_lib.Request]]:
+    """Returns what decodes a call's prompts, and their requests."""
+    values = {n: value for n, value in changes.items() if value is not None}
+    if 'stop' in values:
+      values['stop'] = _strings(values['stop'])
+    named = prompts_lib.named(prompt, self.verifier.config.vocab_size)
+    with fields.arguments():
+      recipe = fields.typed(self.recipe.flat() | values, where)
+      decoding.check(recipe)
+      requests = decoding.requests(recipe, self.verifier, named)
+      session = decoding.under(self.session, recipe, self.verifier)
+    engine = session.engine
+    room = _room(
+      engine.max_new_tokens,
+      session.settings.max_new_tokens,
+      engine.verifier.max_positions - max(len(r.prompt) for r in requests),
+    )
+    engine = dataclasses.replace(engine, max_new_tokens=room)
+    return dataclasses.replace(session, engine=engine), requests
+
+
+def _room(made: int, wanted: int, most: int) -> int:
+  """Returns the tokens that buffers have room for: few sizes, few programs."""
+  stepped = made if wanted <= made else 1 << (wanted - 1).bit_length()
+  return stepped if stepped <= most else wanted
+
+
+def _strings(stop: Any) -> Any:
+  return (stop,) if isinstance(stop, str) else stop
+
+
+def _completion(
+  session: session_lib.Session, one: request_lib.Completion
+) -> Completion:
+  text, tokens = session.cut(one)
+  histogram = one.accepted.tolist()
+  accepted = sum(n * calls for n, calls in enumerate(histogram))
+  return Completion(
+    text, tokens, one.tau, accepted / max(one.cycles, 1), histogram
+  )
+
+
+def load_verifier(
+  name: str | os.PathLike[str],
+  dtype: str = 'bfloat16',
+  *,
+  adapter: str | os.PathLike[str] = '',
+  int8: bool = False,
+  cache_dir: str | os.PathLike[str] = 'runs/verifier',
+) -> weights.Checkpoint:
+  """Loads a verifier: sizes, weights on the devices, tokenizer, fingerprint.
+
+  Args:
+    name: a directory, a .gguf file, a hub name (org/name), 'quickstart' or
+      'random:tiny'.
+    dtype: of weights and KV cache, 'float32' or 'bfloat16'.
+    adapter: directory of a LoRA adapter, merged into the weights.
+    int8: rounds the weights to int8: another verifier then.
+    cache_dir: where the quickstart's weights are kept.
+
+  Raises:
+    InputError: for whatever is wrong with the files, named with its file.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.load_verifier('random:tiny').config.vocab_size
+    320
+  """
+  values = {
+    'verifier': _path(name),
+    'dtype': dtype,
+    'adapter': _path(adapter),
+    'int8': 'verifier' if int8 else '',
+    'cache_dir': _path(cache_dir),
+  }
+  with fields.arguments():
+    recipe = fields.typed(values, 'load_verifier')
+    decoding.check(recipe)
+    return decoding.verifier(recipe)
+
+
+def system(
+  name: str,
+  verifier: weights.Checkpoint,
+  *,
+  drafter: Any = None,
+  drafter_params: Any = None,
+  **options: Any,
+) -> System:
+  """Returns the system `name` for a verifier.
+
+  Args:
+    name: 'ar', 'lookup', 'specdiff', 'specdiff2', 'tree', 'best_first',
+      'adaptive', 'sps' or 'early_exit'; a name of your own with a drafter of
+      your own.
+    verifier: of `load_verifier`.
+    drafter: file of `distill`, directory or hub name of a published drafter,
+      or 'random'; by default the one that was shipped for this verifier. Or a
+      `Drafter`, whose rule is `rule`, a name or an `AcceptanceRule`.
+    drafter_params: of a `Drafter`.
+    **options: of the system (gamma, drafts, rule, ...), of sampling
+      (temperature, max_new_tokens, ...) and of decoding (batch,
+      prompt_buckets, ...), as recipes have them.
+
+  Raises:
+    InputError: which names the argument, what it was, what it may be.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> verifier = sd.load_verifier('random:tiny', dtype='float32')
+    >>> system = sd.system('specdiff', verifier, gamma=4, drafter='random')
+    >>> system.session.engine.drafter.max_depth
+    4
+  """
+  check_verifier(verifier)
+  if drafter is None or isinstance(drafter, (str, os.PathLike, Mapping)):
+    if drafter_params is not None:
+      raise errors.InputError(
+        'drafter_params is given, but it goes with a Drafter object as '
+        f'drafter, which is {drafter!r}.'
+      )
+    if drafter is not None:
+      options['drafter'] = drafter
+    recipe = told([name], verifier, options)
+    with fields.arguments():
+      return System(decoding.system(recipe, verifier, name), verifier, recipe)
+  if missing := [one for one in _PROTOCOL if not hasattr(drafter, one)]:
+    raise errors.InputError(
+      f'drafter is a {type(drafter).__name__}, which lacks '
+      f'{", ".join(missing)} of the protocol Drafter; it has to be a path, '
+      "'random', or an object that has them."
+    )
+  rule = options.pop('rule', 'match')
+  if isinstance(rule, str):
+    if rule not in systems.RULES:
+      raise fields.unknown('There is no rule', rule, systems.RULES)
+    rule = systems.RULES[rule]
+  params = () if drafter_params is None else drafter_params
+  recipe = told([], verifier, options)
+  with fields.arguments():
+    parts = systems.Parts(drafter, params, rule)
+    session = decoding.session(recipe, verifier, name, parts)
+  return System(session, verifier, recipe)
+
+
+def told(
+  names: Sequence[str],
+  verifier: weights.Checkpoint,
+  options: Mapping[str, Any],
+  **more: Any,
+) -> recipe_lib.Recipe:
+  """Returns the recipe of systems for a loaded verifier, of keyword arguments.
+
+  Systems that are given no drafter get the shipped one, if there is one, and
+  by default no longer drafts than it makes.
+  """
+  given = dict(options)
+  if 'stop' in given:
+    given['stop'] = _strings(given['stop'])
+  if given.get('chat') is None:
+    given['chat'] = bool(verifier.tokenizer.chat_template)
+  paths = given.get('drafter')
+  if isinstance(paths, Mapping):
+    del given['drafter']
+    more['drafters'] = paths if len(names) > 1 else {names[0]: paths}
+  elif paths is not None:
+    given['drafter'] = _path(paths)
+  else:
+    given.pop('drafter', None)
+    kinds = {n: options_lib.SYSTEMS.get(n, object) for n in names}
+    wanted = [n for n, k in kinds.items() if issubclass(k, options_lib.Trained)]
+    found = {n: drafters.of_zoo(n, verifier) for n in wanted}
+    for name in (n for n, path in found.items() if not path):
+      raise errors.InputError(
+        f'drafter is not given, but the system {name!r} needs one, and none '
+        f'was shipped for the verifier {verifier.source} (fingerprint '
+        f"{verifier.fingerprint}): give a file of `distill`, 'random', or a "
+        'Drafter.'
+      )
+    more['drafters'] = found
+    if 'gamma' not in given and found:
+      longest = (drafters.longest(path) for path in found.values())
+      gamma = recipe_lib.FIELDS['gamma'].default
+      given['gamma'] = min([gamma, *filter(None, longest)])
+  rounded = isinstance(verifier.params['embed'], int8_lib.Int8)
+  more |= {
+    'dtype': systems.dtype(verifier),
+    'int8': 'verifier' if rounded else '',
+  }
+  return decoding.told(names, given, **more)
+
+
+def check_verifier(verifier: Any) -> None:
+  """Raises InputError unless this is what `load_verifier` returns."""
+  if not isinstance(verifier, weights.Checkpoint):
+    raise errors.InputError(
+      f'verifier is of type {type(verifier).__name__}, but it has to be what '
+      "load_verifier returns, such as load_verifier('quickstart')."
+    )
+
+
+def _path(value: Any) -> Any:
+  return os.fspath(value) if isinstance(value, os.PathLike) else value
