@@ -216,7 +216,7 @@ def test_a_window_longer_than_the_drafters(bad, tmp_path, root):
     ('specdiff', 'rejection', 'shared_noise', ["'deterministic'", "'iid'"]),
     ('specdiff', 'block', 'argmax', ["'deterministic'", "'iid'"]),
     ('specdiff', 'without_replacement', 'sample', ["'iid'", "'distinct'"]),
-    ('specdiff2', 'rejection', 'sample', ['selected', 'law q']),
+    ('specdiff2', 'rejection', 'sample', ['selected', 'distribution']),
     ('best_first', 'block', 'sample', ["'deterministic'", "'iid'"]),
     ('tree', 'block', 'sample', ['single chain', 'trees']),
     ('lookup', 'rejection', 'sample', ["'deterministic'", "'iid'"]),
