@@ -149,9 +149,9 @@ def test_a_diffusion_drafter_starts_with_the_verifiers_keys(name):
   ((keys, values),) = drafter_network.DrafterNetwork(sizes).apply(
     {'params': own}, features, jnp.arange(9)[None], method='context'
   )
-  np.testing.assert_allclose(keys, cache[1][0], atol=1e-4)
-  np.testing.assert_allclose(values, cache[1][1], atol=1e-4)
-  assert np.abs(keys - cache[0][0]).max() > 0.01  # negative control
+  np.testing.assert_allclose(keys, cache.layers[1][0], atol=1e-4)
+  np.testing.assert_allclose(values, cache.layers[1][1], atol=1e-4)
+  assert np.abs(keys - cache.layers[0][0]).max() > 0.01  # negative control
 
 
 def test_drafters_of_layers_refuse_a_verifier_without_them():

@@ -342,6 +342,6 @@ def test_an_empty_residual_falls_back_to_p():
   found = jax.jit(rejection.Rejection().walk)(tree, laws_of_p, coins)
   assert found.deepest.tolist() == [0] and found.chance[0, 1] < 1
   np.testing.assert_array_equal(found.bonus[0], p)
-  count, law = jax.jit(block_verification.judge)(tree, laws_of_p, coins)
+  count, law = jax.jit(block_verification.accepted)(tree, laws_of_p, coins)
   assert count.tolist() == [0]
   np.testing.assert_array_equal(law[0], p)
