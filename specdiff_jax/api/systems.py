@@ -327,8 +327,7 @@ def told(
     more['drafters'] = found
     if 'gamma' not in given and found:
       longest = (drafters.longest(path) for path in found.values())
-      gamma = recipe_lib.FIELDS['gamma'].default
-      given['gamma'] = min([gamma, *filter(None, longest)])
+      given['gamma'] = min(options_lib.Gamma.gamma, *filter(None, longest))
   rounded = isinstance(verifier.params['embed'], int8_lib.Int8)
   more |= {
     'dtype': systems.dtype(verifier),
