@@ -36,6 +36,10 @@ class Completion:
     tau: tokens per call of the verifier, the bonus token included.
     accepted: drafted tokens that were accepted per call of the verifier.
     histogram: calls that accepted 0, 1, 2, ... drafted tokens.
+
+  Example:
+    >>> sd.Completion('Hi', [72, 105], 2.0, 1.0, [0, 1]).text
+    'Hi'
   """
 
   text: str
@@ -94,7 +98,6 @@ class System:
       InputError: which names the argument, what it was, what it may be.
 
     Example:
-      >>> import specdiff_jax as sd
       >>> system = sd.system('lookup', sd.load_verifier('random:tiny'))
       >>> out = system.generate('one two one', max_new_tokens=4)
       >>> len(out.tokens), out.tau >= 1
@@ -125,7 +128,6 @@ class System:
     """Yields the text of one prompt in pieces; see `generate`.
 
     Example:
-      >>> import specdiff_jax as sd
       >>> system = sd.system('lookup', sd.load_verifier('random:tiny'))
       >>> pieces = list(system.stream('one two one', max_new_tokens=4))
       >>> ''.join(pieces) == system.generate('one two one', max_new_tokens=4).text
@@ -209,7 +211,6 @@ def load_verifier(
     InputError: for whatever is wrong with the files, named with its file.
 
   Example:
-    >>> import specdiff_jax as sd
     >>> sd.load_verifier('random:tiny').config.vocab_size
     320
   """
@@ -253,7 +254,6 @@ def system(
     InputError: which names the argument, what it was, what it may be.
 
   Example:
-    >>> import specdiff_jax as sd
     >>> verifier = sd.load_verifier('random:tiny', dtype='float32')
     >>> system = sd.system('specdiff', verifier, gamma=4, drafter='random')
     >>> system.session.engine.drafter.max_depth

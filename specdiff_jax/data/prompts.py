@@ -41,8 +41,9 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
   id may be an integer.
   Raises InputError, with the line's number, where a line cannot be used.
 
-    >>> read('gsm8k_test.jsonl', limit=1)
-    [Prompt(id='gsm8k-test-0', text='Janet ...')]
+  Example:
+    >>> [one.id for one in sd.read_prompts('configs/prompts/tiny.jsonl', limit=1)]
+    ['tiny-0']
   """
   found: dict[str, tuple[int, Prompt]] = {}
   for number, line in _lines(path):

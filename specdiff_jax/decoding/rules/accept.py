@@ -45,6 +45,10 @@ class SampleAndMatch:
   Lossless for any tree, drafter and selection, since the emitted token is the
   verifier's own draw; temperature 0 is the case y = argmax. The noise is keyed
   by position, so the output equals seeded plain sampling token for token.
+
+  Example:
+    >>> sd.SampleAndMatch().needs >= sd.Rejection().needs
+    True
   """
 
   needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
@@ -80,6 +84,12 @@ class SelfSelection:
 
   At the same cost `SampleAndMatch` on the whole tree never accepts less: it
   follows whichever path matches.
+
+  Example:
+    >>> sd.SelfSelection(sd.Rejection())
+    Traceback (most recent call last):
+    ...
+    specdiff_jax.core.errors.InputError: Rejection reads q, but ...
   """
 
   rule: types.AcceptanceRule = SampleAndMatch()
