@@ -1,7 +1,6 @@
 """The public face: light to import, documented, and clear about bad input."""
 
 import doctest
-import inspect
 import json
 import subprocess
 import sys
@@ -42,16 +41,11 @@ def test_a_name_that_is_not_there():
 
 
 @pytest.mark.parametrize('name', sd.__all__)
-def test_names_are_documented_with_a_doctest(name, root, monkeypatch):
-  monkeypatch.chdir(root)
+def test_names_are_documented_with_an_example(name):
+  """`test_doctests` runs them."""
   found = getattr(sd, name)
-  assert inspect.getdoc(found)
-  finder = doctest.DocTestFinder(recurse=True)
-  tests = [t for t in finder.find(found, name, globs={'sd': sd}) if t.examples]
-  assert tests, f'{name} has no doctest'
-  for test in tests:
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    runner.run(test, out=lambda text: pytest.fail(text))
+  tests = doctest.DocTestFinder().find(found, name, globs={})
+  assert any(test.examples for test in tests), f'{name} has no example'
 
 
 def test_a_text_a_list_and_tokens_are_one(lookup, verifier):

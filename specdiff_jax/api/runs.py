@@ -48,6 +48,7 @@ def verify(
     InputError: which names the argument, what it was, what it may be.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> verifier = sd.load_verifier('random:tiny', dtype='float32')
     >>> sd.verify(verifier, 'lookup', 'one two', max_new_tokens=4).passed
     True
@@ -90,6 +91,7 @@ def bench(
     InputError: which names the argument, what it was, what it may be.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> verifier = sd.load_verifier('random:tiny', dtype='float32')
     >>> found = sd.bench(verifier, ['lookup'], 'one', rounds=1, max_new_tokens=4)
     >>> [(row.system, row.exact) for row in found.rows]
@@ -121,6 +123,7 @@ class Distilled:
     figures: these and others, as the command's JSON line has them.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Distilled('d.safetensors', 3, 0.5, 1.2).drafter
     'd.safetensors'
   """
@@ -151,6 +154,7 @@ def distill(
     InputError: which names the argument, what it was, what it may be.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.distill({'verifier': 'random:tiny', 'steps': 0})
     Traceback (most recent call last):
     ...

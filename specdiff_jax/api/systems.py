@@ -38,6 +38,7 @@ class Completion:
     histogram: calls that accepted 0, 1, 2, ... drafted tokens.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Completion('Hi', [72, 105], 2.0, 1.0, [0, 1]).text
     'Hi'
   """
@@ -98,6 +99,7 @@ class System:
       InputError: which names the argument, what it was, what it may be.
 
     Example:
+      >>> import specdiff_jax as sd
       >>> system = sd.system('lookup', sd.load_verifier('random:tiny'))
       >>> out = system.generate('one two one', max_new_tokens=4)
       >>> len(out.tokens), out.tau >= 1
@@ -128,6 +130,7 @@ class System:
     """Yields the text of one prompt in pieces; see `generate`.
 
     Example:
+      >>> import specdiff_jax as sd
       >>> system = sd.system('lookup', sd.load_verifier('random:tiny'))
       >>> pieces = list(system.stream('one two one', max_new_tokens=4))
       >>> ''.join(pieces) == system.generate('one two one', max_new_tokens=4).text
@@ -211,6 +214,7 @@ def load_verifier(
     InputError: for whatever is wrong with the files, named with its file.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.load_verifier('random:tiny').config.vocab_size
     320
   """
@@ -254,6 +258,7 @@ def system(
     InputError: which names the argument, what it was, what it may be.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> verifier = sd.load_verifier('random:tiny', dtype='float32')
     >>> system = sd.system('specdiff', verifier, gamma=4, drafter='random')
     >>> system.session.engine.drafter.max_depth

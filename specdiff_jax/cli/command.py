@@ -172,6 +172,7 @@ def load(spec: str, **values: Any) -> recipe_lib.Recipe:
   field that does not exist.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.load_recipe('configs/tiny.py', gamma=2).training.gamma
     2
   """

@@ -8,6 +8,7 @@ class InputError(ValueError):
   anything else that escapes is a bug of ours and keeps its traceback.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> issubclass(sd.InputError, ValueError)
     True
   """

@@ -40,6 +40,7 @@ class DraftTree:
   """A tree of drafted tokens; slot 0 is the last committed token.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> import jax.numpy as jnp
     >>> index = jnp.arange(3)[None]  # a chain
     >>> tree = sd.DraftTree(index + 7, jnp.maximum(index - 1, 0), index, index >= 0)
@@ -59,6 +60,7 @@ class Verdict:
   """What an acceptance rule says of a tree.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Verdict(path=[[0, 1]], count=[1], bonus=[5]).count
     [1]
   """
@@ -75,6 +77,7 @@ class Sampling:
   temperature 0 is greedy decoding; top_k 0 and top_p 1 switch those off.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Sampling(temperature=[0.7], top_k=[0], top_p=[1.0]).temperature
     [0.7]
   """
@@ -89,6 +92,7 @@ class Noise:
   """Keys of the position-keyed noise: a function of (request, position).
 
   Example:
+    >>> import specdiff_jax as sd
     >>> import jax
     >>> sd.Noise(jax.random.split(jax.random.key(0), 2)).key.shape
     (2,)
@@ -102,6 +106,7 @@ class Prompt:
   """What a verifier reads before it decodes.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Prompt(tokens=[[5, 6]], length=[2]).extra
     ()
   """
@@ -129,6 +134,7 @@ class DecodeState:
   row. Positions, masks and cache fill are derived from `length`.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> list(sd.DecodeState.__dataclass_fields__)[:3]
     ['tokens', 'length', 'limit']
   """
@@ -152,6 +158,7 @@ class Verifier(Protocol):
   `models.cache.Cache`.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> system = sd.system('ar', sd.testing.tiny_verifier())
     >>> system.session.engine.verifier.vocab_size
     61
@@ -215,6 +222,7 @@ class Context:
   """What a drafter may look at.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> import jax.numpy as jnp
     >>> tokens, length = jnp.array([[5, 6, 0]]), jnp.array([2])
     >>> sd.Context(tokens, length, None, None, None).last.tolist()
@@ -338,6 +346,7 @@ class AcceptanceRule(Protocol):
   """Walks a verified tree: a frozen dataclass, static under jit.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sorted(sd.Rejection().needs)
     ['autoregressive', 'iid']
   """

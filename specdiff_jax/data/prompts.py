@@ -42,6 +42,7 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
   Raises InputError, with the line's number, where a line cannot be used.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> [one.id for one in sd.read_prompts('configs/prompts/tiny.jsonl', limit=1)]
     ['tiny-0']
   """

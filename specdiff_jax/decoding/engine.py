@@ -42,6 +42,7 @@ class Engine:
     mesh: over which states are split (`shardings`); None for one device.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> system = sd.system('lookup', sd.testing.tiny_verifier(), gamma=4)
     >>> system.session.engine.cache_slots(bucket=64, length=64)
     197

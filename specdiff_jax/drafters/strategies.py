@@ -65,6 +65,7 @@ class Chain(Tempered):
   temperature > 0. All three are the same at temperature 0.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Chain(mode='sample').proposal
     'iid'
   """
@@ -123,6 +124,7 @@ class Drafts(Tempered):
   temperature 0 all drafts of an untempered drafter are the same.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Drafts(drafts=2, arrangement='chains').slots(gamma=4)
     9
   """
@@ -187,6 +189,7 @@ class BestFirst:
   log q_t + g_t takes the place of log q_t, since y_t = argmax(log p_t + g_t).
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.BestFirst(budget=32).slots(gamma=4)
     32
   """

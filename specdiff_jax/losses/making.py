@@ -26,6 +26,7 @@ def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
     steps: of the whole run.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> from specdiff_jax.losses import options
     >>> sd.make_loss('dpace', options.Dpace(), 1000).temperature
     1.0

@@ -54,6 +54,7 @@ def register(name: str, options: type | None = None, **more: Any):
   given.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> from specdiff_jax.losses import options, registry
     >>> @sd.register_loss('mine', options.Plainly)
     ... def mine(log_q, valid):

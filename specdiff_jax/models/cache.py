@@ -32,6 +32,7 @@ class Cache:
   """Keys and values of the tokens that a network has read.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> import numpy as np
     >>> pair = np.zeros((2, 1, 8, 4)), np.zeros((2, 1, 8, 4))
     >>> sd.Cache((pair,)).slots

@@ -78,6 +78,7 @@ def check_drafter(
     rules: those that it is to be used with.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> from specdiff_jax.drafters import lookup
     >>> sd.testing.check_drafter(lookup.PromptLookup(gamma=2))
   """

@@ -47,6 +47,7 @@ class SampleAndMatch:
   by position, so the output equals seeded plain sampling token for token.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.SampleAndMatch().needs >= sd.Rejection().needs
     True
   """
@@ -86,6 +87,7 @@ class SelfSelection:
   follows whichever path matches.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.SelfSelection(sd.Rejection())
     Traceback (most recent call last):
     ...

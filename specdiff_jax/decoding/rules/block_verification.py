@@ -24,6 +24,7 @@ class BlockVerification:
   max(w_i p - q_{i+1}, 0), or from p if all of the chain was accepted.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.BlockVerification().one_chain
     True
   """

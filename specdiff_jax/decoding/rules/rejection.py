@@ -62,6 +62,7 @@ class GreedyAcceptance(_Rule):
   selection included. In distribution it equals `SampleAndMatch`.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.GreedyAcceptance().reads_q
     False
   """
@@ -83,6 +84,7 @@ class Rejection(_Rule):
   candidates are tried as often as they were drawn.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.Rejection().reads_q
     True
   """
@@ -104,6 +106,7 @@ class RejectionWithoutReplacement(_Rule):
   may be invalid.
 
   Example:
+    >>> import specdiff_jax as sd
     >>> sd.RejectionWithoutReplacement().needs
     frozenset({'distinct'})
   """
