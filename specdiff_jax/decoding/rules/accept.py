@@ -88,7 +88,7 @@ class SelfSelection:
 
   Example:
     >>> import specdiff_jax as sd
-    >>> sd.SelfSelection(sd.Rejection())
+    >>> sd.SelfSelection(sd.Rejection())  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     specdiff_jax.core.errors.InputError: Rejection reads q, but ...
