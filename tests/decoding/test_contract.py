@@ -74,6 +74,7 @@ _SIZES = {
   'drafts': 2,
   'budget': 7,
   'network': {'layers': 1, 'trunk': 24, 'vocab': 40, 'ngram': 2},
+  'masked_lm': {'mask_id': systems.VOCAB - 1},
 }
 
 
@@ -102,7 +103,8 @@ def drafter_of(tmp_path_factory):
       recipe.systems['specdiff'], verifier, kind
     )
     network = registry.network(kind)
-    params = network.from_verifier(sizes, jax.random.key(0), verifier.params)
+    start = jax.jit(network.from_verifier, static_argnums=0)  # once, not by op
+    params = start(sizes, jax.random.key(0), verifier.params)
     file = str(tmp_path_factory.mktemp('drafters') / f'{kind}.safetensors')
     vocab = np.random.default_rng(0).permutation(systems.VOCAB)[: sizes.vocab]
     drafter_file.save(file, sizes, params, vocab, verifier, {})
