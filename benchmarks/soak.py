@@ -73,10 +73,10 @@ class Watch:
 def main(seconds: float, workdir: str, leak: bool) -> None:
   """Collects, then trains."""
   from specdiff_jax.cli import command
+  from specdiff_jax.core import compilations
   from specdiff_jax.recipes import decoding
   from specdiff_jax.recipes import runs
   from specdiff_jax.recipes import training as build_training
-  from specdiff_jax.tools.bench import timing
 
   path = str(ROOT / 'configs' / 'tiny.py')
   config = command.load(path, steps=10**9, eval_every=EVERY, save_every=EVERY)
@@ -85,7 +85,7 @@ def main(seconds: float, workdir: str, leak: bool) -> None:
   prompts = decoding.prompts(config, config.bench.prompts, 0)
   runs.complete(config, checkpoint, prompts, folder, 'lookup')
   run = build_training.run(config, checkpoint, [folder], workdir)
-  watch = Watch(seconds, timing.compilations, leak)
+  watch = Watch(seconds, compilations.count, leak)
   result = run.train(watch)
   print(json.dumps({'steps': result.steps} | watch.figures()))
 

@@ -61,6 +61,8 @@ __all__ = tuple(_NAMES)
 
 
 def __getattr__(name: str) -> Any:
+  if name == 'testing':
+    return importlib.import_module(f'{_HERE}.testing')
   if name not in _NAMES:
     raise AttributeError(f'module {_HERE!r} has no attribute {name!r}')
   module, _, other = _NAMES[name].partition(':')

@@ -39,7 +39,7 @@ def is_single(prompts: Any) -> bool:
   )
 
 
-def named(prompts: Any, vocab_size: int) -> list[Named]:
+def named(prompts: Any, vocab_size: int) -> list[Any]:
   """Returns prompts with their ids, checked; one, or a list of them.
 
   Those of a prompt file keep their ids. The first of the others has the id of

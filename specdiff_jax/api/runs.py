@@ -186,7 +186,7 @@ def distill(
 
 def _told(
   verifier: weights.Checkpoint, systems: Sequence[str] | str, prompts: Any
-) -> tuple[list[str], list[prompts_lib.Named]]:
+) -> tuple[list[str], list[Any]]:
   """Returns the names of systems and the prompts with their ids, checked."""
   systems_lib.check_verifier(verifier)
   names = [systems] if isinstance(systems, str) else list(systems)

@@ -36,6 +36,11 @@ class Completion:
     tau: tokens per call of the verifier, the bonus token included.
     accepted: drafted tokens that were accepted per call of the verifier.
     histogram: calls that accepted 0, 1, 2, ... drafted tokens.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.Completion('Hi', [72, 105], 2.0, 1.0, [0, 1]).text
+    'Hi'
   """
 
   text: str
@@ -327,8 +332,7 @@ def told(
     more['drafters'] = found
     if 'gamma' not in given and found:
       longest = (drafters.longest(path) for path in found.values())
-      gamma = recipe_lib.FIELDS['gamma'].default
-      given['gamma'] = min([gamma, *filter(None, longest)])
+      given['gamma'] = min(options_lib.Gamma.gamma, *filter(None, longest))
   rounded = isinstance(verifier.params['embed'], int8_lib.Int8)
   more |= {
     'dtype': systems.dtype(verifier),

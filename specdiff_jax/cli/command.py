@@ -171,7 +171,10 @@ def load(spec: str, **values: Any) -> recipe_lib.Recipe:
   Raises InputError where there is no such file, it does not run, or it has a
   field that does not exist.
 
-  Example: load('configs/quickstart.py:smoke', gamma=2)
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.load_recipe('configs/tiny.py', gamma=2).training.gamma
+    2
   """
   return _typed(_loaded(spec), spec).change(**values)
 

@@ -6,4 +6,9 @@ class InputError(ValueError):
 
   `__main__` prints the message without a traceback and exits with code 2;
   anything else that escapes is a bug of ours and keeps its traceback.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> issubclass(sd.InputError, ValueError)
+    True
   """

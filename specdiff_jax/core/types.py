@@ -37,7 +37,16 @@ PROPOSALS = {
 
 @flax.struct.dataclass
 class DraftTree:
-  """A tree of drafted tokens; slot 0 is the last committed token."""
+  """A tree of drafted tokens; slot 0 is the last committed token.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> import jax.numpy as jnp
+    >>> index = jnp.arange(3)[None]  # a chain
+    >>> tree = sd.DraftTree(index + 7, jnp.maximum(index - 1, 0), index, index >= 0)
+    >>> tree.token.tolist(), tree.parent.tolist()
+    ([[7, 8, 9]], [[0, 0, 1]])
+  """
 
   token: jax.Array  # [B, M] int32
   parent: jax.Array  # [B, M] int32; parent[i] < i, and parent[0] = 0
@@ -48,7 +57,13 @@ class DraftTree:
 
 @flax.struct.dataclass
 class Verdict:
-  """What an acceptance rule says of a tree."""
+  """What an acceptance rule says of a tree.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.Verdict(path=[[0, 1]], count=[1], bonus=[5]).count
+    [1]
+  """
 
   path: jax.Array  # [B, D+1] slots by depth, from slot 0; 0 past `count`
   count: jax.Array  # [B] accepted draft tokens, 0 to D
@@ -60,6 +75,11 @@ class Sampling:
   """The distribution of tokens, per row; dynamic, so never retraced.
 
   temperature 0 is greedy decoding; top_k 0 and top_p 1 switch those off.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.Sampling(temperature=[0.7], top_k=[0], top_p=[1.0]).temperature
+    [0.7]
   """
 
   temperature: jax.Array  # [B] float32, >= 0
@@ -69,14 +89,27 @@ class Sampling:
 
 @flax.struct.dataclass
 class Noise:
-  """Keys of the position-keyed noise: a function of (request, position)."""
+  """Keys of the position-keyed noise: a function of (request, position).
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> import jax
+    >>> sd.Noise(jax.random.split(jax.random.key(0), 2)).key.shape
+    (2,)
+  """
 
   key: jax.Array  # [B] typed keys: fold_in(seed, request id), never the row
 
 
 @flax.struct.dataclass
 class Prompt:
-  """What a verifier reads before it decodes."""
+  """What a verifier reads before it decodes.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.Prompt(tokens=[[5, 6]], length=[2]).extra
+    ()
+  """
 
   tokens: jax.Array  # [B, P] int32 from the left
   length: jax.Array  # [B] int32, at least 1
@@ -99,6 +132,11 @@ class DecodeState:
 
   Invariant: the verifier's cache holds exactly `length - 1` tokens of each
   row. Positions, masks and cache fill are derived from `length`.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> list(sd.DecodeState.__dataclass_fields__)[:3]
+    ['tokens', 'length', 'limit']
   """
 
   tokens: jax.Array  # [B, T] int32 prompt and completion
@@ -118,6 +156,12 @@ class Verifier(Protocol):
 
   Its cache is a pytree whose layout is its own business; KV caches in it are
   `models.cache.Cache`.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> system = sd.system('ar', sd.testing.tiny_verifier())
+    >>> system.session.engine.verifier.vocab_size
+    61
   """
 
   vocab_size: int  # V
@@ -175,7 +219,15 @@ class Verifier(Protocol):
 
 @flax.struct.dataclass
 class Context:
-  """What a drafter may look at."""
+  """What a drafter may look at.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> import jax.numpy as jnp
+    >>> tokens, length = jnp.array([[5, 6, 0]]), jnp.array([2])
+    >>> sd.Context(tokens, length, None, None, None).last.tolist()
+    [6]
+  """
 
   tokens: jax.Array  # [B, T] int32, committed tokens from the left
   length: jax.Array  # [B] committed tokens; the last is not in the cache yet
@@ -201,6 +253,11 @@ class Drafter(Protocol):
   """A family of drafts: a frozen dataclass, static under jit.
 
   Equal objects never retrace; arrays live in `params` and `state`.
+
+  Example:
+    >>> from specdiff_jax.drafters import lookup
+    >>> lookup.PromptLookup(gamma=4).buckets
+    (5,)
   """
 
   buckets: tuple[int, ...]  # sizes M it can be asked for, ascending
@@ -286,7 +343,13 @@ class AdaptiveDrafter(Drafter, Protocol):
 
 
 class AcceptanceRule(Protocol):
-  """Walks a verified tree: a frozen dataclass, static under jit."""
+  """Walks a verified tree: a frozen dataclass, static under jit.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sorted(sd.Rejection().needs)
+    ['autoregressive', 'iid']
+  """
 
   needs: ClassVar[frozenset[str]]  # proposals it is lossless for
   reads_q: ClassVar[bool]  # it needs the tree's `log_q`

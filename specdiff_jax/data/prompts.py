@@ -41,7 +41,10 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
   id may be an integer.
   Raises InputError, with the line's number, where a line cannot be used.
 
-  Example: read('gsm8k_test.jsonl', limit=1)
+  Example:
+    >>> import specdiff_jax as sd
+    >>> [one.id for one in sd.read_prompts('configs/prompts/tiny.jsonl', limit=1)]
+    ['tiny-0']
   """
   found: dict[str, tuple[int, Prompt]] = {}
   for number, line in _lines(path):

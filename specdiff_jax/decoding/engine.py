@@ -40,6 +40,12 @@ class Engine:
     cache_step: caches begin with room for about so many new tokens and grow
       by as many (`rows.grow`); 0 makes them full-sized at once.
     mesh: over which states are split (`shardings`); None for one device.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> system = sd.system('lookup', sd.testing.tiny_verifier(), gamma=4)
+    >>> system.session.engine.cache_slots(bucket=64, length=64)
+    197
   """
 
   verifier: types.Verifier

@@ -63,6 +63,11 @@ class Chain(Tempered):
   With shared noise slot t takes argmax(log q_t + g_t), g_t the very noise that
   the verifier will use at that position, which raises acceptance at
   temperature > 0. All three are the same at temperature 0.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.Chain(mode='sample').proposal
+    'iid'
   """
 
   mode: str = 'argmax'
@@ -117,6 +122,11 @@ class Drafts(Tempered):
   their first tokens are drawn without replacement; 'merged' joins equal
   beginnings in a prefix tree of at most `budget` slots, breadth first. At
   temperature 0 all drafts of an untempered drafter are the same.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.Drafts(drafts=2, arrangement='chains').slots(gamma=4)
+    9
   """
 
   drafts: int = 8
@@ -177,6 +187,11 @@ class BestFirst:
   No other tree of as many slots has more expected accepted tokens under q. At
   temperature > 0 q is conditioned on the noise that the verifier will use:
   log q_t + g_t takes the place of log q_t, since y_t = argmax(log p_t + g_t).
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.BestFirst(budget=32).slots(gamma=4)
+    32
   """
 
   budget: int

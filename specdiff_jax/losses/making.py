@@ -25,7 +25,11 @@ def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
     options: an object of its dataclass.
     steps: of the whole run.
 
-  Example: make('dpace', options.Dpace(0.5), 1000).value(slots, step)
+  Example:
+    >>> import specdiff_jax as sd
+    >>> from specdiff_jax.losses import options
+    >>> sd.make_loss('dpace', options.Dpace(), 1000).temperature
+    1.0
   """
   loss = LOSSES[name]
   given = dataclasses.asdict(options)

@@ -52,6 +52,15 @@ def register(name: str, options: type | None = None, **more: Any):
 
   Its dataclass is the one that `options.LOSSES` has for the name, unless it is
   given.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> from specdiff_jax.losses import options, registry
+    >>> @sd.register_loss('mine', options.Plainly)
+    ... def mine(log_q, valid):
+    ...   return -(log_q * valid).mean(), {}
+    >>> registry.LOSSES.pop('mine').function is mine
+    True
   """
   options = options or options_lib.LOSSES[name]
 

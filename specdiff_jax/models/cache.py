@@ -29,7 +29,15 @@ SPLIT: tuple[rules.Rule, ...] = (
 
 @flax.struct.dataclass
 class Cache:
-  """Keys and values of the tokens that a network has read."""
+  """Keys and values of the tokens that a network has read.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> import numpy as np
+    >>> pair = np.zeros((2, 1, 8, 4)), np.zeros((2, 1, 8, 4))
+    >>> sd.Cache((pair,)).slots
+    8
+  """
 
   layers: Any  # a Pair per layer; or one Pair, stacked over layers
 

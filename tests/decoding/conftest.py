@@ -1,7 +1,8 @@
 """What the contract's tests share."""
 
-import jax
 import pytest
+
+from specdiff_jax.core import compilations as compilations_lib
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -12,11 +13,4 @@ def compile_quickly(quick_compilation):
 @pytest.fixture(scope='session')
 def compilations():
   """Returns a function that counts the programs compiled so far."""
-  seen = []
-
-  def listen(event, duration, **_):
-    if event == '/jax/core/compile/backend_compile_duration':
-      seen.append(duration)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  return lambda: len(seen)
+  return compilations_lib.count

@@ -1,10 +1,12 @@
 """The contract of every system: speculation changes nothing but the speed.
 
-The rows of the table differ in what is drafted; each must emit what plain
-decoding emits, token for token, at every temperature.
+Every system that a recipe can name is built by its own constructor, with the
+options that change what is drafted, and goes through `testing.contract`; so do
+drafters that are made to err.
 """
 
 import dataclasses
+import functools
 
 import contract_systems as systems
 import jax
@@ -13,51 +15,142 @@ import pytest
 
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding.rules import accept
+from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import registry
+from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import systems as systems_lib
+from specdiff_jax.testing import contract
+from specdiff_jax.testing import models
 
 Row = systems.Row
-TABLE = tuple(
-  map(
-    Row,
-    (
-      'ar',
-      'lookup',
-      'argmax',
-      'sample',
-      'shared_noise',
-      'scripted',
-      'tree',
-      'garbage',
-      'chains',
-      'distinct',
-      'merged',
-      'best_first',
-      'sps_argmax',
-      'sps_sample',
-      'sps_shared_noise',
-      'exit_argmax',
-      'exit_sample',
-      'exit_shared_noise',
-      'full_best_first',
-      'causal_merged',
-      'block_shared_noise',
-    ),
-  )
-) + (
-  Row('exit_shared_noise', scan_layers=True),
-  Row('argmax', scan_layers=True),
-  Row('tree', scan_layers=True),
-  Row('chains', rule=accept.SelfSelection()),
-)
 
-GREEDY = request_lib.Settings(max_new_tokens=systems.NEW)
-SAMPLED = dataclasses.replace(GREEDY, temperature=1.0, seed=3)
-SETTINGS = (
-  GREEDY,
-  SAMPLED,
-  dataclasses.replace(GREEDY, temperature=1.4, top_k=12, seed=4),
-  dataclasses.replace(GREEDY, temperature=1.2, top_p=0.8, seed=5),
-  dataclasses.replace(GREEDY, temperature=0.8, top_k=20, top_p=0.9, seed=6),
+# Options of every system that change what is drafted, or how it is accepted.
+# 'drafter' is a kind of network, started from the verifier, or 'random'.
+_SPS, _MLM = {'drafter': 'autoregressive'}, {'drafter': 'masked_lm'}
+REGISTRY = {
+  'ar': ({}, {'exact': False}),
+  'lookup': ({}, {'rule': 'greedy'}),
+  'specdiff': (
+    {'draft': 'argmax'},
+    {'draft': 'sample'},
+    {'draft': 'shared_noise'},
+    {'draft': 'sample', 'rule': 'rejection'},
+    {'denoising_steps': 2, 'context_window': 3},
+    _MLM,
+    {'drafter': 'random', 'scan_layers': True},
+  ),
+  'specdiff2': ({},),
+  'tree': (
+    {},
+    {'draft_temperature': 1.5, 'budget': 5},
+    {'rule': 'rejection'},
+    {'rule': 'without_replacement'},
+  ),
+  'best_first': ({}, _MLM),
+  'adaptive': ({'gammas': (2, 4), 'budgets': (7,)},),
+  'sps': (
+    _SPS | {'draft': 'argmax'},
+    _SPS | {'draft': 'sample', 'rule': 'block'},
+    _SPS,
+  ),
+  'early_exit': (
+    {'draft': 'argmax'},
+    {'draft': 'sample'},
+    {},
+    {'scan_layers': True},
+  ),
+}
+# Drafters that err as they are told to, and one of published weights.
+BY_HAND = (
+  Row('scripted'),
+  Row('tree'),
+  Row('tree', scan_layers=True),
+  Row('tree', rule=accept.SelfSelection()),
+  Row('garbage'),
+  Row('block_shared_noise'),
 )
+_SIZES = {
+  'gamma': 4,
+  'drafts': 2,
+  'budget': 7,
+  'network': {'layers': 1, 'trunk': 24, 'vocab': 40, 'ngram': 2},
+  'masked_lm': {'mask_id': systems.VOCAB - 1},
+}
+
+
+def _name(case) -> str:
+  if isinstance(case, Row):
+    return name(case)
+  system, options = case
+  return '-'.join(str(x) for x in (system, *options.values()))
+
+
+CASES = [
+  *((system, options) for system in REGISTRY for options in REGISTRY[system]),
+  *BY_HAND,
+]
+
+
+@pytest.fixture(scope='module')
+def drafter_of(tmp_path_factory):
+  """Returns a function from a kind to a file of a drafter of that kind."""
+
+  @functools.cache
+  def path(kind: str) -> str:
+    verifier = models.tiny_verifier()
+    recipe = decoding.told(['sps'], _sizes('sps') | {'drafter': 'random'})
+    sizes = systems_lib.build_drafters.sizes(
+      recipe.systems['specdiff'], verifier, kind
+    )
+    network = registry.network(kind)
+    start = jax.jit(network.from_verifier, static_argnums=0)  # once, not by op
+    params = start(sizes, jax.random.key(0), verifier.params)
+    file = str(tmp_path_factory.mktemp('drafters') / f'{kind}.safetensors')
+    vocab = np.random.default_rng(0).permutation(systems.VOCAB)[: sizes.vocab]
+    drafter_file.save(file, sizes, params, vocab, verifier, {})
+    return file
+
+  return path
+
+
+def _sizes(system: str) -> dict:
+  options = {
+    one.name
+    for one in dataclasses.fields(systems_lib.options_lib.SYSTEMS[system])
+  }
+  return {n: value for n, value in _SIZES.items() if n in options}
+
+
+@pytest.fixture(scope='module')
+def built(drafter_of):
+  """Returns a function from a case to its `Contract`, built once."""
+
+  @functools.lru_cache(len(CASES))
+  def build(index: int) -> contract.Contract:
+    case = CASES[index]
+    if isinstance(case, Row):
+      return contract.Contract(
+        case.drafter(),
+        case.drafter_params(SAMPLED),
+        models.tiny_verifier(case.scan_layers),
+        case.rule,
+      )
+    system, options = case
+    options = _sizes(system) | options
+    verifier = models.tiny_verifier(options.pop('scan_layers', False))
+    if 'network' in options:
+      kind = options.get('drafter', 'diffusion')
+      path = kind if kind == 'random' else drafter_of(kind)
+      options |= {'drafter': path}
+    recipe = decoding.told([system], options)
+    parts = systems_lib.parts(system, recipe.systems[system], verifier)
+    return contract.Contract(parts.drafter, parts.params, verifier, parts.rule)
+
+  return build
+
+
+GREEDY, SAMPLED = contract.GREEDY, contract.SAMPLED
+SETTINGS = contract.SETTINGS
 
 
 def name(row):
@@ -69,7 +162,85 @@ def name(row):
   )
 
 
-systems_of_the_table = pytest.mark.parametrize('row', TABLE, ids=name)
+def test_every_system_is_here():
+  assert set(REGISTRY) == set(systems_lib.SYSTEMS)
+
+
+@pytest.mark.parametrize('check', contract.CHECKS)
+@pytest.mark.parametrize('case', range(len(CASES)), ids=map(_name, CASES))
+def test_a_system_keeps_the_contract(built, case, check):
+  contract.CHECKS[check](built(case))
+
+
+def broken(**changes):
+  """Returns the scripted tree with one thing wrong."""
+
+  @dataclasses.dataclass(frozen=True)
+  class Broken(type(Row('tree').drafter())):
+    def draft(self, params, state, context, sampling, noise, slots):
+      tree, state = super().draft(
+        params, state, context, sampling, noise, slots
+      )
+      wrong = {n: change(getattr(tree, n)) for n, change in changes.items()}
+      return tree.replace(**wrong), state
+
+  return Broken(systems.BRANCHES, False, systems.VOCAB)
+
+
+def contract_of(drafter, rule=accept.SampleAndMatch()):
+  params = Row('tree').drafter_params(SAMPLED)
+  return contract.Contract(drafter, params, models.tiny_verifier(), rule)
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'token': lambda x: x + 1}, 'slot 0 .* last committed'),
+    ({'depth': lambda x: x * 2}, 'depth is not'),
+    ({'parent': lambda x: x.at[:, 1].set(3)}, 'before its child'),
+    ({'token': lambda x: x[:, :-1]}, 'token of its tree'),
+  ],
+)
+def test_a_broken_tree_is_told(changes, words):
+  with pytest.raises(AssertionError, match=words):
+    contract.check_tree(contract_of(broken(**changes)))
+
+
+def test_a_tree_that_claims_to_be_a_chain_is_told():
+  """Its accepted paths are not gathered."""
+  one = contract_of(Row('tree_without_gather').drafter())
+  with pytest.raises(AssertionError, match='`chain` is True'):
+    contract.check_tree(one)
+  with pytest.raises(AssertionError, match='differs from plain decoding'):
+    contract.check_sampled(one)
+
+
+def test_a_lossy_rule_is_told():
+  one = contract_of(Row('tree').drafter(), systems.AcceptFirst())
+  with pytest.raises(AssertionError, match='under AcceptFirst, at temper'):
+    contract.check_greedy(one)
+
+
+def test_wrong_depths_change_the_text_and_are_told():
+  """A drafter that peeks: positions, and so the noise, are others'."""
+  one = contract_of(broken(depth=lambda x: x.at[:, 1:].set(1)))
+  with pytest.raises(AssertionError, match='differs from plain decoding'):
+    contract.check_sampled(one)
+
+
+def test_a_compilation_for_each_call_is_told():
+  class Fresh(type(Row('lookup').drafter())):
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+  class Again(contract.Contract):
+    def session(self, settings, drafter=None, params=()):
+      fresh = dataclasses.replace(self, drafter=Fresh(self.drafter.gamma))
+      return contract.Contract.session(fresh, settings, drafter, params)
+
+  one = Again(Fresh(systems.GAMMA), (), models.tiny_verifier())
+  with pytest.raises(AssertionError, match='compiled .* programs'):
+    contract.check_compilations(one)
 
 
 def taus(completions):
@@ -85,14 +256,6 @@ def test_the_reference_is_worth_comparing_with():
     assert len({tuple(tokens) for tokens in output}) == len(output)
     assert np.mean([len(set(tokens)) for tokens in output]) > 5
   assert len({str(output) for output in outputs}) == len(SETTINGS)
-
-
-@systems_of_the_table
-def test_output_is_that_of_plain_decoding(row):
-  for settings in SETTINGS:
-    got = systems.tokens(systems.run(row, settings))
-    assert got == systems.plain(settings), settings
-    assert all(len(tokens) == systems.NEW for tokens in got)
 
 
 @pytest.mark.parametrize('kind', ['ar', 'shared_noise', 'tree'])
@@ -160,25 +323,6 @@ def test_shared_noise_is_accepted_more_often():
   shared = systems.run(Row('shared_noise'), SAMPLED)
   own = systems.run(Row('sample'), SAMPLED)
   assert taus(shared) > taus(own) + 0.1
-
-
-@systems_of_the_table
-def test_nothing_recompiles(row, compilations):
-  systems.run(row, SETTINGS[-1], systems.REQUESTS[:4])
-  systems.plain(SAMPLED)
-  others = [request_lib.Request(n, [n] * (1 + 3 * n)) for n in range(5)]
-  calls = (
-    (GREEDY, others),
-    (SAMPLED, others[::-1]),
-    (dataclasses.replace(SAMPLED, max_new_tokens=3, seed=9), others[:3]),
-    (dataclasses.replace(GREEDY, end_ids=(7,)), systems.REQUESTS),
-    (SETTINGS[2], systems.REQUESTS[:1]),
-  )
-  for settings, requests in calls:
-    session = systems.session(row, settings)
-    before = compilations()
-    session.decode(requests)
-    assert compilations() == before, settings
 
 
 def test_a_recompilation_is_noticed(compilations):

@@ -1,6 +1,6 @@
 """The systems that keep the contract, on a model of a few thousand numbers.
 
-Three drafters are made for the tests. `Scripted` knows the continuation and
+Drafters are made for the tests: `testing.Scripted` knows the continuation and
 errs where it is told to, as a chain or as a tree; `Garbage` knows nothing.
 """
 
@@ -9,7 +9,6 @@ import dataclasses
 import functools
 from typing import ClassVar
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,12 +33,15 @@ from specdiff_jax.drafters.diffusion import drafter as diffusion
 from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.drafters.masked_lm import drafter as masked_lm
 from specdiff_jax.drafters.masked_lm import model as masked_lm_model
-from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
+from specdiff_jax.testing import contract
+from specdiff_jax.testing import models
+from specdiff_jax.testing import scripted
 from specdiff_jax.verifiers import causal
 
-VOCAB, GAMMA, BUCKET, NEW = 61, 6, 16, 24
+VOCAB, BUCKET, NEW = models.VOCAB, contract.BUCKET, contract.NEW
+GAMMA = 6
 
 # All trees have as many slots, so that all verify in the same shapes. This one
 # has three branches of 1, 3 and 2 slots, interleaved, so that an accepted path
@@ -48,102 +50,14 @@ BRANCHES = (0, 0, 0, 0, 2, 3, 4)
 CHAIN = tuple(max(i - 1, 0) for i in range(GAMMA + 1))
 
 
-def config(scan_layers: bool = False) -> config_lib.TransformerConfig:
-  return config_lib.TransformerConfig(
-    vocab_size=VOCAB,
-    width=24,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=6,
-    mlp_width=40,
-    tied_head=False,  # a tied one says the same token again and again
-    scan_layers=scan_layers,
-  )
+config = models.tiny_config
+random = models.random_params
 
 
-def random(shapes, seed: int, scale: float):
-  """Returns params: norms near 1, other weights of this scale."""
-  rng = np.random.default_rng(seed)
-
-  def one(path, leaf):
-    value = rng.standard_normal(leaf.shape).astype(np.float32)
-    return 1 + 0.1 * value if 'norm' in str(path[-1]) else scale * value
-
-  return jax.tree_util.tree_map_with_path(one, shapes)
-
-
-@functools.cache
 def verifier(scan_layers: bool = False):
   """Returns (network, params); the params are of the same numbers."""
-  c, one = config(), np.ones((1, 1), np.int32)
-  shapes = jax.eval_shape(
-    lambda: transformer.Transformer(c).init(
-      jax.random.key(0), one, one, one[None] > 0
-    )
-  )['params']
-  # Large weights, so that the text depends on more than its last token.
-  params = random(shapes, 1, 0.16)
-  if scan_layers:
-    layers = [params.pop(f'layer_{i}') for i in range(c.layers)]
-    params['layers'] = jax.tree.map(lambda *x: np.stack(x), *layers)
-  return transformer.Transformer(config(scan_layers)), params
-
-
-@flax.struct.dataclass
-class Script:
-  """What `Scripted` reads."""
-
-  truth: jax.Array  # [V, T] text of the prompt that begins with a token
-  error: jax.Array  # [P, M] added to the right token, by cycle and slot
-
-
-@dataclasses.dataclass(frozen=True)
-class Scripted:
-  """Drafts the known continuation plus errors, in a tree of any shape."""
-
-  parents: tuple[int, ...] = CHAIN
-  chain: bool = True
-
-  proposal: ClassVar[str] = 'unknown'
-  features: ClassVar[tuple[int, ...]] = ()
-
-  @property
-  def depths(self) -> list[int]:
-    depths = [0]
-    for parent in self.parents[1:]:
-      depths.append(depths[parent] + 1)
-    return depths
-
-  @property
-  def buckets(self) -> tuple[int, ...]:
-    return (len(self.parents),)
-
-  @property
-  def max_depth(self) -> int:
-    return max(self.depths)
-
-  def init(self, params, context, features):
-    return jnp.zeros_like(context.length)
-
-  def draft(self, params, state, context, sampling, noise, slots):
-    length = context.length[:, None]
-    depth = jnp.array(self.depths)[None]
-    place = jnp.minimum(length - 1 + depth, params.truth.shape[1] - 1)
-    truth = params.truth[context.tokens[:, 0]]
-    token = jnp.take_along_axis(truth, place, axis=1)
-    token = (token + params.error[state % len(params.error)]) % VOCAB
-    shape = token.shape
-    tree = types.DraftTree(
-      token=token.at[:, 0].set(context.last),
-      parent=jnp.broadcast_to(jnp.array(self.parents), shape),
-      depth=jnp.broadcast_to(depth, shape),
-      valid=jnp.ones(shape, bool),
-    )
-    return tree, state + 1
-
-  def observe(self, params, state, context, verdict, features, slots):
-    return state
+  one = models.tiny_verifier(scan_layers)
+  return transformer.Transformer(one.config), one.params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,9 +247,9 @@ class Row:
     return {
       'ar': none.NoDraft(GAMMA + 1),
       'lookup': lookup.PromptLookup(GAMMA),
-      'scripted': Scripted(),
-      'tree': Scripted(BRANCHES, chain=False),
-      'tree_without_gather': Scripted(BRANCHES, chain=True),
+      'scripted': scripted.Scripted(CHAIN, True, VOCAB),
+      'tree': scripted.Scripted(BRANCHES, False, VOCAB),
+      'tree_without_gather': scripted.Scripted(BRANCHES, True, VOCAB),
       'garbage': Garbage(),
     }[self.kind]
 
@@ -352,21 +266,13 @@ class Row:
       return block_params()[1]
     if family == 'sps':
       return causal_params(self.scan_layers)[1]
-    if not isinstance(self.drafter(), Scripted):
+    if not isinstance(self.drafter(), scripted.Scripted):
       return ()
-    return Script(script(settings), script_error() if error is None else error)
+    error = script_error() if error is None else error
+    return scripted.Script(script(settings), error)
 
 
-REQUESTS = tuple(
-  request_lib.Request(
-    number,
-    [number]
-    + np.random.default_rng(number)
-    .integers(0, VOCAB, size=2 * number)
-    .tolist(),
-  )
-  for number in range(6)
-)
+REQUESTS = contract.requests(VOCAB)
 
 
 def engine_of(

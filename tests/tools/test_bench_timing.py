@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import compilations
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.tools.bench import timing
 
@@ -47,16 +48,16 @@ def test_rounds_with_other_tokens_are_noticed():
 
 
 def test_compilations_are_counted():
-  timing.compilations()
+  compilations.count()
   function = jax.jit(lambda x: x * 3 + 1)
   x, longer = np.ones(3, np.float32), np.ones(4, np.float32)
-  before = timing.compilations()
+  before = compilations.count()
   jax.block_until_ready(function(x))
-  assert timing.compilations() == before + 1
+  assert compilations.count() == before + 1
   jax.block_until_ready(function(x + 1))
-  assert timing.compilations() == before + 1
+  assert compilations.count() == before + 1
   jax.block_until_ready(function(longer))
-  assert timing.compilations() == before + 2
+  assert compilations.count() == before + 2
 
 
 def test_a_compilation_is_charged_to_its_system():

@@ -45,6 +45,11 @@ class SampleAndMatch:
   Lossless for any tree, drafter and selection, since the emitted token is the
   verifier's own draw; temperature 0 is the case y = argmax. The noise is keyed
   by position, so the output equals seeded plain sampling token for token.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.SampleAndMatch().needs >= sd.Rejection().needs
+    True
   """
 
   needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
@@ -80,6 +85,13 @@ class SelfSelection:
 
   At the same cost `SampleAndMatch` on the whole tree never accepts less: it
   follows whichever path matches.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.SelfSelection(sd.Rejection())  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    specdiff_jax.core.errors.InputError: Rejection reads q, but ...
   """
 
   rule: types.AcceptanceRule = SampleAndMatch()

@@ -22,6 +22,11 @@ class BlockVerification:
     h_i = A_i / (A_i + 1 - w_i), and h_G = w_G,
   it accepts up to the largest i with U_i < h_i, and draws the next token from
   max(w_i p - q_{i+1}, 0), or from p if all of the chain was accepted.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.BlockVerification().one_chain
+    True
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'iid', 'autoregressive'})

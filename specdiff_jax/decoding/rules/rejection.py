@@ -60,6 +60,11 @@ class GreedyAcceptance(_Rule):
 
   Rejection with q a point mass at x, hence lossless whatever drew x, a
   selection included. In distribution it equals `SampleAndMatch`.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.GreedyAcceptance().reads_q
+    False
   """
 
   needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
@@ -77,6 +82,11 @@ class Rejection(_Rule):
   On one chain the rule of 2211.17192 and 2302.01318; on K independent chains
   recursive rejection with replacement (SpecInfer, 2305.09781), in which equal
   candidates are tried as often as they were drawn.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.Rejection().reads_q
+    True
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'iid', 'autoregressive'})
@@ -94,6 +104,11 @@ class RejectionWithoutReplacement(_Rule):
   After each candidate its token is zeroed in q and q is renormalised: what the
   next sibling was drawn from. So of siblings that were drawn only the last ones
   may be invalid.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.RejectionWithoutReplacement().needs
+    frozenset({'distinct'})
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'distinct'})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import compilations
 from specdiff_jax.core import reporting
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import request as request_lib
@@ -51,7 +52,7 @@ def run(
   plan = plan_lib.planned(config, checkpoint, names, rounds)
   requests = decoding.requests(config, checkpoint, prompts)
   turns = decoding.turns(config, requests)
-  timing.compilations()  # starts counting
+  compilations.count()  # starts counting
 
   systems: dict[str, Any] = plan.systems()
   if rival:

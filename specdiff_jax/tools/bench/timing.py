@@ -4,22 +4,15 @@ Ratios of speeds are taken inside one process, round by round, because the
 machines are shared and noisy; absolute speeds are reported, never gated.
 """
 
-import collections
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import threading
 import time
 from typing import Any
 
-import jax
-
+from specdiff_jax.core import compilations
 from specdiff_jax.decoding import request as request_lib
-
-_COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
-_compilations = collections.Counter()
-_listening = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,26 +49,6 @@ class Measurement:
 System = Callable[..., Sequence[request_lib.Completion]]
 
 
-def compilations() -> int:
-  """Returns how many programs this process has compiled since the first call.
-
-  before = compilations()
-  decode(prompts)
-  assert compilations() == before
-  """
-  with _listening:
-    if 'count' not in _compilations:
-      _compilations['count'] = 0
-      jax.monitoring.register_event_duration_secs_listener(_on_event)
-  return _compilations['count']
-
-
-def _on_event(event: str, duration: float, **_) -> None:
-  del duration
-  if event == _COMPILE_EVENT:
-    _compilations['count'] += 1
-
-
 def interleave(
   systems: Mapping[str, System],
   batches: Sequence[Any],
@@ -99,9 +72,9 @@ def interleave(
       shift = (number + index) % len(names)
       for name in names[shift:] + names[:shift]:
         progress(done, total, name)
-        before = compilations()
+        before = compilations.count()
         runs[name][number].append(_timed(systems[name], batch))
-        recompiles[name] += compilations() - before
+        recompiles[name] += compilations.count() - before
         done += 1
   progress(done, total, '')
   return {name: _measurement(runs[name], recompiles[name]) for name in names}

@@ -1,0 +1,242 @@
+"""The public face: light to import, documented, and clear about bad input."""
+
+import doctest
+import json
+import subprocess
+import sys
+
+import pytest
+
+import specdiff_jax as sd
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+PROMPT = 'one two one two'
+
+
+@pytest.fixture(scope='module')
+def verifier():
+  return sd.load_verifier('random:tiny', dtype='float32')
+
+
+@pytest.fixture(scope='module')
+def lookup(verifier):
+  return sd.system('lookup', verifier, gamma=4, max_new_tokens=8)
+
+
+def test_the_import_is_light():
+  """Nothing of jax, and no room, before it is used."""
+  code = (
+    'import sys, specdiff_jax as sd; assert "load_verifier" in dir(sd);'
+    'print([m for m in sys.modules if m.startswith(("jax", "specdiff_jax."))])'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == '[]'
+
+
+def test_a_name_that_is_not_there():
+  with pytest.raises(AttributeError, match='no attribute'):
+    sd.speculate  # noqa: B018
+
+
+@pytest.mark.parametrize('name', sd.__all__)
+def test_names_are_documented_with_an_example(name):
+  """`test_doctests` runs them."""
+  found = getattr(sd, name)
+  tests = doctest.DocTestFinder().find(found, name, globs={})
+  assert any(test.examples for test in tests), f'{name} has no example'
+
+
+def test_a_text_a_list_and_tokens_are_one(lookup, verifier):
+  out = lookup.generate(PROMPT)
+  assert isinstance(out.text, str) and len(out.tokens) == 8
+  assert lookup.generate([PROMPT]) == [out]
+  assert lookup.generate(verifier.tokenizer.encode(PROMPT)) == out
+  both = lookup.generate([PROMPT, 'another'])
+  assert both[0] == out and len(both) == 2
+  assert sum(out.histogram) and out.tau >= 1
+  pieces = list(lookup.stream(PROMPT))
+  assert ''.join(pieces) == out.text
+
+
+def test_output_is_plain_decodings_and_seeded(lookup, verifier):
+  plain = sd.system('ar', verifier, gamma=4, max_new_tokens=8)
+  for changes in ({}, {'temperature': 1.0, 'seed': 3}, {'top_k': 3}):
+    want = plain.generate(PROMPT, **changes)
+    assert lookup.generate(PROMPT, **changes).tokens == want.tokens
+  hot = [lookup.generate(PROMPT, temperature=1.0, seed=s) for s in (0, 0, 1)]
+  assert hot[0] == hot[1] != hot[2]
+
+
+def test_the_text_is_that_of_the_command(lookup, specdiff, tiny):
+  """The same prompt, id and seed."""
+  flags = ['--config.max_new_tokens=8', '--config.system=lookup']
+  flags += ['--config.temperature=1.0', '--config.seed=5', '--config.batch=1']
+  run = specdiff('decode', tiny, *flags, '--prompt', PROMPT)
+  out = lookup.generate(PROMPT, temperature=1.0, seed=5)
+  assert run.code == 0 and run.out == out.text + '\n'
+
+
+def test_a_call_of_the_same_sizes_compiles_nothing(lookup):
+  from specdiff_jax.core import compilations
+
+  lookup.generate(PROMPT)
+  before = compilations.count()
+  lookup.generate('two one', max_new_tokens=3, temperature=0.7, seed=9)
+  lookup.generate(PROMPT, top_k=4, top_p=0.9, stop='x')
+  list(lookup.stream(PROMPT, seed=2))
+  assert compilations.count() == before
+  lookup.generate(PROMPT, max_new_tokens=9)  # buffers grow, in steps
+  grown = compilations.count()
+  assert grown > before
+  lookup.generate(PROMPT, max_new_tokens=16)
+  assert compilations.count() == grown
+
+
+def test_a_stop_string_cuts(lookup):
+  whole = lookup.generate(PROMPT).text
+  stop = whole[2]
+  got = lookup.generate(PROMPT, stop=stop)
+  assert got.text == whole[: whole.index(stop)]
+  assert ''.join(lookup.stream(PROMPT, stop=[stop])) == got.text
+
+
+def test_messages_are_chat(lookup, verifier):
+  import copy
+  import dataclasses
+
+  template = (
+    '{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}assistant:'
+  )
+  tokenizer = copy.copy(verifier.tokenizer)
+  tokenizer.chat_template = template
+  chatty = dataclasses.replace(verifier, tokenizer=tokenizer)
+  system = sd.system('lookup', chatty, gamma=4, max_new_tokens=8)
+  messages = [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': 'Hi'},
+    {'role': 'assistant', 'content': 'Hello'},
+    {'role': 'user', 'content': 'Why?'},
+  ]
+  told = 'system:Be brief.;user:Hi;assistant:Hello;user:Why?;assistant:'
+  assert system.generate(messages) == lookup.generate(told)
+  assert system.generate([messages, messages])[0] == lookup.generate(told)
+  assert system.generate('Hi') == lookup.generate('user:Hi;assistant:')
+  assert system.generate('Hi', chat=False) == lookup.generate('Hi')
+
+
+def test_the_shipped_drafter_is_found_by_fingerprint(verifier, monkeypatch):
+  """Here the zoo's card is said to be of this verifier; its sizes are not."""
+  import dataclasses
+
+  from specdiff_jax.recipes import drafters
+
+  smollm2 = dataclasses.replace(verifier, fingerprint='62b6d394a1bc4f3f')
+  found = {n: drafters.of_zoo(n, smollm2) for n in ('specdiff', 'tree', 'sps')}
+  assert found['specdiff'] == found['tree'] != found['sps']
+  assert drafters.longest(found['tree']) == 7
+  assert drafters.longest(found['sps']) == 0
+  assert drafters.of_zoo('specdiff', verifier) == ''
+
+
+def test_a_drafter_of_ones_own(lookup, verifier):
+  drafter = lookup.session.engine.drafter
+  mine = sd.system('mine', verifier, drafter=drafter, max_new_tokens=8)
+  assert mine.generate(PROMPT) == lookup.generate(PROMPT)
+  rule = sd.SampleAndMatch()
+  other = sd.system(
+    'mine', verifier, drafter=drafter, rule=rule, max_new_tokens=8
+  )
+  assert other.session.engine == mine.session.engine
+
+
+def test_verify_and_bench_are_objects(verifier):
+  sizes = {'gamma': 4, 'max_new_tokens': 4, 'prompt_buckets': (16,)}
+  found = sd.verify(verifier, ['lookup'], [PROMPT, 'b'], **sizes)
+  assert found.passed and found.to_json()['prompts'] == 2
+  found = sd.bench(verifier, 'lookup', PROMPT, rounds=1, **sizes)
+  assert found.passed and json.dumps(found.to_json())
+
+
+def bad(name, match, *args, **more):
+  return pytest.param(name, match, args, more, id=f'{name}-{match[:24]}')
+
+
+@pytest.mark.parametrize(
+  'name, match, args, more',
+  [
+    bad('generate', '^prompt is an empty list', []),
+    bad('generate', '^prompt is empty', ' '),
+    bad('generate', '^prompt is 3 of type int, but', 3),
+    bad('generate', '^prompt is 1.5 of type float', [1.5]),
+    bad('generate', '^prompt 2 is None of type NoneType', ['a', None]),
+    bad('generate', '^prompt holds the token 999, .* 0 to 319', [1, 999]),
+    bad('generate', "^a message of prompt is {'role'", [{'role': 1, 'content': ''}]),
+    bad('generate', 'no chat template; decode with chat=False', 'a', chat=True),
+    bad('generate', '^temperature=-1.0, but', 'a', temperature=-1),
+    bad('generate', "'temperature' to 'hot'.*number", 'a', temperature='hot'),
+    bad('generate', "'seed' to 0.5.*integer", 'a', seed=0.5),
+    bad('generate', '^top_p=2.0, but', 'a', top_p=2.0),
+    bad('generate', '^max_new_tokens=0, but', 'a', max_new_tokens=0),
+    bad('generate', 'more than the 1024 positions', 'a', max_new_tokens=2000),
+    bad('generate', 'Raise prompt_buckets', 'a' * 999),
+    bad('generate', "'stop' to 3", 'a', stop=3),
+    bad('stream', 'list of 2 prompts', ['a', 'b']),
+    bad('system', "no system 'tre'.*tree", 'tre'),
+    bad('system', "takes no 'gama'; it takes .*gamma", 'lookup', gama=3),
+    bad('system', '^gamma is 0', 'lookup', gamma=0),
+    bad('system', '^drafter is not given.*random:tiny.*fingerprint', 'specdiff'),
+    bad(
+      'system', 'for a vocabulary of 49152', 'specdiff', gamma=4,
+      drafter='smollm2_135m_instruct.safetensors',
+    ),
+    bad('system', 'no such file', 'specdiff', drafter='none.safetensors'),
+    bad('system', '^drafter is a int, which lacks buckets', 'mine', drafter=3),
+    bad('system', '^drafter_params is given', 'lookup', drafter_params=1),
+    bad('system', "^rule='rejection' does not go", 'lookup', rule='rejection'),
+    bad('verify', '^systems is', [], 'a'),
+    bad('verify', '^prompt is an empty list', ['lookup'], []),
+    bad('verify', "takes no 'gama'", ['lookup'], 'a', gama=3),
+    bad('verify', 'rule is', ['lookup'], 'a', rule='greedy'),
+    bad('bench', "no system 'x'", ['x'], 'a'),
+    bad('bench', '^rounds is 0', ['lookup'], 'a', rounds=0),
+  ],
+)  # fmt: skip
+def test_bad_input(lookup, verifier, name, match, args, more):
+  if name in ('generate', 'stream'):
+    call = getattr(lookup, name)
+  elif name == 'system':
+    call, args = sd.system, (args[0], verifier)
+  else:
+    call, args = getattr(sd, name), (verifier, *args)
+  with pytest.raises(sd.InputError, match=match):
+    call(*args, **more)
+
+
+@pytest.mark.parametrize(
+  'call, match',
+  [
+    (lambda: sd.load_verifier(''), '^verifier is empty'),
+    (lambda: sd.load_verifier(3), "'verifier' to 3.*text"),
+    (lambda: sd.load_verifier('random:x'), "^verifier is 'x'.*tiny"),
+    (lambda: sd.load_verifier('random:tiny', 'int4'), '^dtype is'),
+    (lambda: sd.system('lookup', 'random:tiny'), '^verifier is of type str'),
+    (lambda: sd.verify(None, ['ar'], 'a'), '^verifier is of type NoneType'),
+    (lambda: sd.distill(3), '^recipe is of type int'),
+    (lambda: sd.distill({'loss': 'x'}), '^loss is'),
+    (lambda: sd.distill({'los': 'x'}), "'los'.*loss"),
+    (lambda: sd.load_recipe('none.py'), 'does not exist'),
+    (lambda: sd.read_prompts('none.jsonl'), 'no such file'),
+  ],
+)
+def test_bad_input_of_functions(call, match):
+  assert issubclass(sd.InputError, ValueError)
+  with pytest.raises(sd.InputError, match=match):
+    call()
+
+
+def test_verify_wants_float32():
+  verifier = sd.load_verifier('random:tiny')
+  with pytest.raises(sd.InputError, match="dtype='float32', or give fast"):
+    sd.verify(verifier, ['lookup'], 'a')
