@@ -1,7 +1,10 @@
 """The family of SpS's drafters: a small causal network, token by token."""
 
+import typing
+
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import family
+from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.autoregressive import drafter
 from specdiff_jax.drafters.autoregressive import network
 from specdiff_jax.drafters.autoregressive import options as options_lib
@@ -32,7 +35,8 @@ def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
   made = drafter.Autoregressive(
     config=one.config,
     gamma=serving.gamma,
-    strategy=serving.strategy,
+    # What is not drawn token by token, its system does not ask for.
+    strategy=typing.cast(strategies.Chain, serving.strategy),
   )
   return made, family.with_head(one, checkpoint)
 
