@@ -121,7 +121,8 @@ def _named(
   ):
     if tensor.dtype is None:
       raise errors.InputError(
-        f'{source.name}: tensor {theirs!r} is stored as {tensor.kind}, which '
+        f'{source.name}: tensor {theirs!r} is stored as '
+        f'{getattr(tensor, "kind", None)}, which '
         'cannot be written; take an unquantised copy of the model.'
       )
     yield ours, usual[ours] if foreign else theirs, tensor

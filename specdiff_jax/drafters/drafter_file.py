@@ -41,6 +41,7 @@ class Config(Protocol):
 
   def shapes(self) -> Any:
     """Returns the tree of trained parameters as shapes."""
+    ...
 
 
 def save(

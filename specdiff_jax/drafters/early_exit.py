@@ -9,7 +9,6 @@ the draft reads.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -35,8 +34,8 @@ class EarlyExit:
   gamma: int
   strategy: strategies.Chain = strategies.Chain()
 
-  chain: ClassVar[bool] = True
-  features: ClassVar[tuple[int, ...]] = ()
+  chain = True
+  features = ()
 
   def __post_init__(self):
     config_lib.require_transformer(self.config, 'early_exit')

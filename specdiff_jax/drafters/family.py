@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import dataclasses
 import importlib
 from typing import Any
-from typing import Protocol
 
 import flax.struct
 import jax
@@ -19,48 +18,13 @@ import numpy as np
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
-from specdiff_jax.core import fields
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters import told as told_lib
-from specdiff_jax.models import config as config_lib
 from specdiff_jax.parallel import rules
-
-
-class Options(Protocol):
-  """Options of a new network: a frozen dataclass of `core.fields`."""
-
-  def sizes(
-    self, gamma: int, verifier: config_lib.TransformerConfig
-  ) -> drafter_file.Config:
-    """Returns the sizes of a network for this verifier.
-
-    Raises InputError, which begins with the argument's name, where the two do
-    not go together.
-    """
-    ...
-
-
-def option(default: Any, help: str, **more: Any) -> Any:
-  """Returns a field of `Options`, which decides a run; see `core.fields`."""
-  element = {'element': int} if isinstance(default, tuple) else {}
-  return fields.field(default, help, decides='run', **element, **more)
-
-
-def layers() -> Any:
-  """Returns the option of how many layers a network has."""
-  return option(2, 'layers', low=1, high=config_lib.MOST_LAYERS)
-
-
-def vocab() -> Any:
-  """Returns the option of how many tokens a network can draft."""
-  return option(
-    4096, "size of the draft vocabulary, the verifier's most frequent tokens",
-    low=1, high=1 << 24,
-  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +32,9 @@ class Network:
   """A network that is trained here and lies in a file of ours.
 
   Attributes:
-    options: class of the options of a new one.
+    sizes: (options, gamma, sizes of the verifier) -> sizes of a new one;
+      InputError, which begins with the argument's name, where they do not go
+      together.
     config: class of its sizes, with the kind that its files have.
     initial: (config, key) -> random params.
     from_verifier: (config, key, verifier's params) -> first params of a run.
@@ -77,7 +43,7 @@ class Network:
     remat: `score_of` takes `remat`, which computes layers again.
   """
 
-  options: type[Options]
+  sizes: Callable[..., drafter_file.Config]
   config: type[drafter_file.Config]
   initial: Callable[..., Any]
   from_verifier: Callable[..., Any]

@@ -1,7 +1,6 @@
 """Prompt lookup: copies what followed the last tokens earlier in the text."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,9 @@ class PromptLookup:
   gamma: int
   ngram: int = 3
 
-  proposal: ClassVar[str] = 'deterministic'
-  chain: ClassVar[bool] = True
-  features: ClassVar[tuple[int, ...]] = ()
+  proposal = 'deterministic'
+  chain = True
+  features = ()
 
   def __post_init__(self):
     if not 1 <= self.ngram <= limits.MOST_NGRAM:

@@ -1,7 +1,7 @@
 """The marginals of a window's slots, of which strategies make draft trees.
 
-A one-pass drafter gives a distribution for each slot of its window, independent of the
-other slots' tokens. A strategy decides what is verified of it (`strategies`).
+A one-pass drafter gives a distribution for each slot of its window, independent
+of the other slots' tokens. A strategy decides what is verified of it (`strategies`).
 """
 
 from typing import Protocol
@@ -14,8 +14,7 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 
 
-@flax.struct.dataclass
-class Marginals:
+class Marginals(flax.struct.PyTreeNode):
   """Distributions of a window's slots, over W tokens that can be drafted."""
 
   logits: jax.Array  # [B, G, W] float32, before temperature
@@ -28,11 +27,14 @@ class Marginals:
 class Strategy(Protocol):
   """Makes trees of marginals: a frozen dataclass, static under jit."""
 
-  proposal: str
-  chain: bool
+  @property
+  def proposal(self) -> str: ...
+  @property
+  def chain(self) -> bool: ...
 
   def slots(self, gamma: int) -> int:
     """Returns the size of a whole tree over a window of gamma slots."""
+    ...
 
   def pick(
     self,
@@ -41,6 +43,7 @@ class Strategy(Protocol):
     noise: types.Noise,
   ) -> jax.Array:
     """Returns [B, G] which of the W tokens each slot takes, taken alone."""
+    ...
 
   def __call__(
     self,
@@ -50,6 +53,7 @@ class Strategy(Protocol):
     slots: int,
   ) -> types.DraftTree:
     """Returns a tree of `slots` slots."""
+    ...
 
 
 def shared_noise(marginals: Marginals, noise: types.Noise) -> jax.Array:

@@ -1,7 +1,6 @@
 """Plain autoregressive decoding: the tree with only its root."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -19,10 +18,10 @@ class NoDraft:
 
   slots: int = 1
 
-  proposal: ClassVar[str] = 'deterministic'
-  chain: ClassVar[bool] = True
-  features: ClassVar[tuple[int, ...]] = ()
-  max_depth: ClassVar[int] = 0
+  proposal = 'deterministic'
+  chain = True
+  features = ()
+  max_depth = 0
 
   @property
   def buckets(self) -> tuple[int, ...]:

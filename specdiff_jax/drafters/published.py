@@ -134,7 +134,7 @@ def _form(file: str, raw: Raw) -> str:
   )
 
 
-def like(architecture: str, file: str, raw: Raw, **more: Any):
+def like(architecture: str, file: str, raw: Raw, **more: Any) -> Any:
   """Returns the sizes of a model that is another one without its causal mask.
 
   What is said of the mask is of no account, nor are biases that the

@@ -6,6 +6,7 @@ A line holds a name to import, so that naming all families imports none.
 from collections.abc import Mapping
 import dataclasses
 import importlib
+from typing import Any
 from typing import TYPE_CHECKING
 
 from specdiff_jax.core import errors
@@ -23,21 +24,30 @@ class Entry:
     system: the system that it alone drafts for; '' where it fills windows, as
       the drafters of specdiff and its kin do.
     parts: names of its networks, each in a file of its own.
-    trained: its networks are trained here, not published ones alone.
+    options: module with OPTIONS, dataclasses of `core.fields` by part, for new
+      networks; '' where none is trained here, all being published ones.
   """
 
   module: str
   system: str = ''
   parts: tuple[str, ...] = ('drafter',)
-  trained: bool = True
+  options: str = ''
 
 
 _HERE = 'specdiff_jax.drafters'
 FAMILIES: dict[str, Entry] = {
-  'diffusion': Entry(f'{_HERE}.diffusion.family'),
-  'autoregressive': Entry(f'{_HERE}.autoregressive.family', system='sps'),
-  'masked_lm': Entry(f'{_HERE}.masked_lm.family'),
-  'dflash': Entry(f'{_HERE}.dflash.family', trained=False),
+  'diffusion': Entry(
+    f'{_HERE}.diffusion.family', options=f'{_HERE}.diffusion.options'
+  ),
+  'autoregressive': Entry(
+    f'{_HERE}.autoregressive.family',
+    system='sps',
+    options=f'{_HERE}.autoregressive.options',
+  ),
+  'masked_lm': Entry(
+    f'{_HERE}.masked_lm.family', options=f'{_HERE}.masked_lm.options'
+  ),
+  'dflash': Entry(f'{_HERE}.dflash.family'),
 }
 
 
@@ -58,7 +68,7 @@ def kinds() -> dict[str, tuple[str, str]]:
   return {
     name if len(entry.parts) == 1 else f'{name}.{part}': (name, part)
     for name, entry in FAMILIES.items()
-    if entry.trained
+    if entry.options
     for part in entry.parts
   }
 
@@ -67,6 +77,15 @@ def network(kind: str) -> 'family_lib.Network':
   """Returns the network of a kind."""
   name, part = kinds()[kind]
   return family(name).networks[part]
+
+
+def options(kind: str) -> type[Any]:
+  """Returns the class of the options of new networks of a kind, without jax.
+
+  Example: options('diffusion')(layers=4)
+  """
+  name, part = kinds()[kind]
+  return importlib.import_module(FAMILIES[name].options).OPTIONS[part]
 
 
 def systems() -> dict[str, str]:

@@ -6,7 +6,6 @@ the N most probable prefixes.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 from jax import lax
@@ -48,10 +47,8 @@ class Tempered:
 
   def kept(
     self, log_q: jax.Array, ids: jax.Array, vocab_size: int
-  ) -> jax.Array | None:
-    """Returns log_q [B, G, W] over the verifier's tokens [B, G, V], if kept."""
-    if not self.keep_q:
-      return None
+  ) -> jax.Array:
+    """Returns log_q [B, G, W] over the verifier's tokens [B, G, V]."""
     shape = log_q.shape[:2] + (vocab_size,)
     return jnp.full(shape, -jnp.inf).at[..., ids].set(log_q)
 
@@ -72,7 +69,7 @@ class Chain(Tempered):
 
   mode: str = 'argmax'
 
-  chain: ClassVar[bool] = True
+  chain = True
 
   @property
   def proposal(self) -> str:
@@ -133,7 +130,7 @@ class Drafts(Tempered):
   arrangement: str = 'merged'
   budget: int = 0  # of a merged tree; 0 for room for all
 
-  chain: ClassVar[bool] = False
+  chain = False
 
   @property
   def proposal(self) -> str:
@@ -173,8 +170,9 @@ class Drafts(Tempered):
     token = marginals.ids[index]
     if self.arrangement == 'merged':
       return prefix_trees.merged(token, marginals.root, slots)
-    kept = self.kept(log_q, marginals.ids, marginals.vocab_size)
-    if kept is not None:
+    kept = None
+    if self.keep_q:
+      kept = self.kept(log_q, marginals.ids, marginals.vocab_size)
       whole = (kept.shape[0], self.drafts) + kept.shape[1:]
       kept = jnp.broadcast_to(kept[:, None], whole)
     return tree_lib.chains(token, valid, marginals.root, kept)
@@ -196,8 +194,8 @@ class BestFirst:
 
   budget: int
 
-  proposal: ClassVar[str] = 'deterministic'
-  chain: ClassVar[bool] = False
+  proposal = 'deterministic'
+  chain = False
 
   def slots(self, gamma: int) -> int:
     del gamma

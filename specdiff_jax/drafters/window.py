@@ -52,20 +52,21 @@ class Window:
     noise: types.Noise,
   ) -> denoising_lib.Revealed | None:
     """Returns what pass `step` is given, after the marginals before it."""
-    if not step:
+    if marginals is None:  # it is the first
       return None
     choice = self.strategy.pick(marginals, sampling, noise)
     return self.denoising.reveal(step, marginals, choice, revealed)
 
   def tree(
     self,
-    marginals: marginals_lib.Marginals,
+    marginals: marginals_lib.Marginals | None,
     revealed: denoising_lib.Revealed | None,
     sampling: types.Sampling,
     noise: types.Noise,
     slots: int,
   ) -> types.DraftTree:
     """Returns the tree of `slots` slots after the last pass."""
+    assert marginals is not None  # there is one pass at least
     final = self.denoising.settled(marginals, revealed)
     final = final.replace(logits=final.logits[:, : self.gamma])
     return self.strategy(final, sampling, noise, slots)

@@ -121,7 +121,7 @@ def empty(config: Any, batch: int, slots: int, dtype: Any) -> Cache:
 
 def write(pair: Pair, new: Pair, start: jax.Array) -> Pair:
   """Returns a layer's pair with new ones [B, Hkv, M, Dh] at start [B]."""
-  return tuple(write_rows(old, x, start) for old, x in zip(pair, new))
+  return write_rows(pair[0], new[0], start), write_rows(pair[1], new[1], start)
 
 
 def write_rows(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """The sizes of a transformer, checked when they are made."""
 
 import dataclasses
+from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
@@ -195,7 +196,7 @@ def check_bound(owner: str, name: str, value: int) -> None:
 
 
 def check_type(
-  owner: str, name: str, kind: type, value, may_be_zero: bool = False
+  owner: str, name: str, kind: Any, value: Any, may_be_zero: bool = False
 ) -> None:
   """Raises InputError unless `value` is a positive number (or 0) or a bool."""
   if kind is bool:

@@ -15,7 +15,7 @@ on how many there are. GPUs run the same form about as fast as any other.
 from collections.abc import Collection
 from typing import Any
 
-import flax
+import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -29,8 +29,7 @@ _MOST = 127
 _BASE = 256  # of the digits
 
 
-@flax.struct.dataclass
-class Int8:
+class Int8(flax.struct.PyTreeNode):
   """A weight [..., out, in], standing where params have an array."""
 
   values: jax.Array  # [..., out, in]; the first leaf: linen checks its shape

@@ -44,6 +44,11 @@ def network(config: Config) -> nn.Module:
   return _NETWORKS[type(config)][0](config)
 
 
+def apply(module: nn.Module, params: Any, *args: Any, **more: Any) -> Any:
+  """Returns what a network makes of its arguments, given its params."""
+  return module.apply({'params': params}, *args, **more)
+
+
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
   return _NETWORKS[type(config)][1](config)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.models import networks
 from specdiff_jax.models import views
 
 _AT_ONCE = 16  # positions whose logits exist at once, of each row
@@ -24,7 +25,7 @@ def top_k(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the k likeliest next tokens after each of `count` positions.
 
-  One pass over the given tokens, each law conditioned on those before it.
+  One pass over the given tokens, each distribution conditioned on those before it.
 
   Args:
     model: of `networks.network`.
@@ -35,7 +36,7 @@ def top_k(
     tokens: [B, T] int32.
     length: [B] tokens of each row.
     first: [B] the first position.
-    temperature: of the law, above 0.
+    temperature: sampling temperature, above 0.
 
   Returns:
     ids [B, C, K] int32, likeliest first, ties by id; and their
@@ -44,13 +45,14 @@ def top_k(
   size = tokens.shape[1]
   positions = jnp.broadcast_to(jnp.arange(size), tokens.shape)
   mask = views.causal_mask(length, size)
-  params = {'params': params}
-  final, _, _ = model.apply(params, tokens, positions, mask)
+  final, _, _ = networks.apply(model, params, tokens, positions, mask)
   at = jnp.minimum(first[:, None] + jnp.arange(count), size - 1)
   states = jnp.take_along_axis(final, at[..., None], axis=1)
 
   def one(states):
-    logits = model.apply(params, states, method='logits') / temperature
+    logits = (
+      networks.apply(model, params, states, method='logits') / temperature
+    )
     return jax.lax.top_k(jax.nn.log_softmax(logits), k)
 
   log_p, ids = jax.lax.map(one, jnp.swapaxes(states, 0, 1), batch_size=_AT_ONCE)

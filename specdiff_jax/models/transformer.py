@@ -168,7 +168,7 @@ def _scan(layer, config, x, cache, which, start, view, features):
     body,
     variable_axes={'params': 0},
     split_rngs={'params': True},
-    in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
+    in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]  # a prefix
     length=config.layers,
   )
   kept = jnp.zeros((len(wanted) + 1, *x.shape), x.dtype) if wanted else None

@@ -33,13 +33,16 @@ def sizes(
   options: Options, checkpoint: weights.Checkpoint, kind: str = ''
 ) -> drafter_file.Config:
   """Returns the sizes of a new network of a kind, by default the config's."""
-  network = registry.network(kind or options.network.kind).options
+  kind = kind or options.network.kind
+  new = registry.options(kind)
   # The mask of an adapted one is among those of masked_lm.
   given = {**vars(options.masked_lm), **vars(options.network)}
-  names = [field.name for field in dataclasses.fields(network)]
+  names = [field.name for field in dataclasses.fields(new)]
   with fields.rim(names, 'network.'):
-    return network(**{name: given[name] for name in names}).sizes(
-      options.gamma, checkpoint.config
+    return registry.network(kind).sizes(
+      new(**{name: given[name] for name in names}),
+      options.gamma,
+      checkpoint.config,
     )
 
 

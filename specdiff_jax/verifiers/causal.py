@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import networks
 from specdiff_jax.models import views
 from specdiff_jax.parallel import rules
 
@@ -41,8 +42,9 @@ class CausalVerifier:
   def prefill(self, params, prompt, slots, features):
     batch, size = prompt.tokens.shape
     mask = views.causal_mask(prompt.length, size)
-    hidden, cache, taken = self.network.apply(
-      {'params': params},
+    hidden, cache, taken = networks.apply(
+      self.network,
+      params,
       prompt.tokens,
       jnp.broadcast_to(jnp.arange(size), (batch, size)),
       jnp.pad(mask, ((0, 0), (0, 0), (0, slots - size))),
@@ -55,8 +57,9 @@ class CausalVerifier:
 
   def score(self, params, cache, tree, length, features):
     start = length - 1
-    hidden, cache, taken = self.network.apply(
-      {'params': params},
+    hidden, cache, taken = networks.apply(
+      self.network,
+      params,
       tree.token,
       start[:, None] + tree.depth,
       tree_lib.cache_mask(tree, length, cache.slots),
@@ -73,7 +76,7 @@ class CausalVerifier:
     return layers_lib.lookup(params['embed'], tokens)
 
   def head(self, params, states):
-    return self.network.apply({'params': params}, states, method='logits')
+    return networks.apply(self.network, params, states, method='logits')
 
   def empty(self, batch, slots):
     return cache_lib.empty(self.network.config, batch, slots, self.cache_dtype)

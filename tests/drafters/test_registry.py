@@ -18,7 +18,10 @@ from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import tables
 
 # The one line that registers a family: see `two_networks`.
-DUAL = "'dual': Entry('two_networks', system='dual', parts=('first', 'second'))"
+DUAL = (
+  "'dual': Entry('two_networks', system='dual', parts=('first', 'second'), "
+  "options='two_networks')"
+)
 PROGRAM = f"""
 import sys
 from specdiff_jax.drafters import registry
@@ -33,7 +36,10 @@ sys.exit(max(__main__.main(argv.split('|')) for argv in sys.argv[1:]))
 def dual(monkeypatch):
   """Registers the family of two networks."""
   entry = registry.Entry(
-    'two_networks', system='dual', parts=('first', 'second')
+    'two_networks',
+    system='dual',
+    parts=('first', 'second'),
+    options='two_networks',
   )
   monkeypatch.setitem(registry.FAMILIES, 'dual', entry)
 
@@ -41,7 +47,8 @@ def dual(monkeypatch):
 def test_naming_the_families_imports_none():
   program = (
     'import sys; from specdiff_jax.drafters import registry; '
-    'registry.kinds(), registry.systems(), registry.drafters(); '
+    'registry.systems(), registry.drafters(); '
+    '[registry.options(kind) for kind in registry.kinds()]; '
     'assert not {"jax", "flax", "numpy"} & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', program], check=True)
@@ -58,8 +65,8 @@ def test_kinds_and_systems(dual):
 def test_every_family_says_what_its_line_says(dual):
   for name, entry in registry.FAMILIES.items():
     family = registry.family(name)
-    assert tuple(family.networks) == (entry.parts if entry.trained else ())
-    assert bool(family.drafter) == entry.trained
+    assert tuple(family.networks) == (entry.parts if entry.options else ())
+    assert bool(family.drafter) == bool(entry.options)
     # What is registered as a reader has what opens what it read.
     assert bool(family.readers) == bool(family.published)
     assert bool(family.readers) == bool(family.describe)
@@ -68,8 +75,9 @@ def test_every_family_says_what_its_line_says(dual):
     network = registry.network(kind)
     assert network.config.kind == kind
     assert callable(network.score)
-    abouts = fields.abouts(network.options)
-    assert set(abouts) == {f.name for f in dataclasses.fields(network.options)}
+    options = registry.options(kind)
+    abouts = fields.abouts(options)
+    assert set(abouts) == {f.name for f in dataclasses.fields(options)}
 
 
 def test_one_name_is_split_one_way():
@@ -118,7 +126,8 @@ def test_two_networks_draft_in_one_system(dual, tmp_path, root):
   flags = []
   for number, part in enumerate(('first', 'second')):
     network = registry.network(f'dual.{part}')
-    sizes = network.options(64).sizes(2, checkpoint.config)
+    options = registry.options(f'dual.{part}')(64)
+    sizes = network.sizes(options, 2, checkpoint.config)
     params = network.initial(sizes, jax.random.key(number))
     path = str(tmp_path / f'{part}.safetensors')
     drafter_file.save(path, sizes, params, np.arange(64), checkpoint, {})

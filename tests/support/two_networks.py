@@ -46,16 +46,19 @@ class Options:
   """Options of a new network, of either part."""
 
   vocab: int = fields.field(64, 'size of the draft vocabulary', low=1)
-  sizes_of: ClassVar[type[First]] = First
 
-  def sizes(self, gamma, verifier):
+
+OPTIONS = {'first': Options, 'second': Options}
+
+
+def sizes(config):
+  """Returns the sizes of new networks of one part."""
+
+  def make(options, gamma, verifier):
     del gamma
-    return self.sizes_of(min(self.vocab, verifier.vocab_size), verifier)
+    return config(min(options.vocab, verifier.vocab_size), verifier)
 
-
-@dataclasses.dataclass(frozen=True)
-class SecondOptions(Options):
-  sizes_of: ClassVar[type[First]] = Second
+  return make
 
 
 def initial(config, key):
@@ -114,10 +117,10 @@ def _drafter(parts, checkpoint, serving):
 
 FAMILY = family.Family(
   networks={
-    'first': family.Network(Options, First, initial, from_verifier, __name__),
-    'second': family.Network(
-      SecondOptions, Second, initial, from_verifier, __name__
-    ),
+    part: family.Network(
+      sizes(config), config, initial, from_verifier, __name__
+    )
+    for part, config in (('first', First), ('second', Second))
   },
   drafter=_drafter,
 )

@@ -15,7 +15,6 @@ missing: the next draft begins with it.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import ClassVar
 from typing import NamedTuple
 
 import jax
@@ -48,8 +47,8 @@ class Autoregressive:
   gamma: int
   strategy: strategies.Chain = strategies.Chain()
 
-  chain: ClassVar[bool] = True
-  features: ClassVar[tuple[int, ...]] = ()
+  chain = True
+  features = ()
 
   @property
   def proposal(self) -> str:

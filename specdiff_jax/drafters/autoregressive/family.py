@@ -1,42 +1,33 @@
 """The family of SpS's drafters: a small causal network, token by token."""
 
-import dataclasses
+import typing
 
 from specdiff_jax.core import errors
-from specdiff_jax.core import fields
 from specdiff_jax.drafters import family
+from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.autoregressive import drafter
 from specdiff_jax.drafters.autoregressive import network
+from specdiff_jax.drafters.autoregressive import options as options_lib
 from specdiff_jax.models import config as config_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Options of a new network."""
-
-  layers: int = family.layers()
-  start: tuple[int, ...] = family.option(
-    (), 'verifier layers that its own start as; (): the first `layers` ones'
-  )
-  vocab: int = family.vocab()
-
-  def __post_init__(self):
-    fields.check(self)
-
-  def sizes(
-    self, gamma: int, verifier: config_lib.TransformerConfig
-  ) -> network.CausalConfig:
-    """Returns the sizes of a network for this verifier; see `family.Options`."""
-    del gamma  # it drafts as long as it is asked to
-    start = tuple(self.start) or tuple(range(self.layers))
-    if not all(0 <= layer < verifier.layers for layer in start):
-      raise errors.InputError(
-        f'start is {start}, but the layers of the verifier are 0 to '
-        f'{verifier.layers - 1}; correct it, or layers where it is empty.'
-      )
-    return network.CausalConfig(
-      start=start, vocab=min(self.vocab, verifier.vocab_size), verifier=verifier
+def _sizes(
+  options: options_lib.Options,
+  gamma: int,
+  verifier: config_lib.TransformerConfig,
+) -> network.CausalConfig:
+  del gamma  # it drafts as long as it is asked to
+  start = tuple(options.start) or tuple(range(options.layers))
+  if not all(0 <= layer < verifier.layers for layer in start):
+    raise errors.InputError(
+      f'start is {start}, but the layers of the verifier are 0 to '
+      f'{verifier.layers - 1}; correct it, or layers where it is empty.'
     )
+  return network.CausalConfig(
+    start=start,
+    vocab=min(options.vocab, verifier.vocab_size),
+    verifier=verifier,
+  )
 
 
 def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
@@ -44,7 +35,8 @@ def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
   made = drafter.Autoregressive(
     config=one.config,
     gamma=serving.gamma,
-    strategy=serving.strategy,
+    # What is not drawn token by token, its system does not ask for.
+    strategy=typing.cast(strategies.Chain, serving.strategy),
   )
   return made, family.with_head(one, checkpoint)
 
@@ -52,7 +44,7 @@ def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
 FAMILY = family.Family(
   networks={
     'drafter': family.Network(
-      options=Options,
+      sizes=_sizes,
       config=network.CausalConfig,
       initial=network.initial,
       from_verifier=network.initial_from_verifier,

@@ -38,7 +38,7 @@ class CausalConfig:
 
   kind: ClassVar[str] = 'autoregressive'
   may_be_zero: ClassVar[tuple[str, ...]] = ()
-  features: ClassVar[tuple[int, ...]] = ()  # it reads none
+  features = ()  # it reads none
 
   def __post_init__(self):
     config_lib.require_transformer(self.verifier, 'An autoregressive drafter')

@@ -10,8 +10,8 @@ from specdiff_jax.models import views
 def score_of(config: causal_network.CausalConfig) -> scores.Score:
   """Returns the score of windows that are drafted token by token.
 
-  Each law is conditioned on the trajectory's own tokens before it, whose law
-  is the same in every window: one pass over the trajectory scores them all.
+  Each distribution is conditioned on the trajectory's own tokens before it,
+  and so is the same in every window: one pass over the trajectory scores all.
   While a window's tokens match, a drafter that runs freely has the same ones
   before it, so that what serving would accept is exact.
   """

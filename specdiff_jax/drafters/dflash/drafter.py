@@ -14,6 +14,7 @@ from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import window
 from specdiff_jax.drafters.dflash import network as dflash
 from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.models import networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +59,13 @@ class Block(window.Window):
     """Runs one pass, given what is decided of the block."""
     anchor, vocab_size = context.length - 1, context.verifier.vocab_size
     masks = jnp.full((anchor.size, self.config.gamma), self.config.mask_id)
-    filled = masks if revealed is None else jnp.where(*revealed, masks)
+    filled = masks
+    if revealed is not None:
+      filled = jnp.where(revealed.decided, revealed.index, masks)
     # The embedding as it is stored: DFlash knows no scale of it.
-    x = dflash.DFlash(self.config).apply(
-      {'params': params},
+    x = networks.apply(
+      dflash.DFlash(self.config),
+      params,
       context.embed(jnp.concatenate([context.last[:, None], filled], axis=1)),
       anchor[:, None] + jnp.arange(self.config.block),
       cache.layers,
@@ -85,7 +89,8 @@ class Block(window.Window):
   def _keep(self, params, cache, features, start):
     """Returns the cache with the pairs of features [B, M, F, E] from start."""
     positions = start[:, None] + jnp.arange(features.shape[1])
-    new = dflash.DFlash(self.config).apply(
-      {'params': params}, features, positions, method='context'
+    network = dflash.DFlash(self.config)
+    return cache.written(
+      networks.apply(network, params, features, positions, method='context'),
+      start,
     )
-    return cache.written(new, start)

@@ -91,8 +91,11 @@ def read(file: str, raw: Raw) -> published.Published:
         'supported. Take another drafter.'
       )
   layers = raw.get('target_layer_ids')
-  good = isinstance(layers, list) and 0 < len(layers) <= config_lib.MOST_LAYERS
-  if not good or not all(type(x) is int and x >= 0 for x in layers):
+  if (
+    not isinstance(layers, list)
+    or not 0 < len(layers) <= config_lib.MOST_LAYERS
+    or not all(type(x) is int and x >= 0 for x in layers)
+  ):
     raise errors.InputError(
       f'{file}: dflash_config.target_layer_ids is {printing.short(layers)}, '
       "where a list of numbers of the verifier's layers is expected; "

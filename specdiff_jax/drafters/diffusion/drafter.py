@@ -14,6 +14,7 @@ from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.drafters.diffusion import windows as drafter_windows
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import networks
 
 
 @flax.struct.dataclass
@@ -61,9 +62,10 @@ class MaskedDiffusion(window.Window):
     return DiffusionState(cache.written(new, jnp.zeros(batch, jnp.int32)), last)
 
   def _context(self, params, features, positions):
-    return drafter_network.DrafterNetwork(self.config).apply(
-      {'params': params.network}, features, positions, method='context'
-    )
+    return networks.apply(
+        drafter_network.DrafterNetwork(self.config), params.network, features,
+        positions, method='context',
+    )  # fmt: skip
 
   def draft(self, params, state, context, sampling, noise, slots):
     seen = self._seen(state.context, context.length)

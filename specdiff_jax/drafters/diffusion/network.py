@@ -164,7 +164,7 @@ class DrafterNetwork(nn.Module):
     )
 
 
-def initial(config: DrafterConfig, key: jax.Array):
+def initial(config: DrafterConfig, key: jax.Array) -> Any:
   """Returns random parameters, float32."""
   c = config.verifier
   batch, windows, size = 1, 1, 1
@@ -187,7 +187,9 @@ def initial(config: DrafterConfig, key: jax.Array):
   return nn.init(touch, network)(key)['params']
 
 
-def initial_from_verifier(config: DrafterConfig, key: jax.Array, verifier):
+def initial_from_verifier(
+  config: DrafterConfig, key: jax.Array, verifier
+) -> Any:
   """Returns parameters whose layers are the verifier's last ones.
 
   The fused features start as the state that those layers read in the

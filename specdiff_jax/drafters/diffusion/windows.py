@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import networks
 
 
 def hints(
@@ -86,8 +87,9 @@ def fill(
   index = index if first is None else first[:, None] + index
   mask = index[:, None] < anchors[..., None]
   positions = anchors[..., None] + 1 + jnp.arange(config.gamma)
-  return drafter_network.DrafterNetwork(config, remat=remat).apply(
-    {'params': params},
+  return networks.apply(
+    drafter_network.DrafterNetwork(config, remat=remat),
+    params,
     last,
     embed(anchor_token),
     embed(copied),
@@ -121,9 +123,10 @@ def window_states(
     remat: see `drafter_network.DrafterNetwork`.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  context = drafter_network.DrafterNetwork(config).apply(
-    {'params': params}, features, positions, method='context'
-  )
+  context = networks.apply(
+      drafter_network.DrafterNetwork(config), params, features, positions,
+      method='context',
+  )  # fmt: skip
   last = jax.vmap(lambda f, a: f[a])(features, jnp.maximum(anchors - 1, 0))
   return fill(
       config, params, functools.partial(layers_lib.lookup, embed), tokens,

@@ -150,9 +150,8 @@ class MaskedLMDrafter(window.Window):
 
   def _marginals(self, params, context, x):
     """Returns the marginals that final states [B, G, E] give."""
-    logits = networks.network(self.model.network).apply(
-      {'params': params.network}, x, method='logits'
-    )
+    network = networks.network(self.model.network)
+    logits = networks.apply(network, params.network, x, method='logits')
     return marginals_lib.Marginals(
       logits=logits[..., params.own],
       ids=params.ids,
@@ -189,8 +188,9 @@ class MaskedLMDrafter(window.Window):
 
   def _read(self, params, tokens, index, mask, cache, start):
     """Runs the network: final states [B, M, E] and the cache."""
-    return networks.network(self.model.network).apply(
-      {'params': params.network}, tokens, index, mask, cache, start
+    network = networks.network(self.model.network)
+    return networks.apply(
+      network, params.network, tokens, index, mask, cache, start
     )[:2]
 
   def _catch_up(self, params, state, context):

@@ -4,36 +4,24 @@ An adapted one is all of the verifier, trained on (`network`); published ones
 have networks, embeddings and vocabularies of their own (`formats`).
 """
 
-import dataclasses
-
 import numpy as np
 
-from specdiff_jax.core import fields
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters.masked_lm import drafter
 from specdiff_jax.drafters.masked_lm import formats
 from specdiff_jax.drafters.masked_lm import network
+from specdiff_jax.drafters.masked_lm import options as options_lib
 from specdiff_jax.drafters.masked_lm import published
 from specdiff_jax.models import config as config_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Options of a verifier that is adapted."""
-
-  mask_id: int = family.option(
-    -1, 'token that stands for what is masked', low=0
-  )
-
-  def __post_init__(self):
-    fields.check(self)
-
-  def sizes(
-    self, gamma: int, verifier: config_lib.TransformerConfig
-  ) -> network.AdaptedConfig:
-    """Returns the sizes of a network for this verifier; see `family.Options`."""
-    del gamma  # it drafts as long as it is asked to
-    return network.AdaptedConfig(self.mask_id, verifier)
+def _sizes(
+  options: options_lib.Options,
+  gamma: int,
+  verifier: config_lib.TransformerConfig,
+) -> network.AdaptedConfig:
+  del gamma  # it drafts as long as it is asked to
+  return network.AdaptedConfig(options.mask_id, verifier)
 
 
 def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
@@ -58,7 +46,7 @@ def _describe(found):
 FAMILY = family.Family(
   networks={
     'drafter': family.Network(
-      options=Options,
+      sizes=_sizes,
       config=network.AdaptedConfig,
       initial=network.initial,
       from_verifier=network.initial_from_verifier,

@@ -32,7 +32,7 @@ class AdaptedConfig:
 
   kind: ClassVar[str] = 'masked_lm'
   may_be_zero: ClassVar[tuple[str, ...]] = ('mask_id',)
-  features: ClassVar[tuple[int, ...]] = ()  # it reads none
+  features = ()  # it reads none
 
   def __post_init__(self):
     _ = self.model  # raises InputError on an impossible mask token

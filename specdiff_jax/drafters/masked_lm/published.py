@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -97,7 +98,14 @@ def of_shape(
   return _with_ids(given, published, params, mapped, checkpoint, serving)
 
 
-def _with_ids(folder, published, params, mapped, checkpoint, serving):
+def _with_ids(
+  folder,
+  published: published_lib.Published,
+  params,
+  mapped,
+  checkpoint,
+  serving: family.Serving,
+) -> family.Made:
   """Returns drafter and params, once mask token and ids are known."""
   told = serving.told
   model = model_lib.MaskedLM(
