@@ -20,7 +20,7 @@ _define = flag.definer(
     ),
     'program': flag.Flag(
       'a step of `distill`, with the verifier running in it where the drafter '
-      'reads its features; or the loop of `decode` over config.batch rows',
+      'reads its features; or the loop of `decode` over config.batch requests',
       'train',
       'enum',
       choices=('train', 'decode'),
@@ -38,7 +38,7 @@ COMMAND = command.Command(
     topology has.
 
     Says what each chip has to hold at its peak and of what that is made, the
-    FLOPs of one step or one cycle (a token for each row and slot), and the
+    FLOPs of one step or one cycle (a token for each request and slot), and the
     collectives, those within loops as often as these turn. It tells no times.
 
     It needs the compiler: pip install 'specdiff_jax[tpu]'. The last line of

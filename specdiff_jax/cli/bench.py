@@ -42,8 +42,8 @@ COMMAND = command.Command(
     output equals plain AR's, token for token.
 
     A system that chooses among shapes, and all with config.exact=False, are
-    compared with plain AR at its fastest shape: rows that differ by no more
-    than rounding explains are counted as near-ties.
+    compared with plain AR at its fastest shape: outputs that differ by no
+    more than rounding explains are counted as near-ties.
 
     The last line of stdout is one JSON object with "schema": 1.
     """,

@@ -92,10 +92,10 @@ class Command:
         )
       rest = options(['', *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-      own = ['config'] * self.recipe
-      own += [n for n in options if '.' not in n and n != 'config']
+      names = ['config'] * self.recipe
+      names += [n for n in options if '.' not in n and n != 'config']
       raise fields.unknown(
-        f'{self.name} was given the flag', f'{error.flagname}', own
+        f'{self.name} was given the flag', f'{error.flagname}', names
       ) from None
     except (flags.Error, TypeError, ValueError, LookupError) as error:
       raise errors.InputError(

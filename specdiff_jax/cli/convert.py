@@ -14,7 +14,7 @@ _define = flag.definer(
       'what to write', 'hf', 'enum', choices=('hf', 'native', 'dflash')
     ),
     'dtype': flag.Flag(
-      'of all weights; '
+      'dtype of all weights; '
       'without it each stays as it is stored, quantised ones become float32',
       '',
       'enum',

@@ -30,8 +30,8 @@ COMMAND = command.Command(
     text is the one that plain decoding with the same seed gives, at every
     temperature; only the speed differs.
 
-    The text goes to stdout as it is made (with several rows at once: when it
-    and those before it are done), remarks go to stderr.
+    The text goes to stdout as it is made (with several requests at once:
+    when it and those before it are done), remarks go to stderr.
     """,
   define=_define,
   fields=recipe.described(*recipe.DECODING),

@@ -17,7 +17,7 @@ _define = flag.definer(
       'memory of a chip in GiB, to say whether they fit', 0.0, 'float', 0.0
     ),
     'dtype': flag.Flag(
-      'of the weights on the chips',
+      'dtype of the weights on the chips',
       'bfloat16',
       'enum',
       choices=('float32', 'bfloat16'),

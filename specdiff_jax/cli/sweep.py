@@ -72,7 +72,7 @@ def main(argv) -> int:
 
 def points(argv: Sequence[str], specs: Sequence[str]) -> list[grid.Point]:
   """Returns the points of `--grid` flags, each parsed after `argv`."""
-  return grid.points(lambda own: COMMAND.parse([*argv, *own]).config, specs)
+  return grid.points(lambda more: COMMAND.parse([*argv, *more]).config, specs)
 
 
 def _body(call: command.Call, argv: Sequence[str]) -> int:

@@ -35,7 +35,7 @@ COMMAND = command.Command(
     lie elsewhere in the cache while it is scored.
 
     With --fast it runs in config.dtype, plain AR through its fastest shape.
-    Rounding then differs between the two, and can turn a near-tie. For the
+    Rounding then differs between the two, and can flip a near-tie. For the
     first difference of each prompt it reports the margin by which the verifier
     preferred its choice (of the logits, or above temperature 0 of log p + the
     noise that is keyed by the position), beside the margin that rounding

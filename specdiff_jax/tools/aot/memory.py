@@ -23,8 +23,8 @@ class Outcome:
 
   Attributes:
     fits: whether it can run.
-    peak: bytes that it takes.
-    limit: bytes that there are; 0 where that is not known.
+    peak: bytes at the worst moment.
+    limit: bytes that a device has; 0 where that cannot be told.
     parts: bytes of arguments, results that are not arguments again,
       temporaries and code. Empty if it does not fit: the compiler gives up.
     costs: what it does; None if it does not fit.
