@@ -6,30 +6,27 @@ from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
 from specdiff_jax.text import stop_strings
 
-_define = flag.definer(
-  flag.PROMPTS
-  | {
-    'systems': flag.Flag(
-      'what to compare: some of the names of config.system', kind='list'
-    ),
-    'rounds': flag.Flag(
-      'interleaved repetitions; their median is reported', None, 'integer', 1
-    ),
-    'rival': flag.Flag(
-      "time transformers' greedy generate on the same weights too (torch on "
-      'CPU, one prompt at a time; needs the extra [rival])',
-      False,
-      'bool',
-    ),
-    'costs': flag.Flag(
-      "time the parts of each system's cycle alone (r, c_draft, overhead) and "
-      'predict its speed-up from them; half a minute of compilation a system',
-      False,
-      'bool',
-    ),
-    'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
-  }
-)
+_FLAGS = flag.PROMPTS | {
+  'systems': flag.Flag(
+    'what to compare: some of the names of config.system', kind='list'
+  ),
+  'rounds': flag.Flag(
+    'interleaved repetitions; their median is reported', None, 'integer', 1
+  ),
+  'rival': flag.Flag(
+    "time transformers' greedy generate on the same weights too (torch on "
+    'CPU, one prompt at a time; needs the extra [rival])',
+    False,
+    'bool',
+  ),
+  'costs': flag.Flag(
+    "time the parts of each system's cycle alone (r, c_draft, overhead) and "
+    'predict its speed-up from them; half a minute of compilation a system',
+    False,
+    'bool',
+  ),
+  'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
+}
 
 COMMAND = command.Command(
   name='bench',
@@ -47,7 +44,7 @@ COMMAND = command.Command(
 
     The last line of stdout is one JSON object with "schema": 1.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, recipe.Bench),
   examples=(
     'bench --config=configs/quickstart.py',
@@ -59,17 +56,12 @@ COMMAND = command.Command(
   exit_codes={
     0: 'done; every output was exact, or rounding explains its difference',
     1: "an output differed from plain AR's (the table says how many)",
-    2: 'bad input; the message says what and where, and what to do',
   },
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   from specdiff_jax.recipes import decoding
   from specdiff_jax.tools.bench import runner
 

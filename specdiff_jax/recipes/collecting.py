@@ -123,7 +123,7 @@ def collect(
     }
     | (facts or {})
   )
-  extend = {'at_once': rows.group_of(recipe.decoding.batch)}
+  extend: dict[str, Any] = {'at_once': rows.group_of(recipe.decoding.batch)}
   if recipe.collecting.store_top_k:
     top = _top_k(recipe, checkpoint)
     header |= {'store_top_k': top.k, 'law_temperature': top.temperature}

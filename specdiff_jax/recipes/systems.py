@@ -120,6 +120,7 @@ def _early_exit(options: options_lib.EarlyExit, checkpoint):
 
 def _adaptive(options: options_lib.Adaptive, checkpoint):
   """Chains and trees of several sizes and no draft, by what pays."""
+  whole: Any
   whole, params = _specdiff(options, checkpoint)
   plain = none.NoDraft(_plain_slots(options, checkpoint))
   arms = [

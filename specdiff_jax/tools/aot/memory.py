@@ -61,11 +61,11 @@ def compiled(lowered: jax.stages.Lowered, limit: int) -> Outcome:
       seconds=time.monotonic() - start,
     )
   seconds = time.monotonic() - start
-  memory = program.memory_analysis()
+  memory: Any = program.memory_analysis()
   parts = parts_of(memory)
   peak = memory.peak_memory_in_bytes or sum(parts.values()) - parts['code']
   peak += parts['code']
-  costs = hlo_costs.read(program.as_text())
+  costs = hlo_costs.read(program.as_text() or '')
   return Outcome(
     not limit or peak <= limit, peak, limit, parts, costs, '', seconds
   )

@@ -67,7 +67,7 @@ def row(
   """
   outputs = tokens(measured)
   wrong = unlike(outputs, reference)
-  histogram = add([c.accepted for c in measured.completions])
+  histogram = add([c.accepted.tolist() for c in measured.completions])
   cycles = sum(c.cycles for c in measured.completions)
   emitted = sum(c.emitted for c in measured.completions)
   ratios = speedups(measured, ar)

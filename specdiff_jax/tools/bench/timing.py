@@ -70,8 +70,8 @@ def compilations() -> int:
   return _compilations['count']
 
 
-def _on_event(event: str, duration: float, **_) -> None:
-  del duration
+def _on_event(event: str, duration_secs: float, **_: Any) -> None:
+  del duration_secs
   if event == _COMPILE_EVENT:
     _compilations['count'] += 1
 
