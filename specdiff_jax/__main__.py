@@ -68,7 +68,7 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
 
       raise fields.unknown('There is no subcommand', name, SUBCOMMANDS)
     program = importlib.import_module(f'specdiff_jax.cli.{name}')
-    return program.main(argv), ''
+    return program.COMMAND.run(argv, program.body), ''
   except errors.InputError as error:
     return 2, str(error)
   except KeyboardInterrupt:

@@ -7,26 +7,24 @@ from specdiff_jax.recipes import recipe
 
 _DOES_NOT_FIT = 3
 
-_define = flag.definer(
-  {
-    'topology': flag.Flag(
-      'chips to compile for: generation and shape, as v5p:4x4x4. Needed'
-    ),
-    'slices': flag.Flag(
-      'how many of these, joined by the data centre network; the '
-      'first axis of config.mesh goes over them',
-      1,
-      'integer',
-    ),
-    'program': flag.Flag(
-      'a step of `distill`, with the verifier running in it where the drafter '
-      'reads its features; or the loop of `decode` over config.batch rows',
-      'train',
-      'enum',
-      choices=('train', 'decode'),
-    ),
-  }
-)
+_FLAGS = {
+  'topology': flag.Flag(
+    'chips to compile for: generation and shape, as v5p:4x4x4. Needed'
+  ),
+  'slices': flag.Flag(
+    'how many of these, joined by the data centre network; the '
+    'first axis of config.mesh goes over them',
+    1,
+    'integer',
+  ),
+  'program': flag.Flag(
+    'a step of `distill`, with the verifier running in it where the drafter '
+    'reads its features; or the loop of `decode` over config.batch requests',
+    'train',
+    'enum',
+    choices=('train', 'decode'),
+  ),
+}
 
 COMMAND = command.Command(
   name='aot',
@@ -38,14 +36,14 @@ COMMAND = command.Command(
     topology has.
 
     Says what each chip has to hold at its peak and of what that is made, the
-    FLOPs of one step or one cycle (a token for each row and slot), and the
+    FLOPs of one step or one cycle (a token for each request and slot), and the
     collectives, those within loops as often as these turn. It tells no times.
 
     It needs the compiler: pip install 'specdiff_jax[tpu]'. The last line of
     stdout is one JSON object: topology, fits, peak_bytes, limit_bytes,
     flops_per_chip, collectives ({kind: {count, bytes}}) and more.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
   examples=(
     'aot --config=configs/qwen2_5_72b_7b.py --topology=v5p:4x4x4',
@@ -56,18 +54,13 @@ COMMAND = command.Command(
   ),
   exit_codes={
     0: 'it fits',
-    2: 'bad input; the message says what and where, and what to do',
     3: 'it does not fit; the advice says what to change',
   },
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   import jax
 
   jax.config.update('jax_platforms', 'cpu')  # chips that are here stay free

@@ -5,30 +5,27 @@ from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
 
-_define = flag.definer(
-  flag.PROMPTS
-  | {
-    'systems': flag.Flag(
-      'what to compare: some of the names of config.system', kind='list'
-    ),
-    'rounds': flag.Flag(
-      'interleaved repetitions; their median is reported', None, 'integer', 1
-    ),
-    'rival': flag.Flag(
-      "time transformers' greedy generate on the same weights too (torch on "
-      'CPU, one prompt at a time; needs the extra [rival])',
-      False,
-      'bool',
-    ),
-    'costs': flag.Flag(
-      "time the parts of each system's cycle alone (r, c_draft, overhead) and "
-      'predict its speed-up from them; half a minute of compilation a system',
-      False,
-      'bool',
-    ),
-    'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
-  }
-)
+_FLAGS = flag.PROMPTS | {
+  'systems': flag.Flag(
+    'what to compare: some of the names of config.system', kind='list'
+  ),
+  'rounds': flag.Flag(
+    'interleaved repetitions; their median is reported', None, 'integer', 1
+  ),
+  'rival': flag.Flag(
+    "time transformers' greedy generate on the same weights too (torch on "
+    'CPU, one prompt at a time; needs the extra [rival])',
+    False,
+    'bool',
+  ),
+  'costs': flag.Flag(
+    "time the parts of each system's cycle alone (r, c_draft, overhead) and "
+    'predict its speed-up from them; half a minute of compilation a system',
+    False,
+    'bool',
+  ),
+  'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
+}
 
 COMMAND = command.Command(
   name='bench',
@@ -41,12 +38,12 @@ COMMAND = command.Command(
     output equals plain AR's, token for token.
 
     A system that chooses among shapes, and all with config.exact=False, are
-    compared with plain AR at its fastest shape: rows that differ by no more
-    than rounding explains are counted as near-ties.
+    compared with plain AR at its fastest shape: outputs that differ by no
+    more than rounding explains are counted as near-ties.
 
     The last line of stdout is one JSON object with "schema": 1.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, recipe.Bench),
   examples=(
     'bench --config=configs/quickstart.py',
@@ -58,17 +55,12 @@ COMMAND = command.Command(
   exit_codes={
     0: 'done; every output was exact, or rounding explains its difference',
     1: "an output differed from plain AR's (the table says how many)",
-    2: 'bad input; the message says what and where, and what to do',
   },
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   from specdiff_jax.recipes import decoding
   from specdiff_jax.tools.bench import runner
 

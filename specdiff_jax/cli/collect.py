@@ -14,19 +14,17 @@ _REFRESH = (
     'network',
 )  # fmt: skip
 
-_define = flag.definer(
-  {
-    'workdir': flag.Flag('where the trajectories go. Needed'),
-    **flag.FILE,
-    'refresh': flag.Flag(
-      'a drafter, as config.drafter has it: instead of prompts, continue the '
-      'trajectories of --from anew where this drafter fails on them'
-    ),
-    'from': flag.Flag(
-      'the work directory of the trajectories that --refresh continues'
-    ),
-  }
-)
+_FLAGS = {
+  'workdir': flag.Flag('where the trajectories go. Needed'),
+  **flag.FILE,
+  'refresh': flag.Flag(
+    'a drafter, as config.drafter has it: instead of prompts, continue the '
+    'trajectories of --from anew where this drafter fails on them'
+  ),
+  'from': flag.Flag(
+    'the work directory of the trajectories that --refresh continues'
+  ),
+}
 
 COMMAND = command.Command(
   name='collect',
@@ -52,7 +50,7 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object: prompts, tokens, tokens_per_s,
     trajectories, duplicates (left out of the dataset), verifier, workdir.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, recipe.Collecting)
   | recipe.described(
     recipe.Bench, *recipe.TRAINING, only=('prompts', *_REFRESH)
@@ -68,19 +66,14 @@ COMMAND = command.Command(
     '--config.temperature=1.0',
   ),
   exit_codes={
-    0: 'done',
     2: 'bad input, or a full disk: nothing written is lost, run it again',
     130: 'interrupted; run it again to go on',
   },
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   from specdiff_jax.parallel import processes
   from specdiff_jax.recipes import collecting as build_collecting
   from specdiff_jax.recipes import decoding

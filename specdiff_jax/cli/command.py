@@ -25,11 +25,16 @@ import ml_collections
 from ml_collections import config_flags
 
 from specdiff_jax.cli import console
+from specdiff_jax.cli import flag
 from specdiff_jax.cli import paths
 from specdiff_jax.core import errors
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
 
+_EXIT_CODES = {
+  0: 'done',
+  2: 'bad input; the message says what and where, and what to do',
+}
 _CONFIG = re.compile(r'^--?config(=|$)')
 _FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
 
@@ -38,10 +43,11 @@ _FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')
 class Call:
   """A parsed command line."""
 
-  config: recipe_lib.Recipe | None  # with the overrides
+  config: Any  # recipe with the overrides; None of programs that take none
   options: flags.FlagValues  # the subcommand's own flags
   recipe: str  # FILE[:VARIANT] as it was given
-  argument: str = ''  # the positional one
+  argument: str  # the positional one
+  argv: Sequence[str]  # as it was given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +56,14 @@ class Command:
 
   name: str
   what: str  # paragraphs: what it does, and what it writes where
-  define: Callable[[flags.FlagValues], None]  # its own flags
-  fields: Mapping[str, tuple[Any, str]]  # the config fields that it reads
+  flags: Mapping[str, flag.Flag]  # its own
   examples: Sequence[str]  # command lines without `python -m specdiff_jax`
-  exit_codes: Mapping[int, str]
+  # The config fields that it reads.
+  fields: Mapping[str, tuple[Any, str]] = dataclasses.field(
+    default_factory=dict
+  )
+  # Other ones, or more to say of them, than _EXIT_CODES.
+  exit_codes: Mapping[int, str] = dataclasses.field(default_factory=dict)
   recipe: bool = True  # it needs --config
   takes: str = ''  # what its one positional argument is called
 
@@ -78,9 +88,8 @@ class Command:
 
   def parse(self, argv: Sequence[str]) -> Call:
     """Returns what the command line says; raises InputError."""
-    spec, config = '', None
-    options = flags.FlagValues()
-    self.define(options)
+    given, spec, config = argv, '', ml_collections.ConfigDict()
+    options = flag.defined(self.flags)
     if self.recipe:
       spec, argv = _take_config(argv)
       config = ml_collections.ConfigDict(_loaded(spec))
@@ -92,10 +101,10 @@ class Command:
         )
       rest = options(['', *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-      own = ['config'] * self.recipe
-      own += [n for n in options if '.' not in n and n != 'config']
+      names = ['config'] * self.recipe
+      names += [n for n in options if '.' not in n and n != 'config']
       raise fields.unknown(
-        f'{self.name} was given the flag', f'{error.flagname}', own
+        f'{self.name} was given the flag', f'{error.flagname}', names
       ) from None
     except (flags.Error, TypeError, ValueError, LookupError) as error:
       raise errors.InputError(
@@ -106,10 +115,10 @@ class Command:
     paths.in_flags(options)
     recipe = None
     if self.recipe:
-      values = options['config'].value.to_dict()
+      values = options.config.to_dict()
       recipe = _typed(values, f'{spec}, with the command line,')
     path = paths.expand(rest[0], f'the {self.takes}') if rest else ''
-    return Call(recipe, options, spec, path)
+    return Call(recipe, options, spec, path, given)
 
   def _check_positional(self, rest: Sequence[str]) -> None:
     if self.takes and len(rest) != 1:
@@ -126,9 +135,10 @@ class Command:
 
   def help(self) -> str:
     """Returns the whole help text."""
-    own = flags.FlagValues()
-    self.define(own)
-    flag_lines = [(f'--{name}', _flag_text(own[name])) for name in sorted(own)]
+    told = flag.defined(self.flags)
+    flag_lines = [
+      (f'--{name}', _flag_text(told[name])) for name in sorted(told)
+    ]
     usage = f'usage: python -m specdiff_jax {self.name}'
     if self.recipe:
       usage += ' --config=FILE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
@@ -144,6 +154,7 @@ class Command:
       (f'{name} = {default!r}', meaning)
       for name, (default, meaning) in self.fields.items()
     ]
+    codes = _EXIT_CODES | self.exit_codes
     parts = [
       usage,
       '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),
@@ -158,9 +169,7 @@ class Command:
       'Examples:\n'
       + '\n'.join(f'  python -m specdiff_jax {line}' for line in self.examples),
       'Exit codes:\n'
-      + _entries(
-        *((str(code), text) for code, text in self.exit_codes.items())
-      ),
+      + _entries(*((str(code), codes[code]) for code in sorted(codes))),
     ]
     return '\n\n'.join(parts) + '\n'
 
@@ -270,7 +279,7 @@ def _check_overrides(argv, config, spec: str) -> None:
     _, given, value = arg.partition('=')
     if not given:  # as the next argument, if at all
       value = argv[index + 1] if index + 1 < len(argv) else ''
-    node = config
+    node: Any = config
     for part in match.group(2).split('.'):
       names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
       if part not in names:
@@ -302,10 +311,10 @@ def _one_line(error: BaseException) -> str:
   return text if isinstance(error, flags.Error) else f'{kind}: {text}'
 
 
-def _flag_text(flag: flags.Flag) -> str:
-  plain = flag.default is None or flag.default == ''
-  default = '' if plain else f' (default: {flag.default})'
-  return f'{flag.help}{default}'
+def _flag_text(one: flags.Flag) -> str:
+  plain = one.default is None or one.default == ''
+  default = '' if plain else f' (default: {one.default})'
+  return f'{one.help}{default}'
 
 
 def _entries(*pairs: tuple[str, str]) -> str:

@@ -4,25 +4,23 @@ from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 
-_define = flag.definer(
-  {
-    'from': flag.Flag(
-      'the model: a GGUF file, a directory, or a name on the hub. Needed'
-    ),
-    'to': flag.Flag('the directory to write, not there yet or empty. Needed'),
-    'format': flag.Flag(
-      'what to write', 'hf', 'enum', choices=('hf', 'native', 'dflash')
-    ),
-    'dtype': flag.Flag(
-      'of all weights; '
-      'without it each stays as it is stored, quantised ones become float32',
-      '',
-      'enum',
-      choices=('', 'float32', 'bfloat16', 'float16'),
-    ),
-    'adapter': flag.Flag('directory of a LoRA adapter (PEFT) to merge in', ''),
-  }
-)
+_FLAGS = {
+  'from': flag.Flag(
+    'the model: a GGUF file, a directory, or a name on the hub. Needed'
+  ),
+  'to': flag.Flag('the directory to write, not there yet or empty. Needed'),
+  'format': flag.Flag(
+    'what to write', 'hf', 'enum', choices=('hf', 'native', 'dflash')
+  ),
+  'dtype': flag.Flag(
+    'dtype of all weights; '
+    'without it each stays as it is stored, quantised ones become float32',
+    '',
+    'enum',
+    choices=('', 'float32', 'bfloat16', 'float16'),
+  ),
+  'adapter': flag.Flag('directory of a LoRA adapter (PEFT) to merge in', ''),
+}
 
 COMMAND = command.Command(
   name='convert',
@@ -46,8 +44,7 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object: to, format, tensors, bytes,
     files.
     """,
-  define=_define,
-  fields={},
+  flags=_FLAGS,
   examples=(
     'convert --from runs/verifier/SmolLM2-135M-Instruct.Q4_1.gguf '
     '--to runs/smollm2 --format hf --dtype bfloat16',
@@ -55,19 +52,14 @@ COMMAND = command.Command(
     'convert --from org/name --adapter runs/lora --to runs/merged',
   ),
   exit_codes={
-    0: 'done',
     2: 'bad input, or a full disk; nothing is left of what was written',
   },
   recipe=False,
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   options = call.options
   origin, target = (command.needed(options, name) for name in ('from', 'to'))
   from specdiff_jax.checkpoints import export

@@ -7,20 +7,18 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.recipes import recipe
 
-_define = flag.definer(
-  {
-    'prompt': flag.Flag('the prompt itself'),
-    **flag.FILE,
-    'out': flag.Flag(
-      'write JSON lines here in place of text on stdout: id, text, tokens '
-      '(with the end token if it came), tau, prompt_sha256 (of the '
-      "prompt's tokens), and sum (of the line's bytes before it). Each is on "
-      'disk once it is done. Run again with the same settings, it goes on '
-      'where it was; FILE.settings.json tells them'
-    ),
-    'overwrite': flag.Flag('drop what is in the file of --out', False, 'bool'),
-  }
-)
+_FLAGS = {
+  'prompt': flag.Flag('the prompt itself'),
+  **flag.FILE,
+  'out': flag.Flag(
+    'write JSON lines here in place of text on stdout: id, text, tokens '
+    '(with the end token if it came), tau, prompt_sha256 (of the '
+    "prompt's tokens), and sum (of the line's bytes before it). Each is on "
+    'disk once it is done. Run again with the same settings, it goes on '
+    'where it was; FILE.settings.json tells them'
+  ),
+  'overwrite': flag.Flag('drop what is in the file of --out', False, 'bool'),
+}
 
 COMMAND = command.Command(
   name='decode',
@@ -29,10 +27,10 @@ COMMAND = command.Command(
     text is the one that plain decoding with the same seed gives, at every
     temperature; only the speed differs.
 
-    The text goes to stdout as it is made (with several rows at once: when it
-    and those before it are done), remarks go to stderr.
+    The text goes to stdout as it is made (with several requests at once:
+    when it and those before it are done), remarks go to stderr.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING),
   examples=(
     'decode --config=configs/quickstart.py --prompt "What is 12 * 7?"',
@@ -43,19 +41,11 @@ COMMAND = command.Command(
     'decode --config=configs/quickstart.py --prompt Hello '
     '--config.stop="(\'\\n\\n\',)"',
   ),
-  exit_codes={
-    0: 'done',
-    2: 'bad input; the message says what and where, and what to do',
-  },
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   from specdiff_jax.data import prompts as prompts_lib
   from specdiff_jax.recipes import decoding
 

@@ -7,13 +7,9 @@ from specdiff_jax.recipes import recipe
 
 PREEMPTED = 75  # as launch/environment.sh has it
 
-_define = flag.definer(
-  {
-    'workdir': flag.Flag(
-      'where checkpoints, metrics and the drafter go. Needed'
-    ),
-  }
-)
+_FLAGS = {
+  'workdir': flag.Flag('where checkpoints, metrics and the drafter go. Needed'),
+}
 
 COMMAND = command.Command(
   name='distill',
@@ -29,7 +25,7 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object: steps, loss, tau_eval,
     params_sha256.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
   examples=(
     'distill --config=configs/tiny.py --workdir runs/tiny',
@@ -37,7 +33,6 @@ COMMAND = command.Command(
     '--config.data=runs/trajectories --config.steps=2000',
   ),
   exit_codes={
-    0: 'done',
     2: 'bad input, or a full disk: nothing written is lost, run it again',
     PREEMPTED: 'SIGTERM came, as when a machine is taken away; the state '
     'is saved, and the launchers start it again',
@@ -46,12 +41,8 @@ COMMAND = command.Command(
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   from specdiff_jax.parallel import processes
   from specdiff_jax.recipes import runs
   from specdiff_jax.recipes import training

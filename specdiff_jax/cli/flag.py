@@ -1,6 +1,5 @@
 """The flags of a subcommand as a table, from names to what they are."""
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -29,19 +28,15 @@ class Flag:
   choices: Sequence[str] = ()
 
 
-def definer(
-  named: Mapping[str, Flag],
-) -> Callable[[flags.FlagValues], None]:
-  """Returns a function that defines flags by name."""
-
-  def define(own: flags.FlagValues) -> None:
-    for name, one in named.items():
-      more = [list(one.choices)] if one.choices else []
-      bound = {} if one.low is None else {'lower_bound': one.low}
-      make = getattr(flags, f'DEFINE_{one.kind}')
-      make(name, one.default, *more, one.help, flag_values=own, **bound)
-
-  return define
+def defined(named: Mapping[str, Flag]) -> flags.FlagValues:
+  """Returns flags by name, not parsed yet."""
+  values = flags.FlagValues()
+  for name, one in named.items():
+    more = [list(one.choices)] if one.choices else []
+    bound = {} if one.low is None else {'lower_bound': one.low}
+    make = getattr(flags, f'DEFINE_{one.kind}')
+    make(name, one.default, *more, one.help, flag_values=values, **bound)
+  return values
 
 
 # Of programs that read `decoding.prompts`.

@@ -6,24 +6,22 @@ from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 
-_define = flag.definer(
-  {
-    'mesh': flag.Flag(
-      'axes and sizes, as data=2,model=4: say how many bytes each '
-      'chip holds when the weights are split over such a mesh',
-      '',
-    ),
-    'chip-gib': flag.Flag(
-      'memory of a chip in GiB, to say whether they fit', 0.0, 'float', 0.0
-    ),
-    'dtype': flag.Flag(
-      'of the weights on the chips',
-      'bfloat16',
-      'enum',
-      choices=('float32', 'bfloat16'),
-    ),
-  }
-)
+_FLAGS = {
+  'mesh': flag.Flag(
+    'axes and sizes, as data=2,model=4: say how many bytes each '
+    'chip holds when the weights are split over such a mesh',
+    '',
+  ),
+  'chip-gib': flag.Flag(
+    'memory of a chip in GiB, to say whether they fit', 0.0, 'float', 0.0
+  ),
+  'dtype': flag.Flag(
+    'dtype of the weights on the chips',
+    'bfloat16',
+    'enum',
+    choices=('float32', 'bfloat16'),
+  ),
+}
 
 COMMAND = command.Command(
   name='inspect',
@@ -44,35 +42,28 @@ COMMAND = command.Command(
     does not divide, which each chip holds whole: the dimension, and the axis of
     the mesh. The last line of stdout is one JSON object.
     """,
-  define=_define,
-  fields={},
+  flags=_FLAGS,
   examples=(
     'inspect runs/verifier/SmolLM2-135M-Instruct.Q4_1.gguf',
     'inspect preset:llama2_70b --mesh data=2,model=4 --chip-gib 16',
     'inspect smollm2_135m_instruct.safetensors',
   ),
   exit_codes={
-    0: 'done',
     1: 'the tensors are not those that the config asks for; it says which',
-    2: 'bad input; the message says what and where, and what to do',
   },
   recipe=False,
   takes='PATH',
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   from specdiff_jax.recipes import drafters as build_drafters
   from specdiff_jax.tools.inspect import describe
   from specdiff_jax.tools.inspect import report
 
   options, path = call.options, call.argument
-  chip_gib = options['chip-gib'].value
+  chip_gib = getattr(options, 'chip-gib')
   mesh = _mesh(options.mesh or ('data=1' if chip_gib else ''))
   told = describe.describe(build_drafters.shipped(path))
   if mesh:

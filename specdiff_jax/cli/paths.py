@@ -42,8 +42,8 @@ def expand(path: str, where: str) -> str:
 def in_flags(options: flags.FlagValues) -> None:
   """Expands the paths among a subcommand's own flags."""
   for name in FLAGS:
-    if name in options and isinstance(options[name].value, str):
-      options[name].value = expand(options[name].value, f'--{name}')
+    if name in options and isinstance(value := options[name].value, str):
+      options[name].value = expand(value, f'--{name}')
 
 
 def in_config(values: dict[str, Any]) -> None:

@@ -11,18 +11,16 @@ from specdiff_jax.core import files
 from specdiff_jax.recipes import recipe
 from specdiff_jax.tools.sweep import grid
 
-_define = flag.definer(
-  {
-    'workdir': flag.Flag('where the runs, the table and the figure go. Needed'),
-    'grid': flag.Flag(
-      'FIELD=VALUE,VALUE,...: a field of the config and the values that it '
-      'takes. Give it several times for all combinations. Commas within '
-      'brackets belong to a value. Needed',
-      [],
-      'multi_string',
-    ),
-  }
-)
+_FLAGS = {
+  'workdir': flag.Flag('where the runs, the table and the figure go. Needed'),
+  'grid': flag.Flag(
+    'FIELD=VALUE,VALUE,...: a field of the config and the values that it '
+    'takes. Give it several times for all combinations. Commas within '
+    'brackets belong to a value. Needed',
+    [],
+    'multi_string',
+  ),
+}
 
 COMMAND = command.Command(
   name='sweep',
@@ -45,7 +43,7 @@ COMMAND = command.Command(
     a table, and ends with one JSON object: runs, done, failed, best (its
     values), best_tau, results, figure.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
   examples=(
     'sweep --config=configs/ablations/losses_smollm2.py '
@@ -65,23 +63,19 @@ COMMAND = command.Command(
 )
 
 
-def main(argv) -> int:
-  """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, lambda call: _body(call, argv))
-
-
 def points(argv: Sequence[str], specs: Sequence[str]) -> list[grid.Point]:
   """Returns the points of `--grid` flags, each parsed after `argv`."""
-  return grid.points(lambda own: COMMAND.parse([*argv, *own]).config, specs)
+  return grid.points(lambda more: COMMAND.parse([*argv, *more]).config, specs)
 
 
-def _body(call: command.Call, argv: Sequence[str]) -> int:
+def body(call: command.Call) -> int:
+  """Runs the subcommand; returns its exit code."""
   from specdiff_jax.parallel import processes
   from specdiff_jax.recipes import training
   from specdiff_jax.tools.sweep import runner
 
   workdir = command.needed(call.options, 'workdir')
-  every = points(argv, call.options.grid)
+  every = points(call.argv, call.options.grid)
   for point in every:
     training.check(point.config)
   training.start(call.config)

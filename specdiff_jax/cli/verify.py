@@ -5,23 +5,20 @@ from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
 
-_define = flag.definer(
-  flag.PROMPTS
-  | {
-    'systems': flag.Flag(
-      'what to verify: some of the names of config.system but '
-      'ar; without it config.systems',
-      kind='list',
-    ),
-    'fast': flag.Flag(
-      'decode as `bench` does when it is fast: in config.dtype, and plain AR '
-      'through its own fastest shape. A difference passes if the verifier was '
-      'undecided there: by no more than its logits move between the shapes',
-      False,
-      'bool',
-    ),
-  }
-)
+_FLAGS = flag.PROMPTS | {
+  'systems': flag.Flag(
+    'what to verify: some of the names of config.system but '
+    'ar; without it config.systems',
+    kind='list',
+  ),
+  'fast': flag.Flag(
+    'decode as `bench` does when it is fast: in config.dtype, and plain AR '
+    'through its own fastest shape. A difference passes if the verifier was '
+    'undecided there: by no more than its logits move between the shapes',
+    False,
+    'bool',
+  ),
+}
 
 COMMAND = command.Command(
   name='verify',
@@ -35,7 +32,7 @@ COMMAND = command.Command(
     lie elsewhere in the cache while it is scored.
 
     With --fast it runs in config.dtype, plain AR through its fastest shape.
-    Rounding then differs between the two, and can turn a near-tie. For the
+    Rounding then differs between the two, and can flip a near-tie. For the
     first difference of each prompt it reports the margin by which the verifier
     preferred its choice (of the logits, or above temperature 0 of log p + the
     noise that is keyed by the position), beside the margin that rounding
@@ -50,7 +47,7 @@ COMMAND = command.Command(
     It prints a certificate: what was verified, and a table. The last line of
     stdout is one JSON object.
     """,
-  define=_define,
+  flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING)
   | recipe.described(recipe.Bench, only=('prompts', 'limit', 'systems')),
   examples=(
@@ -64,17 +61,12 @@ COMMAND = command.Command(
     0: 'every output equals plain decoding (trees, and with --fast all: '
     'every difference is within the rounding)',
     1: 'an output differs; the table says where',
-    2: 'bad input; the message says what and where, and what to do',
   },
 )
 
 
-def main(argv) -> int:
+def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  return COMMAND.run(argv, _body)
-
-
-def _body(call: command.Call) -> int:
   from specdiff_jax.recipes import decoding
   from specdiff_jax.tools.exactness import certificate
   from specdiff_jax.tools.exactness import plan

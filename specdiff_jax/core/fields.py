@@ -76,11 +76,6 @@ def abouts(kind: Any) -> dict[str, About]:
   }
 
 
-def deciding(kind: Any, what: str) -> tuple[str, ...]:
-  """Returns the names of the fields that decide `what`, one of DECIDES."""
-  return tuple(n for n, about in abouts(kind).items() if what in about.decides)
-
-
 def check(options: Any, outer: str = '') -> None:
   """Raises InputError, which names the argument, where a value is not allowed.
 

@@ -18,7 +18,7 @@ _WANTED = {
     'jax_high_dynamic_range_gumbel': False,  # draws Gumbel noise otherwise
     'jax_numpy_dtype_promotion': 'standard',
     'jax_numpy_rank_promotion': 'allow',
-    'jax_debug_nans': False,  # laws hold log 0, and broken rows are reported
+    'jax_debug_nans': False,  # distributions hold log 0
     'jax_debug_infs': False,
     'jax_disable_jit': False,  # loops on the device would be Python's
     'jax_debug_key_reuse': False,

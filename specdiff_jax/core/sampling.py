@@ -16,13 +16,12 @@ import numpy as np
 from specdiff_jax.core import jax_settings
 from specdiff_jax.core import types
 
+Array = jax.Array | np.ndarray
 # How noise is keyed; the same seed gives another text where this is another.
 KEYED = 'threefry2x32, requests of 64 bits'
 
 
-def request_noise(
-  seed: int, low: jax.Array, high: jax.Array | int = 0
-) -> types.Noise:
+def request_noise(seed: int, low: Array, high: Array | int = 0) -> types.Noise:
   """Returns the noise of requests [B]; the row of the batch plays no part.
 
   Args:

@@ -89,13 +89,13 @@ def cache_mask(
   index = jnp.arange(slots)[None, None, :]
   start = (length - 1)[:, None, None]
   offset = jnp.clip(index - start, 0, tree.parent.shape[1] - 1)
-  own = jnp.take_along_axis(
+  ancestor = jnp.take_along_axis(
     ancestors(tree.parent),
     jnp.broadcast_to(offset, tree.parent.shape + (slots,)),
     axis=2,
   )
   inside = (index >= start) & (index < start + tree.parent.shape[1])
-  return (index < start) | (inside & own)
+  return (index < start) | (inside & ancestor)
 
 
 def matched_path(

@@ -35,8 +35,7 @@ PROPOSALS = {
 }
 
 
-@flax.struct.dataclass
-class DraftTree:
+class DraftTree(flax.struct.PyTreeNode):
   """A tree of drafted tokens; slot 0 is the last committed token.
 
   Example:
@@ -55,8 +54,7 @@ class DraftTree:
   log_q: jax.Array | None = None  # [B, M, V] what each slot was drawn from
 
 
-@flax.struct.dataclass
-class Verdict:
+class Verdict(flax.struct.PyTreeNode):
   """What an acceptance rule says of a tree.
 
   Example:
@@ -70,8 +68,7 @@ class Verdict:
   bonus: jax.Array  # [B] the verifier's token after the accepted path
 
 
-@flax.struct.dataclass
-class Sampling:
+class Sampling(flax.struct.PyTreeNode):
   """The distribution of tokens, per row; dynamic, so never retraced.
 
   temperature 0 is greedy decoding; top_k 0 and top_p 1 switch those off.
@@ -87,8 +84,7 @@ class Sampling:
   top_p: jax.Array  # [B] float32, in (0, 1]
 
 
-@flax.struct.dataclass
-class Noise:
+class Noise(flax.struct.PyTreeNode):
   """Keys of the position-keyed noise: a function of (request, position).
 
   Example:
@@ -101,8 +97,7 @@ class Noise:
   key: jax.Array  # [B] typed keys: fold_in(seed, request id), never the row
 
 
-@flax.struct.dataclass
-class Prompt:
+class Prompt(flax.struct.PyTreeNode):
   """What a verifier reads before it decodes.
 
   Example:
@@ -116,8 +111,7 @@ class Prompt:
   extra: Any = ()  # what is no token; leaves [B, ...]
 
 
-@flax.struct.dataclass
-class Stats:
+class Stats(flax.struct.PyTreeNode):
   """Counters of one row, prefill excluded."""
 
   cycles: jax.Array  # [B] int32 verifier calls in which the row was live
@@ -126,8 +120,7 @@ class Stats:
   bad: jax.Array  # [B] int32 cycle of the verifier's first NaN; 0: prefill; -1
 
 
-@flax.struct.dataclass
-class DecodeState:
+class DecodeState(flax.struct.PyTreeNode):
   """All that decoding carries from cycle to cycle.
 
   Invariant: the verifier's cache holds exactly `length - 1` tokens of each
@@ -164,9 +157,20 @@ class Verifier(Protocol):
     61
   """
 
-  vocab_size: int  # V
-  width: int  # E, of embeddings and features
-  max_positions: int  # the longest sequence that it was made for
+  @property
+  def vocab_size(self) -> int:
+    """V."""
+    ...
+
+  @property
+  def width(self) -> int:
+    """E, of embeddings and features."""
+    ...
+
+  @property
+  def max_positions(self) -> int:
+    """Tokens of the longest sequence that it was made for."""
+    ...
 
   def prefill(
     self,
@@ -180,6 +184,7 @@ class Verifier(Protocol):
     Returns logits [B, 1, V] after each prompt, the cache, and the outputs of
     the layers `features`, [B, P, F, E], or None where there are none.
     """
+    ...
 
   def score(
     self,
@@ -195,6 +200,7 @@ class Verifier(Protocol):
     to its slot `length - 1 + i`. Returns logits [B, M, V] float32 after each
     slot, the cache and features [B, M, F, E] or None.
     """
+    ...
 
   def commit(
     self, cache: Any, verdict: Verdict, start: jax.Array, chain: bool
@@ -203,22 +209,26 @@ class Verifier(Protocol):
 
     `chain`: the trees were chains, whose paths are in place already.
     """
+    ...
 
   def embed(self, params: Params, tokens: jax.Array) -> jax.Array:
     """Returns the embeddings [..., E] of tokens [...], float32, as stored."""
+    ...
 
   def head(self, params: Params, states: jax.Array) -> jax.Array:
     """Maps final states [..., E] to float32 logits [..., V]."""
+    ...
 
   def empty(self, batch: int, slots: int) -> Any:
     """Returns a cache of `slots` for each of `batch` rows."""
+    ...
 
   def spec(self, tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Returns the shardings of its params, or of its cache, given as shapes."""
+    ...
 
 
-@flax.struct.dataclass
-class Context:
+class Context(flax.struct.PyTreeNode):
   """What a drafter may look at.
 
   Example:
@@ -260,11 +270,30 @@ class Drafter(Protocol):
     (5,)
   """
 
-  buckets: tuple[int, ...]  # sizes M it can be asked for, ascending
-  max_depth: int  # D
-  proposal: str  # one of PROPOSALS: what `log_q` means
-  chain: bool  # slot i is always the child of slot i - 1: no cache gather
-  features: tuple[int, ...]  # verifier layers whose outputs it wants
+  @property
+  def buckets(self) -> tuple[int, ...]:
+    """Sizes M it can be asked for, ascending."""
+    ...
+
+  @property
+  def max_depth(self) -> int:
+    """D."""
+    ...
+
+  @property
+  def proposal(self) -> str:
+    """One of PROPOSALS: what `log_q` means."""
+    ...
+
+  @property
+  def chain(self) -> bool:
+    """Whether slot i is always the child of slot i - 1: no cache gather."""
+    ...
+
+  @property
+  def features(self) -> tuple[int, ...]:
+    """Verifier layers whose outputs it wants."""
+    ...
 
   def init(
     self, params: Params, context: Context, features: jax.Array | None
@@ -274,6 +303,7 @@ class Drafter(Protocol):
     A KV cache in it is a `models.cache.Cache` and grows with the verifier's;
     the size of no other leaf depends on that of `context.cache`.
     """
+    ...
 
   def draft(
     self,
@@ -290,6 +320,7 @@ class Drafter(Protocol):
     its draws: a draft may look at what is keyed by position only if its rule is
     SampleAndMatch.
     """
+    ...
 
   def observe(
     self,
@@ -306,6 +337,7 @@ class Drafter(Protocol):
     root first; `context` is still the one that the draft saw. D is that of
     the cycle's bucket: at most `slots` - 1.
     """
+    ...
 
 
 class AdaptiveDrafter(Drafter, Protocol):
@@ -321,14 +353,17 @@ class AdaptiveDrafter(Drafter, Protocol):
     Both [B], the second in cycles, at least 1. The loop takes the largest index
     of the batch for the least number of cycles.
     """
+    ...
 
   def enter(
     self, params: Params, state: State, context: Context, slots: int
   ) -> State:
     """Returns the state as drafts of `slots` slots find it, after others."""
+    ...
 
   def forced(self, params: Params, index: int) -> Params:
     """Returns params under which every row wants the bucket `index`."""
+    ...
 
   def calibrated(
     self, params: Params, costs: Sequence[float], states: Sequence[State]
@@ -340,6 +375,7 @@ class AdaptiveDrafter(Drafter, Protocol):
       costs: times of a cycle of each bucket, that of the first is 1.
       states: the drafter's after decoding with each bucket alone.
     """
+    ...
 
 
 class AcceptanceRule(Protocol):
@@ -365,3 +401,4 @@ class AcceptanceRule(Protocol):
     max_depth: int,
   ) -> Verdict:
     """Takes logits [B, M, V] float32 and `length` [B] before the cycle."""
+    ...

@@ -66,7 +66,7 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def on_first(action: Callable[[], None]) -> None:
+def on_first(action: Callable[[], Any]) -> None:
   """Runs an action in the first process; its InputError is raised in all."""
   together(action if is_first() else lambda: None)
 

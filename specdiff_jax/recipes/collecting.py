@@ -107,9 +107,11 @@ def collect(
   """
   one = decoding.system(recipe, checkpoint, name)
 
-  def run(some, on_done):
-    asked = [request_lib.named(r.id, r.prompt) for r in some]
-    one.decode(asked, on_done=lambda row, made: on_done(row.id, made.tokens))
+  def run(requests, on_done):
+    one.decode(
+      [request_lib.named(r.id, r.prompt) for r in requests],
+      on_done=lambda request, made: on_done(request.id, made.tokens),
+    )
 
   header = (
     dataclasses.asdict(recipe.sampling)
@@ -121,11 +123,11 @@ def collect(
     }
     | (facts or {})
   )
-  extend = {'at_once': rows.group_of(recipe.decoding.batch)}
+  extend: dict[str, Any] = {'at_once': rows.group_of(recipe.decoding.batch)}
   if recipe.collecting.store_top_k:
-    law = _stored_law(recipe, checkpoint)
-    header |= {'store_top_k': law.k, 'law_temperature': law.temperature}
-    extend = {'extend': law, 'at_once': law.rows}
+    top = _top_k(recipe, checkpoint)
+    header |= {'store_top_k': top.k, 'law_temperature': top.temperature}
+    extend = {'extend': top, 'at_once': top.rows}
   index, count = processes.process_index(), processes.process_count()
   with _all_or_none(), contextlib.ExitStack() as stack:
     # All journals are open then: none is cut any more.
@@ -191,7 +193,7 @@ def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
     time.sleep(max(1.0, 10 * (time.monotonic() - start)))
 
 
-def _stored_law(
+def _top_k(
   recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint
 ) -> stored_distribution.TopK:
   size, k = checkpoint.config.vocab_size, recipe.collecting.store_top_k

@@ -35,8 +35,8 @@ from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.verifiers import causal
 
-# What transformers' `generate` does to laws and texts that nothing here does,
-# with the values that switch it off.
+# What transformers' `generate` does to distributions and texts that nothing here
+# does, with the values that switch it off.
 _GENERATION = {
     'repetition_penalty': 1, 'encoder_repetition_penalty': 1,
     'no_repeat_ngram_size': 0, 'encoder_no_repeat_ngram_size': 0,
@@ -234,7 +234,13 @@ def system(
   """
   name = name or recipe.drafting.system
   options = recipe.systems[name]
-  parts = systems.parts(name, options, checkpoint, slots)
+  if slots:
+    options = dataclasses.replace(
+      options,
+      exact=False,
+      ar_slots=options_lib.SlotsByDtype(float32=slots, bfloat16=slots),
+    )
+  parts = systems.parts(name, options, checkpoint)
   systems.room(recipe, name, parts.drafter)
   systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
   return session(recipe, checkpoint, name, parts, platform)
@@ -359,18 +365,19 @@ def identity(
   What decides only the speed is left out, and the verifier stands there by its
   fingerprint.
   """
-  own = recipe.deciding('text') | {'verifier': checkpoint.fingerprint}
+  decides = recipe.deciding('text') | {'verifier': checkpoint.fingerprint}
   if recipe.sampling.temperature:  # else there is none
-    own |= {'noise': sampling_lib.KEYED}
-  return own
+    decides |= {'noise': sampling_lib.KEYED}
+  return decides
 
 
-def turns(
-  recipe: recipe_lib.Recipe, rows: Sequence[Any]
+def batches(
+  recipe: recipe_lib.Recipe, requests: Sequence[Any]
 ) -> list[Sequence[Any]]:
   """Returns what each of several systems decodes before the next one does.
 
   One request after another; all of them where they are decoded together, so
-  that rows are refilled.
+  that places in the batch are refilled.
   """
-  return [[row] for row in rows] if recipe.decoding.batch == 1 else [rows]
+  alone = recipe.decoding.batch == 1
+  return [[one] for one in requests] if alone else [requests]

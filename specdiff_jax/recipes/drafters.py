@@ -22,6 +22,7 @@ from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import tables
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import options as options_lib
+from specdiff_jax.recipes import recipe as recipe_lib
 
 Options = options_lib.Trained
 ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
@@ -30,7 +31,9 @@ _SHAPES = 'masked_lm'  # the family of drafters that are known by their shape
 
 
 def sizes(
-  options: Options, checkpoint: weights.Checkpoint, kind: str = ''
+  options: Options | recipe_lib.Training,
+  checkpoint: weights.Checkpoint,
+  kind: str = '',
 ) -> drafter_file.Config:
   """Returns the sizes of a new network of a kind, by default the config's."""
   kind = kind or options.network.kind

@@ -48,12 +48,12 @@ def complete(
   return _complete(values, ALL, where, '')
 
 
-def _complete(values, known, where: str, outer: str) -> dict[str, Any]:
+def _complete(values, fields, where: str, outer: str) -> dict[str, Any]:
   for name in values:
-    if name not in known:
-      raise unknown(f'{where} has the field', f'{outer}{name}', known)
+    if name not in fields:
+      raise unknown(f'{where} has the field', f'{outer}{name}', fields)
   full = {}
-  for name, one in known.items():
+  for name, one in fields.items():
     if dataclasses.is_dataclass(one.default):
       inner = {x.name: x for x in dataclasses.fields(one.default)}
       value = values.get(name, {})
@@ -112,13 +112,13 @@ def _fault(value: Any, kind: type) -> str | None:
   return None
 
 
-def unknown(where: str, name: str, known) -> errors.InputError:
-  """Returns the error for a name that is none of the `known` ones."""
-  near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+def unknown(where: str, name: str, names: Collection[str]) -> errors.InputError:
+  """Returns the error for a name that is none of `names`."""
+  near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
   guess = (
     f'Did you mean {" or ".join(near)}?'
     if near
-    else f'There are: {", ".join(sorted(known))}.'
+    else f'There are: {", ".join(sorted(names))}.'
   )
   return errors.InputError(f'{where} {name!r}, which does not exist. {guess}')
 

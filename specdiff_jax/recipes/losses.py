@@ -43,7 +43,7 @@ def _check_served(recipe: recipe_lib.Recipe) -> None:
   if recipe.training.windows == 1:
     raise errors.InputError(
       f'config.served is {served}, but config.windows is 1, and a '
-      "row's first window is always visited. Raise windows, best to "
+      "sequence's first window is always visited. Raise windows, best to "
       'max_new_tokens of `collect`, or leave served at 0.'
     )
 
@@ -57,7 +57,7 @@ def check_data(
   distribution that it is to read.
   """
   name, options = recipe.objective.loss, recipe.loss
-  if stored_law(recipe):
+  if reads_stored(recipe):
     found = header.get('store_top_k', 0), header.get('law_temperature')
     if not found[0] or found[1] != options.law_temperature:
       raise errors.InputError(
@@ -79,7 +79,7 @@ def check_data(
     )
 
 
-def stored_law(recipe: recipe_lib.Recipe) -> bool:
+def reads_stored(recipe: recipe_lib.Recipe) -> bool:
   """Returns whether the loss reads the distribution that `collect` stored."""
   return getattr(recipe.loss, 'stored_law', False)
 
@@ -106,5 +106,5 @@ def make(recipe: recipe_lib.Recipe, network: Any = None) -> objective.Objective:
     memory.accumulate,
     recipe.objective.served,
     whole,
-    stored_law(recipe),
+    reads_stored(recipe),
   )

@@ -39,8 +39,8 @@ class Seed:
 @dataclasses.dataclass(frozen=True)
 class Batch:
   batch: int = run(
-      1, 'requests decoded together, each row refilled when its text is done, '
-      'in batches of 32 and more a sixteenth of them at a time (distill: '
+      1, 'requests decoded together, each replaced by the next when its text is '
+      'done, in batches of 32 and more a sixteenth of them at a time (distill: '
       'trajectories a step)', low=1, high=1 << 16, reported=('bench',),
   )  # fmt: skip
 
@@ -80,7 +80,7 @@ class Network:
 @dataclasses.dataclass(frozen=True)
 class Sizes:
   masked_lm: told.Told = text(
-      told.Told(), 'of a published masked language model that drafts',
+      told.Told(), 'a published masked language model that drafts',
       reported=('bench',),
   )  # fmt: skip
   network: Network = run(Network(), 'sizes of a new drafter')

@@ -141,8 +141,8 @@ class Decoding(options_lib.Batch):
       high=limits.MOST_TOKENS,
   )  # fmt: skip
   decode_mesh: tuple[int, ...] = text(
-      (1, 1), 'devices for (data, model) that decode together: rows are split '
-      'over data, weights and heads over model',
+      (1, 1), 'devices for (data, model) that decode together: requests are '
+      'split over data, weights and heads over model',
   )  # fmt: skip
 
 
@@ -200,7 +200,7 @@ class Training(
       low=0,
   )  # fmt: skip
   tokens: int = run(
-      512, 'tokens of a packed row; longer trajectories are cut', low=1,
+      512, 'tokens of a packed sequence; longer trajectories are cut', low=1,
       high=limits.MOST_TOKENS,
   )  # fmt: skip
   windows: int = run(96, 'drafted windows for each trajectory', low=1)

@@ -5,6 +5,7 @@ new drafter or rule is one line.
 """
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 import functools
@@ -39,7 +40,7 @@ class Parts(NamedTuple):
   drafter: types.Drafter
   params: Any
   rule: types.AcceptanceRule
-  drafts: int = 1  # of one pass
+  drafts: int  # of one pass
 
 
 RULES: Mapping[str, types.AcceptanceRule] = {
@@ -60,65 +61,47 @@ _ARRANGEMENTS = {
 }
 
 
-def _ar(options: options_lib.Plain, checkpoint, slots):
-  if not slots:
-    own = _plain_slots(options, checkpoint)
-    slots = options.gamma + 1 if options.exact else own
-  return Parts(none.NoDraft(slots), (), accept.SampleAndMatch())
+def _ar(options: options_lib.Plain, checkpoint):
+  fastest = _plain_slots(options, checkpoint)
+  return none.NoDraft(options.gamma + 1 if options.exact else fastest), ()
 
 
-def _lookup(options: options_lib.Lookup, checkpoint, slots):
-  del checkpoint, slots
-  drafter = lookup.PromptLookup(options.gamma, options.ngram)
-  return Parts(drafter, (), RULES[options.rule])
+def _lookup(options: options_lib.Lookup, checkpoint):
+  del checkpoint
+  return lookup.PromptLookup(options.gamma, options.ngram), ()
 
 
-def _specdiff(options: options_lib.SpecDiff, checkpoint, slots):
+def _specdiff(options: options_lib.SpecDiff, checkpoint):
   """One chain."""
-  del slots
-  return _diffusion(options, checkpoint, _chain(options))
+  return build_drafters.window(options, checkpoint, _chain(options))
 
 
-def _specdiff2(options: options_lib.SpecDiff2, checkpoint, slots):
+def _specdiff2(options: options_lib.SpecDiff2, checkpoint):
   """K chains, of which the verifier selects one (2511.00606, Algorithm 1)."""
-  del slots
-  rule = paired(
-    options, 'specdiff2', lambda: accept.SelfSelection(RULES[options.rule])
-  )
   strategy = _drafts(options, 'chains')
-  return _diffusion(options, checkpoint, strategy)._replace(
-    rule=rule, drafts=options.drafts
-  )
+  return build_drafters.window(options, checkpoint, strategy)
 
 
-def _tree(options: options_lib.Tree, checkpoint, slots):
+def _tree(options: options_lib.Tree, checkpoint):
   """The same K drafts; the rule walks all of them."""
-  del slots
   arrangement = _ARRANGEMENTS[options.rule]
   strategy = _drafts(options, arrangement, budget=options.budget)
-  one = _diffusion(options, checkpoint, strategy)
-  return one._replace(drafts=options.drafts)
+  return build_drafters.window(options, checkpoint, strategy)
 
 
-def _best_first(options: options_lib.BestFirst, checkpoint, slots):
+def _best_first(options: options_lib.BestFirst, checkpoint):
   """The most probable prefixes of the marginals."""
-  del slots
   strategy = strategies.BestFirst(options.budget)
-  return _diffusion(options, checkpoint, strategy)
+  return build_drafters.window(options, checkpoint, strategy)
 
 
-def _of_family(name, options: options_lib.OfFamily, checkpoint, slots):
+def _of_family(name, options: options_lib.OfFamily, checkpoint):
   """Chains of the one family that drafts for the system `name`."""
-  del slots
-  one, params = build_drafters.of_system(
-    name, options, checkpoint, _chain(options)
-  )
-  return Parts(one, params, RULES[options.rule])
+  return build_drafters.of_system(name, options, checkpoint, _chain(options))
 
 
-def _early_exit(options: options_lib.EarlyExit, checkpoint, slots):
+def _early_exit(options: options_lib.EarlyExit, checkpoint):
   """The verifier's own first layers."""
-  del slots
   most = checkpoint.config.layers - 1
   layers = options.exit_layer or max(1, 4 * most // 5)
   if not 1 <= layers <= most:
@@ -132,18 +115,19 @@ def _early_exit(options: options_lib.EarlyExit, checkpoint, slots):
     gamma=options.gamma,
     strategy=_chain(options),
   )
-  return Parts(one, (), RULES[options.rule])
+  return one, ()
 
 
-def _adaptive(options: options_lib.Adaptive, checkpoint, slots):
+def _adaptive(options: options_lib.Adaptive, checkpoint):
   """Chains and trees of several sizes and no draft, by what pays."""
-  whole = _specdiff(options, checkpoint, slots)
+  whole: Any
+  whole, params = _specdiff(options, checkpoint)
   plain = none.NoDraft(_plain_slots(options, checkpoint))
   arms = [
-    dataclasses.replace(whole.drafter, gamma=min(gamma, options.gamma))
+    dataclasses.replace(whole, gamma=min(gamma, options.gamma))
     for gamma in options.gammas
   ] + [
-    dataclasses.replace(whole.drafter, strategy=strategies.BestFirst(budget))
+    dataclasses.replace(whole, strategy=strategies.BestFirst(budget))
     for budget in options.budgets
   ]
   # One arm of each size; those no larger than plain decoding draft nothing.
@@ -157,11 +141,11 @@ def _adaptive(options: options_lib.Adaptive, checkpoint, slots):
       'longer ones.'
     )
   drafter = adaptive.Adaptive(tuple(by_size[n] for n in sizes), plain)
-  params = adaptive.uncalibrated(drafter, whole.params)
-  return Parts(drafter, params, whole.rule)
+  return drafter, adaptive.uncalibrated(drafter, params)
 
 
-SYSTEMS: Mapping[str, Callable[..., Parts]] = {
+# (options, verifier) -> drafter and its params
+SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
   'ar': _ar,
   'lookup': _lookup,
   'specdiff': _specdiff,
@@ -174,11 +158,14 @@ SYSTEMS: Mapping[str, Callable[..., Parts]] = {
 }
 
 
-def parts(
-  name: str, options: Any, checkpoint: weights.Checkpoint, slots: int = 0
-) -> Parts:
+def parts(name: str, options: Any, checkpoint: weights.Checkpoint) -> Parts:
   """Returns the parts of the system `name`, of its options."""
-  return SYSTEMS[name](options, checkpoint, slots)
+  plain = name == 'ar'  # whatever rule others have
+  rule = accept.SampleAndMatch() if plain else RULES[options.rule]
+  if name == 'specdiff2':
+    rule = paired(options, name, functools.partial(accept.SelfSelection, rule))
+  drafts = getattr(options, 'drafts', 1)
+  return Parts(*SYSTEMS[name](options, checkpoint), rule, drafts)
 
 
 def _chain(options: options_lib.Drawn) -> strategies.Chain:
@@ -202,11 +189,6 @@ def _drafts(
     keep_q=RULES[options.rule].reads_q,
     **more,
   )
-
-
-def _diffusion(options, checkpoint, strategy) -> Parts:
-  one, params = build_drafters.window(options, checkpoint, strategy)
-  return Parts(one, params, RULES[options.rule])
 
 
 def dtype(checkpoint: weights.Checkpoint) -> str:
@@ -293,9 +275,9 @@ def room(recipe: recipe_lib.Recipe, name: str, drafter: types.Drafter) -> None:
     )
 
 
-def one_of(field: str, name: str, known) -> None:
-  """Raises InputError unless `name` is one of `known`."""
-  if name not in known:
+def one_of(field: str, name: str, names: Collection[str]) -> None:
+  """Raises InputError unless `name` is one of `names`."""
+  if name not in names:
     raise errors.InputError(
-      f'config.{field} is {name!r}, but it has to be one of {", ".join(known)}.'
+      f'config.{field} is {name!r}, but it has to be one of {", ".join(names)}.'
     )

@@ -102,8 +102,8 @@ def mesh(
   if recipe.training.batch % (ways * count):
     raise errors.InputError(
       f'config.batch is {recipe.training.batch}, but has to be a multiple of '
-      f'{ways * count}: {ways} devices take its rows, in '
-      f'config.accumulate={count} parts each.'
+      f'{ways * count}: {ways} devices take its trajectories, in '
+      f'config.accumulate={count} micro-batches each.'
     )
   return made
 

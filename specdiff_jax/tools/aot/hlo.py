@@ -191,9 +191,9 @@ def trip_count(
   loop: Instruction, inside: Computation, computations: Computations
 ) -> int:
   """Returns how often a `while` turns: 1 where that cannot be told."""
-  known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest)
-  if known:
-    return int(known.group(1))
+  told = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest)
+  if told:
+    return int(told.group(1))
   condition = computations.get(loop.attribute('condition'), {})
   place, bound = _less_than(condition, computations)
   if bound is None:

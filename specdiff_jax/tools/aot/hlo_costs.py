@@ -64,7 +64,8 @@ def read(text: str) -> Costs:
   Example: read(jax.jit(f).lower(x).compile().as_text()).flops
   """
   computations, entry = hlo.parse(text)
-  flops, traffic, arrays = 0, {}, {}
+  flops, arrays = 0, {}
+  traffic: dict[tuple[str, str, str], tuple[int, int]] = {}
   for one, inside, times, fused in hlo.walk(computations, entry):
     if one.opcode in ('dot', 'convolution'):
       flops += times * _flops(one, inside)
@@ -129,6 +130,7 @@ def _multiplications(one: hlo.Instruction, left, right, out) -> int:
   in the padding must not count.
   """
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', one.rest)
+  assert labels, one.rest
   lhs, rhs, result = labels.groups()
   count = out[result.index('b')] * out[result.index('f')]
   count *= right[rhs.index('i')]  # of one group of features

@@ -102,10 +102,10 @@ def _train(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh):
 
 
 def _decode(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh):
-  """Returns the decode loop over config.batch rows, and what it holds."""
+  """Returns the decode loop over config.batch requests, and what it holds."""
   decoding.check(config)
   checkpoint = verifier(config)
-  config = config.change(cache_step=0)  # the largest cache that rows come to
+  config = config.change(cache_step=0)  # the largest cache that requests reach
   made, platform = [], mesh.devices.flat[0].platform
 
   def make(params):

@@ -23,8 +23,8 @@ class Outcome:
 
   Attributes:
     fits: whether it can run.
-    peak: bytes that it takes.
-    limit: bytes that there are; 0 where that is not known.
+    peak: bytes at the worst moment.
+    limit: bytes that a device has; 0 where that cannot be told.
     parts: bytes of arguments, results that are not arguments again,
       temporaries and code. Empty if it does not fit: the compiler gives up.
     costs: what it does; None if it does not fit.
@@ -61,11 +61,11 @@ def compiled(lowered: jax.stages.Lowered, limit: int) -> Outcome:
       seconds=time.monotonic() - start,
     )
   seconds = time.monotonic() - start
-  memory = program.memory_analysis()
+  memory: Any = program.memory_analysis()
   parts = parts_of(memory)
   peak = memory.peak_memory_in_bytes or sum(parts.values()) - parts['code']
   peak += parts['code']
-  costs = hlo_costs.read(program.as_text())
+  costs = hlo_costs.read(program.as_text() or '')
   return Outcome(
     not limit or peak <= limit, peak, limit, parts, costs, '', seconds
   )

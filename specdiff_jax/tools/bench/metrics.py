@@ -63,11 +63,11 @@ def row(
     costs: of its cycle, if they were measured.
     coupled: whether its tokens, not only their distribution, are plain
       decoding's.
-    near_ties: rows whose first difference rounding explains.
+    near_ties: outputs whose first difference rounding explains.
   """
   outputs = tokens(measured)
   wrong = unlike(outputs, reference)
-  histogram = add([c.accepted for c in measured.completions])
+  histogram = add([c.accepted.tolist() for c in measured.completions])
   cycles = sum(c.cycles for c in measured.completions)
   emitted = sum(c.emitted for c in measured.completions)
   ratios = speedups(measured, ar)
@@ -106,7 +106,7 @@ def tokens(measured: timing.Measurement) -> list[list[int]]:
 def unlike(
   outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]
 ) -> int:
-  """Returns how many rows differ from the reference anywhere."""
+  """Returns how many outputs differ from the reference anywhere."""
   pairs = zip(outputs, reference, strict=True)
   return sum(list(a) != list(b) for a, b in pairs)
 

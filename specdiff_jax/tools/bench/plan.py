@@ -22,8 +22,8 @@ Batches = Sequence[Sequence[request_lib.Request]]
 class Plan:
   """Systems by name, with plain AR in every dtype beside them."""
 
-  names: tuple[str, ...]  # rows of the table
-  dtype: str  # of those rows
+  names: tuple[str, ...]  # systems of the table
+  dtype: str  # theirs
   ars: Mapping[str, tuple[str, int]]  # plain AR's name -> dtype, fastest shape
   rounds: int
   exact: bool  # outputs are compared to plain AR through the same shapes
@@ -49,7 +49,7 @@ class Plan:
     batches: Batches,
     plain: list[list[int]],
   ) -> dict[str, list[list[int]]]:
-    """Returns the tokens that each row of the table has to give.
+    """Returns the tokens that each system of the table has to give.
 
     They are those of plain AR padded to the system's own shapes, or of plain AR
     at its fastest shape, `plain`; see `same_shape`.
@@ -80,8 +80,8 @@ class Plan:
     itself, a system that chooses among shapes, and all unless `exact`.
     """
     buckets = system.engine.drafter.buckets
-    own = self.exact and system.name != 'ar' and len(buckets) == 1
-    return buckets[0] if own else 0
+    padded = self.exact and system.name != 'ar' and len(buckets) == 1
+    return buckets[0] if padded else 0
 
   def near_ties(
     self,
@@ -91,7 +91,7 @@ class Plan:
     expected: Sequence[Sequence[int]],
     got: Sequence[Sequence[int]],
   ) -> int:
-    """Returns how many rows differ by no more than rounding explains.
+    """Returns how many outputs differ by no more than rounding explains.
 
     None of a chain through the same shapes: there is no rounding between them.
     """
@@ -122,8 +122,9 @@ def planned(
       ars[f'ar {dtype}'] = dtype
 
   def make(name: str, dtype: str, slots: int) -> session_lib.Session:
-    own = checkpoint if dtype == own_dtype else decoding.verifier(recipe, dtype)
-    return decoding.system(recipe, own, name, slots)
+    same = dtype == recipe.model.dtype
+    loaded = checkpoint if same else decoding.verifier(recipe, dtype)
+    return decoding.system(recipe, loaded, name, slots)
 
   temperature = recipe.sampling.temperature
   return Plan(

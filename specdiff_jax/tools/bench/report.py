@@ -32,7 +32,7 @@ def _exact(row: metrics.Row) -> str:
   if row.exact:
     return 'yes'
   wrong = row.mismatched_rows - row.near_ties
-  return f'NO ({wrong} rows)' if wrong else f'{row.near_ties} near-ties'
+  return f'NO ({wrong} prompts)' if wrong else f'{row.near_ties} near-ties'
 
 
 def curves(rows: Sequence[metrics.Row]) -> tables.Table | None:
@@ -90,8 +90,8 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
     f'prefill and compilation, median of {rounds} interleaved rounds. '
     f'speed-up: over ar in {dtype}; over fastest AR: over ar in any dtype '
     f'(here {fastest}). tau: tokens per call of the verifier, the bonus '
-    f'token included. exact: every row equals {reference}, token for token '
-    '(near-ties: rows that differ by less than rounding moves the logits; in '
+    f'token included. exact: every output equals {reference}, token for token '
+    '(near-ties: outputs that differ by less than rounding moves the logits; in '
     'distribution: the rule draws coins of its own). '
     'cond: a position is accepted, given that the one before it was; surv: '
     'it is accepted.'

@@ -50,7 +50,8 @@ def to_transformers(config, params: dict[str, Any]) -> Any:
   for ours, array in params_lib.flatten(params):
     stored = hf_names.as_stored(config, ours, np.asarray(array))
     state[names[ours]] = _to_torch(torch, stored)
-  with initialization.no_init_weights():  # it would take seconds
+  # It would take seconds. Version 4 has it elsewhere.
+  with initialization.no_init_weights():  # pyright: ignore[reportAttributeAccessIssue]
     model = transformers.AutoModelForCausalLM.from_config(settings)
   missing, left = model.load_state_dict(state, assign=True, strict=False)
   model.tie_weights()

@@ -51,7 +51,7 @@ def run(
   """
   plan = plan_lib.planned(config, checkpoint, names, rounds)
   requests = decoding.requests(config, checkpoint, prompts)
-  turns = decoding.turns(config, requests)
+  batches = decoding.batches(config, requests)
   compilations.count()  # starts counting
 
   systems: dict[str, Any] = plan.systems()
@@ -68,12 +68,12 @@ def run(
   with report.progress('decoding') as show:
     measured = timing.interleave(
       {name: one.decode for name, one in systems.items()},
-      turns,
+      batches,
       plan.rounds,
       show,
     )
   plain = metrics.tokens(measured['ar'])
-  references = plan.references(systems, turns, plain)
+  references = plan.references(systems, batches, plain)
   speeds = {name: metrics.speed(one) for name, one in measured.items()}
   fastest = max(plan.ars, key=lambda name: speeds[name])
   parts = _costs(plan, systems, requests, report) if costs else {}

@@ -111,10 +111,10 @@ def _measurement(runs: list[list[_Call]], recompiles: int) -> Measurement:
 
 
 def _round(calls: list[_Call]) -> Round:
-  rows = [c for call in calls for c in call.completions]
+  made = [c for call in calls for c in call.completions]
   return Round(
-    emitted=sum(c.emitted for c in rows),
-    new_tokens=sum(len(c.tokens) for c in rows),
+    emitted=sum(c.emitted for c in made),
+    new_tokens=sum(len(c.tokens) for c in made),
     seconds=sum(call.clock.decode for call in calls),
     total_seconds=sum(call.seconds for call in calls),
   )

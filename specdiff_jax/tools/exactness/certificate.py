@@ -72,7 +72,7 @@ class Certificate:
     if not bad:
       return (
         f'Equal to plain decoding up to rounding: {what}. Every difference '
-        'is at a near-tie that rounding turned.'
+        'is at a near-tie that rounding flipped.'
       )
     why = 'Rounding does not explain a margin above the allowed one'
     if self.facts['mode'] == 'exact':

@@ -170,7 +170,7 @@ class Comparison:
     texts: Sequence[Sequence[int]],
     places: Sequence[int | None],
   ) -> tuple[float, list[np.ndarray]]:
-    """Returns the noise over all texts, and each row's logits [V] at its place.
+    """Returns the noise over all texts, and each text's logits [V] at its place.
 
     A place is an index in the completion; the logits are plain decoding's.
     """

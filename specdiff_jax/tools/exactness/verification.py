@@ -69,7 +69,8 @@ def number(value: float | None) -> float | str | None:
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
   """Returns the figures of the whole certificate."""
-  found = [row.report.worst_margin for row in rows if row.report.divergences]
+  worsts = (row.report.worst_margin for row in rows)
+  found = [margin for margin in worsts if margin is not None]
   worst = math.nan if any(map(math.isnan, found)) else max(found, default=None)
   return {
     'systems': [row.json() for row in rows],

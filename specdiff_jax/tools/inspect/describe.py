@@ -84,7 +84,7 @@ def per_chip(
 ) -> dict[str, Any]:
   """Returns bytes of weights on each chip of a mesh, by the sharding rules.
 
-  No device is needed. 'cache_per_token' is that of one row's token, in bfloat16
+  No device is needed. 'cache_per_token' is that of one token, in bfloat16
   and not divided; 'not_split' says which dimensions the mesh does not divide.
   """
   abstract = jax.sharding.AbstractMesh(tuple(mesh.values()), tuple(mesh))

@@ -69,6 +69,6 @@ def _chip(mesh: dict[str, Any]) -> str:
     does = 'fits' if mesh['fits'] else 'does not fit'
     text += f', which {does} in {mesh["chip_gib"]:g} GiB'
   return text + (
-    f'; keys and values take {printing.size(mesh["cache_per_token"])} for '
-    'each token of a row (bfloat16, on all chips together)'
+    f'; the KV cache takes {printing.size(mesh["cache_per_token"])} for '
+    'each token of a sequence (bfloat16, on all chips together)'
   )

@@ -53,8 +53,8 @@ def points(
   found = []
   for chosen in itertools.product(*axes.values()):
     values = dict(zip(axes, chosen))
-    own = [f'--config.{field}={value}' for field, value in values.items()]
-    found.append(Point(values, _name(values), parse(own)))
+    told = [f'--config.{field}={value}' for field, value in values.items()]
+    found.append(Point(values, _name(values), parse(told)))
   _check_different(found)
   return found
 
