@@ -16,7 +16,7 @@ a + j < length: the end token is a last valid target, nothing follows it.
 
 Anchors are uniform over [prompt_length, length - 2]: from the first response
 token (drafted from after the prefill) to the last that has a target. They are
-the positions where some cycle may begin; a tau over *served* cycles follows
+the positions where a cycle may begin; a tau over *served* cycles follows
 from acceptance at all of them (`training.evaluate`), and `training.served`
 trains more where the drafter would begin one.
 """
@@ -206,7 +206,7 @@ def split(source: Source, fraction: float) -> tuple['View', 'View']:
 
 
 class View:
-  """Some of a source's trajectories, in their order; a source itself."""
+  """A part of a source's trajectories, in their order; a source itself."""
 
   def __init__(self, source: Source, indices: Sequence[int]):
     self._source = source

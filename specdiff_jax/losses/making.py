@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 from typing import Any
 
+import jax
+
 from specdiff_jax.losses import divergences as divergences
 from specdiff_jax.losses import options as options_lib
 from specdiff_jax.losses import registry
@@ -23,7 +25,7 @@ def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
   Args:
     name: one of LOSSES.
     options: an object of its dataclass.
-    steps: of the whole run.
+    steps: steps of the whole run.
 
   Example: make('dpace', options.Dpace(0.5), 1000).value(slots, step)
   """
@@ -31,7 +33,7 @@ def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
   given = dataclasses.asdict(options)
   names = inspect.signature(loss.function).parameters
 
-  def value(slots, step):
+  def value(slots: slots_lib.Slots, step: jax.Array) -> slots_lib.Value:
     found = vars(slots) | (slots.statistics or {}) | given
     if not isinstance(options, options_lib.Warmed):
       return loss.function(**{name: found[name] for name in names})

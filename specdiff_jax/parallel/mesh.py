@@ -27,7 +27,7 @@ def make_mesh(
     axes: Names of the axes; by default (data, model) of two sizes and
       (replica, data, model) of three. Rows of a batch go over replica and
       data; parameters are whole in every replica.
-    devices: To take, all of them; by default those that are here. Of several
+    devices: Devices to take, all of them; by default those that are here. Of several
       slices the first axis goes over the slices, too.
 
   Raises:
@@ -90,15 +90,15 @@ def _sizes(
       f'mesh: {shown} is not a shape. Every size is at least 1; one of '
       'them may be -1 to take the devices that are left.'
     )
-  known = math.prod(size for size in shape if size != -1)
-  if count % known:
+  fixed = math.prod(size for size in shape if size != -1)
+  if count % fixed:
     raise errors.InputError(
       f'mesh: {shown} does not fit {count} device(s), which ask for a '
-      f'divisor of {count} in all, not {known}. Change the mesh, or start '
+      f'divisor of {count} in all, not {fixed}. Change the mesh, or start '
       'with another number of devices '
       '(JAX_NUM_CPU_DEVICES=8 makes eight out of a CPU).'
     )
-  return tuple(count // known if size == -1 else size for size in shape)
+  return tuple(count // fixed if size == -1 else size for size in shape)
 
 
 def _show(axes: Sequence[str], shape: Sequence[int]) -> str:

@@ -152,16 +152,16 @@ def main():
   source, sink = os.fdopen(0, 'rb'), os.fdopen(1, 'wb')
   signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends it inside of C, too
   limit()
-  known, compiled = None, None
+  last, compiled = None, None
   sink.write(b'.')
   sink.flush()
   while head := source.read(8):
     template, variables = json.loads(source.read(*struct.unpack('<Q', head)))
     signal.setitimer(signal.ITIMER_PROF, float(sys.argv[2]))
     sign = b'+'
-    if template != known:
+    if template != last:
       try:
-        compiled, known = environment().from_string(template), template
+        compiled, last = environment().from_string(template), template
       except MemoryError:
         sign, text = b'-', f'it needs more than {MEMORY >> 20} MiB of memory'
       except Exception as error:

@@ -39,10 +39,10 @@ class Student:
   """The drafter as it is trained, whole or in part.
 
   Attributes:
-    network: its sizes.
-    initial: (network, key, verifier's params) -> params that are trained.
-    score: what its windows predict.
-    finished: params that are trained -> params of the drafter.
+    network: sizes of the drafter.
+    initial: function (network, key, verifier's params) -> trained params.
+    score: predictions of its windows.
+    finished: function from the trained params to those of the drafter.
     vocab: draft vocabulary of the drafter that it starts from; None: the most
       frequent tokens of the data.
   """
@@ -85,11 +85,11 @@ class Output:
   """Where a run writes, and what it keeps.
 
   Attributes:
-    workdir: its directory.
-    facts: what must not change when the run goes on.
-    tensorboard: event files stand beside the JSON lines.
-    keep: checkpoints, beside the best.
-    best: the result is the best checkpoint, not the last.
+    workdir: directory of the run.
+    facts: values that must not change when the run goes on.
+    tensorboard: whether event files stand beside the JSON lines.
+    keep: checkpoints that are kept, beside the best.
+    best: whether the result is the best checkpoint, not the last.
   """
 
   workdir: str
