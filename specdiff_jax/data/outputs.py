@@ -7,7 +7,6 @@ have checksums, so that damage is noticed.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import hashlib
 import json
 import os
@@ -53,8 +52,13 @@ class Outputs(journal_lib.Resumed):
     self.done: set[str] = set()
     self._path = path
     self._settings = json.loads(json.dumps(settings))
-    with _open_errors(path):
+    try:
       os.close(files.open_own(path, os.O_WRONLY))
+    except OSError as error:
+      raise errors.InputError(
+        f'{path!r} cannot be written ({error.strerror or error}). Give a file '
+        'in a folder that exists.'
+      ) from error
     self._prompts, self._overwrite = prompts, overwrite
     super().__init__(path)
 
@@ -93,8 +97,11 @@ class Outputs(journal_lib.Resumed):
     name, key = fields.get('id'), fields.get('prompt_sha256')
     if 'sum' not in fields and not _is_old(fields):
       raise journal_lib.damaged(self._path, number, 'not a completion')
-    strange = not isinstance(name, str) or name in self.done
-    if strange or self._prompts.get(name, key) != key:
+    if (
+      not isinstance(name, str)
+      or name in self.done
+      or self._prompts.get(name, key) != key
+    ):
       raise errors.InputError(
         f'{self._path}, line {number}: not a completion of this prompt file '
         f'(the id {name!r} is missing, stands twice, or had another prompt). '
@@ -128,14 +135,3 @@ def _is_old(fields: Mapping[str, Any]) -> bool:
 
 def _beside(path: str) -> str:
   return f'{path}.settings.json'
-
-
-@contextlib.contextmanager
-def _open_errors(path: str):
-  try:
-    yield
-  except OSError as error:
-    raise errors.InputError(
-      f'{path!r} cannot be written ({error.strerror or error}). Give a file '
-      'in a folder that exists.'
-    ) from error

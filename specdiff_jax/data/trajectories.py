@@ -101,9 +101,7 @@ class Journal(journal_lib.Resumed):
 
   def read(self) -> Iterator[Trajectory]:
     """Yields the trajectories in the order they were written."""
-    for _, number, fields in journal_lib.lines(self.path):
-      if number > 1:
-        yield _from_fields(fields, self.path, number)
+    return _records(self.path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,9 +142,7 @@ def read_all(workdir: str) -> Collected:
 def every(workdir: str) -> Iterator[Trajectory]:
   """Yields what stands in all journals; less than `read_all` is checked."""
   for path in paths(workdir):
-    for _, number, fields in journal_lib.lines(path):
-      if number > 1:
-        yield _from_fields(fields, path, number)
+    yield from _records(path)
 
 
 def lengths(workdir: str) -> dict[str, int]:
@@ -207,6 +203,13 @@ def _check_header(old: dict, new: dict, path: str) -> None:
       'trajectories and new ones must not be mixed: go on with the old '
       'settings, or give a new work directory.'
     )
+
+
+def _records(path: str) -> Iterator[Trajectory]:
+  """Yields the trajectories of a journal."""
+  for _, number, fields in journal_lib.lines(path):
+    if number > 1:
+      yield _from_fields(fields, path, number)
 
 
 def _from_fields(fields: dict[str, Any], path: str, number: int) -> Trajectory:

@@ -34,7 +34,7 @@ def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
   names = inspect.signature(loss.function).parameters
 
   def value(slots: slots_lib.Slots, step: jax.Array) -> slots_lib.Value:
-    found = vars(slots) | (slots.statistics or {}) | given
+    found = vars(slots) | dict(slots.statistics or {}) | given
     if not isinstance(options, options_lib.Warmed):
       return loss.function(**{name: found[name] for name in names})
     warm = round(options.ce_fraction * steps)

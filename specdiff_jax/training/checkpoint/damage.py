@@ -42,8 +42,11 @@ def _fault(items: str) -> str:
   except errors.InputError:
     return 'its metrics or its checksums cannot be read'
   tau = found.get('tau')
-  number = isinstance(tau, (int, float)) and not isinstance(tau, bool)
-  if not number or not math.isfinite(tau):
+  if (
+    not isinstance(tau, (int, float))
+    or isinstance(tau, bool)
+    or not math.isfinite(tau)
+  ):
     return 'its metrics are damaged'
   # Those of older versions have no tau beside their checksums.
   return '' if sums.get('tau', tau) == tau else 'its metrics were changed'
