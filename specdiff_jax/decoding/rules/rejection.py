@@ -117,8 +117,8 @@ def drafted_log_q(tree: types.DraftTree) -> jax.Array:
   if tree.log_q is None:
     raise errors.InputError(
       'the rule reads the distribution that drafts were drawn from, but the '
-      'drafter proposes trees without `log_q`. Set keep_q, or use SampleAndMatch or '
-      'GreedyAcceptance.'
+      'drafter proposes trees without `log_q`. Set keep_q, or use '
+      'SampleAndMatch or GreedyAcceptance.'
     )
   return tree.log_q
 
