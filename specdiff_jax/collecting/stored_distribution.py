@@ -22,8 +22,8 @@ class TopK:
     model: network of the verifier.
     params: params of the verifier.
     k: tokens kept of each distribution.
-    temperature: temperature of the distribution, above 0; top-k and top-p are left out
-      of it.
+    temperature: temperature of the distribution, above 0; top-k and top-p are
+      left out of it.
     rows: trajectories in one pass, at most.
     sizes: tokens that trajectories are padded to, each compiled once.
     count: tokens of the longest completion.

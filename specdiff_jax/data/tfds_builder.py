@@ -34,7 +34,7 @@ class _Info(tfds.core.DatasetInfo):
 
 
 class Trajectories(tfds.core.GeneratorBasedBuilder):
-  """Completions of one verifier under one distribution, in the journal's order."""
+  """Completions of one verifier under one distribution, in journal order."""
 
   VERSION = tfds.core.Version('1.0.0')
   name = 'trajectories'

@@ -201,8 +201,8 @@ def rejection_loss(
   """Returns the Box-Cox loss of the length that rejection sampling accepts.
 
   E[accepted] = E_{x ~ P} sum_m prod_{j<=m} min(1, q_j(x_j) / p_j(x_j)): exact,
-  for P(x) min(1, q/p) = min(P, Q) term by term. The last factor is averaged (see
-  `soft_value`).
+  for P(x) min(1, q/p) = min(P, Q) term by term. The last factor is averaged
+  (see `soft_value`).
 
   Serves: rejection (and, nearly, shared noise) at a temperature above 0, on
   trajectories that were drawn at it. It has no reason to sharpen q.

@@ -19,12 +19,12 @@ LOSSES = registry.LOSSES  # whole: the modules that fill it are imported here
 def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
   """Returns the loss of a run.
 
-  One with `options_lib.Warmed` is mixed with the decayed cross-entropy, and told
-  a `beta` that rises once that has faded.
+  One with `options_lib.Warmed` is mixed with the decayed cross-entropy, and
+  told a `beta` that rises once that has faded.
 
   Args:
     name: one of LOSSES.
-    options: an object of its dataclass.
+    options: object of its dataclass.
     steps: steps of the whole run.
 
   Example: make('dpace', options.Dpace(0.5), 1000).value(slots, step)

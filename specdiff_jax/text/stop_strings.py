@@ -64,7 +64,7 @@ def find(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
 def watch(
   decode: Decode, stop: Sequence[str], settled: Decode | None = None
 ) -> Callable[[int, Sequence[int]], bool] | None:
-  """Returns an `on_tokens` that ends a request at a stop string; None without."""
+  """Returns an `on_tokens` that ends a request at a stop string, if any."""
   if not any(stop):
     return None
   settled = settled or _finished(decode)

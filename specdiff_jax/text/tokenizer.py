@@ -165,7 +165,7 @@ class Tokenizer:
       )
 
   def settled(self, ids: Sequence[int]) -> str:
-    """Returns the beginning of the text of `ids` that no later token changes."""
+    """Returns the beginning of the text that no later token changes."""
     ids = [int(i) for i in ids]
     if self._fallback is not None:
       while ids and (ids[-1] in self._fallback or not self._name(ids[-1])):

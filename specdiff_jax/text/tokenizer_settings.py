@@ -33,8 +33,8 @@ def number(at: str, what: str, value: Any) -> int:
   """Returns the id of a token; InputError if no vocabulary has it."""
   if type(value) is not int or not 0 <= value < tokenizer_bpe.MOST_IDS:
     raise errors.InputError(
-      f'{at}: {what} has the id {printing.short(value)}, which is no number of a '
-      'token, so this is not a table of tokens; download the file again.'
+      f'{at}: {what} has the id {printing.short(value)}, which is no number of '
+      'a token, so this is not a table of tokens; download the file again.'
     )
   return value
 
@@ -48,5 +48,6 @@ def check_ids(at: str, tokens: Mapping[str, Any]) -> None:
 def wrong(at: str, key: str, value: Any, wanted: str) -> errors.InputError:
   """Returns the error of a value that is something else."""
   return errors.InputError(
-    f'{at}: {key} is {printing.short(value)}, not {wanted}; download the file again.'
+    f'{at}: {key} is {printing.short(value)}, not {wanted}; download the file '
+    'again.'
   )

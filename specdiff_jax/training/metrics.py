@@ -56,8 +56,8 @@ class Pace:
     """Returns what a second brought since the last call; {} of no step.
 
     Args:
-      values: A step's metrics, of which `targets` is read. They are computed, so
-        that the steps so far are done.
+      values: A step's metrics, of which `targets` is read. They are computed,
+        so that the steps so far are done.
       flops: Of a step.
     """
     now = self._now()

@@ -22,7 +22,8 @@ def with_readings(
   """Returns a function of raw batches out of one of batches with readings.
 
   Args:
-    function: function of (params, view, batch, ...), such as `objective.make_loss` gives.
+    function: function of (params, view, batch, ...), such as
+      `objective.make_loss` gives.
     model: network of the verifier; its params are view.verifier.
     layers: layers whose outputs `function` reads as batch.features.
     temperature: temperature of the verifier's distribution; 0 for none.

@@ -228,8 +228,8 @@ class Checkpointer:
       f'checkpoints: none of the steps {sorted(failures)} in '
       f'{self.directory} can be restored; step {newest}: '
       f'{self._brief(failures[newest])}. If the configuration changed '
-      '(sizes, optimizer, data), go back to the one that wrote them; else choose '
-      'another work directory, or remove this one to start over.'
+      '(sizes, optimizer, data), go back to the one that wrote them; else '
+      'choose another work directory, or remove this one to start over.'
     )
 
   def at(self, step: int, template: Any, iterator: Any) -> Any:
