@@ -101,13 +101,13 @@ def collect(
   new_tokens)` is called.
 
   Args:
-    requests: each with an id of its own.
-    generate: see above.
-    journal: where completions go, and where some may be already.
-    progress: see above.
+    requests: requests with distinct ids.
+    generate: function that completes requests, see above.
+    journal: where completions go, and may be already.
+    progress: function told of what is done, see above.
     elsewhere: ids of requests that other processes completed.
-    extend: adds to trajectories, before they are written, what takes another
-      pass of the verifier.
+    extend: function that adds to trajectories, before they are written, what
+      takes another pass of the verifier.
     at_once: trajectories that are extended and written together, and that a
       kill may lose; the last ones, or those before an error, may be fewer.
 

@@ -20,8 +20,8 @@ import numpy as np
 from specdiff_jax.collecting import collect
 from specdiff_jax.core import training_types
 from specdiff_jax.data import trajectories
-from specdiff_jax.data import windows
 from specdiff_jax.training import evaluate
+from specdiff_jax.training import every_anchor
 
 
 def accepted_counts(
@@ -37,15 +37,11 @@ def accepted_counts(
       `every_anchor.batches`.
     records: how many there are.
   """
-  found = [[] for _ in range(records)]
-  for batch in batches:
-    match, valid = jax.device_get(matches(batch))
-    counts = evaluate.accepted_counts(match, valid)
-    for row, record in enumerate(batch.record):
-      if record != windows.BLANK:
-        found[record].append(counts[row][batch.anchor_valid[row]])
   none = np.zeros(0, np.int32)
-  return [np.concatenate([none, *rows]) for rows in found]
+  return [
+    np.concatenate([none, *(evaluate.accepted_counts(*pair) for pair in pairs)])
+    for pairs in every_anchor.by_record(matches, batches, records)
+  ]
 
 
 def failing(accepted: Sequence[int], most: int, limit: int) -> list[int]:
@@ -58,11 +54,7 @@ def failing(accepted: Sequence[int], most: int, limit: int) -> list[int]:
   >>> failing([2, 9, 9, 0, 1, 9, 0], most=1, limit=9)
   [3, 4, 6]
   """
-  visited, place = [], 0
-  while place < len(accepted):
-    if accepted[place] <= most:
-      visited.append(place)
-    place += int(accepted[place]) + 1
+  visited = evaluate.visited(accepted)
   chosen: list[int] = []
   for count in range(most + 1):
     equals = [place for place in visited if accepted[place] == count]

@@ -19,11 +19,11 @@ class TopK:
     records = extend(records)
 
   Attributes:
-    model: the verifier.
-    params: its params.
+    model: network of the verifier.
+    params: params of the verifier.
     k: tokens kept of each distribution.
-    temperature: that of the distribution, above 0; top-k and top-p are left out
-      of it.
+    temperature: temperature of the distribution, above 0; top-k and top-p are
+      left out of it.
     rows: trajectories in one pass, at most.
     sizes: tokens that trajectories are padded to, each compiled once.
     count: tokens of the longest completion.

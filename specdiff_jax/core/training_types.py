@@ -8,9 +8,8 @@ from typing import Any
 
 import flax.struct
 import jax
-import numpy as np
 
-Array = jax.Array | np.ndarray | Any  # on a device; on the host; shapes
+Array = Any  # a jax.Array on a device, an np.ndarray on the host, or shapes
 
 
 class Distribution(flax.struct.PyTreeNode):

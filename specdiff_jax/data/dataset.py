@@ -2,9 +2,9 @@
 
 Made from the journals (`trajectories`) in seconds, and remade when these have
 grown. Equal completions of one prompt are kept once: several seeds, or a prompt
-that stands in a file twice, may come to the same text. (Where trajectories are
-draws of a law, as some losses want them, the likeliest short texts then count
-for less than their share.)
+that stands in a file twice, may yield the same text. (Where trajectories are
+draws of a distribution, as some losses want them, the likeliest short texts
+then count for less than their share.)
 """
 
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def _distinct(
 
 
 def _stored(records: Sequence[trajectories.Trajectory]) -> int:
-  """Returns how many tokens of the verifier's law each record has; 0: none."""
+  """Returns K of the distributions stored in all records; 0: none."""
   stored = {
     0 if record.top_ids is None else record.top_ids.shape[1]
     for record in records

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from typing import Any
+from typing import Self
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
@@ -88,13 +89,13 @@ class AppendFile:
     """Raises InputError unless the file is there as this process left it."""
     if not self._regular:
       return
-    own, there = os.fstat(self._file), None
+    ours, there = os.fstat(self._file), None
     with contextlib.suppress(OSError):
       there = os.stat(self.path)
-    if there is None or not os.path.samestat(own, there):
+    if there is None or not os.path.samestat(ours, there):
       done = 'deleted, moved or replaced'
-    elif own.st_size != self._end:
-      done = f'changed (it has {own.st_size} bytes instead of {self._end})'
+    elif ours.st_size != self._end:
+      done = f'changed (it has {ours.st_size} bytes instead of {self._end})'
     else:
       return
     raise errors.InputError(
@@ -108,6 +109,36 @@ class AppendFile:
     if self._file >= 0:
       os.close(self._file)
       self._file = -1
+
+
+class Resumed:
+  """What is kept in an `AppendFile`, and goes on where a killed run stopped."""
+
+  def __init__(self, path: str):
+    self._file = AppendFile(path)
+    try:
+      self._recover()
+    except BaseException:
+      self.close()
+      raise
+
+  def _recover(self) -> None:
+    """Takes in the whole lines and cuts off what follows them."""
+    raise NotImplementedError
+
+  def close(self) -> None:
+    """Lets another process have the file; a second call does nothing."""
+    self._file.close()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, kind: Any, *_) -> None:
+    try:
+      if kind is None:
+        self._file.check()  # was what is written there until the end?
+    finally:
+      self.close()
 
 
 def lines(path: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -128,7 +159,7 @@ def lines(path: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
       if len(line) > _LONGEST:
         raise damaged(path, number, f'more than {_LONGEST} bytes long')
       tail = _TAIL.search(line)
-      record = _parse(line)
+      record = parsed(line)
       fault = ''
       if tail and tail[1] != _sum(line[: tail.start()]):
         fault = 'not what was written there: its checksum differs'
@@ -158,7 +189,7 @@ def damaged(path: str, number: int, fault: str) -> errors.InputError:
   )
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parsed(line: bytes) -> dict[str, Any] | None:
   """Returns the line's object, or None if it is not whole."""
   try:
     record = files.parse_json(line) if line.endswith(b'\n') else None
@@ -185,7 +216,8 @@ def _sum(data: bytes) -> bytes:
 
 def with_sum(fields: Mapping[str, Any]) -> dict[str, Any]:
   """Returns an object with a checksum of its values, for `without_sum`."""
-  return {**fields, 'sum': _sum(_canonical(fields)).decode()}
+  canonical = json.dumps(fields, sort_keys=True).encode()
+  return {**fields, 'sum': _sum(canonical).decode()}
 
 
 def without_sum(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,10 +230,6 @@ def without_sum(fields: Mapping[str, Any]) -> dict[str, Any]:
   if 'sum' in fields and with_sum(rest) != fields:
     raise ValueError('it is not what was written: its checksum differs')
   return rest
-
-
-def _canonical(fields: Mapping[str, Any]) -> bytes:
-  return json.dumps(fields, sort_keys=True).encode()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -218,7 +246,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def digest(parts: Iterable[tuple[str, int]]) -> str:
-  """Returns the SHA-256, in hex digits, of the first bytes of some files.
+  """Returns the SHA-256, in hex digits, of the first bytes of files.
 
   Example: digest([('journal.jsonl', 4096), ('journal.1.jsonl', 512)])
   """

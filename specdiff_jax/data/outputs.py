@@ -7,7 +7,6 @@ have checksums, so that damage is noticed.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ _OLD = {
 }  # fmt: skip
 
 
-class Outputs:
+class Outputs(journal_lib.Resumed):
   """An append-only file of completions, each on disk once it is written.
 
   with Outputs('out.jsonl', {'seed': 0}, {'p1': prompt_key([5, 7])}) as file:
@@ -42,10 +41,10 @@ class Outputs:
     """Opens `path`, keeping the lines that a run like this one wrote.
 
     Args:
-      path: its folder has to exist.
-      settings: what decides the lines besides the prompts, as JSON values.
-      prompts: the `prompt_key` of each id.
-      overwrite: drop what is in the file.
+      path: file in a folder that exists.
+      settings: JSON values that decide the lines besides the prompts.
+      prompts: `prompt_key` of each id.
+      overwrite: whether what is in the file is dropped.
 
     Raises InputError if the file holds anything but lines of these settings
     and prompts, naming what differs; it is then left as it is.
@@ -53,33 +52,30 @@ class Outputs:
     self.done: set[str] = set()
     self._path = path
     self._settings = json.loads(json.dumps(settings))
-    with _open_errors(path):
-      os.close(files.open_own(path, os.O_WRONLY))
-    self._file = journal_lib.AppendFile(path)
     try:
-      self._recover(prompts, overwrite)
-    except BaseException:
-      self.close()
-      raise
+      os.close(files.open_own(path, os.O_WRONLY))
+    except OSError as error:
+      raise errors.InputError(
+        f'{path!r} cannot be written ({error.strerror or error}). Give a file '
+        'in a folder that exists.'
+      ) from error
+    self._prompts, self._overwrite = prompts, overwrite
+    super().__init__(path)
 
-  def _recover(self, prompts: Mapping[str, str], overwrite: bool) -> None:
-    """Takes in the whole lines, cuts off the rest, and notes the settings."""
+  def _recover(self) -> None:
     if not os.path.isfile(self._path):  # a device: nothing to go on with
       return
-    if overwrite or not os.path.getsize(self._path):
+    if self._overwrite or not os.path.getsize(self._path):
       self._file.cut(0)
-      self._note()
+      settings = journal_lib.with_sum(self._settings)
+      files.write_json(_beside(self._path), settings)  # before the first line
       return
     self._check_settings()
     end = 0
     for end, number, fields in journal_lib.lines(self._path):
-      self._check_line(fields, number, prompts)
+      self._check_line(fields, number)
       self.done.add(fields['id'])
     self._file.cut(end)
-
-  def _note(self) -> None:
-    """Writes the settings, whole or not at all, before the first line."""
-    files.write_json(_beside(self._path), journal_lib.with_sum(self._settings))
 
   def _check_settings(self) -> None:
     try:
@@ -97,12 +93,15 @@ class Outputs:
         'with the old ones, give another file, or --overwrite.'
       )
 
-  def _check_line(self, fields, number: int, prompts) -> None:
+  def _check_line(self, fields: Mapping[str, Any], number: int) -> None:
     name, key = fields.get('id'), fields.get('prompt_sha256')
     if 'sum' not in fields and not _is_old(fields):
       raise journal_lib.damaged(self._path, number, 'not a completion')
-    strange = not isinstance(name, str) or name in self.done
-    if strange or prompts.get(name, key) != key:
+    if (
+      not isinstance(name, str)
+      or name in self.done
+      or self._prompts.get(name, key) != key
+    ):
       raise errors.InputError(
         f'{self._path}, line {number}: not a completion of this prompt file '
         f'(the id {name!r} is missing, stands twice, or had another prompt). '
@@ -117,20 +116,6 @@ class Outputs:
     """
     self._file.append([record])
     self.done.add(record['id'])
-
-  def close(self) -> None:
-    """Lets another process have the file; a second call does nothing."""
-    self._file.close()
-
-  def __enter__(self) -> 'Outputs':
-    return self
-
-  def __exit__(self, kind: Any, *_) -> None:
-    try:
-      if kind is None:
-        self._file.check()  # was what is written there until the end?
-    finally:
-      self.close()
 
 
 def prompt_key(ids: Sequence[int]) -> str:
@@ -150,14 +135,3 @@ def _is_old(fields: Mapping[str, Any]) -> bool:
 
 def _beside(path: str) -> str:
   return f'{path}.settings.json'
-
-
-@contextlib.contextmanager
-def _open_errors(path: str):
-  try:
-    yield
-  except OSError as error:
-    raise errors.InputError(
-      f'{path!r} cannot be written ({error.strerror or error}). Give a file '
-      'in a folder that exists.'
-    ) from error

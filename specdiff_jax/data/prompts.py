@@ -17,7 +17,7 @@ _LONGEST_ID = 1000  # characters; messages and results repeat it
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """One prompt; `id` is the file's own and unique in it."""
+  """One prompt; `id` is that of the file and unique in it."""
 
   id: str
   text: str

@@ -23,18 +23,18 @@ from specdiff_jax.data import journal
 MANIFEST = 'manifest.json'
 _LARGEST = 64 << 20  # bytes of a manifest, which has the hash of each prompt
 
-tfds.disable_progress_bar()  # the programs have their own
+tfds.disable_progress_bar()  # the programs have others
 
 
 class _Info(tfds.core.DatasetInfo):
-  """A DatasetInfo that looks nothing up: the dataset is the user's own."""
+  """A DatasetInfo that looks nothing up: the dataset is the user's."""
 
   def initialize_from_bucket(self) -> None:
     """Leaves the network and the temporary folder alone."""
 
 
 class Trajectories(tfds.core.GeneratorBasedBuilder):
-  """Completions of one verifier under one law, in the journal's order."""
+  """Completions of one verifier under one distribution, in journal order."""
 
   VERSION = tfds.core.Version('1.0.0')
   name = 'trajectories'
@@ -71,7 +71,7 @@ class Trajectories(tfds.core.GeneratorBasedBuilder):
     )
 
   def _top(self) -> dict[str, tfds.features.Tensor]:
-    """Returns the features of the law, where it is stored."""
+    """Returns the features of the distribution, where it is stored."""
     if not self._top_k:
       return {}
     shape, make = (None, self._top_k), tfds.features.Tensor
@@ -148,8 +148,8 @@ def _digest(path: str) -> str:
 def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
   """Returns whether the files are those that the manifest was written for.
 
-  Nothing is known of the files of older versions: they are taken as whole.
-  Further files, such as a desktop's, are of no account.
+  Manifests of older versions list no files: those are taken as whole. Further
+  files, such as a desktop's, are ignored.
   """
   if not isinstance(manifest.get('files', {}), dict):
     return False

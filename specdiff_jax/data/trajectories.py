@@ -1,4 +1,4 @@
-"""The verifier's own completions: a journal while collecting, then a dataset.
+"""The verifier's completions: a journal while collecting, then a dataset.
 
 A TFDS build restarts from nothing when it is killed, so `collect` writes an
 append-only journal of JSON lines, and `dataset.build` turns it into an
@@ -31,7 +31,7 @@ FORMAT = 1  # of the journal and of the manifest, written in both
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trajectory:
-  """One completion by the verifier, with the law it was drawn from."""
+  """One completion by the verifier, with the settings it was drawn under."""
 
   id: str
   prompt_hash: str  # of the prompt's text: `prompts.text_hash`
@@ -47,7 +47,7 @@ class Trajectory:
   top_log_p: np.ndarray | None = None  # [C, K] float16
 
 
-class Journal:
+class Journal(journal_lib.Resumed):
   """An append-only file of trajectories that survives a kill at any byte.
 
   Whatever `append` returned from is on disk. Reopening cuts off a last line
@@ -66,15 +66,9 @@ class Journal:
     self.path = _path(workdir, process)
     self.header = json.loads(json.dumps(header))
     self._ids: set[str] = set()
-    self._file = journal_lib.AppendFile(self.path)
-    try:
-      self._recover()
-    except BaseException:
-      self.close()
-      raise
+    super().__init__(self.path)
 
   def _recover(self) -> None:
-    """Takes in the whole lines and cuts off what follows them."""
     end = 0
     for end, number, fields in journal_lib.lines(self.path):
       if number == 1:
@@ -107,23 +101,7 @@ class Journal:
 
   def read(self) -> Iterator[Trajectory]:
     """Yields the trajectories in the order they were written."""
-    for _, number, fields in journal_lib.lines(self.path):
-      if number > 1:
-        yield _from_fields(fields, self.path, number)
-
-  def close(self) -> None:
-    """Lets another process have the journal; a second call does nothing."""
-    self._file.close()
-
-  def __enter__(self) -> 'Journal':
-    return self
-
-  def __exit__(self, kind: Any, *_) -> None:
-    try:
-      if kind is None:
-        self._file.check()  # was what is written there until the end?
-    finally:
-      self.close()
+    return _records(self.path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,9 +142,7 @@ def read_all(workdir: str) -> Collected:
 def every(workdir: str) -> Iterator[Trajectory]:
   """Yields what stands in all journals; less than `read_all` is checked."""
   for path in paths(workdir):
-    for _, number, fields in journal_lib.lines(path):
-      if number > 1:
-        yield _from_fields(fields, path, number)
+    yield from _records(path)
 
 
 def lengths(workdir: str) -> dict[str, int]:
@@ -205,9 +181,11 @@ def _path(workdir: str, process: int) -> str:
 
 def _header(fields: dict[str, Any], path: str) -> dict[str, Any]:
   """Returns the header that stands on a journal's first line."""
-  known = fields.keys() - {'sum'} == {'journal', 'header'}
-  known = known and isinstance(fields['header'], dict)
-  if not known or fields['journal'] != FORMAT:
+  if (
+    fields.keys() - {'sum'} != {'journal', 'header'}
+    or not isinstance(fields['header'], dict)
+    or fields['journal'] != FORMAT
+  ):
     raise errors.InputError(
       f'{path}, line 1: not the header of a journal of format {FORMAT} '
       f'(format: {fields.get("journal")!r:.40}). Give a new work '
@@ -225,6 +203,13 @@ def _check_header(old: dict, new: dict, path: str) -> None:
       'trajectories and new ones must not be mixed: go on with the old '
       'settings, or give a new work directory.'
     )
+
+
+def _records(path: str) -> Iterator[Trajectory]:
+  """Yields the trajectories of a journal."""
+  for _, number, fields in journal_lib.lines(path):
+    if number > 1:
+      yield _from_fields(fields, path, number)
 
 
 def _from_fields(fields: dict[str, Any], path: str, number: int) -> Trajectory:

@@ -78,4 +78,6 @@ def _check(fields: Mapping[str, Any]) -> None:
   if ids.shape != log_p.shape:
     raise ValueError(f'top_ids is {ids.shape}, top_log_p {log_p.shape}')
   if ids.min() < 0 or not (log_p <= 0.01).all():  # nan is not, either
-    raise ValueError('top_ids or top_log_p hold what is no token, or no law')
+    raise ValueError(
+      'top_ids or top_log_p hold what is no token, or no distribution'
+    )

@@ -16,7 +16,7 @@ a + j < length: the end token is a last valid target, nothing follows it.
 
 Anchors are uniform over [prompt_length, length - 2]: from the first response
 token (drafted from after the prefill) to the last that has a target. They are
-the positions where some cycle may begin; a tau over *served* cycles follows
+the positions where a cycle may begin; a tau over *served* cycles follows
 from acceptance at all of them (`training.evaluate`), and `training.served`
 trains more where the drafter would begin one.
 """
@@ -90,36 +90,27 @@ def batches(
   order_seed, anchor_seed = map(
     int, np.random.SeedSequence(config.seed).generate_state(2)
   )
-  draw = _DrawnRow(source, config)
+
+  def drawn(record: int, rng: np.random.Generator) -> training_types.TrainBatch:
+    """Returns the row of one record, its anchors drawn from the given noise."""
+    if record == BLANK:
+      return blank(config)
+    item = source[record]
+    start, stop = len(item.prompt), min(_length(item), config.tokens) - 1
+    chosen = _draw(rng, start, stop, config.windows)
+    return row(record, item, chosen, config)
+
   return (
     grain.MapDataset.source(usable)
     .shuffle(seed=order_seed)
     .repeat(num_epochs)
-    .random_map(draw, seed=anchor_seed)[
+    .random_map(drawn, seed=anchor_seed)[
       # before the sharding: see above
       process_index::process_count
     ]
     .batch(config.batch // process_count, drop_remainder=True)
     .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
   )
-
-
-class _DrawnRow:
-  """Makes the row of one record, its anchors drawn from the given noise."""
-
-  def __init__(self, source: Source, config: WindowConfig):
-    self._source = source
-    self._config = config
-
-  def __call__(
-    self, record: int, rng: np.random.Generator
-  ) -> training_types.TrainBatch:
-    if record == BLANK:
-      return blank(self._config)
-    item, size = self._source[record], self._config.tokens
-    start, stop = len(item.prompt), min(_length(item), size) - 1
-    chosen = _draw(rng, start, stop, self._config.windows)
-    return row(record, item, chosen, self._config)
 
 
 def row(
@@ -206,7 +197,7 @@ def split(source: Source, fraction: float) -> tuple['View', 'View']:
 
 
 class View:
-  """Some of a source's trajectories, in their order; a source itself."""
+  """A part of a source's trajectories, in their order; a source itself."""
 
   def __init__(self, source: Source, indices: Sequence[int]):
     self._source = source

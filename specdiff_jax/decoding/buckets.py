@@ -28,13 +28,13 @@ def run(
 
   Args:
     drafter: says what each row wants.
-    drafter_params: of the drafter.
+    drafter_params: params of the drafter.
     cycle: (slots, state) -> state, one cycle.
     enter: (slots, state) -> state, before cycles of these slots that follow
       others.
     live: whether to go on.
     max_cycles: [] the longest stretch.
-    state: of the decode loop.
+    state: state of the decode loop.
   """
 
   def choice(count, state):

@@ -21,11 +21,11 @@ def measured(
 
   Args:
     drafter: chooses among its buckets.
-    params: the drafter's.
+    params: params of the drafter.
     start: returns a prefilled state.
     decode: (params, state, cycles) -> state; the first call may compile.
-    cycles: of each timed call.
-    rounds: the median of each bucket's share of a round counts.
+    cycles: cycles of each timed call.
+    rounds: timings of each bucket; the median of its share of a round counts.
   """
   sizes = range(len(drafter.buckets))
   forced = [drafter.forced(params, index) for index in sizes]

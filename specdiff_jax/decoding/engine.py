@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import cast
 
 import chex
 import jax
@@ -58,6 +59,12 @@ class Engine:
   def __post_init__(self):
     accept.check(self.drafter, self.rule)
 
+  @property
+  def adaptive(self) -> types.AdaptiveDrafter | None:
+    """The drafter, if it chooses among several buckets."""
+    several = len(self.drafter.buckets) > 1
+    return cast(types.AdaptiveDrafter, self.drafter) if several else None
+
   def check_length(self, prompt: int) -> None:
     """Raises InputError if the verifier has no positions for such a prompt."""
     length, most = prompt + self.max_new_tokens, self.verifier.max_positions
@@ -94,8 +101,8 @@ class Engine:
     """Reads prompts and emits the first token of each.
 
     Args:
-      params: the verifier's.
-      drafter_params: the drafter's.
+      params: params of the verifier.
+      drafter_params: params of the drafter.
       prompt: tokens [B, P], P one of a few bucket sizes; length 0 marks a row
         that pads the batch.
       max_new_tokens: [B].
@@ -177,22 +184,23 @@ class Engine:
     def cycle(slots, state):
       return self.pinned(self._cycle(slots, params, drafter_params, state))
 
+    state, adaptive = self.pinned(state), self.adaptive
+    if adaptive is None:
+      return lax.while_loop(
+        live,
+        lambda carry: (carry[0] + 1, cycle(tree, carry[1])),
+        (jnp.int32(0), state),
+      )[1]
+
     def enter(slots, state):
-      drafted = self.drafter.enter(
+      drafted = adaptive.enter(
         drafter_params, state.drafter, self.context(params, state), slots
       )
       return self.pinned(state.replace(drafter=drafted))
 
-    state, sizes = self.pinned(state), self.drafter.buckets
-    if len(sizes) > 1:
-      return buckets.run(
-        self.drafter, drafter_params, cycle, enter, live, max_cycles, state
-      )
-    return lax.while_loop(
-      live,
-      lambda carry: (carry[0] + 1, cycle(sizes[0], carry[1])),
-      (jnp.int32(0), state),
-    )[1]
+    return buckets.run(
+      adaptive, drafter_params, cycle, enter, live, max_cycles, state
+    )
 
   def pinned(self, state: types.DecodeState) -> types.DecodeState:
     """Returns the state split over the mesh, if there is one."""

@@ -79,7 +79,7 @@ _LIMITS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
   ),
   'top_p': (
     numbers.Real,
-    lambda x: x == 1 or _LEAST_TOP_P <= x and np.float32(x) < 1,
+    lambda x: x == 1 or _LEAST_TOP_P <= x and float(np.float32(x)) < 1,
     f'1 (off), or {_LEAST_TOP_P:.3g} to 0.9999999: others are 0 or 1 in '
     'float32',
   ),
@@ -137,7 +137,7 @@ class Completion:
 
 @dataclasses.dataclass
 class Clock:
-  """Seconds spent, summed over requests; the caller's own are in neither."""
+  """Seconds spent, summed over requests, without those of the caller."""
 
   prefill: float = 0.0
   decode: float = 0.0

@@ -8,6 +8,7 @@ of static shapes: the indices of rows are an argument.
 from collections.abc import Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 from jax import lax
@@ -34,7 +35,7 @@ def group_of(batch: int) -> int:
 
   Filling takes a prefill and a fetch, and a caller's write to disk: row by row
   a large batch would do that after every cycle. The rows that wait for others
-  are some 3 % of it.
+  are about 3 % of it.
   """
   return max(1, batch // 16)
 
@@ -56,19 +57,19 @@ class Rows:
   ):
     self._engine, self._batch, self.group = engine, batch, group_of(batch)
     self._params, self._drafter_params = params, drafter_params
-    self._state: types.DecodeState | None = None
+    self._state: Any = None  # a `types.DecodeState` once it is filled
     self._longest = 0  # tokens of the longest live row that was seen last
 
-  def fill(self, rows: Sequence[int], some: types.DecodeState) -> None:
+  def fill(self, rows: Sequence[int], prefilled: types.DecodeState) -> None:
     """Puts prefilled requests into rows; spare ones of `group` are dropped."""
     if self._batch == 1:
-      self._state, self._longest = some, 0
+      self._state, self._longest = prefilled, 0
       return
     if self._state is None:
-      self._state = spread(some, self._batch)
+      self._state = spread(prefilled, self._batch)
     places = np.full(self.group, self._batch, np.int32)
     places[: len(rows)] = rows
-    self._state = insert(self._state, some, places)
+    self._state = insert(self._state, prefilled, places)
 
   def wait(self) -> None:
     """Returns once the rows are filled: for clocks."""
@@ -97,14 +98,14 @@ class Rows:
     """Marks as done the rows that `done` [B] says are."""
     self._state = self._state.replace(done=jnp.asarray(done))
 
-  def warm_up(self, some: types.DecodeState) -> None:
+  def warm_up(self, prefilled: types.DecodeState) -> None:
     """Compiles what these rows may need, with caches of every size."""
     rows = range(self.group)
-    self.fill(rows, some)
+    self.fill(rows, prefilled)
     seen = 0
     while seen < (seen := self._state.cache.slots):
       if self._batch > 1:
-        self.fill(rows, some)
+        self.fill(rows, prefilled)
       self.run(0, self._batch)
       # A row whose next tree lacks one slot.
       self._longest = seen - self._engine.drafter.buckets[-1] + 2
@@ -119,26 +120,26 @@ class Rows:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def spread(some: types.DecodeState, batch: int) -> types.DecodeState:
-  """Returns a batch of rows that are done, each a copy of the first of some."""
+def spread(state: types.DecodeState, batch: int) -> types.DecodeState:
+  """Returns a batch of rows that are done, each a copy of the state's first."""
 
   def put(axis, leaf):
     shape = list(leaf.shape)
     shape[axis] = batch
     return jnp.broadcast_to(lax.slice_in_dim(leaf, 0, 1, axis=axis), shape)
 
-  state = _by_row(put, some)
+  state = _by_row(put, state)
   return state.replace(done=jnp.ones_like(state.done))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def insert(
-  state: types.DecodeState, some: types.DecodeState, rows: jax.Array
+  state: types.DecodeState, prefilled: types.DecodeState, rows: jax.Array
 ) -> types.DecodeState:
-  """Replaces rows [K] by those of `some`; `state` is donated.
+  """Replaces rows [K] by those of `prefilled`; `state` is donated.
 
   Nothing of an old row is left, and no other row changes. A row past the batch
-  is dropped. The caches of `some` may be the smaller ones.
+  is dropped. The caches of `prefilled` may be the smaller ones.
   """
 
   def put(axis, old, new):
@@ -147,7 +148,7 @@ def insert(
     at = (slice(None),) * axis + (rows,)
     return old.at[at].set(_pad(new, shape), mode='drop')
 
-  return _by_row(put, state, some)
+  return _by_row(put, state, prefilled)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -38,19 +38,19 @@ class Session:
   request's output depends neither on its row nor on its neighbours.
 
   Attributes:
-    engine: the system.
-    params: the verifier's.
-    drafter_params: the drafter's.
+    engine: verifier, drafter and rule.
+    params: params of the verifier.
+    drafter_params: params of the drafter.
     settings: sampling and limits.
     batch: rows decoded together; rows without a request are done.
     buckets: sizes that prompts are padded to, each compiled once.
     cycles_per_call: cycles after which the host looks, where somebody reads
       along.
-    name: what a user calls the system.
+    name: the system's name, as users give it.
     stop: strings that end a text.
-    decode_text: from tokens to text.
-    settled_text: from tokens to the part of their text that no later token
-      changes.
+    decode_text: function from tokens to text.
+    settled_text: function from tokens to the part of their text that no later
+      token changes.
     size: gamma, drafts and verify_tokens, for reports.
   """
 
@@ -203,9 +203,9 @@ class Session:
         f'max_new_tokens={s.max_new_tokens}, but the buffers have room '
         f'for {self.engine.max_new_tokens}; build the system with larger ones.'
       )
-    tokens = np.zeros((rows, bucket), np.int32)
-    length = np.zeros(rows, np.int32)
-    keys = np.zeros(rows, np.uint64)
+    tokens: Any = np.zeros((rows, bucket), np.int32)
+    length: Any = np.zeros(rows, np.int32)
+    numbers = [0] * rows
     for row, request in enumerate(requests):
       if not len(request.prompt):
         raise errors.InputError(
@@ -213,7 +213,7 @@ class Session:
         )
       tokens[row, : len(request.prompt)] = request.prompt
       length[row] = len(request.prompt)
-      keys[row] = request.number
+      numbers[row] = request.number
     room = -(-max(len(s.end_ids), 1) // 8) * 8  # few sizes, few programs
     end_ids = np.full(room, -1, np.int32)
     end_ids[: len(s.end_ids)] = s.end_ids
@@ -230,7 +230,9 @@ class Session:
         top_k=full(s.top_k, jnp.int32),
         top_p=full(s.top_p, jnp.float32),
       ),
-      sampling_lib.request_noise(s.seed, *sampling_lib.halves(keys)),
+      sampling_lib.request_noise(
+        s.seed, *map(jnp.asarray, sampling_lib.halves(numbers))
+      ),
     )
 
   def warm_up(self, requests: Sequence[request_lib.Request]) -> None:
@@ -239,10 +241,10 @@ class Session:
     settings = dataclasses.replace(self.settings, max_new_tokens=short)
     one = dataclasses.replace(self, settings=settings)
     for queue in request_lib.by_bucket(requests, self.buckets):
-      some = [requests[index] for index in queue][: self.batch + 1]
-      one.decode(some)
+      few = [requests[index] for index in queue][: self.batch + 1]
+      one.decode(few)
       rows = one.rows()
-      rows.warm_up(one.start(some[:1], rows.group))
+      rows.warm_up(one.start(few[:1], rows.group))
 
   def calibrated(
     self,
@@ -254,8 +256,8 @@ class Session:
 
     `cycles` of each of the drafter's buckets are timed, `rounds` times.
     """
-    drafter = self.engine.drafter
-    if len(drafter.buckets) == 1:
+    drafter = self.engine.adaptive
+    if drafter is None:
       return self
     every_row = jnp.int32(self.batch)  # `rows.run` gives it too: one program
 
@@ -309,7 +311,7 @@ class _Work:
       tokens=self.tokens(row, look),
       cycles=int(look.stats.cycles[row]),
       emitted=int(look.stats.emitted[row]),
-      accepted=look.stats.accepted[row].copy(),
+      accepted=np.array(look.stats.accepted[row]),
     )
 
   def tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:

@@ -7,7 +7,7 @@ Both distributions stand over the draft vocabulary, as arrays [..., V]:
          outside the draft vocabulary. -inf is allowed, but not everywhere
 
 A distribution is that of the trajectory's next token given all before it, so a
-window's slot j is compared under the verifier's own tokens x_1 .. x_{j-1}.
+window's slot j is compared under the verifier's tokens x_1 .. x_{j-1}.
 
 The functions of two distributions drop the last axis; a loss takes their values
 [..., G] beside `log_q` and `valid` [..., G] of the targets, as in `losses`.
@@ -176,7 +176,7 @@ def soft_streak_loss(
   Eq. 6 over x ~ P and a small part of its variance. With beta other than 1 the
   noise inside the logarithm differs, and with it the expectation.
 
-  Serves: what `losses.streak_loss` serves, where the distribution is at hand
+  Serves: what `windows.streak_loss` serves, where the distribution is at hand
   and the trajectories were drawn from it (not greedy ones).
   """
   log_j = soft_value(log_q, agreement, valid)
@@ -196,13 +196,13 @@ def rejection_loss(
   log_p: jax.Array,
   valid: jax.Array,
   beta: jax.Array | float,
-  log_last: jax.Array | None = None,
+  log_last: jax.Array,
 ) -> slots.Value:
   """Returns the Box-Cox loss of the length that rejection sampling accepts.
 
   E[accepted] = E_{x ~ P} sum_m prod_{j<=m} min(1, q_j(x_j) / p_j(x_j)): exact,
-  for P(x) min(1, q/p) = min(P, Q) term by term. With `log_last` the last factor
-  is averaged (see `soft_value`).
+  for P(x) min(1, q/p) = min(P, Q) term by term. The last factor is averaged
+  (see `soft_value`).
 
   Serves: rejection (and, nearly, shared noise) at a temperature above 0, on
   trajectories that were drawn at it. It has no reason to sharpen q.
@@ -211,14 +211,10 @@ def rejection_loss(
     log_q: [..., G] of the targets under the drafter.
     log_p: [..., G] of the targets under the verifier.
     valid: [..., G].
-    beta: as in `losses.streak_loss`.
-    log_last: [..., G] `log_overlap`; None takes the factor at the target.
+    beta: exponent, as in `windows.streak_loss`.
+    log_last: [..., G] `log_overlap`.
   """
-  log_factor = jnp.minimum(log_q - log_p, 0)
-  if log_last is None:
-    log_j = windows.streak_value(log_factor, valid)
-  else:
-    log_j = soft_value(log_factor, log_last, valid)
+  log_j = soft_value(jnp.minimum(log_q - log_p, 0), log_last, valid)
   loss = windows.length_loss(log_j, beta)
   return loss, windows.window_metrics(log_q, valid) | {
     'rejection_accepted': windows.mean(jnp.exp(log_j), valid[..., 0])
@@ -247,7 +243,7 @@ def from_top_k(
     ids: [..., K] int32 tokens of the verifier.
     log_p: [..., K] their log-probabilities.
     index: [V] places in the draft vocabulary, -1 outside.
-    size: of the draft vocabulary.
+    size: size of the draft vocabulary.
 
   Example: from_top_k([[7, 2]], log([[.6, .3]]), index, 4) where the draft
   vocabulary is (2, 5, 7, 9) of V = 12: .3, .01, .6, .01.

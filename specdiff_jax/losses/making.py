@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 from typing import Any
 
+import jax
+
 from specdiff_jax.losses import divergences as divergences
 from specdiff_jax.losses import options as options_lib
 from specdiff_jax.losses import registry
@@ -17,13 +19,13 @@ LOSSES = registry.LOSSES  # whole: the modules that fill it are imported here
 def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
   """Returns the loss of a run.
 
-  One with `options_lib.Warmed` is mixed with the decayed cross-entropy, and told
-  a `beta` that rises once that has faded.
+  One with `options_lib.Warmed` is mixed with the decayed cross-entropy, and
+  told a `beta` that rises once that has faded.
 
   Args:
     name: one of LOSSES.
-    options: an object of its dataclass.
-    steps: of the whole run.
+    options: object of its dataclass.
+    steps: steps of the whole run.
 
   Example:
     >>> import specdiff_jax as sd
@@ -35,8 +37,8 @@ def make(name: str, options: Any, steps: int) -> slots_lib.Loss:
   given = dataclasses.asdict(options)
   names = inspect.signature(loss.function).parameters
 
-  def value(slots, step):
-    found = vars(slots) | (slots.statistics or {}) | given
+  def value(slots: slots_lib.Slots, step: jax.Array) -> slots_lib.Value:
+    found = vars(slots) | dict(slots.statistics or {}) | given
     if not isinstance(options, options_lib.Warmed):
       return loss.function(**{name: found[name] for name in names})
     warm = round(options.ce_fraction * steps)

@@ -1,7 +1,7 @@
 """Hyper-parameters of each loss: a dataclass for every name.
 
-A field that several losses have is declared once, in a dataclass of its own
-from which theirs inherit. Nothing here needs jax, so that `--help` is quick.
+A field that several losses have is declared once, in a dataclass from which
+theirs inherit. Nothing here needs jax, so that `--help` is quick.
 """
 
 from collections.abc import Mapping

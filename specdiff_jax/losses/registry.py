@@ -1,8 +1,9 @@
 """Losses by name.
 
 A loss is one function, registered in one line, with a dataclass of its
-hyper-parameters in `options`, which has its name there. It names what it takes: `log_q`, `valid` or another field of
-`slots.Slots`, a statistic that it asks for, a hyper-parameter by its field:
+hyper-parameters in `options`, which has its name there. It names what it takes:
+`log_q`, `valid` or another field of `slots.Slots`, a statistic that it asks
+for, a hyper-parameter by its field:
 
   @dataclasses.dataclass(frozen=True)
   class Focus:
@@ -28,9 +29,9 @@ class Registered:
   """A loss by its name.
 
   Attributes:
-    function: of what it names, to (loss, metrics).
+    function: function of what it names, to (loss, metrics).
     options: dataclass of its hyper-parameters.
-    statistics: what it asks of the two distributions of each slot, by name.
+    statistics: functions of the two distributions of each slot, by name.
     show: options -> (key, (W,), gamma) -> what the drafter sees of windows.
     drawn: an expectation over trajectories of the distribution it reads.
   """
@@ -64,7 +65,7 @@ def register(name: str, options: type | None = None, **more: Any):
   """
   options = options or options_lib.LOSSES[name]
 
-  def add(function):
+  def add(function: Callable[..., slots.Value]):
     LOSSES[name] = Registered(function, options, **more)
     return function
 

@@ -1,6 +1,6 @@
 """Windows of which a part is shown: variable prefixes and the diffusion ELBO.
 
-A drafter that is to go on from its own decided tokens (a second branch, a later
+A drafter that is to go on from tokens that it decided (a second branch, a later
 denoising step) learns from windows whose other tokens are the trajectory's:
 
   slot      1   2   3   4
@@ -61,8 +61,8 @@ def variable_prefix(
   Args:
     log_q: [..., G].
     valid: [..., G].
-    shown: of `draw_prefixes`.
-    decay: in slots.
+    shown: views by `draw_prefixes`.
+    decay: decay of the weights, in slots.
   """
   # A shown token need not lie in the draft vocabulary.
   prefix = shown.mask
@@ -144,7 +144,7 @@ def elbo(log_q: jax.Array, valid: jax.Array, shown: slots.Shown) -> slots.Value:
   Args:
     log_q: [..., G] under the partly masked input.
     valid: [..., G].
-    shown: of `draw_masks`.
+    shown: views by `draw_masks`.
   """
   counted = valid & (log_q > -jnp.inf)
   asked = counted & ~shown.mask

@@ -36,7 +36,7 @@ class Loss:
 
   Attributes:
     value: (slots, step) -> (loss, metrics).
-    statistics: what it asks of the two distributions of each slot, by name.
+    statistics: functions of the two distributions of each slot, by name.
     temperature: temperature of the verifier's distribution, if it asks any.
     show: (key, (W,), gamma) -> what of a row's windows is shown; None: nothing.
   """

@@ -234,7 +234,7 @@ def warmup_weight(
   return 1.0 - _ramp(step, warmup, warmup + fade)
 
 
-def _ramp(step, start: int, end: int) -> jax.Array:
+def _ramp(step: jax.Array | int, start: int, end: int) -> jax.Array:
   """Returns 0 before `start`, 1 from `end` on, and a line in between."""
   step = jnp.asarray(step, jnp.float32)
   if end <= start:

@@ -16,19 +16,17 @@ SLICED = ('replica', *AXES)  # of several slices, the first over the slices
 
 def make_mesh(
   shape: Sequence[int] | Mapping[str, int],
-  axes: Sequence[str] | None = None,
   devices: Sequence[Any] | None = None,
 ) -> jax.sharding.Mesh:
   """Returns a mesh of the first devices, all or a fraction of them.
 
   Args:
     shape: Size of each axis; one may be -1 and takes what is left. A mapping
-      from axis name to size brings its own `axes`.
-    axes: Names of the axes; by default (data, model) of two sizes and
-      (replica, data, model) of three. Rows of a batch go over replica and
+      is from names of axes to sizes; else they are (data, model) of two sizes
+      and (replica, data, model) of three. Rows of a batch go over replica and
       data; parameters are whole in every replica.
-    devices: To take, all of them; by default those that are here. Of several
-      slices the first axis goes over the slices, too.
+    devices: Devices to take, all of them; by default those that are here. Of
+      several slices the first axis goes over the slices, too.
 
   Raises:
     InputError: If the sizes do not fit the devices that there are.
@@ -38,8 +36,9 @@ def make_mesh(
   """
   if isinstance(shape, Mapping):
     axes, shape = tuple(shape.keys()), tuple(shape.values())
-  shape = tuple(shape)
-  axes = tuple(axes or (SLICED if len(shape) == len(SLICED) else AXES))
+  else:
+    shape = tuple(shape)
+    axes = SLICED if len(shape) == len(SLICED) else AXES
   several = devices is not None or jax.process_count() > 1
   devices = jax.devices() if devices is None else list(devices)
   sizes = _sizes(shape, axes, len(devices))
@@ -80,7 +79,7 @@ def _sizes(
 ) -> tuple[int, ...]:
   """Returns `shape` with its -1 filled in, checked against the devices."""
   shown = _show(axes, shape)
-  if len(shape) != len(axes) or len(set(axes)) != len(axes):
+  if len(shape) != len(axes):
     raise errors.InputError(
       f'mesh: {len(shape)} sizes {shape} for the axes {axes}. Give one '
       'size for each axis, and each axis a name of its own.'
@@ -90,15 +89,15 @@ def _sizes(
       f'mesh: {shown} is not a shape. Every size is at least 1; one of '
       'them may be -1 to take the devices that are left.'
     )
-  known = math.prod(size for size in shape if size != -1)
-  if count % known:
+  fixed = math.prod(size for size in shape if size != -1)
+  if count % fixed:
     raise errors.InputError(
       f'mesh: {shown} does not fit {count} device(s), which ask for a '
-      f'divisor of {count} in all, not {known}. Change the mesh, or start '
+      f'divisor of {count} in all, not {fixed}. Change the mesh, or start '
       'with another number of devices '
       '(JAX_NUM_CPU_DEVICES=8 makes eight out of a CPU).'
     )
-  return tuple(count // known if size == -1 else size for size in shape)
+  return tuple(count // fixed if size == -1 else size for size in shape)
 
 
 def _show(axes: Sequence[str], shape: Sequence[int]) -> str:

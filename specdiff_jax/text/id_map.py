@@ -36,8 +36,8 @@ def match(
 
   Args:
     drafter: tokens by id, as the tokenizer spells them; None for no token.
-    verifier: the same of the verifier.
-    allowed: the fraction of disagreement up to which a drafter is taken.
+    verifier: tokens of the verifier by id, likewise.
+    allowed: fraction of disagreement up to which a drafter is taken.
 
   Returns:
     [Vd] int32 of the verifier's ids, MASKED where it lacks the token, and the
@@ -46,11 +46,10 @@ def match(
   Raises InputError where that fraction is more than `allowed`: the drafts
   would still be safe, but tokens would be missing from most of them.
   """
-  known = _first(verifier)
-  own = _first(drafter)
+  targets = _first(verifier)
   ids = np.full(len(drafter), MASKED, np.int32)
-  for text, index in own.items():
-    ids[index] = known.get(text, MASKED)
+  for text, index in _first(drafter).items():
+    ids[index] = targets.get(text, MASKED)
   lost = [
     index
     for index, text in enumerate(drafter)
@@ -59,11 +58,11 @@ def match(
   total = sum(text is not None for text in drafter)
   fraction = len(lost) / total if total else 1.0
   if not fraction <= allowed:
-    some = ', '.join(f'{drafter[index]!r} (id {index})' for index in lost[:5])
+    shown = ', '.join(f'{drafter[index]!r} (id {index})' for index in lost[:5])
     raise errors.InputError(
       f"The drafter's tokenizer is not the verifier's: {len(lost)} of its "
       f'{total} tokens ({fraction:.1%}; {allowed:.1%} is allowed) have no '
-      f'id of their own there, such as {some or "(it has no tokens)"}. Use a '
+      f'id of their own there, such as {shown or "(it has no tokens)"}. Use a '
       "drafter with the verifier's tokenizer, or allow that much."
     )
   return ids, fraction
@@ -96,13 +95,6 @@ def spelled(tokens: Mapping[str, int]) -> list[str | None]:
   return texts
 
 
-def tokens_of(
-  tokenizer: tokenizer_lib.Tokenizer,
-) -> dict[str, int]:
-  """Returns the tokens in use, special ones included."""
-  return tokenizer.tokens()
-
-
 def tokens_in(folder: str) -> dict[str, int]:
   """Returns the vocabulary in a directory.
 
@@ -112,11 +104,9 @@ def tokens_in(folder: str) -> dict[str, int]:
   vocab = os.path.join(folder, 'vocab.json')
   whole = os.path.join(folder, 'tokenizer.json')
   if os.path.exists(whole) or not os.path.exists(vocab):
-    return tokens_of(tokenizer_lib.Tokenizer.from_directory(folder))
+    return tokenizer_lib.Tokenizer.from_directory(folder).tokens()
   tokens = files.read_json(vocab) | tokenizer_roles.added_tokens(folder)
-  for text, index in tokens.items():
-    what = f'the token {tokenizer_settings.shown(text)}'
-    tokenizer_settings.number(folder, what, index)
+  tokenizer_settings.check_ids(folder, tokens)
   return tokens
 
 

@@ -35,10 +35,10 @@ def unfinished(tokens: Sequence[str]) -> bool:
   """
   last = b''
   for token in tokens:
-    known = all(letter in _BYTES for letter in token)
-    last += (
-      bytes(_BYTES[letter] for letter in token) if known else token.encode()
-    )
+    try:
+      last += bytes(_BYTES[letter] for letter in token)
+    except KeyError:  # an added token: text as it is
+      last += token.encode()
   decoder = codecs.getincrementaldecoder('utf-8')('replace')
   decoder.decode(last)
   return bool(decoder.getstate()[0])

@@ -25,11 +25,11 @@ def cut(
   them if there is none.
 
   Args:
-    decode: from all tokens of a completion to its text.
-    tokens: those of a completion that is over, or was watched (`watch`).
-    stop: the stop strings.
-    settled: from tokens to the beginning of their text that no later token
-      changes; by default what comes before an unfinished character.
+    decode: function from all tokens of a completion to its text.
+    tokens: tokens of a completion that is over, or was watched (`watch`).
+    stop: stop strings.
+    settled: function from tokens to the beginning of their text that no later
+      token changes; by default what comes before an unfinished character.
 
     cut(tokenizer.decode, tokens, ['\\n\\n'], tokenizer.settled)
   """
@@ -57,13 +57,14 @@ def find(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
   """
   places = [(text.find(s), len(s)) for s in stop if s]
   found = [(begin + size, begin) for begin, size in places if begin >= 0]
-  return min(found)[::-1] if found else None
+  end, begin = min(found, default=(0, 0))
+  return (begin, end) if found else None
 
 
 def watch(
   decode: Decode, stop: Sequence[str], settled: Decode | None = None
 ) -> Callable[[int, Sequence[int]], bool] | None:
-  """Returns an `on_tokens` that ends a request at a stop string; None without."""
+  """Returns an `on_tokens` that ends a request at a stop string, if any."""
   if not any(stop):
     return None
   settled = settled or _finished(decode)

@@ -127,20 +127,14 @@ def limit():
 
 
 def render(compiled, variables):
-  """Returns (sign, what the template makes of the variables)."""
-  try:
-    parts, size = [], 0
-    for part in compiled.generate(**variables):
-      parts.append(part)
-      size += len(part)
-      if size > MOST:
-        return b'-', f'it writes more than {MOST >> 20} MiB'
-    text = ''.join(parts)
-    return b'+', text
-  except MemoryError:
-    return b'-', f'it needs more than {MEMORY >> 20} MiB of memory'
-  except Exception as error:  # it may raise anything
-    return b'-', reason(error)
+  """Returns what the template makes of the variables."""
+  parts, size = [], 0
+  for part in compiled.generate(**variables):
+    parts.append(part)
+    size += len(part)
+    if size > MOST:
+      raise ValueError(f'it writes more than {MOST >> 20} MiB')
+  return ''.join(parts)
 
 
 def reason(error):
@@ -152,22 +146,20 @@ def main():
   source, sink = os.fdopen(0, 'rb'), os.fdopen(1, 'wb')
   signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends it inside of C, too
   limit()
-  known, compiled = None, None
+  last, compiled = None, None
   sink.write(b'.')
   sink.flush()
   while head := source.read(8):
     template, variables = json.loads(source.read(*struct.unpack('<Q', head)))
     signal.setitimer(signal.ITIMER_PROF, float(sys.argv[2]))
-    sign = b'+'
-    if template != known:
-      try:
-        compiled, known = environment().from_string(template), template
-      except MemoryError:
-        sign, text = b'-', f'it needs more than {MEMORY >> 20} MiB of memory'
-      except Exception as error:
-        sign, text = b'-', reason(error)
-    if sign == b'+':
-      sign, text = render(compiled, variables)
+    try:
+      if template != last:
+        compiled, last = environment().from_string(template), template
+      sign, text = b'+', render(compiled, variables)
+    except MemoryError:
+      sign, text = b'-', f'it needs more than {MEMORY >> 20} MiB of memory'
+    except Exception as error:  # it may raise anything
+      sign, text = b'-', reason(error)
     data = text.encode('utf-8', 'surrogatepass')
     signal.setitimer(signal.ITIMER_PROF, 0)
     sink.write(struct.pack('<Q', 1 + len(data)) + sign + data)

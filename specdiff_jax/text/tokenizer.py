@@ -33,7 +33,7 @@ class Tokenizer:
 
   Attributes:
     end_ids: tokens that end a completion, ascending.
-    mask_id: the vocabulary's own mask token, or None.
+    mask_id: mask token of the vocabulary, or None.
     vocab_size: 1 + the greatest id.
     barred: ids for which the weights have no row (see `within`), with texts.
 
@@ -84,7 +84,7 @@ class Tokenizer:
       if token.special and i not in self.barred
     }
     self._special = frozenset(names)
-    turns = [i for i, text in names.items() if text in _END_OF_TURN]
+    ends = {i for i, text in names.items() if text in _END_OF_TURN}
     masks = [i for i, text in names.items() if text in MASKS]
     self.vocab_size = 1 + max(tokens.values(), default=-1)
     if self.vocab_size > tokenizer_bpe.MOST_IDS:
@@ -92,25 +92,8 @@ class Tokenizer:
         f'{self._source}: a token has the id {self.vocab_size - 1}, but no '
         'vocabulary is that large; the file is damaged, download it again.'
       )
-    ends = {*end_ids, *turns}.difference(self.barred)
-    self.end_ids = tuple(sorted(ends))
+    self.end_ids = tuple(sorted(ends.union(end_ids).difference(self.barred)))
     self.mask_id = min(masks, default=None)
-    used = {*self.end_ids, *masks}
-    self._others = {i: text for i, text in names.items() if i not in used}
-
-  @property
-  def spare_ids(self) -> tuple[int, ...]:
-    """Special tokens with no use in chat or at an end, ascending.
-
-    Looked up when asked for: takes its time with many tokens and a template
-    that is long.
-    """
-    named, template = {*self.special.values()}, self.chat_template or ''
-    return tuple(
-      i
-      for i, text in self._others.items()
-      if text not in named and text not in template
-    )
 
   def tokens(self) -> dict[str, int]:
     """Returns the vocabulary, special tokens included; no barred ones."""
@@ -178,13 +161,12 @@ class Tokenizer:
       f'{self._source}: the tokenizer fails on ids of its own',
       "it is damaged; download the model's files again",
     ):
-      text = self.backend.decode(
+      return self.backend.decode(
         [int(i) for i in ids], skip_special_tokens=True
       )
-    return text
 
   def settled(self, ids: Sequence[int]) -> str:
-    """Returns the beginning of the text of `ids` that no later token changes."""
+    """Returns the beginning of the text that no later token changes."""
     ids = [int(i) for i in ids]
     if self._fallback is not None:
       while ids and (ids[-1] in self._fallback or not self._name(ids[-1])):

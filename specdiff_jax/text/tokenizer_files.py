@@ -88,8 +88,8 @@ def read(path: str) -> Found:
   """Reads the tokenizer of a directory; InputError says what is wrong."""
   settings = tokenizer_settings.optional(path, tokenizer_settings.SETTINGS)
   roles, more, added = tokenizer_roles.read(path, settings)
-  backend, own, adds_bos = _backend(path, settings)
-  roles = own | roles
+  backend, usual, adds_bos = _backend(path, settings)
+  roles = usual | roles
   order = (*tokenizer_roles.ROLES, *roles)
   roles = {role: roles[role] for role in order if role in roles}
   listed = settings.get('added_tokens_decoder') is not None
@@ -141,12 +141,12 @@ def _backend(path: str, settings: dict[str, Any]):
       words.add_prefix_space = tokenizer_settings.flag(
         path, settings, 'add_prefix_space'
       )
-    own = {
+    usual = {
       role: text
       for role, text in _CLASSES.get(kind, {}).items()
       if text and backend.token_to_id(text) is not None
     }
-    return backend, _as_tokens(own), None
+    return backend, _as_tokens(usual), None
   names = ('vocab.json', 'merges.txt')
   if all(os.path.lexists(os.path.join(path, name)) for name in names):
     backend = tokenizer_merges.backend(path, kind, settings)
@@ -157,8 +157,8 @@ def _backend(path: str, settings: dict[str, Any]):
       f'{path}: there is no tokenizer.json, and no tokenizer.model; put one '
       'of this model there.'
     )
-  backend, own = tokenizer_sentencepiece.backend(file)
-  return backend, _as_tokens(own), True
+  backend, special = tokenizer_sentencepiece.backend(file)
+  return backend, _as_tokens(special), True
 
 
 def _as_tokens(texts: Mapping[str, str | None]):
@@ -272,11 +272,6 @@ def _templates(path: str, settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _template(file: str) -> str:
-  try:
-    text = tokenizer_json.read(file, _MOST_TEMPLATE).decode('utf-8')
-  except UnicodeDecodeError as e:
-    raise errors.InputError(
-      f'{file}: not UTF-8 ({e}); download the file again.'
-    ) from e
+  text = tokenizer_json.text(file, _MOST_TEMPLATE)
   # As a file that is opened as text: a template may be written on Windows.
   return text.replace('\r\n', '\n').replace('\r', '\n')

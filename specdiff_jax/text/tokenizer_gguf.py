@@ -5,6 +5,7 @@ SentencePiece form of Llama 2 and Gemma, whose merges follow from the tokens'
 scores.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -28,6 +29,11 @@ _ROLES = {
 }
 _USUAL = {'bos': 1, 'eos': 2, 'unknown': 0}  # of 'llama', where no key says
 _TYPES = range(1, 7)  # see tokenizer_bpe
+_DAMAGED = 'the file is damaged, download it again.'
+_ELSEWHERE = (
+  'take the Hugging Face directory of this model instead, with its '
+  'tokenizer.json.'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,48 +63,90 @@ _BYTE_LEVEL = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Metadata:
+  """What a file says of its tokenizer, every type checked."""
+
+  fields: Mapping[str, Any]
+  source: str  # for errors
+
+  def get(self, name: str, usual: Any = None) -> Any:
+    return self.fields.get(f'tokenizer.ggml.{name}', usual)
+
+  def error(self, wrong: str) -> errors.InputError:
+    return errors.InputError(f'{self.source}: {wrong}')
+
+  def flag(self, name: str, usual: bool) -> bool:
+    """Returns a switch."""
+    value = self.get(name, usual)
+    if not isinstance(value, bool):
+      raise self.error(
+        f'tokenizer.ggml.{name} is {printing.short(value)}, neither true nor '
+        f'false; {_DAMAGED}'
+      )
+    return value
+
+  def items(self, name: str, kind: type, length: int | None = None) -> list:
+    """Returns a list, of `length` items where that is given."""
+    value = self.get(name)
+    if not isinstance(value, list) or not value:
+      raise self.error(
+        f'the metadata lack tokenizer.ggml.{name}, so the tokenizer is not in '
+        'the file; convert the model again, with its vocabulary.'
+      )
+    if length is not None and len(value) != length:
+      raise self.error(
+        f'tokenizer.ggml.{name} has {len(value)} entries for {length} tokens; '
+        f'{_DAMAGED}'
+      )
+    if not all(type(v) is kind for v in value):
+      raise self.error(
+        f'tokenizer.ggml.{name} holds other things than {kind.__name__}; '
+        f'{_DAMAGED}'
+      )
+    return value
+
+
 def read(
-  fields: dict[str, Any], source: str
+  fields: Mapping[str, Any], source: str
 ) -> tuple[tokenizers.Tokenizer, dict[str, str], list[int]]:
   """Returns (backend, special tokens by role, end ids)."""
-  kind = fields.get('tokenizer.ggml.model')
+  metadata = _Metadata(fields, source)
+  kind = metadata.get('model')
   if not isinstance(kind, str) or kind not in ('gpt2', 'llama'):
-    raise errors.InputError(
-      f'{source}: tokenizer.ggml.model is {printing.short(kind)}; known are '
-      "'gpt2' and 'llama'. Take the Hugging Face directory of this model "
-      'instead, with its tokenizer.json.'
+    raise metadata.error(
+      f'tokenizer.ggml.model is {printing.short(kind)}; known are '
+      f"'gpt2' and 'llama'. T{_ELSEWHERE[1:]}"
     )
-  tokens = _list(fields, 'tokens', str, source)
+  tokens = metadata.items('tokens', str)
   if len(tokens) > tokenizer_bpe.MOST_TOKENS:
-    raise errors.InputError(
-      f'{source}: tokenizer.ggml.tokens holds {len(tokens)} tokens, where at '
-      f'most {tokenizer_bpe.MOST_TOKENS} may be; download the file again.'
+    raise metadata.error(
+      f'tokenizer.ggml.tokens holds {len(tokens)} tokens, where at most '
+      f'{tokenizer_bpe.MOST_TOKENS} may be; download the file again.'
     )
-  types = _list(fields, 'token_type', int, source, len(tokens))
+  types = metadata.items('token_type', int, len(tokens))
   strange = set(types).difference(_TYPES)
   if strange:
-    raise errors.InputError(
-      f'{source}: tokenizer.ggml.token_type holds {min(strange)}, and what '
-      'such a token is, is not known here; take the Hugging Face directory '
-      'of this model instead, with its tokenizer.json.'
+    raise metadata.error(
+      f'tokenizer.ggml.token_type holds {min(strange)}, and what such a token '
+      f'is, is not known here; {_ELSEWHERE}'
     )
-  ids = _special_ids(fields, len(tokens), source)
-  if kind == 'llama':
-    ids = {r: i for r, i in _USUAL.items() if i < len(tokens)} | ids
+  ids = _special_ids(metadata, len(tokens))
   if kind == 'gpt2':
-    backend, adds_bos = _byte_level(fields, tokens, types, source)
+    backend, adds_bos = _byte_level(metadata, tokens, types)
   else:
-    _check_text_is_kept(fields, source)
+    ids = {r: i for r, i in _USUAL.items() if i < len(tokens)} | ids
+    _check_text_is_kept(metadata)
     backend = tokenizer_bpe.from_scores(
       source,
       tokens,
-      _list(fields, 'scores', float, source, len(tokens)),
+      metadata.items('scores', float, len(tokens)),
       types,
       tokens[ids.get('unknown', 0)],
-      _flag(fields, 'add_space_prefix', True, source),
+      metadata.flag('add_space_prefix', True),
     )
     adds_bos = True
-  _add_ends(backend, fields, tokens, ids, adds_bos, source)
+  _add_ends(backend, metadata, tokens, ids, adds_bos)
   special = {
     _ROLES[role]: tokens[i] for role, i in ids.items() if role in _ROLES
   }
@@ -106,117 +154,78 @@ def read(
   return backend, special, ends
 
 
-def _flag(fields: dict[str, Any], name: str, usual: bool, source: str) -> bool:
-  """Returns a switch of the metadata."""
-  value = fields.get(f'tokenizer.ggml.{name}', usual)
-  if not isinstance(value, bool):
-    raise errors.InputError(
-      f'{source}: tokenizer.ggml.{name} is {printing.short(value)}, neither '
-      'true nor false; the file is damaged, download it again.'
-    )
-  return value
-
-
-def _add_ends(backend, fields, tokens, ids, adds_bos: bool, source: str):
+def _add_ends(
+  backend, metadata: _Metadata, tokens, ids, adds_bos: bool
+) -> None:
   """Has bos and eos added to a text, where the metadata ask for it."""
   ends = []
   for role, usual in (('bos', adds_bos), ('eos', False)):
-    wanted = _flag(fields, f'add_{role}_token', usual, source)
+    wanted = metadata.flag(f'add_{role}_token', usual)
     if wanted and role not in ids:
-      raise errors.InputError(
-        f'{source}: a text is to begin or end with the {role} token, but '
-        f'there is no tokenizer.ggml.{role}_token_id; convert the model '
-        'again, or take its Hugging Face directory.'
+      raise metadata.error(
+        f'a text is to begin or end with the {role} token, but there is no '
+        f'tokenizer.ggml.{role}_token_id; convert the model again, or take '
+        'its Hugging Face directory.'
       )
     ends.append(tokens[ids[role]] if wanted else None)
   tokenizer_bpe.add_ends(backend, *ends)
 
 
-def _check_text_is_kept(fields: dict[str, Any], source: str) -> None:
+def _check_text_is_kept(metadata: _Metadata) -> None:
   """Raises InputError where a text is to be changed before it is split."""
   for name in ('remove_extra_whitespaces', 'precompiled_charsmap'):
-    if fields.get(f'tokenizer.ggml.{name}'):
-      raise errors.InputError(
-        f'{source}: tokenizer.ggml.{name} asks for a change of the text, '
-        'which is not supported; take the Hugging Face directory of this '
-        'model instead, with its tokenizer.json.'
+    if metadata.get(name):
+      raise metadata.error(
+        f'tokenizer.ggml.{name} asks for a change of the text, which is not '
+        f'supported; {_ELSEWHERE}'
       )
 
 
-def _special_ids(
-  fields: dict[str, Any], size: int, source: str
-) -> dict[str, int]:
+def _special_ids(metadata: _Metadata, size: int) -> dict[str, int]:
   """Returns the ids of special tokens that the metadata name, by role."""
   ids = {}
   for role in (*_ROLES, 'eot', 'eom'):
-    value = fields.get(f'tokenizer.ggml.{role}_token_id')
+    value = metadata.get(f'{role}_token_id')
     if value is None:
       continue
     if type(value) is not int or not 0 <= value < size:
-      raise errors.InputError(
-        f'{source}: the id of the {role} token is {printing.short(value)}, '
-        f'outside the vocabulary of {size}; the file is damaged, download '
-        'it again.'
+      raise metadata.error(
+        f'the id of the {role} token is {printing.short(value)}, outside the '
+        f'vocabulary of {size}; {_DAMAGED}'
       )
     ids[role] = value
   return ids
 
 
-def _list(
-  fields: dict[str, Any],
-  name: str,
-  kind: type,
-  source: str,
-  length: int | None = None,
-) -> list:
-  """Returns a list of the metadata, of `length` items where that is given."""
-  value = fields.get(f'tokenizer.ggml.{name}')
-  if not isinstance(value, list) or not value:
-    raise errors.InputError(
-      f'{source}: the metadata lack tokenizer.ggml.{name}, so the tokenizer '
-      'is not in the file; convert the model again, with its vocabulary.'
-    )
-  if length is not None and len(value) != length:
-    raise errors.InputError(
-      f'{source}: tokenizer.ggml.{name} has {len(value)} entries for '
-      f'{length} tokens; the file is damaged, download it again.'
-    )
-  if not all(type(v) is kind for v in value):
-    raise errors.InputError(
-      f'{source}: tokenizer.ggml.{name} holds other things than '
-      f'{kind.__name__}; the file is damaged, download it again.'
-    )
-  return value
-
-
 def _byte_level(
-  fields: dict[str, Any], tokens: list[str], types: list[int], source: str
+  metadata: _Metadata, tokens: list[str], types: list[int]
 ) -> tuple[tokenizers.Tokenizer, bool]:
   """Returns byte-level BPE, and whether it adds a bos token by default."""
-  name = fields.get('tokenizer.ggml.pre')
+  name = metadata.get('pre')
   if name is None:  # llama.cpp guesses, and warns of worse text
-    raise errors.InputError(
-      f'{source}: the metadata lack tokenizer.ggml.pre, so how a text is '
-      'split is not known (the file comes from an old converter); convert '
-      'the model again with a current llama.cpp, or take its Hugging Face '
-      'directory, with its tokenizer.json.'
+    raise metadata.error(
+      'the metadata lack tokenizer.ggml.pre, so how a text is split is not '
+      'known (the file comes from an old converter); convert the model again '
+      'with a current llama.cpp, or take its Hugging Face directory, with its '
+      'tokenizer.json.'
     )
   if not isinstance(name, str) or name not in _BYTE_LEVEL:
-    raise errors.InputError(
-      f'{source}: tokenizer.ggml.pre is {printing.short(name)}, which is '
-      f'not known here (known: {", ".join(_BYTE_LEVEL)}); take the Hugging '
-      'Face directory of this model instead, with its tokenizer.json.'
+    raise metadata.error(
+      f'tokenizer.ggml.pre is {printing.short(name)}, which is not known here '
+      f'(known: {", ".join(_BYTE_LEVEL)}); {_ELSEWHERE}'
     )
   pre = _BYTE_LEVEL[name]
-  merges = [
-    tuple(m.split(' ', 2)) for m in _list(fields, 'merges', str, source)
+  merges: list[Any] = [
+    tuple(m.split(' ', 2)) for m in metadata.items('merges', str)
   ]
   backend = tokenizers.Tokenizer(
-    tokenizer_bpe.model(source, tokens, merges, ignore_merges=pre.whole_words)
+    tokenizer_bpe.model(
+      metadata.source, tokens, merges, ignore_merges=pre.whole_words
+    )
   )
   if pre.composed:
     backend.normalizer = normalizers.NFC()
-  steps = []
+  steps: list[Any] = []
   if pre.digits:
     steps.append(pre_tokenizers.Digits(individual_digits=True))
   if pre.split:

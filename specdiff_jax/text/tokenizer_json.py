@@ -41,6 +41,16 @@ def read(path: str, most: int = _MOST) -> bytes:
   return data
 
 
+def text(path: str, most: int = _MOST) -> str:
+  """Returns what `read` does as text; InputError if it is not UTF-8."""
+  try:
+    return read(path, most).decode('utf-8')
+  except UnicodeDecodeError as e:
+    raise errors.InputError(
+      f'{path}: not UTF-8 ({e}); download the file again.'
+    ) from e
+
+
 @contextlib.contextmanager
 def calls(what: str, advice: str) -> Iterator[None]:
   """Turns whatever the library raises into 'WHAT (reason); ADVICE.'

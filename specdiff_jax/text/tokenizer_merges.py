@@ -11,6 +11,7 @@ from tokenizers import pre_tokenizers
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.text import tokenizer_bpe
 from specdiff_jax.text import tokenizer_json
 from specdiff_jax.text import tokenizer_settings
@@ -23,7 +24,7 @@ def backend(
   if kind not in ('GPT2Tokenizer', 'Qwen2Tokenizer'):
     raise errors.InputError(
       f'{path}: there is no tokenizer.json, and vocab.json and merges.txt do '
-      f'not say how {tokenizer_settings.shown(kind)} splits a text (known '
+      f'not say how {printing.short(kind)} splits a text (known '
       'are GPT2Tokenizer and Qwen2Tokenizer); make a tokenizer.json with '
       "transformers: AutoTokenizer.from_pretrained('.').save_pretrained('.') "
       'in this directory.'
@@ -37,17 +38,9 @@ def backend(
       f'{file}: holds {len(vocabulary)} tokens, where at most '
       f'{tokenizer_bpe.MOST_TOKENS} may be; download the file again.'
     )
-  for text, i in vocabulary.items():
-    if type(i) is not int or not 0 <= i < tokenizer_bpe.MOST_IDS:
-      what = f'the token {tokenizer_settings.shown(text)}'
-      tokenizer_settings.number(file, what, i)  # says what is wrong
-  pairs = []
-  try:
-    lines = tokenizer_json.read(merges).decode('utf-8').split('\n')
-  except UnicodeDecodeError as e:
-    raise errors.InputError(
-      f'{merges}: not UTF-8 ({e}); download the file again.'
-    ) from e
+  tokenizer_settings.check_ids(file, vocabulary)
+  pairs: list[Any] = []
+  lines = tokenizer_json.text(merges).split('\n')
   lines = lines[:-1] if lines[-1] == '' else lines
   for number, line in enumerate(lines, 1):
     line = line.removesuffix('\r')

@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.text import tokenizer_json
 from specdiff_jax.text import tokenizer_settings
 
@@ -24,7 +25,7 @@ ROLES = (
   'cls_token',
   'mask_token',
 )
-_OWN_ROLES = 'model_specific_special_tokens'
+_MODEL_ROLES = 'model_specific_special_tokens'
 _MOST_ADDED = 1 << 17  # models of speech have 65,536
 _MOST_LETTERS = 1 << 20
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
@@ -62,9 +63,9 @@ def read(path: str, settings: dict[str, Any]):
   added = {}
   old = tokenizer_settings.optional(path, _OLD_ADDED)
   for text, i in _few(at, 'the file', old).items():
-    known = text in special
+    has_role = text in special
     added[_id(at, i)] = tokenizers.AddedToken(
-      text, special=known, normalized=not known
+      text, special=has_role, normalized=not has_role
     )
   return roles, more, added
 
@@ -95,11 +96,11 @@ def _roles(at: str, settings: dict[str, Any]):
   # others are spelled as texts.
   texts = (k for k, v in settings.items() if isinstance(v, str))
   if (
-    settings.get(_OWN_ROLES)
+    settings.get(_MODEL_ROLES)
     and not named
     and not any(k.endswith('_token') and k not in ROLES for k in texts)
   ):
-    named = _table(at, _OWN_ROLES, settings[_OWN_ROLES])
+    named = _table(at, _MODEL_ROLES, settings[_MODEL_ROLES])
   for role, text in named.items():
     roles[role] = _token(at, role, text, True)
   if isinstance(more, dict):
@@ -154,11 +155,11 @@ def add(path: str, backend, roles, more, added) -> None:
   """
   there = backend.get_added_tokens_decoder().values()
   new = [token for _, token in sorted(added.items(), key=lambda pair: pair[0])]
-  known = {t.content for t in (*there, *new)}
+  listed = {t.content for t in (*there, *new)}
   named = {t.content for t in roles.values() if t is not None}
   appended = {}
   for token in (*roles.values(), *more):
-    if token is not None and token.content not in known:
+    if token is not None and token.content not in listed:
       appended.setdefault(repr(token), token)
   new.extend(appended.values())
   letters = sum(len(t.content) for t in new if t.normalized)
@@ -177,7 +178,7 @@ def add(path: str, backend, roles, more, added) -> None:
   for i, token in added.items():
     found = backend.token_to_id(token.content)
     if found != i:
-      text = tokenizer_settings.shown(token.content)
+      text = printing.short(token.content)
       raise errors.InputError(
         f'{path}: the added token {text} is to have the id {i}, but the next '
         f'free one, or that of the vocabulary, is {found}; the vocabulary '

@@ -1,5 +1,6 @@
 """The JSON files beside a vocabulary, read with every type checked."""
 
+from collections.abc import Mapping
 import os
 from typing import Any
 
@@ -32,19 +33,21 @@ def number(at: str, what: str, value: Any) -> int:
   """Returns the id of a token; InputError if no vocabulary has it."""
   if type(value) is not int or not 0 <= value < tokenizer_bpe.MOST_IDS:
     raise errors.InputError(
-      f'{at}: {what} has the id {shown(value)}, which is no number of a '
-      'token, so this is not a table of tokens; download the file again.'
+      f'{at}: {what} has the id {printing.short(value)}, which is no number of '
+      'a token, so this is not a table of tokens; download the file again.'
     )
   return value
+
+
+def check_ids(at: str, tokens: Mapping[str, Any]) -> None:
+  """Raises InputError where a token has an id that no vocabulary has."""
+  for text, i in tokens.items():
+    number(at, f'the token {printing.short(text)}', i)
 
 
 def wrong(at: str, key: str, value: Any, wanted: str) -> errors.InputError:
   """Returns the error of a value that is something else."""
   return errors.InputError(
-    f'{at}: {key} is {shown(value)}, not {wanted}; download the file again.'
+    f'{at}: {key} is {printing.short(value)}, not {wanted}; download the file '
+    'again.'
   )
-
-
-def shown(value: Any) -> str:
-  """Returns a value as an error shows it."""
-  return printing.short(value)

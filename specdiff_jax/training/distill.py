@@ -39,10 +39,10 @@ class Student:
   """The drafter as it is trained, whole or in part.
 
   Attributes:
-    network: its sizes.
-    initial: (network, key, verifier's params) -> params that are trained.
-    score: what its windows predict.
-    finished: params that are trained -> params of the drafter.
+    network: sizes of the drafter.
+    initial: function (network, key, verifier's params) -> trained params.
+    score: predictions of its windows.
+    finished: function from the trained params to those of the drafter.
     vocab: draft vocabulary of the drafter that it starts from; None: the most
       frequent tokens of the data.
   """
@@ -85,11 +85,11 @@ class Output:
   """Where a run writes, and what it keeps.
 
   Attributes:
-    workdir: its directory.
-    facts: what must not change when the run goes on.
-    tensorboard: event files stand beside the JSON lines.
-    keep: checkpoints, beside the best.
-    best: the result is the best checkpoint, not the last.
+    workdir: directory of the run.
+    facts: values that must not change when the run goes on.
+    tensorboard: whether event files stand beside the JSON lines.
+    keep: checkpoints that are kept, beside the best.
+    best: whether the result is the best checkpoint, not the last.
   """
 
   workdir: str
@@ -214,7 +214,7 @@ class Run:
     by_row = rules.by_row(self.placement.mesh)
     batch = windows.abstract(self.data.sizes, by_row)
     if self.objective.stored:
-      batch = features_lib.Stored.abstract(batch, top_k)
+      batch = features_lib.abstract_stored(batch, top_k)
     temperature = self.objective.temperature
     return Program(
       self._step(jax.tree.map(lambda x: x.sharding, state)),
@@ -258,11 +258,13 @@ class Run:
 
   def prepare(self) -> Callable[[Any], training_types.TrainBatch]:
     """Returns what makes the pipeline's batches such as the step takes."""
-    prepare = self.reading.prepare(self.data.train, self.objective.temperature)
-    if self.objective.stored:
-      stored, kept = features_lib.Stored(self.data.train), prepare
-      prepare = lambda batch: kept(stored(batch))
-    return self._on_mesh(prepare)
+    source, temperature = self.data.train, self.objective.temperature
+    prepare = self.reading.prepare(source, temperature)
+    if not self.objective.stored:
+      return self._on_mesh(prepare)
+    return self._on_mesh(
+      lambda batch: prepare(features_lib.with_stored(source, batch))
+    )
 
   def _on_mesh(self, prepare) -> Callable[[Any], training_types.TrainBatch]:
     mesh = self.placement.mesh

@@ -34,8 +34,8 @@ def curves(match: np.ndarray, valid: np.ndarray) -> dict[str, list | float]:
     valid: [N, G] bool, a prefix of each window; windows without any are
       padding.
   """
-  some = valid[:, 0]
-  match, valid = match[some] & valid[some], valid[some]
+  counted = valid[:, 0]
+  match, valid = match[counted] & valid[counted], valid[counted]
   alive = np.cumprod(match, axis=-1).astype(bool)
   reached = np.concatenate([valid[:, :1], alive[:, :-1]], axis=-1) & valid
   windows = len(match)
@@ -48,12 +48,26 @@ def curves(match: np.ndarray, valid: np.ndarray) -> dict[str, list | float]:
   }
 
 
+def visited(accepted: Sequence[int] | np.ndarray) -> list[int]:
+  """Returns the anchors at which serving begins a cycle.
+
+  Walks s <- s + accepted[s] + 1, as the decode loop would: the verifier
+  always goes its trajectory's way, so only the visited anchors matter.
+
+  Args:
+    accepted: [N] accepted draft tokens at each anchor.
+  """
+  anchors, position = [], 0
+  while position < len(accepted):
+    anchors.append(position)
+    position += int(accepted[position]) + 1
+  return anchors
+
+
 def simulate(accepted: Sequence[int] | np.ndarray) -> tuple[int, int]:
   """Returns (tokens emitted, verifier calls) of serving one trajectory.
 
-  Walks s <- s + accepted[s] + 1, as the decode loop would: the verifier
-  always goes its trajectory's way, so only the visited anchors matter. The
-  last call emits what is left.
+  Each call begins at one of the `visited` anchors; the last emits what is left.
 
   Args:
     accepted: [N] accepted draft tokens at each anchor. Anchor 0 is the
@@ -63,11 +77,7 @@ def simulate(accepted: Sequence[int] | np.ndarray) -> tuple[int, int]:
   Example:
     simulate([1, 0, 0]) == (3, 2)  # emits two tokens, then the third
   """
-  position, calls = 0, 0
-  while position < len(accepted):
-    position += int(accepted[position]) + 1
-    calls += 1
-  return len(accepted), calls
+  return len(accepted), len(visited(accepted))
 
 
 def simulate_tau(trajectories: Iterable[Sequence[int] | np.ndarray]) -> float:

@@ -1,6 +1,7 @@
 """Acceptance on held-out trajectories, from every anchor of each."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -35,8 +36,8 @@ def evaluator(
     view: see `objective.view`.
     prepare: makes a device batch of a host batch, for this very source.
     source: held-out trajectories.
-    sizes: of a batch, as in training.
-    mesh: of the params.
+    sizes: sizes of a batch, as in training.
+    mesh: mesh of the params.
   """
 
   def gathered(params, *rest):
@@ -47,18 +48,36 @@ def evaluator(
   jitted = jax.jit(gathered, out_shardings=rules.replicated(mesh))
 
   def run(params):
-    found = [[] for _ in range(len(source))]
-    for batch in batches(source, sizes):
-      match, valid = jax.device_get(
-        jitted(params, view, prepare(_share(batch, mesh)))
-      )
-      for row, record in enumerate(batch.record):
-        valid_W = batch.anchor_valid[row]
-        if record != windows.BLANK and valid_W.any():
-          found[record].append((match[row][valid_W], valid[row][valid_W]))
+    found = by_record(
+      lambda batch: jitted(params, view, prepare(_share(batch, mesh))),
+      batches(source, sizes),
+      len(source),
+    )
     return _figures([record for record in found if record])
 
   return run
+
+
+def by_record(
+  matches: Callable[[Any], tuple[jax.Array, jax.Array]],
+  batches: Iterable[training_types.TrainBatch],
+  records: int,
+) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+  """Returns (match, valid) of each record's anchors, a pair for each row.
+
+  Args:
+    matches: batch -> (match, valid), each [B, W, G].
+    batches: host batches with every anchor of every record once.
+    records: how many there are.
+  """
+  found = [[] for _ in range(records)]
+  for batch in batches:
+    match, valid = jax.device_get(matches(batch))
+    for row, record in enumerate(batch.record):
+      if record != windows.BLANK:
+        anchors = batch.anchor_valid[row]
+        found[record].append((match[row][anchors], valid[row][anchors]))
+  return found
 
 
 def batches(

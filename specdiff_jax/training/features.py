@@ -26,11 +26,11 @@ class Features:
   training.
 
   Attributes:
-    model: the verifier.
-    params: its params.
-    layers: whose outputs are wanted; () for none.
+    model: network of the verifier.
+    params: params of the verifier.
+    layers: layers whose outputs are wanted; () for none.
     limit: records to keep.
-    temperature: of the distribution; 0 where none is wanted.
+    temperature: temperature of the distribution; 0 where none is wanted.
     kept: readings of each record, without padding.
   """
 
@@ -71,48 +71,44 @@ class Features:
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stored:
-  """Adds the distribution that `collect` stored: no pass of the verifier.
+def with_stored(
+  source: windows.Source, batch: training_types.TrainBatch
+) -> training_types.TrainBatch:
+  """Returns a batch of the source with the stored top k of each position.
 
-  Attributes:
-    source: trajectories that have it, of which batches are rows.
+  That is what `collect` stored: no pass of the verifier. Where nothing is
+  stored, in prompts, stands a distribution that is finite.
   """
 
-  source: windows.Source
+  def stored(index: int):
+    item = source[index]
+    assert item.top_ids is not None and item.top_log_p is not None
+    return len(item.prompt) - 1, item.top_ids, item.top_log_p
 
-  def __call__(
-    self, batch: training_types.TrainBatch
-  ) -> training_types.TrainBatch:
-    """Returns the batch with the stored top k of each position added.
+  k = stored(0)[1].shape[1]
+  shape = batch.tokens.shape + (k,)
+  ids = np.broadcast_to(np.arange(k, dtype=np.int32), shape).copy()
+  log_p = np.full(shape, -np.log(2 * k), np.float16)
+  for row, record in enumerate(batch.record):
+    if record == windows.BLANK:
+      continue
+    first, top_ids, top_log_p = stored(int(record))
+    last = min(first + len(top_ids), shape[1])
+    ids[row, first:last] = top_ids[: last - first]
+    log_p[row, first:last] = top_log_p[: last - first]
+  return batch.replace(distribution=training_types.TopK(ids, log_p))
 
-    Where nothing is stored, in prompts, stands a distribution that is finite.
-    """
-    k = self.source[0].top_ids.shape[1]
-    shape = batch.tokens.shape + (k,)
-    ids = np.broadcast_to(np.arange(k, dtype=np.int32), shape).copy()
-    log_p = np.full(shape, -np.log(2 * k), np.float16)
-    for row, record in enumerate(batch.record):
-      if record == windows.BLANK:
-        continue
-      item = self.source[int(record)]
-      first = len(item.prompt) - 1
-      last = min(first + len(item.completion), shape[1])
-      ids[row, first:last] = item.top_ids[: last - first]
-      log_p[row, first:last] = item.top_log_p[: last - first]
-    return batch.replace(distribution=training_types.TopK(ids, log_p))
 
-  @staticmethod
-  def abstract(
-    batch: training_types.TrainBatch, k: int
-  ) -> training_types.TrainBatch:
-    """Returns the shapes of a batch with a stored top k added."""
-    shape = (*batch.tokens.shape, k)
-    ids, log_p = (
-      jax.ShapeDtypeStruct(shape, dtype, sharding=batch.tokens.sharding)
-      for dtype in (jnp.int32, jnp.float16)
-    )
-    return batch.replace(distribution=training_types.TopK(ids, log_p))
+def abstract_stored(
+  batch: training_types.TrainBatch, k: int
+) -> training_types.TrainBatch:
+  """Returns the shapes of a batch with a stored top k added."""
+  shape = (*batch.tokens.shape, k)
+  ids, log_p = (
+    jax.ShapeDtypeStruct(shape, dtype, sharding=batch.tokens.sharding)
+    for dtype in (jnp.int32, jnp.float16)
+  )
+  return batch.replace(distribution=training_types.TopK(ids, log_p))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -27,7 +27,7 @@ def _of(jaxpr: core.Jaxpr) -> int:
   return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: core.JaxprEqn) -> int:
+def _of_equation(equation: Any) -> int:
   if equation.primitive.name == 'dot_general':
     (contracted, _), _ = equation.params['dimension_numbers']
     shape = equation.invars[0].aval.shape

@@ -185,7 +185,7 @@ class _Watch:
     self._records = records
     self._limit = limit
     self._recent: list[tuple[int, Any, Any]] = []  # not looked at yet
-    self._row: dict[str, list[str]] = {}  # left out up to the newest
+    self._left_out: dict[str, list[str]] = {}  # left out up to the newest
 
   def add(self, step: int, batch: Any, left_out: jax.Array | bool) -> None:
     """Takes a step; `left_out` is known once it is done."""
@@ -197,22 +197,22 @@ class _Watch:
     found = {}
     for (step, batch, _), flag in zip(self._recent, flags, strict=True):
       if flag:
-        found[str(step)] = self._row[str(step)] = self._records(batch)
+        found[str(step)] = self._left_out[str(step)] = self._records(batch)
       else:
-        self._row.clear()
+        self._left_out.clear()
     self._recent.clear()
     return {'left_out': found} if found else {}
 
   def check(self) -> None:
     """Raises InputError if too many in a row were left out."""
-    if not self._limit or len(self._row) < self._limit:
+    if not self._limit or len(self._left_out) < self._limit:
       return
     named = '; '.join(
       f'step {step}: {", ".join(ids) or "unknown"}'
-      for step, ids in self._row.items()
+      for step, ids in self._left_out.items()
     )
     raise errors.InputError(
-      f'training: the last {len(self._row)} updates were left out, since '
+      f'training: the last {len(self._left_out)} updates were left out, since '
       'the loss or its gradient was not finite, or exploded '
       f'(config.explosion). Their trajectories: {named}. Take these out of '
       'the data, or lower config.learning_rate. The checkpoints before are '

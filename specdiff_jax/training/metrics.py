@@ -16,6 +16,7 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.data import journal
 
 
 class Pace:
@@ -31,11 +32,11 @@ class Pace:
   def __init__(self, now: Callable[[], float] = time.monotonic):
     self._now = now
     self._steps, self._seconds = 0, 0.0
-    self._since: float | None = None  # None before the first step is done
+    self._since = math.nan  # until the first step is done
 
   def add(self, outcome: Any) -> None:
     """Counts a step, but for the first one, which was compiled too."""
-    if self._since is None:
+    if math.isnan(self._since):
       jax.block_until_ready(outcome)
       self._since = self._now()
     else:
@@ -55,8 +56,8 @@ class Pace:
     """Returns what a second brought since the last call; {} of no step.
 
     Args:
-      values: A step's metrics, of which `targets` is read. They are computed, so
-        that the steps so far are done.
+      values: A step's metrics, of which `targets` is read. They are computed,
+        so that the steps so far are done.
       flops: Of a step.
     """
     now = self._now()
@@ -96,7 +97,7 @@ class MetricsWriter:
     if not self._path:
       return
     record = {'step': step} | {k: _plain(v) for k, v in values.items()}
-    self._guard(self._append, json.dumps(record) + '\n')
+    self._guard(_append, self._path, json.dumps(record) + '\n')
     if self._events:
       self._guard(self._events.add, record)
 
@@ -127,7 +128,7 @@ class MetricsWriter:
       del bad[-1]
     if bad:
       aside = f'{self._path}.damaged'
-      self._guard(self._replace, aside, b''.join(bad))
+      self._guard(_replace, aside, b''.join(bad))
       self._say(
         f'metrics: {len(bad)} damaged lines of {self._path} are set aside, '
         f'in {aside}; the run goes on.'
@@ -135,7 +136,7 @@ class MetricsWriter:
     if self._path and os.path.lexists(self._path):
       kept = [record for record in records if record['step'] <= step]
       data = ''.join(json.dumps(r) + '\n' for r in kept).encode()
-      self._guard(self._replace, self._path, data)
+      self._guard(_replace, self._path, data)
     if self._events:
       self._guard(self._events.restart, self.read())
 
@@ -145,22 +146,6 @@ class MetricsWriter:
       if key in record and record['step'] <= until:
         return record[key]
     return None
-
-  def _append(self, text: str) -> None:
-    """Writes it whole, or not at all where the disk is full."""
-    data = text.encode()
-    file = files.open_own(self._path, os.O_WRONLY | os.O_APPEND)
-    try:
-      before = os.fstat(file).st_size
-      if os.write(file, data) < len(data):
-        os.ftruncate(file, before)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-      os.close(file)
-
-  def _replace(self, path: str, data: bytes) -> None:
-    with files.whole(os.path.realpath(path)) as file:
-      file.write(data)
 
   def _guard(self, function, *args, **kwargs) -> None:
     try:
@@ -178,8 +163,9 @@ class _Events:
 
   def __init__(self, folder: str):
     try:
-      from tensorboardX import event_file_writer
-      from tensorboardX.proto import event_pb2
+      # An extra, which need not be here.
+      from tensorboardX import event_file_writer  # pyright: ignore[reportMissingImports]
+      from tensorboardX.proto import event_pb2  # pyright: ignore[reportMissingImports]
     except ImportError as error:
       raise errors.InputError(
         'config.tensorboard is True, but tensorboardX is not installed: '
@@ -189,14 +175,14 @@ class _Events:
     # Not its SummaryWriter, whose thread may lose the last lines of a run.
     self._open = event_file_writer.EventsWriter
     self._event = event_pb2.Event
-    self._writer = None
+    self._writer: Any = None
 
   def restart(self, records: list[dict[str, Any]]) -> None:
     """Begins with these records and no others."""
     if self._writer:
       self._writer.close()
-    own = os.path.join(glob.escape(self._folder), 'events.out.tfevents.*')
-    for old in glob.glob(own):
+    before = os.path.join(glob.escape(self._folder), 'events.out.tfevents.*')
+    for old in glob.glob(before):
       os.remove(old)
     os.makedirs(self._folder, exist_ok=True)
     self._writer = self._open(os.path.join(self._folder, 'events'))
@@ -216,13 +202,28 @@ class _Events:
     self._writer.flush()
 
 
+def _append(path: str, text: str) -> None:
+  """Writes it whole, or not at all where the disk is full."""
+  data = text.encode()
+  file = files.open_own(path, os.O_WRONLY | os.O_APPEND)
+  try:
+    before = os.fstat(file).st_size
+    if os.write(file, data) < len(data):
+      os.ftruncate(file, before)
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  finally:
+    os.close(file)
+
+
+def _replace(path: str, data: bytes) -> None:
+  with files.whole(os.path.realpath(path)) as file:
+    file.write(data)
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
   """Returns the object of a line, or None where `write` writes no such line."""
-  try:
-    record = files.parse_json(line) if line.endswith(b'\n') else None
-  except ValueError:
-    return None
-  if not isinstance(record, dict) or type(record.get('step')) is not int:
+  record = journal.parsed(line)
+  if record is None or type(record.get('step')) is not int:
     return None
   if not 0 <= record['step'] < 2**63 or not _finite(record):
     return None

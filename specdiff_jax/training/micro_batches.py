@@ -18,8 +18,8 @@ def over_micro_batches(
   is that of the whole batch.
 
   Args:
-    function: of trees of arrays [B, ...], to such a tree; each row's result
-      depends on that row alone.
+    function: function of trees of arrays [B, ...], to such a tree; each row's
+      result depends on that row alone.
     count: micro-batches, a divisor of B; each takes every so manyth row, so
       that rows which are split over devices stay where they are.
     recompute: False where nothing is differentiated.

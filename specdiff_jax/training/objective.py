@@ -29,14 +29,15 @@ class Objective:
   """What a run minimises, and how much of a batch it holds at once.
 
   Attributes:
-    loss: of windows.
+    loss: loss of windows.
     vocab_block: rows of the head whose logits exist at once; 0 for all.
-    micro_batches: into how many a batch is parted, a divisor of its rows.
-    served: the probability with which a window counts only if serving visits
+    micro_batches: micro-batches of a batch, a divisor of its rows.
+    served: probability with which a window counts only if serving visits
       it (`served.counted`); 0 where windows are shown.
-    whole: (params, view, batch, keys [B], step, vocab_block) -> (loss, metrics)
-      of whole texts, in place of the loss of windows; None: there is none.
-    stored: the verifier's distribution is read as the data hold it.
+    whole: loss of whole texts in place of that of windows, (params, view,
+      batch, keys [B], step, vocab_block) -> (loss, metrics); None: there is
+      none.
+    stored: whether the verifier's distribution is read as the data hold it.
   """
 
   loss: slots_lib.Loss
@@ -59,7 +60,7 @@ def view(
   """Returns what training reads of the verifier's params.
 
   Args:
-    verifier: its params.
+    verifier: params of the verifier.
     vocab: tokens of the draft vocabulary.
   """
   embed = verifier['embed']
@@ -80,11 +81,11 @@ def slots(
   """Returns what a loss is told of each slot.
 
   Args:
-    predictions: of a `scores.Score`.
-    view: see `view`.
-    batch: with a distribution where the loss asks for one.
+    predictions: result of a `scores.Score`.
+    view: result of `view`.
+    batch: batch, with a distribution where the loss asks for one.
     valid: [B, W, G].
-    loss: what asks; None asks for no distribution.
+    loss: loss that asks; None asks for no distribution.
     block: rows of the head whose logits exist at once; 0 for all.
   """
   rows = jnp.arange(valid.shape[0])
@@ -168,8 +169,8 @@ def make_loss(
       )
     _, valid = windows.targets(batch, gamma)
     shown = mask = None
-    if loss.show:
-      shown = jax.vmap(lambda k: loss.show(k, valid.shape[1:2], gamma))(keys_B)
+    if show := loss.show:
+      shown = jax.vmap(lambda k: show(k, valid.shape[1:2], gamma))(keys_B)
       mask = shown.mask
 
     def predicted(batch, mask):
@@ -200,7 +201,7 @@ def _use(
   """Returns the targets trained on, and how many a forward token yields.
 
   Forward tokens are those of the rows, padding included, and the slots that
-  are drafted in passes of their own.
+  are drafted in separate passes.
   """
   targets = jnp.sum(valid if shown is None else valid & ~shown)
   passed = batch.tokens.size + predictions.extra_tokens

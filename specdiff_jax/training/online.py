@@ -22,10 +22,11 @@ def with_readings(
   """Returns a function of raw batches out of one of batches with readings.
 
   Args:
-    function: (params, view, batch, ...), such as `objective.make_loss` gives.
-    model: the verifier; its params are view.verifier.
-    layers: whose outputs `function` reads as batch.features.
-    temperature: of the verifier's distribution; 0 where it reads none.
+    function: function of (params, view, batch, ...), such as
+      `objective.make_loss` gives.
+    model: network of the verifier; its params are view.verifier.
+    layers: layers whose outputs `function` reads as batch.features.
+    temperature: temperature of the verifier's distribution; 0 for none.
     count: micro-batches that the verifier reads one after the other.
 
   Example: with_readings(objective.make_loss(...), model, (9, 18, 29))

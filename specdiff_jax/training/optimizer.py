@@ -20,8 +20,6 @@ def make_optimizer(
   warmup: int | float = 0.04,
   weight_decay: float = 0.01,
   clip: float = 1.0,
-  b2: float = 0.95,
-  final: float = 0.0,
   trained: str = '',
   explosion: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -35,8 +33,6 @@ def make_optimizer(
     warmup: Steps of linear warm-up; below 1 a fraction of `steps`.
     weight_decay: Decoupled, and on matrices only (rank >= 2).
     clip: Largest global norm of a gradient.
-    b2: Decay of Adam's second moment.
-    final: Learning rate at the end, as a fraction of the peak.
     trained: Expression of the names of what is trained; '' for all. See
       `partial.only`.
     explosion: See `skip_explosions`.
@@ -52,11 +48,10 @@ def make_optimizer(
     peak_value=learning_rate,
     warmup_steps=warmup_steps,
     decay_steps=max(steps, warmup_steps + 1),
-    end_value=final * learning_rate,
   )
   optimizer = optax.chain(
     optax.clip_by_global_norm(clip),
-    optax.adamw(schedule, b2=b2, weight_decay=weight_decay, mask=_is_matrix),
+    optax.adamw(schedule, b2=0.95, weight_decay=weight_decay, mask=_is_matrix),
   )
   if trained:
     optimizer = partial.only(optimizer, trained)
@@ -89,8 +84,8 @@ def skip_explosions(
       jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), inner.init(params)
     )
 
-  def update(updates, state, params=None, *, value, **more):
-    norm = optax.tree.norm(updates)
+  def update(updates, state, params=None, **more):
+    value, norm = more.pop('value'), optax.tree.norm(updates)
     good = jnp.isfinite(value) & jnp.isfinite(norm)
     usual = jnp.where(state.norm > 0, state.norm, norm)
     if explosion:

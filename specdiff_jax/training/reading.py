@@ -12,7 +12,6 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import training_types
 from specdiff_jax.data import windows
 from specdiff_jax.models import networks
-from specdiff_jax.models import transformer
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
@@ -27,9 +26,9 @@ class Reading:
   batches on the host. Without, its pass is a part of the jitted functions.
 
   Attributes:
-    verifier: a checkpoint, whose params may be shapes.
+    verifier: checkpoint, whose params may be shapes.
     cache: trajectories whose readings the host keeps; 0 for none.
-    layers: whose outputs the drafter takes; () for none.
+    layers: layers whose outputs the drafter takes; () for none.
     tokens: T of the batches.
     memory: readings by what decides them: runs that share it compute them once.
   """
@@ -59,7 +58,7 @@ class Reading:
 
     Args:
       vocab: [N] tokens of the draft vocabulary.
-      temperature: see `inside`.
+      temperature: temperature as in `inside`.
       split: rules of the verifier's params.
       mesh: the mesh of the step.
     """
@@ -119,7 +118,7 @@ class Reading:
     dtype = jax.tree.leaves(self.verifier.params)[0].dtype.name
     key = self.verifier.fingerprint, dtype, self.layers, temperature
     return features_lib.Features(
-      transformer.Transformer(self.verifier.config),
+      networks.network(self.verifier.config),
       self.verifier.params,
       self.layers,
       self.cache,

@@ -33,7 +33,7 @@ def counted(
 
   Args:
     keys: [B].
-    share: in 0..1.
+    share: probability, 0 to 1.
     anchors: [B, W], ascending where valid.
     match: [B, W, G] whether the target is the drafter's argmax.
     valid: [B, W, G].

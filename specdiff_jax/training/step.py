@@ -113,7 +113,8 @@ def make_train_step(
     (loss, metrics), grads = value(state.params)
     grads = jax.lax.with_sharding_constraint(grads, state_shardings.params)
     before = optimizer_lib.Skipping(state.skipped, state.norm, state.opt_state)
-    updates, after = optimizer.update(grads, before, state.params, value=loss)
+    updated: Any = optimizer.update(grads, before, state.params, value=loss)
+    updates, after = updated
     extra = {
       'loss': loss,
       'grad_norm': optax.tree.norm(grads),

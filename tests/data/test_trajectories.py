@@ -145,14 +145,14 @@ def test_a_journal_may_be_read_while_it_grows(tmp_path, monkeypatch):
   path = tmp_path / 'journal.jsonl'
   whole = path.read_bytes()
   path.write_bytes(whole[:-9])
-  parse = journal_lib._parse
+  parse = journal_lib.parsed
 
   def growing(line):
     if not line.endswith(b'\n'):
       path.write_bytes(whole + whole[whole.index(b'\n') + 1 :])
     return parse(line)
 
-  monkeypatch.setattr(journal_lib, '_parse', growing)
+  monkeypatch.setattr(journal_lib, 'parsed', growing)
   assert list(trajectories.lengths(str(tmp_path))) == [made(0).id]
 
 

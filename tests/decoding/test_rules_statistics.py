@@ -235,10 +235,7 @@ def by_hand(rule, tree, p, length, noise):
     chance = accept.chances(tree, jnp.log(p), sampling)
     kept = accept.best_path(tree, chance, GAMMA)
     tree, rule = tree.replace(valid=tree.valid & kept), rule.rule
-  if isinstance(rule, block_verification.BlockVerification):
-    deepest, law = block_verification.accepted(tree, p, coins)
-  else:
-    deepest, law, _ = rule.walk(tree, p, coins)
+  deepest, law, _ = rule.walk(tree, p, coins)
   return deepest, law, rejection.draw(law, noise, length)
 
 
@@ -342,6 +339,7 @@ def test_an_empty_residual_falls_back_to_p():
   found = jax.jit(rejection.Rejection().walk)(tree, laws_of_p, coins)
   assert found.deepest.tolist() == [0] and found.chance[0, 1] < 1
   np.testing.assert_array_equal(found.bonus[0], p)
-  count, law = jax.jit(block_verification.accepted)(tree, laws_of_p, coins)
+  block = block_verification.BlockVerification()
+  count, law, _ = jax.jit(block.walk)(tree, laws_of_p, coins)
   assert count.tolist() == [0]
   np.testing.assert_array_equal(law[0], p)

@@ -203,9 +203,7 @@ def match(tree, p, token):
 
 def block(tree, p, coins):
   """Block verification: count i passes with chance h_i."""
-  count, law = block_verification.accepted(tree, p, coins)
-  h, _ = block_verification.chances(tree, p)
-  return rejection.Walk(count, law, h.at[:, 0].set(-1))
+  return block_verification.BlockVerification().walk(tree, p, coins)
 
 
 @dataclasses.dataclass(frozen=True)

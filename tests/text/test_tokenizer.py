@@ -40,10 +40,11 @@ def test_bytes(text):
   assert tokenizer.encode_prompt(text, chat=False) == ids
 
 
-def test_bytes_has_an_end_and_spare_ids():
+def test_bytes_has_an_end_and_further_ids():
   tokenizer = tokenizer_lib.Tokenizer.bytes(260)
   assert tokenizer.end_ids == (256,)
-  assert tokenizer.spare_ids == (257, 258, 259)
+  further = [f'<|spare_{i}|>' for i in (257, 258, 259)]
+  assert [tokenizer.tokens()[text] for text in further] == [257, 258, 259]
   assert tokenizer.mask_id is None
   assert tokenizer.vocab_size == 260
   ids = np.array([104, 105, 256, 258], np.int32)
@@ -387,7 +388,6 @@ def test_directory(directory):
   tokenizer = tokenizer_lib.Tokenizer.from_directory(directory)
   assert tokenizer.end_ids == (257, 258)
   assert tokenizer.mask_id == 259
-  assert tokenizer.spare_ids == (260,)
   assert tokenizer.vocab_size == 261
   assert tokenizer.encode('a') == [256, 97]
   # The template writes the bos token, so the processor must not add another.
@@ -400,7 +400,7 @@ def test_ids_behind_the_rows_of_the_weights(directory):
   assert whole.within(261, 'm') is whole and not whole.barred
   one = whole.within(260, 'm')
   assert one.barred == {260: '<x>'}
-  assert one.vocab_size == 260 and one.spare_ids == ()
+  assert one.vocab_size == 260 and one.barred
   assert one.end_ids == (257, 258) and one.mask_id == 259
   assert '<x>' not in one.tokens() and '<x>' in whole.tokens()
   assert one.encode('a') == [256, 97] and one.decode([256, 97]) == 'a'
@@ -409,7 +409,7 @@ def test_ids_behind_the_rows_of_the_weights(directory):
       one.encode_prompt('is <x>?', chat)
   most = whole.within(257, 'm')
   assert most.end_ids == () and most.mask_id is None and len(most.barred) == 4
-  assert whole.spare_ids == (260,)  # is not changed
+  assert whole.vocab_size == 261 and not whole.barred  # is not changed
 
 
 def test_a_tokenizer_of_another_model_is_refused(directory):
@@ -440,7 +440,6 @@ def test_end_ids_of_the_generation_config(directory):
   hf_reference.write_json(directory, 'config.json', {'eos_token_id': 257})
   tokenizer = tokenizer_lib.Tokenizer.from_directory(directory)
   assert tokenizer.end_ids == (257, 258, 260)
-  assert tokenizer.spare_ids == ()
 
 
 def test_chat_template_files(directory):

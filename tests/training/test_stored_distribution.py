@@ -125,7 +125,7 @@ def test_the_whole_law_stored_is_the_law_online(verifier):
   online = features.Features(model, verifier.params, (), 0, TEMPERATURE)
   expected = tell(online(batch))
   records = stored(verifier, len(vocab))
-  found = tell(features.Stored(records)(batch))
+  found = tell(features.with_stored(records, batch))
   # The control: each law one token too late.
   late = [
       dataclasses.replace(
@@ -133,7 +133,7 @@ def test_the_whole_law_stored_is_the_law_online(verifier):
           top_log_p=np.roll(record.top_log_p, 1, axis=0))
       for record in records
   ]  # fmt: skip
-  other = tell(features.Stored(late)(batch))
+  other = tell(features.with_stored(late, batch))
   assert valid.sum() >= 10
   for name in ASKED:
     want = expected.statistics[name][valid]
@@ -153,7 +153,7 @@ def test_long_trajectories_and_blank_rows(verifier):
   batch = next(iter(windows.batches(RECORDS, SIZES))).replace(
     tokens=np.zeros((2, 7), np.int32), record=np.array([0, windows.BLANK])
   )
-  got = features.Stored(source)(batch).distribution
+  got = features.with_stored(source, batch).distribution
   np.testing.assert_array_equal(got.ids[0, 3:], source[0].top_ids[:4])
   np.testing.assert_array_equal(got.log_p[0, 3:], source[0].top_log_p[:4])
   assert np.isfinite(got.log_p).all()

@@ -3,18 +3,15 @@
 import dataclasses
 from typing import ClassVar
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from specdiff_jax.core import sampling as sampling_lib
-from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding.rules import rejection
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockVerification:
+class BlockVerification(rejection.CoinRule):
   """Verifies a chain as a whole; accepts at least what `Rejection` does.
 
   With w_0 = 1 and w_i = min(1, w_{i-1} p(x_i) / q(x_i)),
@@ -33,39 +30,19 @@ class BlockVerification:
   reads_q: ClassVar[bool] = True
   one_chain: ClassVar[bool] = True
 
-  def __call__(
-    self,
-    tree: types.DraftTree,
-    logits: jax.Array,
-    length: jax.Array,
-    sampling: types.Sampling,
-    noise: types.Noise,
-    max_depth: int,
-  ) -> types.Verdict:
-    """See `AcceptanceRule`."""
-    chex.assert_shape(logits, (*tree.token.shape, None))
-    p = jnp.exp(sampling_lib.log_probabilities(logits, sampling))
-    coins = rejection.uniform(noise, length, tree.token.shape[1])
-    count, p_bonus = accepted(tree, p, coins)
-    bonus = rejection.draw(p_bonus, noise, length)
-    return tree_lib.verdict(tree, count, bonus, max_depth)
+  def walk(
+    self, tree: types.DraftTree, p: jax.Array, coins: jax.Array
+  ) -> rejection.Walk:
+    """Walks a chain, whose slots after the first invalid one do not count.
 
-
-def accepted(
-  tree: types.DraftTree, p: jax.Array, coins: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the accepted count [B] and the distribution of the bonus [B, V].
-
-  Args:
-    tree: a chain; slots after the first invalid one do not count.
-    p: [B, M, V] the verifier's distribution after each slot.
-    coins: [B, M] in [0, 1); count i passes if its coin is below h_i.
-  """
-  h, bonuses = chances(tree, p)
-  passed = (coins < h).at[:, 0].set(True)
-  slots = jnp.arange(h.shape[1])
-  count = jnp.max(jnp.where(passed, slots, 0), axis=1)
-  return count, bonuses[jnp.arange(count.shape[0]), count]
+    Count i passes if its coin is below h_i.
+    """
+    h, bonuses = chances(tree, p)
+    passed = (coins < h).at[:, 0].set(True)
+    slots = jnp.arange(h.shape[1])
+    count = jnp.max(jnp.where(passed, slots, 0), axis=1)
+    bonus = bonuses[jnp.arange(count.shape[0]), count]
+    return rejection.Walk(count, bonus, h.at[:, 0].set(-1))
 
 
 def chances(tree: types.DraftTree, p: jax.Array) -> tuple[jax.Array, jax.Array]:

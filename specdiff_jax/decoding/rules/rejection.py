@@ -32,10 +32,11 @@ class Walk(NamedTuple):
   chance: jax.Array  # [B, M] of acceptance where a slot was tried, else -1
 
 
-class _Rule:
-  """What the rules share: draw coins, walk, draw the bonus."""
+class CoinRule:
+  """What these rules share: draw coins, walk, draw the bonus."""
 
   one_chain: ClassVar[bool] = False
+  proposal: ClassVar[str]  # see `walk`
 
   def __call__(
     self,
@@ -53,9 +54,13 @@ class _Rule:
     bonus = draw(found.bonus, noise, length)
     return tree_lib.verdict(tree, found.deepest, bonus, max_depth)
 
+  def walk(self, tree: types.DraftTree, p: jax.Array, coins: jax.Array) -> Walk:
+    """Walks with p [B, M, V] and coins [B, M] in [0, 1)."""
+    return walk(tree, p, coins, self.proposal)
+
 
 @dataclasses.dataclass(frozen=True)
-class GreedyAcceptance(_Rule):
+class GreedyAcceptance(CoinRule):
   """SpecDiff-2's rule: accept x with probability p(x), else p without x.
 
   Rejection with q a point mass at x, hence lossless whatever drew x, a
@@ -69,14 +74,11 @@ class GreedyAcceptance(_Rule):
 
   needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
   reads_q: ClassVar[bool] = False
-
-  def walk(self, tree, p, coins) -> Walk:
-    """Walks with p [B, M, V] and coins [B, M] in [0, 1)."""
-    return walk(tree, p, coins, 'point')
+  proposal: ClassVar[str] = 'point'
 
 
 @dataclasses.dataclass(frozen=True)
-class Rejection(_Rule):
+class Rejection(CoinRule):
   """Speculative sampling: accept with min(1, p / q), residual max(p - q, 0).
 
   On one chain the rule of 2211.17192 and 2302.01318; on K independent chains
@@ -91,14 +93,11 @@ class Rejection(_Rule):
 
   needs: ClassVar[frozenset[str]] = frozenset({'iid', 'autoregressive'})
   reads_q: ClassVar[bool] = True
-
-  def walk(self, tree, p, coins) -> Walk:
-    """Walks with p [B, M, V] and coins [B, M] in [0, 1)."""
-    return walk(tree, p, coins, 'drawn')
+  proposal: ClassVar[str] = 'drawn'
 
 
 @dataclasses.dataclass(frozen=True)
-class RejectionWithoutReplacement(_Rule):
+class RejectionWithoutReplacement(CoinRule):
   """Recursive rejection of siblings drawn without replacement (2402.14160).
 
   After each candidate its token is zeroed in q and q is renormalised: what the
@@ -113,10 +112,7 @@ class RejectionWithoutReplacement(_Rule):
 
   needs: ClassVar[frozenset[str]] = frozenset({'distinct'})
   reads_q: ClassVar[bool] = True
-
-  def walk(self, tree, p, coins) -> Walk:
-    """Walks with p [B, M, V] and coins [B, M] in [0, 1)."""
-    return walk(tree, p, coins, 'distinct')
+  proposal: ClassVar[str] = 'distinct'
 
 
 def uniform(noise: types.Noise, length: jax.Array, slots: int) -> jax.Array:
@@ -136,8 +132,8 @@ def drafted_log_q(tree: types.DraftTree) -> jax.Array:
   if tree.log_q is None:
     raise errors.InputError(
       'the rule reads the distribution that drafts were drawn from, but the '
-      'drafter proposes trees without `log_q`. Set keep_q, or use SampleAndMatch or '
-      'GreedyAcceptance.'
+      'drafter proposes trees without `log_q`. Set keep_q, or use '
+      'SampleAndMatch or GreedyAcceptance.'
     )
   return tree.log_q
 

@@ -140,7 +140,7 @@ def _ids(
   folder: str, told: told_lib.Told, checkpoint: weights.Checkpoint
 ) -> tuple[np.ndarray, dict[str, int]]:
   """Returns the verifier's id of each of the drafter's, and its vocabulary."""
-  theirs = id_map.tokens_of(checkpoint.tokenizer)
+  theirs = checkpoint.tokenizer.tokens()
   if told.tokenizer == VERIFIER:
     return np.arange(1 + max(theirs.values())), theirs
   where = told.tokenizer or folder

@@ -15,7 +15,7 @@ from specdiff_jax.parallel import rules
 
 CHECKSUMS = 'seal'  # the folder of a checkpoint's checksums
 _STEP = re.compile('0|[1-9][0-9]*')  # names of folders that are checkpoints
-_METADATA = {  # what Orbax needs of a checkpoint's own file, all optional
+_METADATA = {  # what Orbax needs of its file in a checkpoint, all optional
     'item_handlers': (dict, str), 'metrics': (dict,),
     'performance_metrics': (dict,), 'custom_metadata': (dict,),
     'init_timestamp_nsecs': (int,), 'commit_timestamp_nsecs': (int,),
@@ -40,16 +40,20 @@ def _fault(items: str) -> str:
     found = files.read_json(os.path.join(items, 'metrics', 'metrics'))
     sums = files.read_json(os.path.join(items, CHECKSUMS, 'metadata'))
   except errors.InputError:
-    return 'its metrics or its seal cannot be read'
+    return 'its metrics or its checksums cannot be read'
   tau = found.get('tau')
-  if type(tau) not in (int, float) or not math.isfinite(tau):
+  if (
+    not isinstance(tau, (int, float))
+    or isinstance(tau, bool)
+    or not math.isfinite(tau)
+  ):
     return 'its metrics are damaged'
   # Those of older versions have no tau beside their checksums.
   return '' if sums.get('tau', tau) == tau else 'its metrics were changed'
 
 
 def _orbax_reads(path: str) -> bool:
-  """Returns whether Orbax can open a folder with such a file of its own.
+  """Returns whether Orbax can open a folder with such a file.
 
   One that is absent or no JSON it skips; others have to be of its types.
   """

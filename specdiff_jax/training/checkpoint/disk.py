@@ -86,7 +86,7 @@ def stop_noise() -> None:
 
   Orbax logs its error in each of its threads, with a traceback. Reads that come
   to an end after it find asyncio's loop closed, each with a traceback too, and
-  some were never begun. Does nothing the second time.
+  others were never begun. Does nothing the second time.
   """
   before = sys.unraisablehook
   if hasattr(before, 'silent'):

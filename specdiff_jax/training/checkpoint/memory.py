@@ -3,11 +3,11 @@
 Where tensorstore (0.1.74 to 0.1.86 at least) turns JSON into Python objects,
 the strings and lists in it get a reference too many and are never freed. Orbax
 asks for such objects in every save: twice for counters, to log a rate, and once
-for each array to have the directory's spec written out. It has no option to do
-without, and the objects belong to nobody, so that no collector finds them. No
-thread upstream tells of it yet (28 November 2026; google/orbax#1713 has the
-symptom, and was closed unexplained), so that versions after _LAST are left as
-they are until `tests/training/test_memory.py` has shown that they leak too.
+for each array to have the directory's spec written out. No option of it
+prevents that, and the objects belong to nobody, so that no collector finds
+them. No thread upstream tells of it yet (28 November 2026; google/orbax#1713
+has the symptom, and was closed unexplained), so that versions after _LAST are
+left as they are until `tests/training/test_memory.py` has shown that they leak too.
 
 Beside that the threads of a save leave free pages all over glibc's heaps, one
 for each thread unless MALLOC_ARENA_MAX=1 is in the environment.

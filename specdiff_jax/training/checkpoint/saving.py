@@ -1,7 +1,6 @@
 """Checkpoints of a training state together with its data iterator."""
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import os
@@ -49,7 +48,7 @@ class Checkpointer:
 
     Args:
       directory: where the checkpoints are.
-      keep: see above.
+      keep: newest checkpoints that are kept.
       say: is told of each damaged one that is set aside.
     """
     self.directory = os.path.abspath(directory)
@@ -128,9 +127,7 @@ class Checkpointer:
     """
     return self._manager.reached_preemption(step)
 
-  def save(
-    self, state: Any, iterator: Iterator, tau: float | None = None
-  ) -> None:
+  def save(self, state: Any, iterator: Any, tau: float | None = None) -> None:
     """Starts to save both under `state.step`, unless that is there already.
 
     Args:
@@ -196,7 +193,7 @@ class Checkpointer:
         'last one.'
       ) from error
 
-  def restore(self, template: Any, iterator: Iterator) -> Any | None:
+  def restore(self, template: Any, iterator: Any) -> Any | None:
     """Returns the newest good state, and moves `iterator` to its place.
 
     A checkpoint that cannot be read, or whose values are not those saved,
@@ -231,11 +228,11 @@ class Checkpointer:
       f'checkpoints: none of the steps {sorted(failures)} in '
       f'{self.directory} can be restored; step {newest}: '
       f'{self._brief(failures[newest])}. If the configuration changed '
-      '(sizes, optimizer, data), go back to the one that wrote them; else choose '
-      'another work directory, or remove this one to start over.'
+      '(sizes, optimizer, data), go back to the one that wrote them; else '
+      'choose another work directory, or remove this one to start over.'
     )
 
-  def at(self, step: int, template: Any, iterator: Iterator) -> Any:
+  def at(self, step: int, template: Any, iterator: Any) -> Any:
     """Returns the state of this very step; the rest is as in `restore`.
 
     Raises:
@@ -247,7 +244,7 @@ class Checkpointer:
       raise errors.InputError(
         f'checkpoints: step {step} in {self.directory} cannot be read '
         f'({self._brief(error)}). Start the same command with '
-        '--config.export=last, which does without it.'
+        '--config.export=last, which does not need it.'
       ) from error
 
   def _brief(self, error: BaseException) -> str:
@@ -264,7 +261,7 @@ class Checkpointer:
       with contextlib.suppress(Exception):
         self._manager.wait_until_finished()
 
-  def _read(self, step: int, template: Any, iterator: Iterator) -> Any:
+  def _read(self, step: int, template: Any, iterator: Any) -> Any:
     damage.check_shapes(self._manager.item_metadata(step).state, template)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     # What one process cannot read none takes: all sum up together.
@@ -275,7 +272,7 @@ class Checkpointer:
       raise ValueError('its values are not those that were saved')
     return restored.state
 
-  def _stored(self, step: int, abstract: Any) -> ocp.args.Composite:
+  def _stored(self, step: int, abstract: Any) -> Any:
     try:
       return self._manager.restore(
         step,
