@@ -78,7 +78,10 @@ def _content(where: str, one: Any, vocab_size: int) -> Any:
   if _is_message(one[0]):
     for message in one:
       if not all(isinstance(message[name], str) for name in _PARTS):
-        raise _wrong(f'a message of {where}', dict(message))
+        raise errors.InputError(
+          f'{where} has the message {printing.short(dict(message))}, but role '
+          'and content of a message have to be texts.'
+        )
     return [dict(message) for message in one]
   ids = [int(i) for i in one]
   if bad := [i for i in ids if not 0 <= i < vocab_size]:

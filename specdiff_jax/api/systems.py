@@ -260,7 +260,7 @@ def system(
   Example:
     >>> import specdiff_jax as sd
     >>> verifier = sd.load_verifier('random:tiny', dtype='float32')
-    >>> system = sd.system('specdiff', verifier, gamma=4, drafter='random')
+    >>> system = sd.system('early_exit', verifier, gamma=4)
     >>> system.session.engine.drafter.max_depth
     4
   """

@@ -119,7 +119,7 @@ class Contract:
   def session(
     self,
     settings: request_lib.Settings,
-    drafter: types.Drafter | None = None,
+    drafter: Any = None,
     params: types.Params = (),
   ) -> session_lib.Session:
     """Returns what decodes, with another drafter if one is given."""
