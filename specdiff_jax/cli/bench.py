@@ -4,7 +4,6 @@ from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.recipes import recipe
-from specdiff_jax.text import stop_strings
 
 _FLAGS = flag.PROMPTS | {
   'systems': flag.Flag(
@@ -97,15 +96,6 @@ def body(call: command.Call) -> int:
 
 def _example(system, request) -> None:
   """Shows one prompt's completion while it is decoded."""
-  stream = stop_strings.Stream(
-    system.decode_text, system.stop, system.settled_text
-  )
-
-  def show(number: int, tokens) -> bool:
-    del number
-    console.text(stream.show(tokens))
-    return stream.stopped
-
   console.text(f'{system.name} decodes {request.id}:\n\n')
-  system.decode([request], on_tokens=show)
-  console.text(stream.finish() + '\n\n')
+  console.stream(system, request)
+  console.text('\n')

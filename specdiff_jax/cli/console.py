@@ -14,6 +14,7 @@ import rich.table
 import rich.text
 
 from specdiff_jax.core import printing
+from specdiff_jax.text import stop_strings
 from specdiff_jax.tools import tables
 
 
@@ -40,6 +41,21 @@ def text(piece: str) -> None:
   """
   sys.stdout.write(printing.lines(piece) if sys.stdout.isatty() else piece)
   sys.stdout.flush()
+
+
+def stream(system, request) -> None:
+  """Writes a completion to stdout while it is made."""
+  text_of = stop_strings.Stream(
+    system.decode_text, system.stop, system.settled_text
+  )
+
+  def show(number: int, tokens) -> bool:
+    del number
+    text(text_of.show(tokens))
+    return text_of.stopped
+
+  system.decode([request], on_tokens=show)
+  text(text_of.finish() + '\n')
 
 
 def table(what: tables.Table, *, fold: bool = False) -> None:

@@ -71,27 +71,12 @@ def body(call: command.Call) -> int:
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
     for request in requests:
-      _stream(system, request, len(requests) > 1)
+      if len(requests) > 1:
+        _head(request)
+      console.stream(system, request)
   else:
     _in_order(system, requests)
   return 0
-
-
-def _stream(system, request, head: bool) -> None:
-  """Writes a completion to stdout while it is made."""
-  stream = stop_strings.Stream(
-    system.decode_text, system.stop, system.settled_text
-  )
-
-  def show(number: int, tokens) -> bool:
-    del number
-    console.text(stream.show(tokens))
-    return stream.stopped
-
-  if head:
-    _head(request)
-  system.decode([request], on_tokens=show)
-  console.text(stream.finish() + '\n')
 
 
 def _in_order(system, requests) -> None:
