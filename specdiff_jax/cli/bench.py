@@ -97,6 +97,5 @@ def body(call: command.Call) -> int:
 def _example(system, request) -> None:
   """Shows one prompt's completion while it is decoded."""
   console.text(f'{system.name} decodes {request.id}:\n\n')
-  for piece in system.stream(request):
-    console.text(piece)
-  console.text('\n\n')
+  console.stream(system, request)
+  console.text('\n')

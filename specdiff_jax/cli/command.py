@@ -154,7 +154,7 @@ class Command:
       (f'{name} = {default!r}', meaning)
       for name, (default, meaning) in self.fields.items()
     ]
-    codes = _EXIT_CODES | self.exit_codes
+    codes = {**_EXIT_CODES, **self.exit_codes}
     parts = [
       usage,
       '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),

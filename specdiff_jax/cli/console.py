@@ -42,6 +42,13 @@ def text(piece: str) -> None:
   sys.stdout.flush()
 
 
+def stream(system, request) -> None:
+  """Writes a completion to stdout while it is made."""
+  for piece in system.stream(request):
+    text(piece)
+  text('\n')
+
+
 def table(what: tables.Table, *, fold: bool = False) -> None:
   """Writes a table to stdout; `fold` breaks long cells in place of words."""
   side = 'left' if fold else 'center'

@@ -70,19 +70,12 @@ def body(call: command.Call) -> int:
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
     for request in requests:
-      _stream(system, request, len(requests) > 1)
+      if len(requests) > 1:
+        _head(request)
+      console.stream(system, request)
   else:
     _in_order(system, requests)
   return 0
-
-
-def _stream(system, request, head: bool) -> None:
-  """Writes a completion to stdout while it is made."""
-  if head:
-    _head(request)
-  for piece in system.stream(request):
-    console.text(piece)
-  console.text('\n')
 
 
 def _in_order(system, requests) -> None:

@@ -7,6 +7,7 @@ whatever the drafter, the tree or the batch.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax import lax
@@ -31,7 +32,7 @@ def request_noise(seed: int, low: Array, high: Array | int = 0) -> types.Noise:
   """
   root = jax_settings.key(seed)
 
-  def one(low: jax.Array, high: jax.Array):
+  def one(low: Any, high: Any):
     return jax.random.fold_in(jax.random.fold_in(root, high), low)
 
   return types.Noise(jax.vmap(one)(low, jnp.broadcast_to(high, low.shape)))

@@ -5,6 +5,7 @@ from typing import Any
 
 from specdiff_jax.core import printing
 from specdiff_jax.core import reporting
+from specdiff_jax.parallel import topology as topology_lib
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.tools import tables
 from specdiff_jax.tools.aot import lowering
@@ -125,7 +126,8 @@ def certify(
 
   Example: certify(config, 'v5p:4x4x4').fits
   """
-  devices, limit = lowering.devices(topology, slices)
+  devices = topology_lib.devices(topology, slices)
+  limit = topology_lib.memory(devices)
   program = lowering.program(config, name, devices)
   report.say(f'Compiling for {len(devices)} devices ...')
   outcome = memory.compiled(program.lowered, limit)

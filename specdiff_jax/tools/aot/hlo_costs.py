@@ -64,7 +64,8 @@ def read(text: str) -> Costs:
   Example: read(jax.jit(f).lower(x).compile().as_text()).flops
   """
   computations, entry = hlo.parse(text)
-  flops, arrays = 0, {}
+  flops = 0
+  arrays: dict[tuple[str, str], int] = {}
   traffic: dict[tuple[str, str, str], tuple[int, int]] = {}
   for one, inside, times, fused in hlo.walk(computations, entry):
     if one.opcode in ('dot', 'convolution'):

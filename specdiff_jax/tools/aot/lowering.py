@@ -21,7 +21,6 @@ from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
-from specdiff_jax.parallel import topology
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
@@ -59,12 +58,6 @@ def program(config: recipe_lib.Recipe, name: str, devices: list) -> Program:
     dict(mesh.shape),
     whole,
   )
-
-
-def devices(name: str, slices: int) -> tuple[list, int]:
-  """Returns the devices of a topology, and the memory of each in bytes."""
-  found = topology.devices(name, slices)
-  return found, topology.memory(found)
 
 
 def verifier(config: recipe_lib.Recipe) -> weights.Checkpoint:
