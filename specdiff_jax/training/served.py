@@ -9,10 +9,7 @@ that of the current drafter, drafting its argmax under rule=match, which
   accepted   2  0  3  0  1  0
   visited    x        x  x        then 8 + 1 + 1, behind the end
 
-Whether it helps is open. 40 steps of 4 texts from the shipped drafter, on the
-texts that it was trained on (windows=128, learning_rate=1e-4, ce_fraction=0),
-showed a held-out tau of 2.632 and 2.574 under two seeds with served=1, and of
-2.622 and 2.596 with served=0; it was 2.635 before (22 November 2026).
+Whether it helps is open: see docs/log.md, 23 November 2026.
 """
 
 import jax
