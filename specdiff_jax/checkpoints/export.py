@@ -174,9 +174,9 @@ def write_tensors(
 
 def _kind(tensor: stored.Tensor, dtype: Any) -> np.dtype:
   """Returns the dtype to write: what is no float stays as it is."""
-  own = np.dtype(getattr(tensor, 'kept_dtype', tensor.dtype))
-  floating = own.kind == 'f' or own == safetensors_io.DTYPES['BF16']
-  return np.dtype(dtype) if dtype and floating else own
+  stored_as = np.dtype(getattr(tensor, 'kept_dtype', tensor.dtype))
+  floating = stored_as.kind == 'f' or stored_as == safetensors_io.DTYPES['BF16']
+  return np.dtype(dtype) if dtype and floating else stored_as
 
 
 def _shards(sizes: dict[str, int]) -> list[list[str]]:
@@ -201,11 +201,11 @@ def _write_beside(source: sources.Source, folder: str, dtype: Any) -> None:
   file = os.path.join(folder, 'config.json')
   if dtype is None and os.path.exists(file):
     return  # kept to the byte
-  known = os.path.exists(file)
-  raw = files.read_json(file) if known else families.hf_config(source.config)
+  copied = os.path.exists(file)
+  raw = files.read_json(file) if copied else families.hf_config(source.config)
   kind = np.dtype(dtype or np.float32).name
   keys = [key for key in ('dtype', 'torch_dtype') if key in raw] or ['dtype']
-  ids = {} if known else _special_ids(source)
+  ids = {} if copied else _special_ids(source)
   write_json(file, {**raw, **ids, **dict.fromkeys(keys, kind)})
 
 

@@ -30,8 +30,6 @@ _LAYOUT_FIELDS = ('max_positions', 'scan_layers')  # not what a model computes
 # change the identity of models that do without them.
 _ALWAYS = ('rope_base', 'norm_eps', 'tied_head')
 
-shapes = networks.shapes
-
 
 def gather(
   config: networks.Config,
@@ -95,7 +93,7 @@ def checked(
     tensor = stored.of(tensor)
     if not ours.startswith(SPARE):
       if ours not in expected or ours in seen:
-        more = [t for o, t, _ in tensors if not _known(o, expected)]
+        more = [t for o, t, _ in tensors if not _fits(o, expected)]
         raise _no_place(config, [theirs, *more], tuple(tensor.shape), source)
       if tuple(tensor.shape) != expected[ours]:
         raise errors.InputError(
@@ -114,7 +112,7 @@ def checked(
     )
 
 
-def _known(ours: str, expected) -> bool:
+def _fits(ours: str, expected) -> bool:
   return ours in expected or ours.startswith(SPARE)
 
 

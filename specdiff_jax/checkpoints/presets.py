@@ -13,20 +13,6 @@ from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
-SIZES = {
-  'tiny': config_lib.TransformerConfig(
-    vocab_size=320,
-    width=64,
-    layers=3,
-    heads=4,
-    kv_heads=2,
-    head_dim=16,
-    mlp_width=128,
-    tied_head=False,
-    max_positions=1024,
-  ),
-}
-
 
 def _sizes(vocab, width, layers, heads, kv_heads, head_dim, mlp, **rest):
   return config_lib.TransformerConfig(
@@ -73,6 +59,11 @@ def _gemma3(width, *sizes):
   )  # fmt: skip
 
 
+SIZES = {
+  'tiny': _sizes(
+    320, 64, 3, 4, 2, 16, 128, tied_head=False, max_positions=1024
+  ),
+}
 # Shapes only, as each model's own config.json has them; for compiling and for
 # `inspect preset:NAME` without any weights.
 PUBLISHED = {

@@ -4,17 +4,10 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any
 
-from specdiff_jax.checkpoints import fetch
 from specdiff_jax.checkpoints import params as params_lib
-from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
-
-fingerprint = params_lib.fingerprint
-save_safetensors = safetensors_io.save
-load_safetensors = safetensors_io.load
-quickstart_file = fetch.quickstart_file
 
 
 @dataclasses.dataclass(frozen=True)

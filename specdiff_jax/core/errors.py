@@ -1,5 +1,8 @@
 """The one exception that a user is meant to read."""
 
+from collections.abc import Iterator
+import contextlib
+
 
 class InputError(ValueError):
   """Bad input: what was wrong, where (file, key, shape), and what to do.
@@ -12,3 +15,14 @@ class InputError(ValueError):
     >>> issubclass(sd.InputError, ValueError)
     True
   """
+
+
+@contextlib.contextmanager
+def naming(file: str) -> Iterator[None]:
+  """Puts a file before the text of an InputError that does not name it."""
+  try:
+    yield
+  except InputError as e:
+    if str(e).startswith(file):
+      raise
+    raise InputError(f'{file}: {e}') from e

@@ -12,6 +12,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from specdiff_jax.drafters import chain
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.autoregressive import drafter as autoregressive
 from specdiff_jax.models import config as config_lib
@@ -19,7 +20,7 @@ from specdiff_jax.models import transformer
 
 
 @dataclasses.dataclass(frozen=True)
-class EarlyExit:
+class EarlyExit(chain.Chain):
   """Drafts token by token with the first layers of the verifier.
 
   Attributes:
@@ -34,27 +35,12 @@ class EarlyExit:
   gamma: int
   strategy: strategies.Chain = strategies.Chain()
 
-  chain = True
-  features = ()
-
   def __post_init__(self):
     config_lib.require_transformer(self.config, 'early_exit')
 
   @property
   def proposal(self) -> str:
     return autoregressive.proposal(self.strategy)
-
-  @property
-  def buckets(self) -> tuple[int, ...]:
-    return (self.gamma + 1,)
-
-  @property
-  def max_depth(self) -> int:
-    return self.gamma
-
-  def init(self, params, context, features):
-    del params, context, features
-    return ()
 
   def draft(self, params, state, context, sampling, noise, slots):
     del params
@@ -80,7 +66,3 @@ class EarlyExit:
       logits.append(context.head(x[:, 0]))
       chosen.append(draws.token(j, logits[-1]))
     return draws.tree(chosen, logits), state
-
-  def observe(self, params, state, context, verdict, features, slots):
-    del params, context, verdict, features, slots
-    return state

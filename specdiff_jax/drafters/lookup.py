@@ -9,18 +9,17 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import limits
 from specdiff_jax.core import ngram as ngram_lib
 from specdiff_jax.core import tree
+from specdiff_jax.drafters import chain
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptLookup:
+class PromptLookup(chain.Chain):
   """Drafts the continuation of the longest n-gram match; no model at all."""
 
   gamma: int
   ngram: int = 3
 
   proposal = 'deterministic'
-  chain = True
-  features = ()
 
   def __post_init__(self):
     if not 1 <= self.ngram <= limits.MOST_NGRAM:
@@ -28,18 +27,6 @@ class PromptLookup:
         f'ngram={self.ngram}, but prompt lookup looks for matches of 1 to '
         f'{limits.MOST_NGRAM} tokens.'
       )
-
-  @property
-  def buckets(self) -> tuple[int, ...]:
-    return (self.gamma + 1,)
-
-  @property
-  def max_depth(self) -> int:
-    return self.gamma
-
-  def init(self, params, context, features):
-    del params, context, features
-    return ()
 
   def draft(self, params, state, context, sampling, noise, slots):
     del params, sampling, noise
@@ -49,7 +36,3 @@ class PromptLookup:
     token = jnp.concatenate([context.last[:, None], copied], axis=1)
     valid = jnp.broadcast_to(matched[:, None] > 0, token.shape)
     return tree.chain(token, valid), state
-
-  def observe(self, params, state, context, verdict, features, slots):
-    del params, context, verdict, features, slots
-    return state

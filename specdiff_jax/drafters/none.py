@@ -5,10 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 
 from specdiff_jax.core import tree
+from specdiff_jax.drafters import chain
 
 
 @dataclasses.dataclass(frozen=True)
-class NoDraft:
+class NoDraft(chain.Stateless):
   """Drafts nothing.
 
   `slots` pads the verifier's pass with slots that are never accepted: 2 gives
@@ -19,17 +20,11 @@ class NoDraft:
   slots: int = 1
 
   proposal = 'deterministic'
-  chain = True
-  features = ()
   max_depth = 0
 
   @property
   def buckets(self) -> tuple[int, ...]:
     return (self.slots,)
-
-  def init(self, params, context, features):
-    del params, context, features
-    return ()
 
   def draft(self, params, state, context, sampling, noise, slots):
     del params, sampling, noise
@@ -37,7 +32,3 @@ class NoDraft:
     token = jnp.broadcast_to(last[:, None], (last.size, slots))
     valid = jnp.broadcast_to(jnp.arange(slots) == 0, token.shape)
     return tree.chain(token, valid), state
-
-  def observe(self, params, state, context, verdict, features, slots):
-    del params, context, verdict, features, slots
-    return state

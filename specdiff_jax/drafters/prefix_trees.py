@@ -17,12 +17,12 @@ def merged(token: jax.Array, root: jax.Array, slots: int) -> types.DraftTree:
   alike = jnp.cumprod(alike, axis=-1) > 0
   # The first chain with the same beginning owns the slot.
   owner = jnp.argmax(alike, axis=2)  # [B, K, G]
-  own = owner == jnp.arange(drafts)[None, :, None]
+  first = owner == jnp.arange(drafts)[None, :, None]
 
   def by_depth(x):
     return jnp.swapaxes(x, 1, 2).reshape(batch, gamma * drafts)
 
-  new = by_depth(own)
+  new = by_depth(first)
   place = jnp.where(new, jnp.cumsum(new, axis=1), slots)
   of_owner = jnp.swapaxes(place.reshape(batch, gamma, drafts), 1, 2)
   owner_above = jnp.pad(owner[..., :-1], ((0, 0), (0, 0), (1, 0)))

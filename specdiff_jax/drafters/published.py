@@ -58,12 +58,8 @@ def read(folder: str, form: str = '') -> Published:
   """
   file = os.path.join(folder, 'config.json')
   raw = files.read_json(file)
-  try:
+  with errors.naming(file):
     return tables.merged('readers')[form or _form(file, raw)](file, raw)
-  except errors.InputError as e:
-    if str(e).startswith(file):
-      raise
-    raise errors.InputError(f'{file}: {e}') from e
 
 
 def tensors(

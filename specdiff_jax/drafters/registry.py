@@ -123,22 +123,22 @@ def paths(
 
   Example: paths('sps', 'a.safetensors') == {'drafter': 'a.safetensors'}
   """
-  known = parts(system)
+  names = parts(system)
   if not isinstance(given, str):
     for part in given:
-      if part not in known:
+      if part not in names:
         raise errors.InputError(
           f'drafters.{system} has the part {part!r}, but the parts of the '
-          f'system {system!r} are {", ".join(known)}.'
+          f'system {system!r} are {", ".join(names)}.'
         )
     given = {part: path for part, path in given.items() if path}
   if not given:
-    return dict.fromkeys(known, default)
+    return dict.fromkeys(names, default)
   if isinstance(given, str):
-    if len(known) > 1:
+    if len(names) > 1:
       raise errors.InputError(
         f'drafters.{system} is {given!r}, but the drafter of the system '
-        f'{system!r} has the parts {", ".join(known)}: give a path for each.'
+        f'{system!r} has the parts {", ".join(names)}: give a path for each.'
       )
-    return dict.fromkeys(known, given)
-  return {part: given.get(part, default) for part in known}
+    return dict.fromkeys(names, given)
+  return {part: given.get(part, default) for part in names}

@@ -61,7 +61,7 @@ def read(
   count = jnp.minimum(count, buffer.shape[1] - 1)
   path = jnp.broadcast_to(jnp.arange(size), (count.size, size))
 
-  def some(number, state):
+  def chunk(number, state):
     first = jnp.clip(number * size, 0, jnp.maximum(count + 1 - size, 0))
     part = jax.vmap(
       lambda row, at: lax.dynamic_slice_in_dim(row, at, size, axis=0)
@@ -73,4 +73,4 @@ def read(
 
   most = jnp.max(count)
   calls = jnp.where(most > 0, most // size + 1, 0)
-  return lax.fori_loop(0, calls, some, state)
+  return lax.fori_loop(0, calls, chunk, state)

@@ -178,7 +178,7 @@ def check_sizes(config, may_be_zero: tuple[str, ...] = ()) -> None:
       )  # fmt: skip
 
 
-def check_bound(owner: str, name: str, value: int) -> None:
+def check_bound(owner: str, name: str, value: float) -> None:
   """Raises InputError where a size asks for more work than any model does.
 
   `name`, ours or that of a file's key, says what it is the size of.

@@ -57,8 +57,14 @@ class GPT2Config:
     return (False,) * self.layers
 
 
-def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+def shapes(config: GPT2Config) -> layers_lib.Shapes:
   """Returns the shape of every tensor, by its name joined with '.'."""
+  return layers_lib.layered(
+    _top_shapes(config), layer_shapes(config), config.layers
+  )
+
+
+def _top_shapes(config: GPT2Config) -> layers_lib.Shapes:
   c = config
   table = {
     'embed': (c.vocab_size, c.width),
@@ -68,8 +74,6 @@ def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
   }
   if not c.tied_head:
     table['head'] = (c.vocab_size, c.width)
-  for i in range(c.layers):
-    table |= {f'layer_{i}.{name}': s for name, s in layer_shapes(c).items()}
   return table
 
 
@@ -99,9 +103,8 @@ class Layer(nn.Module):
   param_dtype: Any = jnp.float32
 
   def setup(self):
-    for name, shape in layer_shapes(self.config).items():
-      init = layers_lib.initializer(name)
-      setattr(self, name, self.param(name, init, shape, self.param_dtype))
+    table = layer_shapes(self.config)
+    layers_lib.make_params(self, table, self.param_dtype)
 
   def __call__(self, x, cache, local, start, mask):
     """Returns x [B, M, E] after the layer, and (its cache, x again).
@@ -130,8 +133,8 @@ class Layer(nn.Module):
     )
 
   def _affine(self, x, name):
-    bias = getattr(self, f'{name}_bias').astype(jnp.float32)
-    return layers_lib.dense(x, getattr(self, name)) + bias
+    bias = getattr(self, f'{name}_bias')
+    return layers_lib.affine(x, getattr(self, name), bias)
 
 
 class GPT2(nn.Module):
@@ -142,10 +145,7 @@ class GPT2(nn.Module):
 
   def setup(self):
     c = self.config
-    for name, shape in shapes(c).items():
-      if '.' not in name:
-        init = layers_lib.initializer(name)
-        setattr(self, name, self.param(name, init, shape, self.param_dtype))
+    layers_lib.make_params(self, _top_shapes(c), self.param_dtype)
     if c.scan_layers:
       self.layers = Layer(c, self.param_dtype)
     else:

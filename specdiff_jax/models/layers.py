@@ -4,6 +4,8 @@ Results of a row do not depend on the other rows, and the forms are those that
 XLA's CPU backend runs fast; the comments say which and why.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 from jax import lax
@@ -11,6 +13,8 @@ import jax.numpy as jnp
 
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import int8
+
+Shapes = dict[str, tuple[int, ...]]  # of tensors by name
 
 _MASKED = -1e30  # finite, so that a row that sees nothing yields no NaN
 
@@ -46,6 +50,13 @@ def dense(x: jax.Array, weight: jax.Array | int8.Int8) -> jax.Array:
   else:
     out = alone(rows, weight)
   return out.reshape(x.shape[:-1] + (weight.shape[0],))
+
+
+def affine(
+  x: jax.Array, weight: jax.Array | int8.Int8, bias: jax.Array
+) -> jax.Array:
+  """Returns x @ weight.T + bias in float32."""
+  return dense(x, weight) + bias.astype(jnp.float32)
 
 
 def lookup(table: jax.Array | int8.Int8, ids: jax.Array) -> jax.Array:
@@ -193,3 +204,21 @@ def initializer(name: str, norm: float = 1.0):
   if name.endswith('_norm'):
     return nn.initializers.constant(norm)
   return normal()
+
+
+def make_params(
+  module: nn.Module, table: Shapes, dtype: Any, norm: float = 1.0
+) -> None:
+  """Gives a module params of these shapes, in `setup`; norms are `norm`."""
+  for name, shape in table.items():
+    param = module.param(name, initializer(name, norm), shape, dtype)
+    setattr(module, name, param)
+
+
+def layered(top: Shapes, layer: Shapes, layers: int) -> Shapes:
+  """Returns the shapes of a network, those of its layers as 'layer_0.query'."""
+  return top | {
+    f'layer_{i}.{name}': shape
+    for i in range(layers)
+    for name, shape in layer.items()
+  }

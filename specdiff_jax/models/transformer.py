@@ -25,12 +25,15 @@ from specdiff_jax.models import views as views_lib
 
 def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
+  layer = layer_lib.shapes(config)
+  return layers_lib.layered(_top_shapes(config), layer, config.layers)
+
+
+def _top_shapes(config: config_lib.TransformerConfig) -> layers_lib.Shapes:
   c = config
   table = {'embed': (c.vocab_size, c.width), 'final_norm': (c.width,)}
   if not c.tied_head:
     table['head'] = (c.vocab_size, c.width)
-  for i in range(c.layers):
-    table |= {f'layer_{i}.{name}': s for name, s in layer_lib.shapes(c).items()}
   return table
 
 
@@ -42,20 +45,9 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    table = (c.vocab_size, c.width)
-    self.embed = self.param(
-      'embed', layers_lib.normal(), table, self.param_dtype
+    layers_lib.make_params(
+      self, _top_shapes(c), self.param_dtype, 1.0 - c.norm_offset
     )
-    self.final_norm = self.param(
-      'final_norm',
-      layers_lib.initializer('final_norm', 1.0 - c.norm_offset),
-      (c.width,),
-      self.param_dtype,
-    )
-    if not c.tied_head:
-      self.head = self.param(
-        'head', layers_lib.normal(), table, self.param_dtype
-      )
     if c.scan_layers:
       self.layers = layer_lib.Layer(c, self.param_dtype)
     else:

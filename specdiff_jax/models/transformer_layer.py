@@ -50,9 +50,10 @@ class LayerParts(nn.Module):
   param_dtype: Any = jnp.float32
 
   def setup(self):
-    for name, shape in shapes(self.config).items():
-      init = layers_lib.initializer(name, 1.0 - self.config.norm_offset)
-      setattr(self, name, self.param(name, init, shape, self.param_dtype))
+    layers_lib.make_params(
+        self, shapes(self.config), self.param_dtype,
+        1.0 - self.config.norm_offset,
+    )  # fmt: skip
 
   def norm(self, x, scale):
     """Norms x over its last axis, with this weight."""

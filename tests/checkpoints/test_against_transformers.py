@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import whole_text
 
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import weights
 
 torch = pytest.importorskip('torch')
@@ -110,7 +111,7 @@ def test_a_directory_that_transformers_writes(tiny, tmp_path):
   assert (tmp_path / 'model.safetensors.index.json').exists()
   loaded = weights.load(path, 'float32')
   assert loaded.config == config
-  assert loaded.fingerprint == weights.fingerprint(config, params)
+  assert loaded.fingerprint == params_lib.fingerprint(config, params)
 
 
 @pytest.mark.needs_quickstart

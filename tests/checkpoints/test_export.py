@@ -27,6 +27,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import gpt2
+from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 BFLOAT16 = ml_dtypes.bfloat16
@@ -131,7 +132,7 @@ def test_gpt2_there_and_back_again(tmp_path):
   params = params_lib.nest(
     {
       name: generator.standard_normal(shape).astype(np.float32)
-      for name, shape in params_lib.shapes(config).items()
+      for name, shape in networks.shapes(config).items()
     }
   )
   origin = str(tmp_path / 'a')
@@ -386,6 +387,7 @@ def test_a_pipe_beside_the_model_is_not_waited_for(directory, tmp_path):
 KILLED = """
 import os, signal, sys
 from specdiff_jax.checkpoints import export
+from specdiff_jax.models import networks
 with export.new_folder(sys.argv[1]) as folder:
   open(folder + '/half', 'w').write('x')
   os.kill(os.getpid(), signal.SIGKILL)

@@ -45,7 +45,7 @@ def test_params_and_config_come_back(tiny, written):
   got = dict(params_lib.flatten(loaded.params))
   for name, expected in params_lib.flatten(params):
     np.testing.assert_array_equal(got[name], expected, err_msg=name)
-  assert loaded.fingerprint == weights.fingerprint(config, params)
+  assert loaded.fingerprint == params_lib.fingerprint(config, params)
   assert loaded.tokenizer.end_ids == (256,)
 
 

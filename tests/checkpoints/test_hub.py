@@ -9,6 +9,7 @@ from huggingface_hub import constants
 import pytest
 
 from specdiff_jax.checkpoints import hub
+from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.tools.inspect import describe
@@ -34,7 +35,7 @@ def snapshot(tiny, tmp_path, monkeypatch):
 def test_a_whole_snapshot_is_loaded_without_network(snapshot, tiny):
   loaded = weights.load('org/name', 'float32')
   assert loaded.source == 'org/name' and loaded.config == tiny[0]
-  assert loaded.fingerprint == weights.fingerprint(*tiny[:2])
+  assert loaded.fingerprint == params_lib.fingerprint(*tiny[:2])
   assert hub.folder('org/name') == str(snapshot)
 
 

@@ -16,7 +16,6 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import placing
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import stored
-from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import networks
@@ -43,7 +42,7 @@ def large(tmp_path_factory):
   tokenizer = tokenizer_lib.Tokenizer.bytes(300)
   params = params_lib.nest(flat)
   hf_reference.write_directory(path, LARGE, params, tokenizer, shards=3)
-  return path, weights.fingerprint(LARGE, params)
+  return path, params_lib.fingerprint(LARGE, params)
 
 
 def run(folder, how, block=1 << 18):

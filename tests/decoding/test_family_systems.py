@@ -6,6 +6,7 @@ must not make a token's logits depend on how many are scored beside it.
 
 import dataclasses
 
+import causal_logits
 import contract_systems as systems
 import jax
 import jax.numpy as jnp
@@ -123,13 +124,13 @@ def test_a_causal_drafter_of_all_layers_is_the_verifier(name):
   sizes = causal_network.CausalConfig((0, 1), systems.VOCAB, config)
   own = causal_network.initial_from_verifier(sizes, jax.random.key(0), params)
   tokens, want, _, _ = text_of(name)
-  got = causal_network.next_logits(
+  got = causal_logits.next_logits(
     sizes, own, params['embed'], params['head'], tokens
   )
   np.testing.assert_allclose(got, want, atol=1e-5)
   # Negative control: other layers, hence another kind of each, are not.
   turned = dataclasses.replace(sizes, start=(1, 0))
-  got = causal_network.next_logits(
+  got = causal_logits.next_logits(
     turned, own, params['embed'], params['head'], tokens
   )
   assert name == 'qwen' or np.abs(got - want).max() > 0.01

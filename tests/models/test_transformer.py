@@ -18,6 +18,7 @@ from specdiff_jax.drafters import none
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 from specdiff_jax.verifiers import causal
@@ -272,7 +273,7 @@ WIDE = sizes(vocab_size=1024, width=96, heads=6, head_dim=16, mlp_width=320)
 def widened(text):
   """Returns the conversions to float32 of arrays as large as a weight."""
   weights = {
-    int(np.prod(s)) for s in params_lib.shapes(WIDE).values() if len(s) > 1
+    int(np.prod(s)) for s in networks.shapes(WIDE).values() if len(s) > 1
   }
   found = re.findall(r'= f32\[([\d,]+)\]\S* convert\(', text)
   shapes = [tuple(map(int, dims.split(','))) for dims in found]
@@ -296,7 +297,7 @@ def compiled_decode(slots):
   params = params_lib.nest(
     {
       name: leaf(*shape, dtype='bfloat16')
-      for name, shape in params_lib.shapes(WIDE).items()
+      for name, shape in networks.shapes(WIDE).items()
     }
   )
   real = leaf(1, dtype='float32')

@@ -5,7 +5,7 @@ import os
 import hf_reference
 import numpy as np
 
-from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.models import networks
 
 SETTINGS = {
     'peft_type': 'LORA', 'r': 4, 'lora_alpha': 8, 'bias': 'none',
@@ -20,7 +20,7 @@ def write(folder, config, ranks=None, edit=None, **settings):
   raw = {k: v for k, v in (SETTINGS | settings).items() if v is not ...}
   hf_reference.write_json(folder, 'adapter_config.json', raw)
   generator = np.random.default_rng(3)
-  shapes = params_lib.shapes(config)
+  shapes = networks.shapes(config)
   flat = {}
   for layer in range(config.layers):
     for part, module in (('query', 'self_attn.q_proj'),

@@ -7,6 +7,7 @@ import pytest
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 
@@ -14,7 +15,7 @@ def random_params(config, seed=0, scale=0.1):
   """Returns float32 params: norms near 1, the rest of this scale."""
   generator = np.random.default_rng(seed)
   flat = {}
-  for name, shape in params_lib.shapes(config).items():
+  for name, shape in networks.shapes(config).items():
     value = generator.standard_normal(shape).astype(np.float32)
     flat[name] = 1 + 0.1 * value if 'norm' in name else scale * value
   return params_lib.nest(flat)

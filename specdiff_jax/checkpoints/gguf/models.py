@@ -70,7 +70,7 @@ def read_config(header: gguf_io.Header) -> config_lib.TransformerConfig:
     more['embed_scale'] = float(width) ** 0.5
     if _get(header, 'block_count') == _GEMMA3_27B_LAYERS and heads:
       more['query_scale'] = (width / heads) ** -0.5
-  try:
+  with errors.naming(header.path):
     return config_lib.TransformerConfig(
       vocab_size=_size(header, 'vocab_size', count or None),
       width=width,
@@ -86,10 +86,6 @@ def read_config(header: gguf_io.Header) -> config_lib.TransformerConfig:
       rope_scaling=_rope_scaling(header, base, head_dim),
       **more,
     )
-  except errors.InputError as e:
-    if str(e).startswith(header.path):
-      raise
-    raise errors.InputError(f'{header.path}: {e}') from e
 
 
 def _architecture(header: gguf_io.Header) -> str:

@@ -102,25 +102,6 @@ class Quantised:
     return (self.shape[-1] if self.shape else 1) // block * size
 
 
-@dataclasses.dataclass(frozen=True)
-class Unpermuted:
-  """Q or K of a llama file, its rows in our order; it is read whole."""
-
-  base: Quantised
-  heads: int
-  dtype = np.dtype(np.float32)
-
-  @property
-  def shape(self):
-    return self.base.shape
-
-  def blocks(self, first=0, last=None):
-    yield first, unpermute(stored.read(self.base), self.heads)[first:last]
-
-  def sample(self, stride):
-    return stored.read(self).reshape(-1)[::stride]
-
-
 def unpermute(array: np.ndarray, heads: int) -> np.ndarray:
   """Undoes the order of rows that llama.cpp gives to Q and K.
 
@@ -130,6 +111,13 @@ def unpermute(array: np.ndarray, heads: int) -> np.ndarray:
   rows, columns = array.shape
   paired = array.reshape(heads, rows // heads // 2, 2, columns)
   return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(rows, columns)
+
+
+def _unpermuted(tensor: Quantised, heads: int) -> stored.Deferred:
+  """Returns Q or K of a llama file, its rows in our order."""
+  return stored.Deferred(
+    tensor.shape, tensor.dtype, lambda: unpermute(stored.read(tensor), heads)
+  )
 
 
 def iterate_tensors(
@@ -145,11 +133,11 @@ def iterate_tensors(
     heads = {'query': config.heads, 'key': config.kv_heads}
   for name, info in header.tensors.items():
     ours = _our_name(name)
-    tensor: stored.Tensor = Quantised(header.path, name, info)
+    tensor = Quantised(header.path, name, info)
     part = ours.rpartition('.')[2]
     if part in heads and len(info.shape) == 2:
       if info.shape[0] % (2 * heads[part]) == 0:
-        tensor = Unpermuted(tensor, heads[part])
+        tensor = _unpermuted(tensor, heads[part])
     yield ours, name, tensor
 
 

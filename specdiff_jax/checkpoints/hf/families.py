@@ -34,17 +34,17 @@ def read_config(folder: str) -> hf_names.Config:
   """
   file = os.path.join(folder, 'config.json')
   raw = files.read_json(file)
-  known = architecture(file, raw)
+  name = architecture(file, raw)
   text = raw.get('text_config')
   if text is not None:  # the language model in one that sees pictures
     text = hf_sizes.as_object(file, 'text_config', text)
     _no_quantising(file, raw)
     raw = {**text, 'tie_word_embeddings': raw.get('tie_word_embeddings')}
   key = 'tie_word_embeddings'
-  if raw.get(key) is None and not architectures.FAMILIES[known].defaults[key]:
+  if raw.get(key) is None and not architectures.FAMILIES[name].defaults[key]:
     names = directory.tensor_files(folder)
     raw = {**raw, key: not any(n.endswith('lm_head.weight') for n in names)}
-  return untied(folder, config_of(known, file, raw))
+  return untied(folder, config_of(name, file, raw))
 
 
 def untied(
@@ -59,11 +59,11 @@ def untied(
   if not config.tied_head or not directory.has_tensors(folder):
     return config
   other = dataclasses.replace(config, tied_head=False)
-  own = lambda name: hf_names.our_name(other, usual(name))
+  ours = lambda name: hf_names.our_name(other, usual(name))
   both = {}
   for name, tensor in directory.tensors(folder).items():
-    if own(name) in ('embed', 'head'):
-      both[own(name)] = tensor
+    if ours(name) in ('embed', 'head'):
+      both[ours(name)] = tensor
   if len(both) < 2 or stored.equal(both['embed'], both['head']):
     return config
   return other
@@ -147,13 +147,8 @@ def config_of(name: str, file: str, raw: Raw) -> hf_names.Config:
         'supported. Take another model.'
       )
   _check_others(file, family, raw)
-  try:
+  with errors.naming(file):
     return family.read(file, raw)
-  except errors.InputError as e:
-    message = str(e)
-    if message.startswith(file):
-      raise
-    raise errors.InputError(f'{file}: {message}') from e
 
 
 def _no_quantising(file: str, raw: Raw) -> None:

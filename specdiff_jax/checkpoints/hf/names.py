@@ -10,7 +10,7 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 
-Config = config_lib.TransformerConfig | gpt2.GPT2Config
+Config = networks.Config
 
 _LAYER = {
   'attention_norm': 'input_layernorm.weight',

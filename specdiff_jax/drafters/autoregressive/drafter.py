@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.drafters import chain
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.autoregressive import network as causal_network
@@ -34,7 +35,7 @@ _CHUNK = 64  # prompt tokens that the drafter reads at once
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoregressive:
+class Autoregressive(chain.Chain):
   """Drafts one token after the other.
 
   Attributes:
@@ -47,20 +48,9 @@ class Autoregressive:
   gamma: int
   strategy: strategies.Chain = strategies.Chain()
 
-  chain = True
-  features = ()
-
   @property
   def proposal(self) -> str:
     return proposal(self.strategy)
-
-  @property
-  def buckets(self) -> tuple[int, ...]:
-    return (self.gamma + 1,)
-
-  @property
-  def max_depth(self) -> int:
-    return self.gamma
 
   def init(self, params, context, features):
     """Reads the prompt, in as many chunks as the longest row has."""
@@ -109,10 +99,6 @@ class Autoregressive:
       tokens, start = ahead.token(j, logits[-1]), context.length + j
       chosen.append(tokens)
     return ahead.tree(chosen, logits), cache
-
-  def observe(self, params, state, context, verdict, features, slots):
-    del params, context, verdict, features, slots
-    return state
 
 
 def proposal(strategy: strategies.Chain) -> str:

@@ -19,7 +19,6 @@ from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
-from specdiff_jax.models import views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,26 +125,3 @@ def over(
     start,
     tuple(config.verifier.local_layers[i] for i in config.start),
   )
-
-
-def next_logits(
-  config: CausalConfig,
-  params,
-  embed: jax.Array,
-  head: jax.Array,
-  tokens: jax.Array,
-) -> jax.Array:
-  """Returns logits [B, T, vocab] of the token after each (training).
-
-  Args:
-    config: sizes.
-    params: of `initial`.
-    embed: [V, E] the verifier's embedding.
-    head: [vocab, E] rows of the verifier's head that can be drafted.
-    tokens: [B, T]; what pads a row follows its tokens.
-  """
-  batch, length = tokens.shape
-  mask = views.causal_mask(jnp.full(batch, length), length)
-  positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-  x, _ = run(config, params, embed, tokens, positions, mask)
-  return layers_lib.dense(x, head)

@@ -51,11 +51,11 @@ class DFlashConfig:
         f'{_MOST_BLOCK} and at least 1; correct block_size or dflash_config '
         'in its config.json.'
       )
-    known = range(self.network.vocab_size)
-    if self.mask_id not in known:
+    ids = range(self.network.vocab_size)
+    if self.mask_id not in ids:
       raise errors.InputError(
         f'the mask token of a DFlash drafter has the id {self.mask_id}, but '
-        f'its vocabulary has the ids 0 to {known[-1]}; correct '
+        f'its vocabulary has the ids 0 to {ids[-1]}; correct '
         'dflash_config.mask_token_id in its config.json.'
       )
 
@@ -71,16 +71,17 @@ class DFlashConfig:
 
 def shapes(config: DFlashConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
-  network = config.network
-  table = {
-    'fuse': (network.width, len(config.features) * network.width),
-    'context_norm': (network.width,),
-    'final_norm': (network.width,),
+  layer = layer_lib.shapes(config.network)
+  return layers_lib.layered(_top_shapes(config), layer, config.layers)
+
+
+def _top_shapes(config: DFlashConfig) -> layers_lib.Shapes:
+  width = config.network.width
+  return {
+    'fuse': (width, len(config.features) * width),
+    'context_norm': (width,),
+    'final_norm': (width,),
   }
-  for i in range(network.layers):
-    for name, shape in layer_lib.shapes(network).items():
-      table[f'layer_{i}.{name}'] = shape
-  return table
 
 
 class Layer(layer_lib.LayerParts):
@@ -108,10 +109,7 @@ class DFlash(nn.Module):
   param_dtype: Any = jnp.float32
 
   def setup(self):
-    for name, shape in shapes(self.config).items():
-      if '.' not in name:
-        init = layers_lib.initializer(name)
-        setattr(self, name, self.param(name, init, shape, self.param_dtype))
+    layers_lib.make_params(self, _top_shapes(self.config), self.param_dtype)
     network = self.config.network
     self.layer = [
       Layer(network, self.param_dtype) for _ in range(network.layers)

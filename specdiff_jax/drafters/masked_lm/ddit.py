@@ -72,11 +72,9 @@ class DDiTConfig:
 
 def shapes(config: DDiTConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
-  table = dict(top_shapes(config))
-  for i in range(config.layers):
-    for name, shape in layer_shapes(config).items():
-      table[f'layer_{i}.{name}'] = shape
-  return table
+  return layers_lib.layered(
+    top_shapes(config), layer_shapes(config), config.layers
+  )
 
 
 def top_shapes(config: DDiTConfig) -> dict[str, tuple[int, ...]]:
@@ -121,7 +119,7 @@ class Layer(nn.Module):
   param_dtype: Any = jnp.float32
 
   def setup(self):
-    _make(self, layer_shapes(self.config))
+    layers_lib.make_params(self, layer_shapes(self.config), self.param_dtype)
 
   def __call__(self, x, cache, local, start, view):
     """Returns x [B, M, E] after the layer, and (its cache, x again).
@@ -131,7 +129,7 @@ class Layer(nn.Module):
     c = self.config
     del local
     condition, cos, sin, mask = view
-    parts = affine(condition, self.modulation, self.modulation_bias)
+    parts = layers_lib.affine(condition, self.modulation, self.modulation_bias)
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(
       parts, 6, axis=-1
     )
@@ -146,8 +144,10 @@ class Layer(nn.Module):
     out = layers_lib.grouped_attention(query, key, value, mask)
     x = x + gate * layers_lib.dense(out, self.output)
     h = modulated(x, self.mlp_norm, mlp_shift, mlp_scale)
-    h = jax.nn.gelu(affine(h, self.up, self.up_bias), approximate=True)
-    x = x + mlp_gate * affine(h, self.down, self.down_bias)
+    h = jax.nn.gelu(
+      layers_lib.affine(h, self.up, self.up_bias), approximate=True
+    )
+    x = x + mlp_gate * layers_lib.affine(h, self.down, self.down_bias)
     return x, (None if cache is None else (key, value), x)
 
 
@@ -158,7 +158,7 @@ class DDiT(nn.Module):
   param_dtype: Any = jnp.float32
 
   def setup(self):
-    _make(self, top_shapes(self.config))
+    layers_lib.make_params(self, top_shapes(self.config), self.param_dtype)
     self.layer = [
       Layer(self.config, self.param_dtype) for _ in range(self.config.layers)
     ]
@@ -176,24 +176,23 @@ class DDiT(nn.Module):
     x, cache, taken = transformer.run(
       self.layer, c, x, cache, start, {False: view}, features
     )
-    parts = affine(condition, self.final_modulation, self.final_modulation_bias)
+    parts = layers_lib.affine(
+      condition, self.final_modulation, self.final_modulation_bias
+    )
     x = modulated(x, self.final_norm, *jnp.split(parts, 2, axis=-1))
     return x, cache, taken
 
   def logits(self, x: jax.Array) -> jax.Array:
     """Maps final states [..., E] to float32 logits [..., V]."""
-    return affine(x, self.head, self.head_bias)
+    return layers_lib.affine(x, self.head, self.head_bias)
 
   def _condition(self):
     """Returns the vector [1, C] of zero noise: cosines are 1, sines 0."""
     x = (jnp.arange(_FREQUENCIES) < _FREQUENCIES // 2)[None].astype(jnp.float32)
-    x = jax.nn.silu(affine(x, self.noise_in, self.noise_in_bias))
-    return jax.nn.silu(affine(x, self.noise_out, self.noise_out_bias))
-
-
-def affine(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
-  """Returns x @ weight.T + bias in float32."""
-  return layers_lib.dense(x, weight) + bias.astype(jnp.float32)
+    x = jax.nn.silu(layers_lib.affine(x, self.noise_in, self.noise_in_bias))
+    return jax.nn.silu(
+      layers_lib.affine(x, self.noise_out, self.noise_out_bias)
+    )
 
 
 def modulated(
@@ -202,13 +201,6 @@ def modulated(
   """Returns the normed x, scaled by 1 + scale and shifted."""
   x = layers_lib.layer_norm(x, norm, None, _NORM_EPS)
   return x * (1 + scale) + shift
-
-
-def _make(module: nn.Module, table: dict[str, tuple[int, ...]]) -> None:
-  """Gives a module params of these names and shapes."""
-  for name, shape in table.items():
-    init = layers_lib.initializer(name)
-    setattr(module, name, module.param(name, init, shape, module.param_dtype))
 
 
 networks.register(DDiTConfig, DDiT, shapes)

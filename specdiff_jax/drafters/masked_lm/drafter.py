@@ -40,7 +40,7 @@ class MaskedLMParams:
   network: Any
   feed: jax.Array  # [V] int32 the drafter's id of each token; its mask for none
   ids: jax.Array  # [W] int32 the verifier's tokens that can be drafted
-  own: jax.Array  # [W] int32 their ids in the drafter
+  drafter_ids: jax.Array  # [W] int32 their ids in the drafter
 
 
 def make_params(
@@ -61,10 +61,12 @@ def make_params(
   mapped = np.array(mapped[: model.network.vocab_size], np.int32)
   mapped[model.mask_id : model.mask_id + 1] = id_map.MASKED
   mapped[mapped >= vocab_size] = id_map.MASKED
-  own = np.flatnonzero(mapped != id_map.MASKED).astype(np.int32)
+  drafter_ids = np.flatnonzero(mapped != id_map.MASKED).astype(np.int32)
   feed = np.full(vocab_size, model.mask_id, np.int32)
-  feed[mapped[own]] = own
-  return MaskedLMParams(network, *map(jnp.asarray, (feed, mapped[own], own)))
+  feed[mapped[drafter_ids]] = drafter_ids
+  return MaskedLMParams(
+    network, *map(jnp.asarray, (feed, mapped[drafter_ids], drafter_ids))
+  )
 
 
 @flax.struct.dataclass
@@ -138,7 +140,7 @@ class MaskedLMDrafter(window.Window):
       revealed = self.reveal(step, marginals, revealed, sampling, noise)
       given = text
       if revealed is not None:
-        chosen = params.own[revealed.index]
+        chosen = params.drafter_ids[revealed.index]
         filled = jnp.where(revealed.decided, chosen, self.model.mask_id)
         given = text.at[rows, slot].set(filled)
       # The keys of the prefix are the same in every pass.
@@ -153,7 +155,7 @@ class MaskedLMDrafter(window.Window):
     network = networks.network(self.model.network)
     logits = networks.apply(network, params.network, x, method='logits')
     return marginals_lib.Marginals(
-      logits=logits[..., params.own],
+      logits=logits[..., params.drafter_ids],
       ids=params.ids,
       root=context.last,
       length=context.length,
@@ -183,8 +185,8 @@ class MaskedLMDrafter(window.Window):
     """Returns what the drafter reads at index [B, M]: the text, then masks."""
     place = jnp.minimum(index, context.tokens.shape[1] - 1)
     text = jnp.take_along_axis(context.tokens, place, axis=1)
-    known = index < context.length[:, None]
-    return jnp.where(known, params.feed[text], self.model.mask_id)
+    written = index < context.length[:, None]
+    return jnp.where(written, params.feed[text], self.model.mask_id)
 
   def _read(self, params, tokens, index, mask, cache, start):
     """Runs the network: final states [B, M, E] and the cache."""

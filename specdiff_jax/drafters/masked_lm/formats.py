@@ -25,8 +25,8 @@ FAMILY = 'masked_lm'
 def _masked(file, sizes, rename, mask_id, shifted) -> published.Published:
   """Returns a drafter whose tensors have usual names after `rename`."""
   sizes = families.untied(os.path.dirname(file), sizes, rename)
-  own = lambda name: hf_names.our_name(sizes, rename(name))
-  return published.Published(sizes, own, mask_id, FAMILY, shifted)
+  our_name = lambda name: hf_names.our_name(sizes, rename(name))
+  return published.Published(sizes, our_name, mask_id, FAMILY, shifted)
 
 
 def _dream(file: str, raw: Raw) -> published.Published:
@@ -59,10 +59,10 @@ def _diffullama(file: str, raw: Raw) -> published.Published:
 def _diffugpt(file: str, raw: Raw) -> published.Published:
   """GPT-2 that was adapted; the small one has no token for the mask alone."""
   sizes = published.like('GPT2LMHeadModel', file, raw, tie_word_embeddings=True)
-  own = 50257 if sizes.vocab_size > 50257 else 10541
+  mask = 50257 if sizes.vocab_size > 50257 else 10541
   rename = functools.partial(names.unwrapped, 'transformer')
   return _masked(
-    file, sizes, rename, published.mask(file, raw, own), shifted=True
+    file, sizes, rename, published.mask(file, raw, mask), shifted=True
   )
 
 

@@ -34,11 +34,11 @@ class MaskedLM:
   prefix: str = 'full'
 
   def __post_init__(self):
-    known = range(self.network.vocab_size)
-    if self.mask_id not in known:
+    ids = range(self.network.vocab_size)
+    if self.mask_id not in ids:
       raise errors.InputError(
         f'the mask token has the id {self.mask_id}, but the model knows the '
-        f'ids 0 to {known[-1]}; correct it in its config.json, or give '
+        f'ids 0 to {ids[-1]}; correct it in its config.json, or give '
         'masked_lm.mask_id.'
       )
     if self.prefix not in PREFIXES:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import causal_logits
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +83,7 @@ def continued(n_layers=None):
   @jax.jit
   def laws(tokens):
     if n_layers is None:
-      return causal_network.next_logits(
+      return causal_logits.next_logits(
           CONFIG, own_params().network, verifier()['embed'],
           own_params().head, tokens,
       )  # fmt: skip
@@ -225,7 +226,7 @@ def test_log_q_is_the_law_of_each_step():
   assert (log_q[:, 1:, outside] == -np.inf).all()
   for row, n in enumerate(length):
     tokens[row, n - 1 : n + GAMMA] = np.asarray(tree.token)[row]
-  logits = causal_network.next_logits(
+  logits = causal_logits.next_logits(
       CONFIG, own_params().network, verifier()['embed'], own_params().head,
       jnp.asarray(tokens),
   )  # fmt: skip

@@ -18,6 +18,7 @@ from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.drafters.diffusion import windows as drafter_windows
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
+from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
 from specdiff_jax.verifiers import causal
@@ -62,7 +63,7 @@ def random(shapes, seed, scale):
 def verifier():
   shapes = {
     name: jax.ShapeDtypeStruct(shape, 'float32')
-    for name, shape in params_lib.shapes(VERIFIER).items()
+    for name, shape in networks.shapes(VERIFIER).items()
   }
   return random(params_lib.nest(shapes), 0, 0.3)
 

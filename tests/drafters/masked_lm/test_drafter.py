@@ -107,7 +107,7 @@ def expected(one, length, start=0):
   first = len(fed) - int(model.shifted)
   logits = np.asarray(logits)[first : first + one.gamma]
   full = np.full((one.gamma, VOCAB), -np.inf, np.float32)
-  full[:, np.asarray(p.ids)] = logits[:, np.asarray(p.own)]
+  full[:, np.asarray(p.ids)] = logits[:, np.asarray(p.drafter_ids)]
   return np.asarray(jax.nn.log_softmax(jnp.asarray(full), -1))
 
 
@@ -187,7 +187,7 @@ def test_a_shorter_context_is_that_of_the_last_tokens():
 
 def test_ids_of_both_vocabularies():
   p = params()
-  own, ids = np.asarray(p.own), np.asarray(p.ids)
+  own, ids = np.asarray(p.drafter_ids), np.asarray(p.ids)
   assert set(ids) == set(range(VOCAB)) - {3, 4} and MASK not in own
   np.testing.assert_array_equal(MAPPED[own], ids)
   np.testing.assert_array_equal(np.asarray(p.feed)[ids], own)
@@ -195,7 +195,7 @@ def test_ids_of_both_vocabularies():
   # A mask token that the verifier knows too is fed as any other, never drafted.
   model = model_lib.MaskedLM(SIZES, 5, False)
   other = masked_lm.make_params(model, {}, np.arange(OWN), VOCAB)
-  assert 5 not in other.own and other.feed[5] == 5
+  assert 5 not in other.drafter_ids and other.feed[5] == 5
   assert other.ids.max() == VOCAB - 1
 
 
