@@ -62,7 +62,7 @@ def window(
   serving, name = _serving(options, strategy), options.drafter
   if name.startswith(_PRESET):
     with fields.rim():
-      return registry.family(_SHAPES).shape(
+      return registry.family(_SHAPES).shape(  # pyright: ignore[reportOptionalCall]  # it has shapes
         name.removeprefix(_PRESET), checkpoint, serving
       )
   if _is_published(name):
@@ -115,7 +115,7 @@ def _made(options, checkpoint, serving, family: str, given: Mapping[str, str]):
     if one == family
   }
   with fields.rim():
-    return registry.family(family).drafter(networks, checkpoint, serving)
+    return registry.family(family).drafter(networks, checkpoint, serving)  # pyright: ignore[reportOptionalCall]  # it is trained
 
 
 def _serving(options: Options, strategy) -> family_lib.Serving:
@@ -143,7 +143,7 @@ def _published(folder: str, checkpoint, serving) -> family_lib.Made:
       )
     dtype = checkpoint.params['final_norm'].dtype.name
     found, params = published.load(folder, form, dtype)
-    return registry.family(found.family).published(
+    return registry.family(found.family).published(  # pyright: ignore[reportOptionalCall]  # it has readers
       folder, found, params, checkpoint, serving
     )
 

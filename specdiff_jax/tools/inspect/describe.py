@@ -48,7 +48,7 @@ def describe(path: str) -> dict[str, Any]:
   told = _of_config(path, source.form, source.family, source.config)
   if source.drafter:
     family = registry.family(source.drafter.family)
-    told['drafter'] = family.describe(source.drafter)
+    told['drafter'] = family.describe(source.drafter)  # pyright: ignore[reportOptionalCall]  # it has readers
   entries = source.entries()
   told |= _stored((e.kind, e.nbytes) for e in entries)
   told['tokenizer'] = _of_tokenizer(source)
