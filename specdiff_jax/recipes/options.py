@@ -6,6 +6,7 @@ from which theirs inherit. Nothing here needs jax, so that `--help` is quick.
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 from specdiff_jax.core import fields
 from specdiff_jax.core import limits
@@ -45,36 +46,35 @@ class Batch:
   )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-  """Sizes of a new drafter."""
+_KIND = field(
+    'diffusion', 'diffusion; autoregressive for the system sps; or '
+    'masked_lm, all of the verifier adapted to diffusion, with a mask token '
+    'of masked_lm.mask_id: first with loss elbo, of whole texts, then from '
+    'it with one of windows', choices=tuple(registry.kinds()),
+)  # fmt: skip
 
-  kind: str = field(
-      'diffusion', 'diffusion; autoregressive for the system sps; or '
-      'masked_lm, all of the verifier adapted to diffusion, with a mask token '
-      'of masked_lm.mask_id: first with loss elbo, of whole texts, then from '
-      'it with one of windows',
-      choices=('diffusion', 'autoregressive', 'masked_lm'),
-  )  # fmt: skip
-  layers: int = field(2, 'layers of a new drafter', low=1, high=1024)
-  start: tuple[int, ...] = field(
-      (), 'verifier layers that those of an autoregressive drafter start as; '
-      'by default the first ones', element=int,
-  )  # fmt: skip
-  features: tuple[int, ...] = field(
-      (), 'verifier layers that a diffusion drafter reads; by default the one '
-      'below its own and the last', element=int,
-  )  # fmt: skip
-  trunk: int = field(
-      1024, 'width of the MLP that starts its slots', low=1, high=1 << 20,
-  )  # fmt: skip
-  vocab: int = field(
-      4096, 'tokens of its draft vocabulary', low=1, high=1 << 24,
-  )  # fmt: skip
-  ngram: int = field(
-      3, 'longest match of its lookup hint; 0: none', low=0,
-      high=limits.MOST_NGRAM,
-  )  # fmt: skip
+
+def _network() -> type[Any]:
+  """Returns the dataclass of a new drafter's kind, and of all kinds' options.
+
+  What `Told` has is left to it.
+  """
+  named = {
+    one.name: (
+      one.name,
+      one.type,
+      field(one.default, **vars(one.metadata['about'])),
+    )
+    for kind in reversed(registry.kinds())  # the first one's holds
+    for one in dataclasses.fields(registry.options(kind))
+    if not hasattr(told.Told, one.name)
+  }
+  return dataclasses.make_dataclass(
+    'Network', [('kind', str, _KIND), *named.values()], frozen=True
+  )
+
+
+Network = _network()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Sizes:
       told.Told(), 'a published masked language model that drafts',
       reported=('bench',),
   )  # fmt: skip
-  network: Network = run(Network(), 'sizes of a new drafter')
+  network: Any = run(Network(), 'sizes of a new drafter')
 
 
 @dataclasses.dataclass(frozen=True)
