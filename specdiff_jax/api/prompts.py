@@ -1,10 +1,8 @@
 """Prompts as callers have them: texts, messages, tokens, or several of these."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import numbers
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 

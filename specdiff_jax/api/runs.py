@@ -1,7 +1,6 @@
 """Whole programs as functions: verify, bench, distill."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from typing import Any

@@ -1,8 +1,6 @@
 """A verifier, a system that drafts for it, and their texts."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import os
 from typing import Any
@@ -290,7 +288,7 @@ def system(
   params = () if drafter_params is None else drafter_params
   recipe = told([], verifier, options)
   with fields.arguments():
-    parts = systems.Parts(drafter, params, rule)
+    parts = systems.Parts(drafter, params, rule, drafts=1)
     session = decoding.session(recipe, verifier, name, parts)
   return System(session, verifier, recipe)
 

@@ -4,9 +4,7 @@ Tensors stream from file to file. A directory appears whole, under its name, or
 not at all.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import math

@@ -6,9 +6,7 @@ sqrt(r) where it is rank-stabilised (Kalajdzievski, 2023, arXiv:2312.03732).
 The merged model is another model, with a fingerprint of its own.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import math
 import os

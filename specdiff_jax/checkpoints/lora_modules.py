@@ -1,7 +1,6 @@
 """Which modules the settings of a LoRA adapter mean, as peft reads them."""
 
-from collections.abc import Collection
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import contextlib
 import re
 from typing import Any

@@ -1,8 +1,6 @@
 """Names, shapes and identity of a transformer's params, whatever their file."""
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,6 @@
 """Safetensors files: read with every doubt checked, written atomically."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import math

@@ -5,12 +5,10 @@ directory, and a name on the hub. Nothing here runs code out of a file: pickles
 are refused.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import os
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from specdiff_jax.checkpoints import hub
 from specdiff_jax.checkpoints import lora

@@ -6,13 +6,11 @@ what is made of it. Four classes have the one form of `Tensor`: what lies in a
 safetensors file, an array, a transposed tensor, and one computed row by row.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import math
 import os
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 

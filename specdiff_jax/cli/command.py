@@ -7,9 +7,7 @@ that only handle files need no config, and may take a path instead.
 """
 
 import ast
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib.util

@@ -1,7 +1,6 @@
 """Where the programs print: text and results on stdout, the rest on stderr."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import sys

@@ -1,7 +1,6 @@
 """The flags of a subcommand as a table, from names to what they are."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 

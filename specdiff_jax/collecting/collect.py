@@ -1,9 +1,6 @@
 """Collecting: the engine over prompts, into the journal of trajectories."""
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 import dataclasses
 
 import numpy as np

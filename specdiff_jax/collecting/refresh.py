@@ -9,9 +9,7 @@ very prefix teach it most.
   request      p p p a b c d                  d is given, what follows is new
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +42,9 @@ def accepted_counts(
   ]
 
 
-def failing(accepted: Sequence[int], most: int, limit: int) -> list[int]:
+def failing(
+  accepted: Sequence[int] | np.ndarray, most: int, limit: int
+) -> list[int]:
   """Returns the anchors where serving accepts at most `most` draft tokens.
 
   Serving visits anchor 0, and after anchor i the anchor i + accepted[i] + 1.

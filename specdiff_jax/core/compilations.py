@@ -1,6 +1,7 @@
 """Counts the programs that this process compiles."""
 
 import threading
+from typing import Any
 
 import jax
 
@@ -24,6 +25,6 @@ def count() -> int:
   return len(_seen)
 
 
-def _on_event(event: str, duration: float, **_) -> None:
+def _on_event(event: str, duration_secs: float, **_: Any) -> None:
   if event == _EVENT:
-    _seen.append(duration)
+    _seen.append(duration_secs)

@@ -11,8 +11,7 @@ Example:
     decay: float = fields.field(7.0, 'decay of the weights', decides='run', low=0)
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import operator
 from typing import Any

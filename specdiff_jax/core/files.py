@@ -13,8 +13,7 @@ import os
 import re
 import shutil
 import stat
-from typing import Any
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from specdiff_jax.core import errors
 

@@ -15,9 +15,7 @@ is the tree with only its root.
 """
 
 from collections.abc import Sequence
-from typing import Any
-from typing import ClassVar
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax

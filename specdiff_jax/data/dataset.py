@@ -51,7 +51,7 @@ class Source:
 class Joined:
   """Several sources as one, one after the other."""
 
-  def __init__(self, sources: Sequence[Sequence[trajectories.Trajectory]]):
+  def __init__(self, sources: Sequence[trajectories.Source]):
     self._sources = sources
     self._ends = np.cumsum([len(source) for source in sources])
 

@@ -3,17 +3,14 @@
 The mechanics alone: what the lines mean is `trajectories`' matter.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import hashlib
 import json
 import os
 import re
 import stat
-from typing import Any
-from typing import Self
+from typing import Any, Self
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files

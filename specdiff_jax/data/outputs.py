@@ -5,8 +5,7 @@ same settings keeps the lines that are there; one with others is refused. Both
 have checksums, so that damage is noticed.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import hashlib
 import json
 import os

@@ -1,9 +1,7 @@
 """Prompt files: JSON lines with the fields `id` and `prompt`."""
 
 import collections
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import json

@@ -3,9 +3,7 @@
 Imported only where a dataset is built or read, since TFDS takes a second.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import hashlib
 import io

@@ -12,13 +12,12 @@ Each line has a checksum (see `journal`). What is read is checked all the same:
 lines of older versions have none.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import json
 import os
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -102,6 +101,14 @@ class Journal(journal_lib.Resumed):
   def read(self) -> Iterator[Trajectory]:
     """Yields the trajectories in the order they were written."""
     return _records(self.path)
+
+
+class Source(Protocol):
+  """Random access to trajectories."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> Trajectory: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import training_types
 from specdiff_jax.data import trajectories
 
-Source = Sequence[trajectories.Trajectory]  # needs len() and [index] only
+Source = trajectories.Source
 BLANK = -1  # the `record` of a row that fills up the last batch of an epoch
 
 

@@ -1,9 +1,7 @@
 """What goes into decoding on the host and what comes out of it."""
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import hashlib

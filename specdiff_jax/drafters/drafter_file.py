@@ -4,9 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import typing
-from typing import Any
-from typing import ClassVar
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import ml_dtypes

@@ -5,8 +5,7 @@ it: sizes and options of the networks that are trained, the drafter that they
 make, published forms, and names of parameters for sharding and int8.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
 from typing import Any

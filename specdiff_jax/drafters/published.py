@@ -4,13 +4,10 @@ What the config.json of each form says, its family reads (`Family.readers`);
 here is what all have in common.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import functools
 import os
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from specdiff_jax.checkpoints import hub
 from specdiff_jax.checkpoints import native

@@ -6,8 +6,7 @@ A line holds a name to import, so that naming all families imports none.
 from collections.abc import Mapping
 import dataclasses
 import importlib
-from typing import Any
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from specdiff_jax.core import errors
 

@@ -15,8 +15,7 @@ for, a hyper-parameter by its field:
     return loss, metrics
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 

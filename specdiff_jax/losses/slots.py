@@ -1,7 +1,6 @@
 """What a loss is told of the slots of drafted windows, and what it is."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 
 import flax.struct

@@ -6,8 +6,7 @@ training starts at the model that is adapted. `formats.lora` reads those of
 other projects into the weights.
 """
 
-from collections.abc import Collection
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax

@@ -6,8 +6,7 @@ position s. All of it but `write` works on whole caches, or on any tree with
 caches somewhere in it: the state of a drafter, of a decode loop.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 

@@ -1,7 +1,6 @@
 """What a layer sees by: angles of rotation and masks, global and local."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax import lax

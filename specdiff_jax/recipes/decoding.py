@@ -1,8 +1,6 @@
 """From a recipe to systems that decode, and to what `bench` compares."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import os

@@ -4,9 +4,7 @@ A config that leaves a field out gets its default. A name that stands nowhere is
 a mistake, and so is a value of another kind; both are reported.
 """
 
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import dataclasses
 import difflib

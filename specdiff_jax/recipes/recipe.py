@@ -5,11 +5,7 @@ The fields stand in a config by their names alone, whichever group they are of
 `ar_slots`, which a config nests too.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import json
 from typing import Any

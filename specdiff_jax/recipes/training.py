@@ -1,8 +1,6 @@
 """From a recipe to a training run."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 from typing import Any

@@ -1,8 +1,6 @@
 """The contract of drafters: speculation changes nothing but the speed."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any

@@ -9,6 +9,7 @@ import numpy as np
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 VOCAB = 61
@@ -46,7 +47,7 @@ def tiny_verifier(scan_layers: bool = False) -> weights.Checkpoint:
 
   Its tokens are bytes below 61; it decodes any, and reads token ids.
   """
-  flat = params_lib.shapes(tiny_config())
+  flat = networks.shapes(tiny_config())
   shapes = {
     name: jax.ShapeDtypeStruct(shape, np.float32)
     for name, shape in flat.items()

@@ -4,8 +4,7 @@ Only a drafter with a vocabulary of its own needs this: those that read the
 verifier's embedding share its ids.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 import re
 

@@ -7,15 +7,17 @@ no token follows. So a completion is a function of its tokens alone, whenever
 the host looks at them and whatever drafted them.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
+
+Ids = Sequence[int] | np.ndarray
 Decode = Callable[[Sequence[int]], str]
 
 
 def cut(
   decode: Decode,
-  tokens: Sequence[int],
+  tokens: Ids,
   stop: Sequence[str],
   settled: Decode | None = None,
 ) -> tuple[str, list[int]]:
@@ -63,7 +65,7 @@ def find(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
 
 def watch(
   decode: Decode, stop: Sequence[str], settled: Decode | None = None
-) -> Callable[[int, Sequence[int]], bool] | None:
+) -> Callable[[int, np.ndarray], bool] | None:
   """Returns an `on_tokens` that ends a request at a stop string, if any."""
   if not any(stop):
     return None
@@ -87,11 +89,11 @@ class Stream:
     self._decode = decode
     self._settled = settled or _finished(decode)
     self._stop = [s for s in stop if s]
-    self._tokens: Sequence[int] = ()
+    self._tokens: Ids = ()
     self._given = 0
     self.stopped = False  # a stop string came
 
-  def show(self, tokens: Sequence[int]) -> str:
+  def show(self, tokens: Ids) -> str:
     """Takes all tokens so far; returns the next piece of settled text."""
     self._tokens = tokens
     text = self._settled(tokens)

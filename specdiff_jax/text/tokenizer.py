@@ -1,11 +1,9 @@
 """Text to ids and back, with the chat template: from GGUF, directory, bytes."""
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import copy
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 from tokenizers import decoders
@@ -241,7 +239,8 @@ class Tokenizer:
     Messages are always chat; ids are taken as they are.
     """
     if not isinstance(prompt, str) and isinstance(prompt[0], int):
-      return list(prompt)
+      return list(cast(Sequence[int], prompt))
+    prompt = cast('str | Sequence[Message]', prompt)
     if not chat and isinstance(prompt, str):
       return self.encode(prompt)
     text = self.render_chat(prompt)  # holds its own bos, where one is due

@@ -15,8 +15,7 @@ tokens, those that only tokenizer.json has are kept.
 from collections.abc import Mapping
 import functools
 import os
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import decoders

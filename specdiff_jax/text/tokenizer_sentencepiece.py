@@ -7,8 +7,7 @@ under the name that transformers registers its own under, and the second of the
 two to be imported in a process fails.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import struct
 from typing import Any

@@ -11,8 +11,7 @@ random anchor. `tau` is what serving sees: tokens per verifier call, the bonus
 token included, over the anchors that serving would visit.
 """
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 

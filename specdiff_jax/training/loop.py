@@ -1,7 +1,6 @@
 """The training loop on the host: resume, step, log, evaluate, save."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,6 @@
 """Metrics as JSON lines, and as TensorBoard's event files beside them."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import glob

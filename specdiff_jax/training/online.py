@@ -4,8 +4,7 @@ A large verifier is split over the mesh, and what it says of a batch is used at
 once: nothing is kept on a host, or moved.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from specdiff_jax.training import features as features_lib

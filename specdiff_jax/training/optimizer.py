@@ -1,7 +1,6 @@
 """The optimizer: AdamW of the params that are trained, without explosions."""
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

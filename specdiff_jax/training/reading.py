@@ -1,7 +1,6 @@
 """How a run reads its verifier: kept readings, a pass in the step, or none."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,6 @@
 """One training step, jitted and sharded."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct

@@ -5,8 +5,7 @@ first drafts a token, the second the one after it.
 """
 
 import dataclasses
-from typing import Any
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp

@@ -1,9 +1,7 @@
 """What of Hugging Face's config.json belongs to which architecture."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from typing import Any
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from specdiff_jax.checkpoints.hf import names
 from specdiff_jax.checkpoints.hf import readers

@@ -1,7 +1,6 @@
 """Directories in the form of Hugging Face: where their tensors lie."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import functools
 import os
 

@@ -1,7 +1,6 @@
 """Numbers, windows and rotary positions out of a config.json."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 

@@ -10,8 +10,7 @@ with that the rules would be lossy.
 """
 
 import dataclasses
-from typing import ClassVar
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import chex
 import jax

@@ -7,8 +7,7 @@ in training over whole trajectories and in serving over a cache.
 """
 
 import dataclasses
-from typing import Any
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import chex
 import jax

@@ -13,8 +13,7 @@ so its keys are exact in serving and shared by all windows in training.
 """
 
 import dataclasses
-from typing import Any
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn

@@ -4,8 +4,7 @@ N windows of each row are computed together: many anchors in training, one in
 decoding, by the same code.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 
 import chex

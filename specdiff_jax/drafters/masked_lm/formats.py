@@ -5,8 +5,7 @@ drafters, mask token and alignment, is read here. Sources: the models' own
 config.json and modelling files. Tensor names are in `names`.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import os
 

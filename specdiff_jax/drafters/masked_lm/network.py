@@ -7,8 +7,7 @@ stands for what is masked (DiffuLLaMA, arXiv 2410.17891).
 """
 
 import dataclasses
-from typing import Any
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp

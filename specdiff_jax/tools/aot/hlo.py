@@ -14,8 +14,7 @@ Every branch of a conditional counts.
   }
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import math
 import re

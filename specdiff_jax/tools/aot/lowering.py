@@ -4,8 +4,7 @@ Nothing is loaded: models are shapes, and what a run would compute of them is
 traced.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any

@@ -5,8 +5,7 @@ is the mean number of draft tokens accepted, without it. Prefill and the token
 that it yields are in neither.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import statistics
 

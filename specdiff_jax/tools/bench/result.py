@@ -1,7 +1,6 @@
 """What a bench yields: an object, as JSON, as markdown."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 

@@ -1,8 +1,6 @@
 """Runs a bench: systems in turns over the same prompts, after a warm-up."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specdiff_jax.checkpoints import weights

@@ -4,9 +4,7 @@ Ratios of speeds are taken inside one process, round by round, because the
 machines are shared and noisy; absolute speeds are reported, never gated.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import time
 from typing import Any

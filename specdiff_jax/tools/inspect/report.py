@@ -1,7 +1,6 @@
 """What `inspect` tells, in words: a line for each fact of a model."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import re
 from typing import Any
 

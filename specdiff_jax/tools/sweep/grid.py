@@ -1,8 +1,6 @@
 """The points of a grid: all combinations of values of some config fields."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import itertools
 import re

@@ -1,7 +1,6 @@
 """The runs of a sweep, side by side."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 

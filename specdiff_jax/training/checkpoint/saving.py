@@ -1,7 +1,6 @@
 """Checkpoints of a training state together with its data iterator."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import os
 from typing import Any
