@@ -222,8 +222,8 @@ def test_a_lossy_rule_is_told():
 
 
 def test_wrong_depths_change_the_text_and_are_told():
-  """A drafter that peeks: positions, and so the noise, are others'."""
-  one = contract_of(broken(depth=lambda x: x.at[:, 1:].set(1)))
+  """Positions, and so the noise, are those of other tokens."""
+  one = contract_of(broken(depth=lambda x: x.at[:, 1:].add(1)))
   with pytest.raises(AssertionError, match='differs from plain decoding'):
     contract.check_sampled(one)
 
