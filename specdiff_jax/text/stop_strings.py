@@ -8,11 +8,12 @@ the host looks at them and whatever drafted them.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 Ids = Sequence[int] | np.ndarray
-Decode = Callable[[Sequence[int]], str]
+Decode = Callable[[Any], str]  # of Ids
 
 
 def cut(
