@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
   if not args.data:
     args.data = os.path.join(args.workdir, 'prompts.jsonl')
     with open(args.data, 'w') as file:
-      for i in range(8):
+      for i in range(40):
         file.write(json.dumps({'id': str(i), 'prompt': f'{i} and {i + 1}'}))
         file.write('\n')
   tiny = args.verifier == 'random:tiny'
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
       'batch': 4,
       'tokens': 64 if tiny else 512,
       'windows': 8 if tiny else 96,
-      'eval_fraction': 0.2,
+      'eval_fraction': 0.2 if tiny else 0.02,
       'network': network,
     },
     workdir=args.workdir,

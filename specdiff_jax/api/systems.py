@@ -301,42 +301,52 @@ def told(
 ) -> recipe_lib.Recipe:
   """Returns the recipe of systems for a loaded verifier, of keyword arguments.
 
-  Systems that are given no drafter get the shipped one, if there is one, and
-  by default no longer drafts than it makes.
+  Systems that are given no drafter get the shipped one; by default no drafts are
+  longer than a drafter makes.
   """
   given = dict(options)
   if 'stop' in given:
     given['stop'] = _strings(given['stop'])
   if given.get('chat') is None:
     given['chat'] = bool(verifier.tokenizer.chat_template)
-  paths = given.get('drafter')
-  if isinstance(paths, Mapping):
-    del given['drafter']
+  paths = given.pop('drafter', None)
+  if paths is None:
+    paths = _shipped(names, verifier)
+    more['drafters'] = paths
+  elif isinstance(paths, Mapping):
     more['drafters'] = paths if len(names) > 1 else {names[0]: paths}
-  elif paths is not None:
-    given['drafter'] = _path(paths)
   else:
-    given.pop('drafter', None)
-    kinds = {n: options_lib.SYSTEMS.get(n, object) for n in names}
-    wanted = [n for n, k in kinds.items() if issubclass(k, options_lib.Trained)]
-    found = {n: drafters.of_zoo(n, verifier) for n in wanted}
-    for name in (n for n, path in found.items() if not path):
-      raise errors.InputError(
-        f'drafter is not given, but the system {name!r} needs one, and none '
-        f'was shipped for the verifier {verifier.source} (fingerprint '
-        f"{verifier.fingerprint}): give a file of `distill`, 'random', or a "
-        'Drafter.'
-      )
-    more['drafters'] = found
-    if 'gamma' not in given and found:
-      longest = (drafters.longest(path) for path in found.values())
-      given['gamma'] = min(options_lib.Gamma.gamma, *filter(None, longest))
+    given['drafter'] = paths = _path(paths)
+  files = paths.values() if isinstance(paths, Mapping) else [paths]
+  longest = [drafters.longest(x) for x in files if isinstance(x, str)]
+  if 'gamma' not in given and any(longest):
+    given['gamma'] = min(options_lib.Gamma.gamma, *filter(None, longest))
   rounded = isinstance(verifier.params['embed'], int8_lib.Int8)
   more |= {
     'dtype': systems.dtype(verifier),
     'int8': 'verifier' if rounded else '',
   }
   return decoding.told(names, given, **more)
+
+
+def _shipped(
+  names: Sequence[str], verifier: weights.Checkpoint
+) -> dict[str, str]:
+  """Returns the shipped drafter of each system that has a trained one."""
+  kinds = {name: options_lib.SYSTEMS.get(name, object) for name in names}
+  found = {
+    name: drafters.of_zoo(name, verifier)
+    for name, kind in kinds.items()
+    if issubclass(kind, options_lib.Trained)
+  }
+  for name in (name for name, path in found.items() if not path):
+    raise errors.InputError(
+      f'drafter is not given, but the system {name!r} needs one, and none '
+      f'was shipped for the verifier {verifier.source} (fingerprint '
+      f"{verifier.fingerprint}): give a file of `distill`, 'random', or a "
+      'Drafter.'
+    )
+  return found
 
 
 def check_verifier(verifier: Any) -> None:

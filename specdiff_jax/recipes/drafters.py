@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import os
 import pathlib
 
@@ -12,6 +11,7 @@ from specdiff_jax.checkpoints import hub
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.core import jax_settings
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import drafter_file
@@ -213,9 +213,20 @@ def of_zoo(system: str, checkpoint: weights.Checkpoint) -> str:
   return ''
 
 
-def longest(path: str) -> int:
-  """Returns how many tokens a drafter of ours drafts at most; 0: as many."""
-  return json.loads(safetensors_io.metadata(path)['config']).get('gamma', 0)
+def longest(name: str) -> int:
+  """Returns how many tokens a drafter drafts at most; 0 if it does not say.
+
+  What is wrong with a file is told by `load`.
+  """
+  path = shipped(name)
+  if not os.path.isfile(path):
+    return 0
+  text = safetensors_io.metadata(path).get('config', '')
+  try:
+    gamma = files.parse_json(text).get('gamma')
+  except (AttributeError, ValueError):
+    return 0
+  return gamma if type(gamma) is int and gamma > 0 else 0
 
 
 def _is_published(name: str) -> bool:
