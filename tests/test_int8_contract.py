@@ -34,7 +34,7 @@ def texts(kind, system, temperature):
   prompts = decoding.prompts(config, None, 4)
   rows = decoding.requests(config, checkpoint, prompts)
   done = {}
-  decoding.system(config, checkpoint, system)(
+  decoding.system(config, checkpoint, system).decode(
     rows, on_done=lambda row, made: done.update({row.id: list(made.tokens)})
   )
   return [done[row.id] for row in rows]

@@ -16,6 +16,7 @@ from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.models import networks
+from specdiff_jax.parallel import topology
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.tools.aot import hlo_costs
 from specdiff_jax.tools.aot import lowering as build_aot
@@ -290,9 +291,8 @@ def test_outcomes_are_told(specdiff, tiny, monkeypatch):
   not_so = memory.Outcome(
     False, 9 * GIB, 8 * GIB, {}, None, '40.00G  f32[2]', 0.5
   )
-  monkeypatch.setattr(
-    build_aot, 'devices', lambda name, slices: (jax.devices(), 8)
-  )
+  monkeypatch.setattr(topology, 'devices', lambda name, slices: jax.devices())
+  monkeypatch.setattr(topology, 'memory', lambda devices: 8 * GIB)
   for outcome, code in ((fits, 0), (not_so, 3)):
     monkeypatch.setattr(memory, 'compiled', lambda lowered, limit: outcome)
     run = specdiff('aot', tiny, '--topology=v5e:2x2', '--program=decode')

@@ -25,7 +25,10 @@ def program(monkeypatch, body):
   monkeypatch.setitem(
     sys.modules,
     'specdiff_jax.cli.inspect',
-    types.SimpleNamespace(main=body),
+    types.SimpleNamespace(
+      COMMAND=types.SimpleNamespace(run=lambda argv, body: body(argv)),
+      body=body,
+    ),
   )
 
 
