@@ -120,7 +120,7 @@ def test_a_full_disk_loses_nothing(
 
   def write(self, step, values, real=metrics.MetricsWriter.write):
     if step >= 4:
-      monkeypatch.setattr(metrics.MetricsWriter, '_append', full)
+      monkeypatch.setattr(metrics, '_append', full)
     real(self, step, values)
 
   monkeypatch.setattr(metrics.MetricsWriter, 'write', write)

@@ -80,7 +80,7 @@ def test_an_oracle_has_all_its_drafts_accepted(shifted):
   ids = np.arange(systems.VOCAB)
   params = masked_lm.make_params(right, oracle(shifted), ids, systems.VOCAB)
   # The mask is a token of the text too: let it be drafted here.
-  params = params.replace(feed=ids, ids=ids, own=ids)
+  params = params.replace(feed=ids, ids=ids, drafter_ids=ids)
   (best,) = decode(right, params, GREEDY, [REQUEST], batch=1)
   cycles = -(-(systems.NEW - 1) // (systems.GAMMA + 1))
   assert best.cycles == cycles

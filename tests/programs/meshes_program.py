@@ -208,7 +208,7 @@ def main(workdir, everything):
       one = gradient, losses, flat(state.params)
       wrong = controls(case, batch)
     query = state.params['layer_0']['query']
-    verifier = case.view.get('verifier')
+    verifier = case.view.verifier
     found[name] = {
       'gradient': distance(gradient, one[0]),
       'loss': max(abs(np.divide(losses, one[1]) - 1)),
