@@ -40,6 +40,9 @@ class About:
   path: bool = False  # it holds paths of files
   reported: tuple[str, ...] = ()  # programs whose reports name the value
   newer: bool = False  # than runs that go on: its default decides nothing
+  hidden: bool = (
+    False  # left out of help: no gain was measured, see docs/log.md
+  )
 
 
 def field(default: Any, help: str, **more: Any) -> Any:

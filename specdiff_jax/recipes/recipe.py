@@ -233,7 +233,7 @@ class Objective(loss_options.Warmed):
       0.0, 'probability with which a window counts only if serving would begin '
       "a cycle at it, by the drafter's own argmax drafts at that step; exact "
       'where windows are as many as completion tokens. 0: anchors are even '
-      'over the text. No gain has been measured yet', newer=True,
+      'over the text', newer=True, hidden=True,
   )  # fmt: skip
 
 
@@ -504,7 +504,7 @@ def described(
   return {
     name: (default, about.help)
     for name, default, about in leaves(kinds)
-    if not only or name.partition('.')[0] in only
+    if not about.hidden and (not only or name.partition('.')[0] in only)
   }
 
 
