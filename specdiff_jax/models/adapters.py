@@ -2,7 +2,7 @@
 
 A matrix W [..., out, in] becomes W + B A, B [..., out, r] and A [..., r, in]
 (Hu et al., 2021, arXiv 2106.09685, with alpha = r). B starts at 0, so that
-training starts at the model that is adapted. `formats.lora` reads those of
+training starts at the model that is adapted. `checkpoints.lora` reads those of
 other projects into the weights.
 """
 
