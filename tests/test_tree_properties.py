@@ -26,7 +26,11 @@ best_first = jax.jit(prefix_trees.best_first, static_argnums=3)
 walk = jax.jit(rejection.walk, static_argnums=3)
 
 settings = hypothesis.settings(
-  max_examples=100, deadline=None, derandomize=True, database=None
+  max_examples=100,
+  deadline=None,
+  derandomize=True,
+  database=None,
+  report_multiple_bugs=False,
 )
 token = st.integers(0, VOCAB - 1)
 tokens = st.lists(token, min_size=SLOTS, max_size=SLOTS)
@@ -173,3 +177,45 @@ def test_lower_coins_accept_no_less_of_a_chain(tree, seed, share):
   low = int(walk(chain, p, coins * np.float32(share), 'point').deepest[0])
   assert low >= high
   assert int(walk(chain, p, jnp.ones_like(coins), 'point').deepest[0]) <= high
+
+
+def _one_more(verdict):
+  return verdict.replace(count=verdict.count + 1)
+
+
+# For each property a function that is wrong.
+BROKEN = {
+  'ancestors': (
+    test_ancestors_are_the_lines_to_the_root,
+    lambda parent, real=ancestors: real(jnp.zeros_like(parent)),
+  ),
+  'matched_path': (
+    test_a_matched_path_is_a_line_of_matches_that_cannot_go_on,
+    lambda *args, real=matched_path: _one_more(real(*args)),
+  ),
+  'merged': (
+    test_a_merged_tree_holds_beginnings_once_and_shallow_first,
+    lambda chains, root, slots, real=merged: real(
+      chains[..., ::-1], root, slots
+    ),
+  ),
+  'best_first': (
+    test_best_first_prefixes_are_the_likeliest,
+    lambda log_q, *rest, real=best_first: real(
+      jnp.roll(log_q, 1, axis=-1), *rest
+    ),
+  ),
+  'walk': (
+    test_lower_coins_accept_no_less_of_a_chain,
+    lambda tree, p, coins, kind, real=walk: real(tree, p, 1 - coins, kind),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_what_is_broken_is_noticed(name, monkeypatch):
+  """The negative controls."""
+  check, broken = BROKEN[name]
+  monkeypatch.setitem(check.hypothesis.inner_test.__globals__, name, broken)
+  with pytest.raises(AssertionError):
+    check()
