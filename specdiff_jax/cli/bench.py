@@ -3,6 +3,7 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
 _FLAGS = flag.PROMPTS | {
@@ -44,7 +45,7 @@ COMMAND = command.Command(
     The last line of stdout is one JSON object with "schema": 1.
     """,
   flags=_FLAGS,
-  fields=recipe.described(*recipe.DECODING, recipe.Bench),
+  fields=recipe.described(*recipe.DECODING, groups.Bench),
   examples=(
     'bench --config=configs/quickstart.py',
     'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '

@@ -6,6 +6,7 @@ from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
 # What `distill` reads too, and a refresh needs to run a drafter.
@@ -51,9 +52,9 @@ COMMAND = command.Command(
     trajectories, duplicates (left out of the dataset), verifier, workdir.
     """,
   flags=_FLAGS,
-  fields=recipe.described(*recipe.DECODING, recipe.Collecting)
+  fields=recipe.described(*recipe.DECODING, groups.Collecting)
   | recipe.described(
-    recipe.Bench, *recipe.TRAINING, only=('prompts', *_REFRESH)
+    groups.Bench, *recipe.TRAINING, only=('prompts', *_REFRESH)
   ),
   examples=(
     'collect --config=configs/distill_smollm2.py --prompts train.jsonl '

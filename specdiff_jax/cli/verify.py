@@ -3,6 +3,7 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
 _FLAGS = flag.PROMPTS | {
@@ -49,7 +50,7 @@ COMMAND = command.Command(
     """,
   flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING)
-  | recipe.described(recipe.Bench, only=('prompts', 'limit', 'systems')),
+  | recipe.described(groups.Bench, only=('prompts', 'limit', 'systems')),
   examples=(
     'verify --config=configs/quickstart.py',
     'verify --config=configs/quickstart.py --fast --prompts my.jsonl '

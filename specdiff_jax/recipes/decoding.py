@@ -28,6 +28,7 @@ from specdiff_jax.models import int8
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
@@ -67,7 +68,7 @@ def check(recipe: recipe_lib.Recipe) -> None:
 
 
 def settings(
-  sampling: recipe_lib.Sampling, end_ids: Sequence[int]
+  sampling: groups.Sampling, end_ids: Sequence[int]
 ) -> request_lib.Settings:
   """Returns sampling and limits, checked."""
   return request_lib.Settings(
@@ -198,7 +199,7 @@ def told(
   kinds = [options_lib.SYSTEMS[name] for name in names]
   taken = {
     one.name
-    for kind in (*kinds, recipe_lib.Sampling, recipe_lib.Decoding)
+    for kind in (*kinds, groups.Sampling, groups.Decoding)
     for one in dataclasses.fields(kind)
   }
   who = f'The system {" or ".join(map(repr, names))}'

@@ -21,8 +21,8 @@ from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import tables
 from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import options as options_lib
-from specdiff_jax.recipes import recipe as recipe_lib
 
 Options = options_lib.Trained
 ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
@@ -31,7 +31,7 @@ _SHAPES = 'masked_lm'  # the family of drafters that are known by their shape
 
 
 def sizes(
-  options: Options | recipe_lib.Training,
+  options: Options | groups.Training,
   checkpoint: weights.Checkpoint,
   kind: str = '',
 ) -> drafter_file.Config:

@@ -27,6 +27,7 @@ from specdiff_jax.models import int8 as int8_lib
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import drafters as build_drafters
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.recipes import recipe as recipe_lib
 
@@ -222,7 +223,7 @@ def is_int8(recipe: recipe_lib.Recipe, model: str) -> bool:
   return recipe.model.int8 in (model, 'both')
 
 
-def decode_mesh(options: recipe_lib.Decoding) -> jax.sharding.Mesh | None:
+def decode_mesh(options: groups.Decoding) -> jax.sharding.Mesh | None:
   """Returns the devices that decode together; None for a single one."""
   if options.decode_mesh == (1, 1):
     return None

@@ -15,12 +15,12 @@ from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import scores
 from specdiff_jax.models import adapters
 from specdiff_jax.recipes import drafters as build_drafters
-from specdiff_jax.recipes import recipe as recipe_lib
+from specdiff_jax.recipes import groups
 from specdiff_jax.training import distill
 from specdiff_jax.training import objective as objective_lib
 from specdiff_jax.training import partial
 
-Config = recipe_lib.Training
+Config = groups.Training
 _LORA = r'^lora/'  # the adapters among the params that are trained
 
 

@@ -12,6 +12,7 @@ from specdiff_jax.losses import making
 from specdiff_jax.losses import options as loss_options
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import options
 from specdiff_jax.recipes import recipe
 from specdiff_jax.recipes import systems
@@ -67,7 +68,7 @@ def test_what_decides_a_run_is_what_it_was(name):
 
 
 def test_what_decides_a_trajectory_is_what_it_was():
-  names = {one.name for one in dataclasses.fields(recipe.Sampling)}
+  names = {one.name for one in dataclasses.fields(groups.Sampling)}
   wanted = {'temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat'}
   assert names == wanted
 
