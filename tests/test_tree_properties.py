@@ -183,39 +183,57 @@ def _one_more(verdict):
   return verdict.replace(count=verdict.count + 1)
 
 
+def _bonus_from(p, found):
+  return found._replace(bonus=p[:, int(found.deepest[0])])
+
+
 # For each property a function that is wrong.
-BROKEN = {
-  'ancestors': (
+BROKEN = (
+  (
+    'ancestors',
     test_ancestors_are_the_lines_to_the_root,
     lambda parent, real=ancestors: real(jnp.zeros_like(parent)),
   ),
-  'matched_path': (
+  (
+    'matched_path',
     test_a_matched_path_is_a_line_of_matches_that_cannot_go_on,
     lambda *args, real=matched_path: _one_more(real(*args)),
   ),
-  'merged': (
+  (
+    'merged',
     test_a_merged_tree_holds_beginnings_once_and_shallow_first,
     lambda chains, root, slots, real=merged: real(
       chains[..., ::-1], root, slots
     ),
   ),
-  'best_first': (
+  (
+    'best_first',
     test_best_first_prefixes_are_the_likeliest,
     lambda log_q, *rest, real=best_first: real(
       jnp.roll(log_q, 1, axis=-1), *rest
     ),
   ),
-  'walk': (
+  (
+    'walk',
     test_lower_coins_accept_no_less_of_a_chain,
     lambda tree, p, coins, kind, real=walk: real(tree, p, 1 - coins, kind),
   ),
-}
+  (
+    'walk',
+    test_a_walk_accepts_a_line_and_leaves_a_distribution,
+    # The bonus from p itself: what was refused is drawn again.
+    lambda tree, p, *rest, real=walk: _bonus_from(p, real(tree, p, *rest)),
+  ),
+)
 
 
-@pytest.mark.parametrize('name', BROKEN)
-def test_what_is_broken_is_noticed(name, monkeypatch):
+@pytest.mark.parametrize(
+  ('name', 'check', 'broken'),
+  BROKEN,
+  ids=[check.__name__ for _, check, _ in BROKEN],
+)
+def test_what_is_broken_is_noticed(name, check, broken, monkeypatch):
   """The negative controls."""
-  check, broken = BROKEN[name]
   monkeypatch.setitem(check.hypothesis.inner_test.__globals__, name, broken)
   with pytest.raises(AssertionError):
     check()

@@ -34,6 +34,8 @@ class Completion:
     tau: tokens per call of the verifier, the bonus token included.
     accepted: drafted tokens that were accepted per call of the verifier.
     histogram: calls that accepted 0, 1, 2, ... drafted tokens.
+    logprobs: log-probabilities of the tokens under the verifier, at
+      temperature 1 without top-k and top-p; None unless they were asked for.
 
   Example:
     >>> import specdiff_jax as sd
@@ -46,6 +48,7 @@ class Completion:
   tau: float
   accepted: float
   histogram: list[int]
+  logprobs: list[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,11 +76,12 @@ class System:
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     chat: bool | None = None,
+    logprobs: bool = False,
   ) -> Any:
     """Returns the `Completion` of a prompt, or a list of them for a list.
 
-    None of the arguments but a `max_new_tokens` beyond the system's leads to a
-    compilation; then buffers grow to the next power of two.
+    Only `logprobs` and a `max_new_tokens` beyond the system's lead to a
+    compilation, the latter with buffers of the next power of two.
 
     Args:
       prompt: a text, a list of messages (dicts of role and content), a list of
@@ -90,6 +94,8 @@ class System:
       stop: strings that end the text, which is cut before them.
       chat: whether a text goes into the chat template; by default if the model
         has one. Messages always do.
+      logprobs: whether the completion holds those of its tokens, from the pass
+        that verifies them.
 
       What is None is as the system was made.
 
@@ -108,6 +114,8 @@ class System:
       temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
       chat=chat,
     )  # fmt: skip
+    if logprobs:
+      session = session.with_logprobs()
     with fields.arguments():
       found = session.decode(requests, on_tokens=session.watch())
     completions = [_completion(session, one) for one in found]
@@ -185,8 +193,14 @@ def _completion(
   text, tokens = session.cut(one)
   histogram = one.accepted.tolist()
   accepted = sum(n * calls for n, calls in enumerate(histogram))
+  kept = one.logprobs
   return Completion(
-    text, tokens, one.tau, accepted / max(one.cycles, 1), histogram
+    text=text,
+    tokens=tokens,
+    tau=one.tau,
+    accepted=accepted / max(one.cycles, 1),
+    histogram=histogram,
+    logprobs=None if kept is None else kept[: len(tokens)].tolist(),
   )
 
 

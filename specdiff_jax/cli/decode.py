@@ -17,6 +17,12 @@ _FLAGS = {
     'disk once it is done. Run again with the same settings, it goes on '
     'where it was; FILE.settings.json tells them'
   ),
+  'logprobs': flag.Flag(
+    'with --out: log-probabilities of the tokens under the verifier, at '
+    'temperature 1 without top-k and top-p, from the pass that verifies them',
+    False,
+    'bool',
+  ),
   'overwrite': flag.Flag('drop what is in the file of --out', False, 'bool'),
 }
 
@@ -55,6 +61,10 @@ def body(call: command.Call) -> int:
       'decode takes either --prompt TEXT or --prompts FILE.jsonl; give one '
       'of the two.'
     )
+  if options.logprobs and not options.out:
+    raise errors.InputError(
+      '--logprobs is given, but not --out FILE, whose lines hold them; add it.'
+    )
   decoding.check(call.config)
   if options.prompt is None:
     prompts = prompts_lib.read(options.prompts, options.limit or None)
@@ -67,6 +77,8 @@ def body(call: command.Call) -> int:
   requests = decoding.requests(call.config, checkpoint, prompts)
   if options.out:
     settings = decoding.identity(call.config, checkpoint)
+    if options.logprobs:
+      system, settings = system.with_logprobs(), settings | {'logprobs': True}
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
     for request in requests:
@@ -115,11 +127,20 @@ def _to_file(system, requests, path, settings, overwrite: bool) -> None:
             'tau': round(completion.tau, 4),
             'prompt_sha256': keys[request.id],
           }
+          | _logprobs(completion, len(tokens))
         )
         there += 1
         show(there, total)
 
       system.decode(left, on_tokens=system.watch(), on_done=on_done)
+
+
+def _logprobs(completion, count: int) -> dict[str, list[float]]:
+  """Returns those of `count` tokens, the text's; {} where none are kept."""
+  if completion.logprobs is None:
+    return {}
+  # float32 has seven digits; its repr as float64 would have seventeen.
+  return {'logprobs': [float(f'{x:.7g}') for x in completion.logprobs[:count]]}
 
 
 def _head(request) -> None:

@@ -102,6 +102,15 @@ def log_probabilities(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
   return jnp.where(greedy, jnp.log(best), jax.nn.log_softmax(logits, axis=-1))
 
 
+def logprobs(logits: jax.Array, token: jax.Array) -> jax.Array:
+  """Returns [B, N]: log-probabilities of tokens [B, N] under logits [B, N, V].
+
+  Of the model's own distribution: temperature 1, neither top-k nor top-p.
+  """
+  chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+  return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
 def _filter(logits: jax.Array, sampling: types.Sampling):
   vocab_size = logits.shape[-1]
   order = jnp.argsort(-logits, axis=-1, stable=True)

@@ -140,6 +140,8 @@ class DecodeState(flax.struct.PyTreeNode):
   sampling: Sampling
   noise: Noise
   stats: Stats
+  # [B, T] float32 of completion tokens, where the engine keeps them.
+  logprobs: jax.Array | None = None
 
 
 class Verifier(Protocol):

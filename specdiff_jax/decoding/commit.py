@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 
 
@@ -19,12 +20,13 @@ def commit(
   state: types.DecodeState,
   tree: types.DraftTree,
   verdict: types.Verdict,
-  bad: jax.Array,
+  logits: jax.Array,
 ) -> types.DecodeState:
   """Appends the accepted tokens and the bonus, cut at an end or the limit.
 
-  Rows that are `bad` [B] stop, and get nothing of this cycle.
+  Rows whose logits [B, M, V] are `broken` stop, and get nothing of this cycle.
   """
+  bad = broken(logits)
   batch, width = verdict.path.shape
   rows = jnp.arange(batch)[:, None]
   index = jnp.arange(width)[None]
@@ -47,6 +49,10 @@ def commit(
   length = state.length + count
   ended = jnp.any(ends & (index < count[:, None]), axis=1)
   live = (~state.done).astype(jnp.int32)
+  logprobs = state.logprobs
+  if logprobs is not None:
+    new = sampling_lib.logprobs(logits[rows, verdict.path], emitted)
+    logprobs = logprobs.at[rows, place].set(new, mode='drop')
   accepted = state.stats.accepted.at[rows[:, 0], verdict.count].add(live)
   return state.replace(
     tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
@@ -58,4 +64,5 @@ def commit(
       accepted=accepted,
       bad=jnp.where(bad & ~state.done, state.stats.cycles + 1, state.stats.bad),
     ),
+    logprobs=logprobs,
   )

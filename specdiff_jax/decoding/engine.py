@@ -41,6 +41,8 @@ class Engine:
     cache_step: caches begin with room for about so many new tokens and grow
       by as many (`rows.grow`); 0 makes them full-sized at once.
     mesh: over which states are split (`shardings`); None for one device.
+    logprobs: whether log-probabilities of completion tokens are kept, those of
+      the verifier at temperature 1, from the pass that verifies them.
 
   Example:
     >>> import specdiff_jax as sd
@@ -55,6 +57,7 @@ class Engine:
   max_new_tokens: int
   cache_step: int = 0
   mesh: jax.sharding.Mesh | None = None
+  logprobs: bool = False
 
   def __post_init__(self):
     accept.check(self.drafter, self.rule)
@@ -127,6 +130,11 @@ class Engine:
     buffer = jnp.zeros((batch, max_length), jnp.int32)
     buffer = buffer.at[:, :bucket].set(prompt.tokens)
     buffer = buffer.at[rows, used].set(first, mode='drop')
+    logprobs = None
+    if self.logprobs:
+      logprobs = jnp.zeros(buffer.shape, jnp.float32)
+      of_first = sampling_lib.logprobs(logits, first[:, None])[:, 0]
+      logprobs = logprobs.at[rows, used].set(of_first, mode='drop')
     limit = jnp.minimum(used + max_new_tokens, max_length)
     empty = prompt.length == 0
     bad = commit.broken(logits) & ~empty
@@ -149,6 +157,7 @@ class Engine:
         jnp.zeros((batch, depth + 1), jnp.int32),
         bad=jnp.where(bad, 0, -1),
       ),
+      logprobs=logprobs,
     )
     drafted = self.drafter.init(
       drafter_params, self.context(params, state), features
@@ -249,7 +258,7 @@ class Engine:
     cache = self.verifier.commit(
       cache, verdict, state.length - 1, self.drafter.chain
     )
-    state = commit.commit(state, tree, verdict, commit.broken(logits))
+    state = commit.commit(state, tree, verdict, logits)
     return state.replace(cache=cache, drafter=drafted)
 
 

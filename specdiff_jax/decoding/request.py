@@ -126,6 +126,7 @@ class Completion:
   cycles: int  # verifier calls in which the row was live, prefill excluded
   emitted: int  # tokens of those calls
   accepted: np.ndarray  # [D+1] histogram of accepted draft tokens
+  logprobs: np.ndarray | None = None  # [C] float32, where the engine keeps them
 
   @property
   def tau(self) -> float:

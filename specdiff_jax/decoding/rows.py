@@ -28,6 +28,7 @@ class Look:
   length: np.ndarray  # [B]
   done: np.ndarray  # [B]
   stats: types.Stats
+  logprobs: np.ndarray | None  # [B, T]
 
 
 def group_of(batch: int) -> int:
@@ -90,7 +91,8 @@ class Rows:
       np.int32(max(self._batch - live + 1, self.group)),
     )
     s = self._state
-    look = Look(*jax.device_get((s.tokens, s.length, s.done, s.stats)))
+    seen = (s.tokens, s.length, s.done, s.stats, s.logprobs)
+    look = Look(*jax.device_get(seen))
     self._longest = int(look.length[~look.done].max(initial=0))
     return look
 

@@ -125,6 +125,11 @@ class Session:
     if piece := text.finish():
       yield piece
 
+  def with_logprobs(self) -> 'Session':
+    """Returns the session that keeps log-probabilities, see `Engine`."""
+    engine = dataclasses.replace(self.engine, logprobs=True)
+    return dataclasses.replace(self, engine=engine)
+
   def cut(self, completion: request_lib.Completion) -> tuple[str, list[int]]:
     """Returns text and tokens of a completion, cut at the first stop string."""
     return stop_strings.cut(
@@ -309,8 +314,14 @@ class _Work:
       cycles=int(look.stats.cycles[row]),
       emitted=int(look.stats.emitted[row]),
       accepted=np.array(look.stats.accepted[row]),
+      logprobs=self._new(look.logprobs, row, look),
     )
 
   def tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:
-    first = len(self.request.prompt)
-    return look.tokens[row, first : look.length[row]].copy()
+    return self._new(look.tokens, row, look)
+
+  def _new(self, values: Any, row: int, look: rows_lib.Look) -> Any:
+    """Returns the values [B, T] of the completion's tokens; None of None."""
+    if values is None:
+      return None
+    return values[row, len(self.request.prompt) : look.length[row]].copy()

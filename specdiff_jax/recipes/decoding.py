@@ -239,7 +239,7 @@ def system(
       exact=False,
       ar_slots=options_lib.SlotsByDtype(float32=slots, bfloat16=slots),
     )
-  parts = systems.parts(name, options, checkpoint)
+  parts = systems.parts(name, options, checkpoint, platform)
   systems.room(recipe, name, parts.drafter)
   systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
   return session(recipe, checkpoint, name, parts, platform)

@@ -60,7 +60,7 @@ _ARRANGEMENTS = {
 
 
 def _ar(options: options_lib.Plain, checkpoint):
-  fastest = _plain_slots(options, checkpoint)
+  fastest = getattr(options.ar_slots, dtype(checkpoint))
   return none.NoDraft(options.gamma + 1 if options.exact else fastest), ()
 
 
@@ -120,7 +120,7 @@ def _adaptive(options: options_lib.Adaptive, checkpoint):
   """Chains and trees of several sizes and no draft, by what pays."""
   whole: Any
   whole, params = _specdiff(options, checkpoint)
-  plain = none.NoDraft(_plain_slots(options, checkpoint))
+  plain = none.NoDraft(getattr(options.ar_slots, dtype(checkpoint)))
   arms = [
     dataclasses.replace(whole, gamma=min(gamma, options.gamma))
     for gamma in options.gammas
@@ -156,8 +156,23 @@ SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
 }
 
 
-def parts(name: str, options: Any, checkpoint: weights.Checkpoint) -> Parts:
-  """Returns the parts of the system `name`, of its options."""
+def parts(
+  name: str,
+  options: Any,
+  checkpoint: weights.Checkpoint,
+  platform: str = '',
+) -> Parts:
+  """Returns the parts of the system `name`, of its options.
+
+  `platform` is what it will be compiled for, by default where this runs.
+  """
+  if isinstance(options, options_lib.PlainSlots):
+    rounded = isinstance(checkpoint.params['embed'], int8_lib.Int8)
+    slots = _fastest_slots(
+      options.ar_slots, dtype(checkpoint), rounded, platform
+    )
+    both = options_lib.SlotsByDtype(float32=slots, bfloat16=slots)
+    options = dataclasses.replace(options, ar_slots=both)
   plain = name == 'ar'  # whatever rule others have
   rule = accept.SampleAndMatch() if plain else RULES[options.rule]
   if name == 'specdiff2':
@@ -200,21 +215,16 @@ def ar_slots(recipe: recipe_lib.Recipe, dtype: str) -> int:
   return _fastest_slots(recipe.systems['ar'].ar_slots, dtype, rounded)
 
 
-def _plain_slots(options, checkpoint: weights.Checkpoint) -> int:
-  """Returns `ar_slots` of a loaded verifier."""
-  rounded = isinstance(checkpoint.params['embed'], int8_lib.Int8)
-  return _fastest_slots(options.ar_slots, dtype(checkpoint), rounded)
-
-
 def _fastest_slots(
-  asked: options_lib.SlotsByDtype, dtype: str, rounded: bool
+  asked: options_lib.SlotsByDtype, dtype: str, rounded: bool, platform: str = ''
 ) -> int:
   """Returns the slots of plain AR: those asked for, or one.
 
   But on a CPU a second row spares bf16 weights a detour by float32
   (`models.layers.dense`), which int8 weights do not take.
   """
-  two = dtype == 'bfloat16' and jax.default_backend() == 'cpu' and not rounded
+  on_cpu = (platform or jax.default_backend()) == 'cpu'
+  two = dtype == 'bfloat16' and on_cpu and not rounded
   return getattr(asked, dtype) or (2 if two else 1)
 
 
