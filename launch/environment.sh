@@ -9,10 +9,10 @@ case ${1:-} in
     awk 'NR == 1 || /^#SBATCH/ { next }
       !body && /^#/ { sub(/^# ?/, ""); print; next }
       { body = 1 }
-      sub(/^[A-Z]+=\$\{/, "") {
-        sub(/:-/, "="); sub(/\}/, ""); split($0, parts, / *# /)
+      /^[A-Z]+=\$\{[A-Z]+:-/ && sub(/\$\{[A-Z]+:-/, "") {
+        sub(/\}/, ""); split($0, parts, / *# /)
         if (!found++) print "\nVariables, with their defaults:"
-        printf "  %-24s %s\n", parts[1], parts[2]
+        printf "  %-24s  %s\n", parts[1], parts[2]
       }' "$0"
     exit 0
     ;;
@@ -115,7 +115,7 @@ find_python() {
 # CUDA, and newer drivers run the older one.
 choose_requirement() {
   local cuda driver='' capability=''
-  WHY='as REQUIREMENT says'
+  WHY=""
   [ -z "${REQUIREMENT:-}" ] || return 0
   for cuda in cuda12 cuda13; do
     if [ -e "$1/.venv/.installed .[$cuda]" ]; then
@@ -127,7 +127,7 @@ choose_requirement() {
   IFS=', ' read -r driver capability < <(
     nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader \
       2>/dev/null
-  ) || return 0
+  ) || true
   local major=${driver%%.*} compute=${capability/./}
   case $major-$compute in
     -* | *- | *[!0-9-]*) return 0 ;;
@@ -170,8 +170,8 @@ ensure_environment() {
   if [ "$(cat -- "$venv/.installed $requirement" 2>/dev/null)" = "$wanted" ]; then
     return 0
   fi
-  echo "Installing specdiff_jax and what it needs, ${WHY:-of} $requirement," \
-    "into $venv (a few minutes once; REQUIREMENT=... chooses) ..." >&2
+  echo "Installing specdiff_jax as $requirement${WHY:+, $WHY}, into $venv" \
+    "(a few minutes once; REQUIREMENT=... has another installed) ..." >&2
   (
     cd -- "$root" &&
       "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
