@@ -79,8 +79,8 @@ def test_the_table_has_means_over_seeds():
   lines = [list(line) for line in sweep.table().rows]
   assert len(lines) == 6  # one of kl is done alone
   assert lines[-1] == [
-      'ce', '3 seeds', 'mean', '10', '1.000 +- 0.000', '2.000 +- 1.000',
-      '0.567 +- 0.115', '0.250 +- 0.000', '0.000 +- 0.000',
+      'ce', '3 seeds', 'mean', '10', '1.000 ±0.000', '2.000 ±1.000',
+      '0.567 ±0.115', '0.250 ±0.000', '0.000 ±0.000',
   ]  # fmt: skip
   assert 'standard deviation' in sweep.legend
   (told,) = json.loads(json.dumps(sweep.to_json('r')))['over_seeds']
@@ -163,7 +163,10 @@ def test_ticks_can_be_read(drawn, agree):
     if low <= label.get_position()[1] <= high
   ]
   assert len(shown) >= 2
-  assert all('$' not in text and float(text) > 0 for text in shown)
+  assert all(
+    '$' not in text and float(text.replace('\N{MINUS SIGN}', '-')) > 0
+    for text in shown
+  )
 
 
 def test_nothing_done_is_an_empty_picture(drawn, tmp_path):

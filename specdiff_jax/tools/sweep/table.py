@@ -15,7 +15,7 @@ LEGEND = (
   "the last quarter of the slots, has the verifier's token; surv late: and "
   'all slots before it too. Losses of different kinds have different units.'
 )
-SEEDS = ' The last lines are means over seeds, +- one standard deviation.'
+SEEDS = ' The last lines are means over seeds, ± one standard deviation.'
 _SEED = 'seed'  # the field
 _FIGURES = ('loss', 'tau_eval', 'agree_1', 'agree_late', 'surv_late')
 
@@ -221,7 +221,7 @@ def _mean_line(group: Group, fields: Sequence[str]) -> tuple[str, ...]:
     'mean',
     str(group.rows[0].result.get('steps', '-')),
     *(
-      '-' if one is None else f'{one[0]:.3f} +- {one[1]:.3f}'
+      '-' if one is None else f'{one[0]:.3f} ±{one[1]:.3f}'
       for one in group.figures()
     ),
   )
