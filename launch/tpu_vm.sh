@@ -95,7 +95,7 @@ prepare() {
 }
 
 needs gcloud 'install the Google Cloud CLI'
-no_addresses "BUCKET=... mounts a bucket at $MOUNT, so write $MOUNT/..." "$@"
+no_addresses "BUCKET=... mounts a bucket, at $MOUNT" "$@"
 if [ -z "${DRY_RUN:-}" ]; then
   gcloud auth print-access-token >/dev/null 2>&1 ||
     fail 'gcloud has no credentials; run gcloud auth login.'

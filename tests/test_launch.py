@@ -399,6 +399,23 @@ def test_slurm_queues_itself_again(fake, given, before, requeued):
   assert ('scontrol requeue 7 ' in log) == requeued
 
 
+def test_slurm_runs_a_copy_that_lies_elsewhere(fake, tmp_path_factory):
+  """As sbatch does: it reads the lines on top, and leaves the file's folder."""
+  spool = tmp_path_factory.mktemp('spool') / 'slurm_script'
+  shutil.copy(fake / 'launch' / 'slurm.sbatch', spool)
+  lines = spool.read_text().splitlines()
+  first = next(i for i, line in enumerate(lines) if line[:1] != '#')
+  options = [i for i, line in enumerate(lines) if line.startswith('#SBATCH')]
+  assert options and max(options) < first
+  job = {'SLURM_SUBMIT_DIR': str(fake), 'SLURM_CPUS_PER_TASK': '5'}
+  # Where it lies there is no launch/environment.sh.
+  run, log = logged(fake, spool, *ARGS, codes=(0,), **job)
+  assert run.returncode == 0, run
+  (line,) = log
+  assert line.startswith('srun --cpus-per-task=5 ')
+  assert f'{fake}/.venv/bin/python -m specdiff_jax distill' in line
+
+
 def verbs(log):
   """Returns what gcloud was asked to do, besides telling."""
   quiet = ('describe', 'print-access-token', 'gcloud storage', 'running')
