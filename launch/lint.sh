@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Lint, format and types, as CI checks them. Further arguments go to `ruff
-# check`: ./launch/lint.sh --fix
+# check`:
+#   ./launch/lint.sh --fix
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -9,6 +10,6 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 ensure_environment "$root" '.[dev]'
 cd -- "$root"
 bin=$root/.venv/bin
-"$bin/ruff" check "$@"
-"$bin/ruff" format --check
-"$bin/basedpyright"
+run "$bin/ruff" check "$@"
+run "$bin/ruff" format --check
+run "$bin/basedpyright"

@@ -2,23 +2,23 @@
 # Runs one subcommand of specdiff_jax in the project's environment, from any
 # directory; the other launchers end in the same `python -m` line:
 #   launch/local.sh [--dry-run] distill --config=configs/tiny.py --workdir=runs/t
-# DEVICES=8        makes so many devices out of the CPU, to try a mesh on
-# RESTARTS=3       starts a run that failed again; it goes on where it saved
-# REQUIREMENT=.    what of setup.cfg is installed, such as '.[tpu]' or '.[gpu]'
+#   launch/local.sh --install    makes the environment, and starts nothing
+# What is installed goes by NVIDIA's driver. A run that is started again goes on
+# where it saved; one that was given bad input is not started again.
 set -euo pipefail
-
-DEVICES=${DEVICES:-}
-RESTARTS=${RESTARTS:-0}
-REQUIREMENT=${REQUIREMENT:-.}
-if [ "${1:-}" = --dry-run ]; then
-  DRY_RUN=yes
-  shift
-fi
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/environment.sh
 . "$root/launch/environment.sh"
+DEVICES=${DEVICES:-}         # makes so many devices of the CPU, to try a mesh on
+RESTARTS=${RESTARTS:-0}      # how often a run that failed is started again
+REQUIREMENT=${REQUIREMENT:-} # what of setup.cfg is installed: .[cuda12], .[tpu]
+
+choose_requirement "$root"
 ensure_environment "$root" "$REQUIREMENT"
+if [ "${1:-}" = --install ]; then
+  exit 0
+fi
 keep_compilations "$root"
 LAUNCH=()
 if [ -n "$DEVICES" ]; then

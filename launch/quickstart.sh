@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# The first command: makes .venv, installs the package, obtains the verifier
-# and benchmarks the shipped drafter against plain decoding. A second run
-# reuses all of it. Further arguments go to `bench`:
+# The first command: makes .venv, installs the package (for the GPU, where
+# NVIDIA's driver is found), obtains the verifier and benchmarks the shipped
+# drafter against plain decoding. A second run reuses all of it. Further
+# arguments go to `bench`:
 #   ./launch/quickstart.sh --limit 2 --config.temperature=1.0
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/environment.sh
 . "$root/launch/environment.sh"
-ensure_environment "$root" .
+REQUIREMENT=${REQUIREMENT:-} # what of setup.cfg is installed: .[cuda12], .[tpu]
+
+choose_requirement "$root"
+ensure_environment "$root" "$REQUIREMENT"
 keep_compilations "$root"
-exec "$root/.venv/bin/python" -m specdiff_jax bench \
-  --config="$root/configs/quickstart.py" "$@"
+EXEC=yes specdiff "$root" bench --config="$root/configs/quickstart.py" "$@"

@@ -2,7 +2,8 @@
 # The second command: installs what the tests need and runs them all, a file in
 # each of up to eight processes. With --fast first it leaves out what is marked
 # as slow (minutes instead of half an hour on two cores). Further arguments go
-# to pytest: ./launch/test.sh tests/tools -k timing
+# to pytest:
+#   ./launch/test.sh tests/tools -k timing
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,5 +15,5 @@ if [ "${1:-}" = --fast ]; then
 fi
 ensure_environment "$root" '.[test]'
 cd -- "$root"
-exec "$root/.venv/bin/python" -m pytest \
+EXEC=yes run "$root/.venv/bin/python" -m pytest \
   -n auto --maxprocesses 8 --dist loadfile "$@"

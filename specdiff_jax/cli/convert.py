@@ -3,6 +3,8 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
+from specdiff_jax.core import errors
+from specdiff_jax.drafters import registry
 
 _FLAGS = {
   'from': flag.Flag(
@@ -10,7 +12,10 @@ _FLAGS = {
   ),
   'to': flag.Flag('the directory to write, not there yet or empty. Needed'),
   'format': flag.Flag(
-    'what to write', 'hf', 'enum', choices=('hf', 'native', 'dflash')
+    'what to write',
+    'hf',
+    'enum',
+    choices=('hf', 'native', *registry.forms()),
   ),
   'dtype': flag.Flag(
     'dtype of all weights; '
@@ -34,7 +39,8 @@ COMMAND = command.Command(
     and config, and to the byte what lay beside the weights, so that
     --format=hf gives back the bytes of every tensor. --format=dflash: a DFlash
     drafter with dflash_config, as vLLM and SGLang load it; other networks have
-    no such form and are refused.
+    no such form and are refused, drafters that `distill` trained among them:
+    no other program has their networks, and it says how they are served here.
 
     Beside the weights are copied: configs, files of the tokenizer, chat
     templates, code (*.py), README, LICENSE and NOTICE. Other names are not, and
@@ -65,8 +71,9 @@ def body(call: command.Call) -> int:
   from specdiff_jax.checkpoints import export
   from specdiff_jax.checkpoints import sources
   from specdiff_jax.drafters import published
-  from specdiff_jax.drafters import tables
+  from specdiff_jax.recipes import drafters
 
+  _refuse_trained(drafters.shipped(origin))
   source = None if options.adapter else published.open_drafter(origin)
   source = source or sources.open_model(origin, options.adapter)
   with console.patient('converting (MB)') as show:
@@ -76,8 +83,26 @@ def body(call: command.Call) -> int:
       options.format,
       options.dtype,
       lambda written, total: show(written // 10**6, total // 10**6),
-      tables.merged('writers'),
+      registry.writers(),
     )
   console.say(f'{target}: written.')
   console.result({'to': target, 'format': options.format, **done})
   return 0
+
+
+def _refuse_trained(path: str) -> None:
+  """Raises InputError for a drafter of ours, whose network others lack."""
+  from specdiff_jax.drafters import drafter_file
+
+  if not drafter_file.is_one(path):
+    return
+  kind = drafter_file.kind(path)
+  system = registry.FAMILIES[registry.known(kind, path)].system or 'specdiff'
+  raise errors.InputError(
+    f'{path}: this is a drafter of the kind {kind!r} that `distill` trained, '
+    'and no other program has its network, so that it cannot be written in '
+    f'another form ({", ".join(registry.forms())} takes published drafters). '
+    f'This package serves it: --config.system={system} with this file as '
+    f"--config.drafter, or sd.system({system!r}, verifier, drafter='...') from "
+    'Python.'
+  )

@@ -41,7 +41,9 @@ COMMAND = command.Command(
     Writes WORKDIR/results.json (figures and curves of all runs) and
     WORKDIR/sweep.png (tau over steps, agreement and survival by slot), prints
     a table, and ends with one JSON object: runs, done, failed, best (its
-    values), best_tau, results, figure.
+    values), best_tau, results, figure. Runs that differ in their seed alone
+    (--grid seed=0,1,2) are one curve, and one more line of the table: their
+    mean, with one standard deviation.
     """,
   flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
@@ -91,13 +93,12 @@ def body(call: command.Call) -> int:
 def _report(recipe: str, workdir: str, found) -> None:
   """Prints and writes what the runs yielded."""
   from specdiff_jax.tools.sweep import plots
-  from specdiff_jax.tools.sweep import table
 
   results = os.path.join(workdir, 'results.json')
   figure = os.path.join(workdir, 'sweep.png')
   files.write_json(results, found.to_json(recipe))
   console.table(found.table())
-  console.out().print(table.LEGEND)
+  console.out().print(found.legend)
   for row in found.failed:
     console.say(f'{row.name} failed: {row.failure}')
   plots.save(figure, found.rows, recipe)

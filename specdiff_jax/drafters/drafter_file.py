@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import os
 import typing
 from typing import Any, ClassVar, Protocol
 
@@ -68,6 +69,13 @@ def save(
   safetensors_io.save(path, tensors, metadata)
 
 
+def is_one(path: str) -> bool:
+  """Whether a path is a drafter of this project, by its metadata alone."""
+  if not path.endswith('.safetensors') or not os.path.isfile(path):
+    return False
+  return safetensors_io.metadata(path).get('format') == FORMAT
+
+
 def kind(path: str) -> str:
   """Returns the kind of network in a file, by its metadata alone."""
   return kind_of(safetensors_io.metadata(path))
@@ -122,8 +130,8 @@ def load(
       f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
       'one with `specdiff distill`.'
     )
-  config = _config(path, metadata.get('config', ''), family)
-  _check_shapes(path, config, tensors)
+  config = sizes(path, metadata.get('config', ''), family)
+  check_shapes(path, config, tensors)
   _check_values(path, tensors)
   _check_vocab(path, tensors['vocab'], size)
   return config, tensors['network'], tensors['vocab']
@@ -173,13 +181,14 @@ def _verifier(sizes: Any) -> config_lib.TransformerConfig:
     raise TypeError(f'verifier: {str(error).rstrip(".")}') from error
 
 
-def _config(path: str, text: str, family: type[Config]) -> Config:
-  sizes = fields(path, text, family)
-  for name, value in sizes.items():
-    sizes[name] = tuple(value) if isinstance(value, list) else value
-  sizes['verifier'] = config_lib.TransformerConfig(**sizes['verifier'])
+def sizes(path: str, text: str, family: type[Config]) -> Config:
+  """Returns the sizes in a drafter's metadata; InputError as `fields`."""
+  found = fields(path, text, family)
+  for name, value in found.items():
+    found[name] = tuple(value) if isinstance(value, list) else value
+  found['verifier'] = config_lib.TransformerConfig(**found['verifier'])
   try:
-    return family(**sizes)
+    return family(**found)
   except (TypeError, errors.InputError) as error:  # of another version
     raise errors.InputError(
       f'{path}: the sizes in its metadata cannot be read ({error}). It was '
@@ -187,7 +196,8 @@ def _config(path: str, text: str, family: type[Config]) -> Config:
     ) from error
 
 
-def _check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
+def check_shapes(path: str, config, tensors: dict[str, Any]) -> None:
+  """Raises InputError where tensors are not those that the sizes ask for."""
   if config.layers > len(
     list(params_lib.flatten(tensors))
   ):  # before it is built

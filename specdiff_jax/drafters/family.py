@@ -120,8 +120,6 @@ class Family:
     shape: (name, verifier, serving) -> drafter and params without weights, of
       a drafter whose shape is known.
     describe: what is told of a published drafter, by `inspect`.
-    writers: (source, folder, dtype, progress) -> counts, by form; see
-      `export.convert`.
     by_output: names of matrices [out, in] of dense layers that a mesh splits
       by their outputs, besides those of the verifier's networks.
     by_input: names of those that it splits by their inputs.
@@ -137,9 +135,6 @@ class Family:
   published: Callable[..., Made] | None = None
   shape: Callable[..., Made] | None = None
   describe: Callable[..., Mapping[str, Any]] | None = None
-  writers: Mapping[str, Callable[..., Any]] = dataclasses.field(
-    default_factory=dict
-  )
   by_output: tuple[str, ...] = ()
   by_input: tuple[str, ...] = ()
   sharding: tuple[rules.Rule, ...] = ()

@@ -9,6 +9,7 @@ import importlib
 from typing import Any, TYPE_CHECKING
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 
 if TYPE_CHECKING:
   from specdiff_jax.drafters import family as family_lib
@@ -25,12 +26,15 @@ class Entry:
     parts: names of its networks, each in a file of its own.
     options: module with OPTIONS, dataclasses of `core.fields` by part, for new
       networks; '' where none is trained here, all being published ones.
+    writers: modules with `write`, a Writer of `checkpoints.export`, by the name
+      of the form that it writes.
   """
 
   module: str
   system: str = ''
   parts: tuple[str, ...] = ('drafter',)
   options: str = ''
+  writers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _HERE = 'specdiff_jax.drafters'
@@ -46,7 +50,9 @@ FAMILIES: dict[str, Entry] = {
   'masked_lm': Entry(
     f'{_HERE}.masked_lm.family', options=f'{_HERE}.masked_lm.options'
   ),
-  'dflash': Entry(f'{_HERE}.dflash.family'),
+  'dflash': Entry(
+    f'{_HERE}.dflash.family', writers={'dflash': f'{_HERE}.dflash.format'}
+  ),
 }
 
 
@@ -69,6 +75,37 @@ def kinds() -> dict[str, tuple[str, str]]:
     for name, entry in FAMILIES.items()
     if entry.options
     for part in entry.parts
+  }
+
+
+def known(kind: str, path: str) -> str:
+  """Returns the family of a file's kind; InputError where it is not known."""
+  if kind not in kinds():
+    raise errors.InputError(
+      f'{path}: this is a drafter of the kind {printing.short(kind)}, but the '
+      f'kinds that are known here are {", ".join(kinds())}; take the version '
+      'that wrote it.'
+    )
+  return kinds()[kind][0]
+
+
+def forms() -> dict[str, str]:
+  """Returns the module that writes each form of a published drafter.
+
+  Example: list(forms()) == ['dflash']
+  """
+  return {
+    form: module
+    for entry in FAMILIES.values()
+    for form, module in entry.writers.items()
+  }
+
+
+def writers() -> dict[str, Any]:
+  """Returns the Writer of each of `forms`, imported."""
+  return {
+    form: importlib.import_module(module).write
+    for form, module in forms().items()
   }
 
 

@@ -36,7 +36,7 @@ def matrices() -> frozenset[str]:
 
 
 def merged(what: str) -> dict[str, Any]:
-  """Returns the entries of every family's `readers`, `writers` and so on.
+  """Returns the entries of every family's `readers`, `architectures`.
 
   Example: merged('architectures')['LLaDAModelLM'] == 'llada'
   """

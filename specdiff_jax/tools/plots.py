@@ -6,22 +6,81 @@ from typing import Any
 
 from specdiff_jax.core import errors
 
+# As far from a white page as from a dark one (4.3 to 1), and no page of its own.
+_INK = '#797979'
+_STYLE: dict[Any, Any] = {
+  'savefig.transparent': True,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'grid.alpha': 0.25,
+  'legend.framealpha': 0,
+  **dict.fromkeys(
+    ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color'), _INK
+  ),
+  **dict.fromkeys(('ytick.color', 'grid.color'), _INK),
+}
+_DASHES = ('-', '--', '-.', ':')
+_MARKERS = 'osD^vPX*'
+
 
 @contextlib.contextmanager
 def canvas(path: str, title: str, wide: float, high: float) -> Iterator[Any]:
   """Yields a figure of matplotlib, which is then written to `path`.
 
-  Raises InputError if the file cannot be written or its ending is unknown.
+  It can be read on white and on dark pages. Raises InputError if the file
+  cannot be written or its ending is unknown.
   """
-  from matplotlib import figure  # half a second; only who plots waits for it
+  import matplotlib  # half a second; only who plots waits for it
+  from matplotlib import figure
 
-  made = figure.Figure(figsize=(wide, high), layout='constrained')
-  yield made
-  made.suptitle(title, parse_math=False)  # a path may hold $
-  try:
-    made.savefig(path, dpi=150)
-  except (OSError, ValueError) as error:
-    raise errors.InputError(
-      f'The plot cannot be written to {path!r}: {error}. Give a file in a '
-      'folder that exists, ending in .png, .svg or .pdf.'
-    ) from error
+  with matplotlib.rc_context(_STYLE):
+    made = figure.Figure(figsize=(wide, high), layout='constrained')
+    yield made
+    made.suptitle(title, parse_math=False)  # a path may hold $
+    try:
+      made.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+      raise errors.InputError(
+        f'The plot cannot be written to {path!r}: {error}. Give a file in a '
+        'folder that exists, ending in .png, .svg or .pdf.'
+      ) from error
+
+
+def style(number: int, count: int) -> dict[str, Any]:
+  """Returns how curve `number` of `count` is drawn.
+
+  Curves that coincide stay visible: an earlier one is wider, and shows between
+  the dashes of those above it.
+  """
+  below = (count - 1 - number) / max(1, count - 1)
+  return {
+    'color': f'C{number % 10}',
+    'linestyle': _DASHES[number % len(_DASHES)],
+    'marker': _MARKERS[number % len(_MARKERS)],
+    'linewidth': 1.2 + 2.4 * below,
+    'markersize': 4 + 4 * below,
+  }
+
+
+def whole_numbers(axis: Any) -> None:
+  """Has the ticks of an axis at steps or slots: whole numbers, at most ten."""
+  from matplotlib import ticker
+
+  axis.set_major_locator(
+    ticker.MaxNLocator(10, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+  )
+
+
+def logarithmic(panel: Any) -> None:
+  """Gives a panel a logarithmic y axis whose ticks are plain decimals."""
+  from matplotlib import ticker
+
+  panel.set_yscale('log')
+  low, high = panel.get_ylim()
+  locator = ticker.LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,))
+  if high / low < 10:  # too few of those
+    locator = ticker.MaxNLocator(6)
+  panel.yaxis.set_major_locator(locator)
+  panel.yaxis.set_major_formatter('{x:g}')
+  panel.yaxis.set_minor_formatter(ticker.NullFormatter())

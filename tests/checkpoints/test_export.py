@@ -25,7 +25,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import directory as hf_directory
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import published
-from specdiff_jax.drafters import tables
+from specdiff_jax.drafters import registry
 from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
@@ -47,7 +47,7 @@ def convert(origin, target, form, dtype='', adapter=''):
   source = published.open_drafter(str(origin)) if not adapter else None
   source = source or sources.open_model(str(origin), adapter)
   return export.convert(
-    source, str(target), form, dtype, writers=tables.merged('writers')
+    source, str(target), form, dtype, writers=registry.writers()
   )
 
 

@@ -15,6 +15,7 @@ from specdiff_jax.checkpoints import presets
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.cli import command
+from specdiff_jax.drafters import registry
 from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
@@ -151,10 +152,28 @@ def test_convert_refuses(specdiff, made, tmp_path, root):
     convert('--from', made / 'hf', *to, f'--adapter={tmp_path}'),
     'adapter_config.json',
   )
-  zoo = root / 'specdiff_jax' / 'zoo'
-  ours = next(zoo.glob('*.safetensors'))
-  refused(convert('--from', ours, *to), 'a file of tensors alone')
   assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('form', ['hf', 'native', *registry.forms()])
+def test_a_trained_drafter_says_what_serves_it(specdiff, root, tmp_path, form):
+  """In any form, by its path and by its name in the zoo."""
+  zoo = root / 'specdiff_jax' / 'zoo'
+  path = next(zoo.glob('*.safetensors'))
+  to = '--to', tmp_path / 'x', f'--format={form}'
+  told = ("'diffusion'", 'config.system=specdiff', 'config.drafter', 'Python')
+  refused(specdiff('convert', '--from', path, *to), path, *told)
+  refused(specdiff('convert', '--from', path.name, *to), *told)
+  tensors, facts = safetensors_io.load(str(path))
+  other = tmp_path / 'd.safetensors'
+  for kind, words in (
+      ('autoregressive', ['config.system=sps']), ('x', ["'x'", 'masked_lm']),
+  ):  # fmt: skip
+    safetensors_io.save(str(other), tensors, facts | {'kind': kind})
+    refused(specdiff('convert', '--from', other, *to), other, *words)
+  safetensors_io.save(str(other), {'a': np.ones(2)}, {})
+  refused(specdiff('convert', '--from', other, *to), 'a file of tensors alone')
+  assert os.listdir(tmp_path) == ['d.safetensors']
 
 
 @pytest.mark.parametrize('form', ['hf', 'gguf', 'native'])
@@ -282,6 +301,16 @@ def test_inspect_a_drafter_that_asks_for_too_much(specdiff, root, tmp_path):
     facts['config'] = json.dumps(sizes | changes)
     safetensors_io.save(str(path), tensors, facts)
     refused(specdiff('inspect', path), 'x.safetensors', *changes)
+
+
+def test_inspect_tells_what_a_drafter_lacks(specdiff, root, tmp_path):
+  zoo = root / 'specdiff_jax' / 'zoo'
+  tensors, facts = safetensors_io.load(str(next(zoo.glob('*.safetensors'))))
+  del tensors['network']['trunk']
+  path = tmp_path / 'x.safetensors'
+  safetensors_io.save(str(path), tensors, facts)
+  run = specdiff('inspect', path)
+  assert run.code == 1 and "'network.trunk'" in run.json['fault'], run
 
 
 def test_inspect_refuses(specdiff, made, tmp_path):

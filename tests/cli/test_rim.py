@@ -143,7 +143,7 @@ def test_a_platform_that_is_absent_is_named(monkeypatch):
   monkeypatch.setattr(failures, '_there', lambda: 'This machine has: cpu.')
   monkeypatch.setattr(jax, 'devices', devices)
   said = failures.reason(AssertionError())
-  for word in ("JAX_PLATFORMS='cuda'", 'backend', 'has: cpu', '[gpu]'):
+  for word in ("JAX_PLATFORMS='cuda'", 'backend', 'has: cpu', '[cuda13]'):
     assert word in said
 
 

@@ -47,7 +47,7 @@ def dual(monkeypatch):
 def test_naming_the_families_imports_none():
   program = (
     'import sys; from specdiff_jax.drafters import registry; '
-    'registry.systems(), registry.drafters(); '
+    'registry.systems(), registry.drafters(), registry.forms(); '
     '[registry.options(kind) for kind in registry.kinds()]; '
     'assert not {"jax", "flax", "numpy"} & set(sys.modules)'
   )
@@ -71,6 +71,9 @@ def test_every_family_says_what_its_line_says(dual):
     assert bool(family.readers) == bool(family.published)
     assert bool(family.readers) == bool(family.describe)
     assert set(family.architectures.values()) <= set(family.readers)
+    # What is written can be read again.
+    assert set(entry.writers) <= set(family.readers)
+  assert all(map(callable, registry.writers().values()))
   for kind in registry.kinds():
     network = registry.network(kind)
     assert network.config.kind == kind

@@ -56,6 +56,5 @@ FAMILY = family.Family(
   architectures={'DFlashDraftModel': 'dflash'},
   published=_published,
   describe=_describe,
-  writers={'dflash': format_lib.write},
   by_output=('fuse',),
 )

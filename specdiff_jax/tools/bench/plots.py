@@ -19,13 +19,14 @@ def save(path: str, rows: Sequence[metrics.Row], title: str = '') -> None:
     speed.bar_label(bars, [f'{row.speedup:.2f}x' for row in rows])
     speed.margins(y=0.1)  # room for the labels
     speed.set_ylabel('tokens/s, prefill excluded')
-    for row in rows:
-      if len(row.histogram) > 1:
-        values = metrics.surv(row.histogram)
-        curve.plot(range(1, len(values) + 1), values, 'o-', label=row.system)
+    drafted = [row for row in rows if len(row.histogram) > 1]
+    for number, row in enumerate(drafted):
+      values = metrics.surv(row.histogram)
+      style = plots.style(number, len(drafted))
+      curve.plot(range(1, len(values) + 1), values, **style, label=row.system)
     curve.set_xlabel('drafted position')
     curve.set_ylabel('accepted up to it')
     curve.set_ylim(0, 1)
-    curve.xaxis.get_major_locator().set_params(integer=True)
+    plots.whole_numbers(curve.xaxis)
     if curve.lines:
       curve.legend()

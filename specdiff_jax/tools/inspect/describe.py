@@ -17,7 +17,6 @@ from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
-from specdiff_jax.core import printing
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
@@ -136,14 +135,10 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
       'its directory, with config.json.'
     )
   kind = drafter_file.kind_of(facts)
-  if kind not in registry.kinds():
-    raise errors.InputError(
-      f'{path}: this is a drafter of the kind {printing.short(kind)}, but the '
-      f'kinds that are known here are {", ".join(registry.kinds())}; take the '
-      'version that wrote it.'
-    )
+  registry.known(kind, path)
   sizes_of = registry.network(kind).config
-  config = drafter_file.fields(path, facts.get('config', ''), sizes_of)
+  text = facts.get('config', '')
+  config = drafter_file.fields(path, text, sizes_of)
   count = sum(
     math.prod(tensor.shape)
     for name, tensor in tensors.items()
@@ -153,6 +148,11 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
   told |= {'family': kind, 'config': config}
   told |= {'parameters': count, 'verifier': facts.get('verifier')}
   told |= _stored((t.kind, t.nbytes) for t in tensors.values())
+  try:
+    made = drafter_file.sizes(path, text, sizes_of)
+    drafter_file.check_shapes(path, made, params_lib.nest(tensors))
+  except errors.InputError as e:
+    return told | {'fault': str(e)}
   return told | {'fault': ''}
 
 

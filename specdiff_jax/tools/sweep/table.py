@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import statistics
 from typing import Any
 
 from specdiff_jax.tools import tables
@@ -14,6 +15,9 @@ LEGEND = (
   "the last quarter of the slots, has the verifier's token; surv late: and "
   'all slots before it too. Losses of different kinds have different units.'
 )
+SEEDS = ' The last lines are means over seeds, ± one standard deviation.'
+_SEED = 'seed'  # the field
+_FIGURES = ('loss', 'tau_eval', 'agree_1', 'agree_late', 'surv_late')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,19 @@ class Row:
   @property
   def name(self) -> str:
     """The values in words."""
-    return ' '.join(f'{field}={value}' for field, value in self.values.items())
+    return _words(self.values)
+
+  @property
+  def figures(self) -> tuple[float | None, ...]:
+    """Loss, tau, agree 1, agree late, surv late; None where there is none."""
+    agree = self.curve('agree')
+    return (
+      self.result.get('loss'),
+      self.result.get('tau_eval'),
+      agree[0] if agree else None,
+      self.late('agree'),
+      self.late('surv'),
+    )
 
   def curve(self, figure: str) -> list[float | None]:
     """Returns a curve by slot of the last evaluation, [] if there is none."""
@@ -61,6 +77,60 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Group:
+  """Runs that differ in their seed alone, or one run."""
+
+  values: Mapping[str, str]  # of the other swept fields
+  rows: Sequence[Row]
+
+  @property
+  def name(self) -> str:
+    """The values in words."""
+    return _words(self.values) or f'{len(self.rows)} seeds'
+
+  def over_steps(self, name: str) -> tuple[list[int], list[float], list[float]]:
+    """Returns steps, and mean and spread of what all runs have there."""
+    runs = [dict(zip(*row.over_steps(name))) for row in self.rows]
+    steps = sorted(set(runs[0]).intersection(*runs))
+    found = [_mean_spread([run[step] for run in runs]) for step in steps]
+    return steps, [mean for mean, _ in found], [spread for _, spread in found]
+
+  def curve(self, figure: str) -> list[tuple[float, float] | None]:
+    """Returns (mean, spread) by slot, None where no run has a value."""
+    slots = zip(*(row.curve(figure) for row in self.rows))
+    return [_known(values) for values in slots]
+
+  def figures(self) -> list[tuple[float, float] | None]:
+    """Returns (mean, spread) of each of `Row.figures`."""
+    return [_known(values) for values in zip(*(r.figures for r in self.rows))]
+
+
+def groups(rows: Sequence[Row]) -> list[Group]:
+  """Returns runs by what they have in common besides their seed, in order."""
+  found: dict[str, tuple[Mapping[str, str], list[Row]]] = {}
+  for row in rows:
+    values = {f: value for f, value in row.values.items() if f != _SEED}
+    found.setdefault(_words(values), (values, []))[1].append(row)
+  return [Group(*group) for group in found.values()]
+
+
+def _words(values: Mapping[str, str]) -> str:
+  return ' '.join(f'{field}={value}' for field, value in values.items())
+
+
+def _mean_spread(values: Sequence[float]) -> tuple[float, float]:
+  """Returns the mean and the standard deviation (n - 1; of one value 0)."""
+  spread = statistics.stdev(values) if len(values) > 1 else 0.0
+  return statistics.fmean(values), spread
+
+
+def _known(values: Sequence[float | None]) -> tuple[float, float] | None:
+  """Returns mean and spread of what is there, None of nothing."""
+  known = [value for value in values if value is not None]
+  return _mean_spread(known) if known else None
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
   """The runs of all points, or of those before the one that was stopped."""
 
@@ -72,12 +142,24 @@ class Sweep:
     """Runs that are not done."""
     return [row for row in self.rows if row.failure]
 
+  @property
+  def seeds(self) -> Sequence[Group]:
+    """What was run with several seeds, of which at least two are done."""
+    done = groups([row for row in self.rows if not row.failure])
+    return [group for group in done if len(group.rows) > 1]
+
+  @property
+  def legend(self) -> str:
+    """What the table's columns mean."""
+    return LEGEND + SEEDS * bool(self.seeds)
+
   def table(self) -> tables.Table:
-    """Returns a line for each run."""
+    """Returns a line for each run, then one for each mean over seeds."""
     fields = tuple(self.rows[0].values)
     columns = ('steps', 'last loss', 'tau')
     columns += ('agree 1', 'agree late', 'surv late')
     rows = [_line(row) for row in self.rows]
+    rows += [_mean_line(group, fields) for group in self.seeds]
     return tables.Table((*fields, '', *columns), rows, words=len(fields) + 1)
 
   def to_json(self, recipe: str) -> dict[str, Any]:
@@ -97,6 +179,17 @@ class Sweep:
         }
         for row in self.rows
       ],
+      'over_seeds': [
+        {
+          'values': dict(group.values),
+          'seeds': [row.values[_SEED] for row in group.rows],
+          **{
+            name: one and {'mean': one[0], 'std': one[1]}
+            for name, one in zip(_FIGURES, group.figures())
+          },
+        }
+        for group in self.seeds
+      ],
     }
 
   def summary(self) -> dict[str, Any]:
@@ -113,17 +206,22 @@ class Sweep:
 
 
 def _line(row: Row) -> tuple[str, ...]:
-  agree = row.curve('agree')
-  figures = (
-    row.result.get('loss'),
-    row.result.get('tau_eval'),
-    agree[0] if agree else None,
-    row.late('agree'),
-    row.late('surv'),
-  )
   return (
     *row.values.values(),
     'FAILED' if row.failure else 'done',
     str(row.result.get('steps', '-')),
-    *('-' if value is None else f'{value:.3f}' for value in figures),
+    *('-' if value is None else f'{value:.3f}' for value in row.figures),
+  )
+
+
+def _mean_line(group: Group, fields: Sequence[str]) -> tuple[str, ...]:
+  seeds = f'{len(group.rows)} seeds'
+  return (
+    *(group.values.get(field, seeds) for field in fields),
+    'mean',
+    str(group.rows[0].result.get('steps', '-')),
+    *(
+      '-' if one is None else f'{one[0]:.3f} ±{one[1]:.3f}'
+      for one in group.figures()
+    ),
   )
