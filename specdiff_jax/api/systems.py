@@ -73,6 +73,7 @@ class System:
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     chat: bool | None = None,
+    template: Mapping[str, Any] | None = None,
   ) -> Any:
     """Returns the `Completion` of a prompt, or a list of them for a list.
 
@@ -90,6 +91,8 @@ class System:
       stop: strings that end the text, which is cut before them.
       chat: whether a text goes into the chat template; by default if the model
         has one. Messages always do.
+      template: arguments of the chat template beside the messages, such as
+        {'enable_thinking': False} or {'tools': [...]}.
 
       What is None is as the system was made.
 
@@ -106,7 +109,7 @@ class System:
     session, requests = self._asked(
       'generate', prompt, max_new_tokens=max_new_tokens,
       temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
-      chat=chat,
+      chat=chat, template=template,
     )  # fmt: skip
     with fields.arguments():
       found = session.decode(requests, on_tokens=session.watch())
@@ -124,6 +127,7 @@ class System:
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     chat: bool | None = None,
+    template: Mapping[str, Any] | None = None,
   ) -> Iterator[str]:
     """Yields the text of one prompt in pieces; see `generate`.
 
@@ -143,6 +147,7 @@ class System:
     session, requests = self._asked(
       'stream', prompt, max_new_tokens=max_new_tokens, temperature=temperature,
       top_k=top_k, top_p=top_p, seed=seed, stop=stop, chat=chat,
+      template=template,
     )  # fmt: skip
     return session.stream(requests[0])
 

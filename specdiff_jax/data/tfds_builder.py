@@ -190,3 +190,25 @@ def read(folder: str, stored_top_k: int = 0) -> Any:
   builder = Trajectories(stored_top_k=stored_top_k, data_dir=alias)
   # tfds's decorators hide the parameters.
   return builder.as_data_source(split='train')  # pyright: ignore[reportCallIssue]
+
+
+def published(name: str, split: str) -> Any:
+  """Returns a split of a dataset that TFDS knows; None where it knows none.
+
+  It is fetched and prepared first where it is not on this disk. Raises
+  InputError where that fails, or there is no such split.
+  """
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder = tfds.builder(name)
+      if not builder.data_path.exists():
+        builder.download_and_prepare(file_format='array_record')
+      return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+  except tfds.core.registered.DatasetNotFoundError:
+    return None
+  except Exception as error:  # of any kind: of the network, of the dataset
+    told = ' '.join(str(error).split()) or type(error).__name__
+    raise errors.InputError(
+      f'tensorflow_datasets does not give the split {split!r} of {name} '
+      f'({told[:300]}). Correct the names, or fetch the data and give its file.'
+    ) from error

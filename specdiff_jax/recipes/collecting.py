@@ -70,7 +70,7 @@ def requests(
   """
   return collect_lib.requests_of(
     prompts_lib.repeated(texts, recipe.collecting.completions),
-    lambda text: checkpoint.tokenizer.encode_prompt(text, recipe.sampling.chat),
+    lambda prompt: decoding.tokens(recipe, checkpoint, prompt),
     max(recipe.decoding.prompt_buckets),
   )
 
@@ -111,8 +111,11 @@ def collect(
       on_done=lambda request, made: on_done(request.id, made.tokens),
     )
 
+  sampling = dataclasses.asdict(recipe.sampling)
+  if sampling['template'] == type(recipe.sampling).template:
+    del sampling['template']  # journals from before it go on
   header = (
-    dataclasses.asdict(recipe.sampling)
+    sampling
     | {
       'verifier': checkpoint.fingerprint,
       'dtype': ('int8/' if systems.is_int8(recipe, 'verifier') else '')
