@@ -8,6 +8,7 @@ user are taken.
 
 from collections.abc import Callable, Iterator, Mapping
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -135,9 +136,9 @@ def _line(
         f'{printing.names(sorted(record)) or "none"}.'
       )
   prompt = record[field]
-  if isinstance(prompt, list):
-    prompt = _asked(prompt)
-  elif not isinstance(prompt, str | None):
+  if isinstance(prompt, list) and prompt:
+    prompt = _asked(where, prompt)
+  elif not isinstance(prompt, str | None | list):
     raise errors.InputError(
       f'{where}: the field {field!r} is {printing.short(prompt)}, but a prompt '
       'is a text or a list of messages.'
@@ -152,7 +153,7 @@ def _line(
   return json.dumps(fields).encode() + b'\n', content
 
 
-def _asked(messages: list[Any]) -> list[Any]:
+def _asked(where: str, messages: list[Any]) -> list[Any]:
   """Returns messages up to the last one of the user, in OpenAI's form."""
   found, end = [], 0
   for number, one in enumerate(messages, 1):
@@ -164,6 +165,7 @@ def _asked(messages: list[Any]) -> list[Any]:
       one = {name: value for name, value in one.items() if value is not None}
       end = number if one.get('role') == 'user' else end
     found.append(one)
+  prompts_lib.messages(where, found)
   return found[:end]
 
 
@@ -204,9 +206,12 @@ def _tfds(name: str, split: str) -> Records:
 
     source = tfds_builder.published(name, split)
   if source is None:
+    without = importlib.util.find_spec('tensorflow') is None
     raise errors.InputError(
       f'{name} is neither a file that is there nor a dataset that '
-      'tensorflow_datasets has; correct the path or the name.'
+      'tensorflow_datasets has'
+      + (' (without tensorflow it has few)' if without else '')
+      + '; correct the path or the name.'
     )
   for number in range(len(source)):
     record = {key: _plain(value) for key, value in source[number].items()}
