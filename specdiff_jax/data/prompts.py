@@ -226,8 +226,8 @@ def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
   The first keeps its id, so that a run may go on with more completions of a
   prompt than it began with. Raises InputError where an id would stand twice.
 
-    >>> repeated([Prompt('a', 'Hello')], 2)
-    [Prompt(id='a', text='Hello'), Prompt(id='a#2', text='Hello')]
+    >>> [(one.id, one.text) for one in repeated([Prompt('a', 'Hello')], 2)]
+    [('a', 'Hello'), ('a#2', 'Hello')]
   """
   found = [
     prompt

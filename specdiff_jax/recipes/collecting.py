@@ -111,11 +111,9 @@ def collect(
       on_done=lambda request, made: on_done(request.id, made.tokens),
     )
 
-  sampling = dataclasses.asdict(recipe.sampling)
-  if sampling['template'] == type(recipe.sampling).template:
-    del sampling['template']  # journals from before it go on
+  decides, sampling = recipe.deciding('text'), vars(recipe.sampling)
   header = (
-    sampling
+    {name: value for name, value in sampling.items() if name in decides}
     | {
       'verifier': checkpoint.fingerprint,
       'dtype': ('int8/' if systems.is_int8(recipe, 'verifier') else '')
