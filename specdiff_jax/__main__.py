@@ -12,6 +12,7 @@ SUBCOMMANDS = {
   'decode': 'complete prompts with a verifier, drafted or plainly',
   'bench': 'compare the systems: tokens/s, speed-up, tau, exactness',
   'verify': 'check that drafting leaves every token as plain decoding has it',
+  'prompts': 'write a prompt file out of a dataset: JSONL, parquet, TFDS',
   'collect': "write the verifier's own completions of many prompts",
   'distill': 'train a drafter on collected completions',
   'sweep': 'distill every combination of some settings, and compare them',

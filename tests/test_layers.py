@@ -37,6 +37,7 @@ ONLY = {
   'grain': ('data/',),
   'tensorflow_datasets': ('data/',),
   'array_record': ('data/',),
+  'pyarrow': ('data/',),
   'absl': ('cli/',),
   'ml_collections': ('cli/',),
   'rich': ('cli/',),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import numbers
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +17,6 @@ _WANTED = (
 )
 
 
-class Named(NamedTuple):
-  """A prompt with the id that keys its noise."""
-
-  id: str
-  text: Any  # a text, messages, or tokens
-
-
 def is_single(prompts: Any) -> bool:
   """Returns whether this is one prompt, not a list of them."""
   if isinstance(prompts, (str, prompts_lib.Prompt)):
@@ -33,17 +26,18 @@ def is_single(prompts: Any) -> bool:
   return (
     isinstance(prompts, Sequence)
     and len(prompts) > 0
-    and (all(map(_is_id, prompts)) or all(map(_is_message, prompts)))
+    and (all(map(_is_id, prompts)) or isinstance(prompts[0], Mapping))
   )
 
 
-def named(prompts: Any, vocab_size: int) -> list[Any]:
+def named(prompts: Any, vocab_size: int) -> list[prompts_lib.Prompt]:
   """Returns prompts with their ids, checked; one, or a list of them.
 
   Those of a prompt file keep their ids. The first of the others has the id of
   `decode --prompt`, so that its draws are the same there.
 
-  Example: named(['a', 'b'], 9) == [('prompt', 'a'), ('prompt#2', 'b')]
+  >>> named(['a', 'b'], 9)[1].id
+  'prompt#2'
   """
   if is_single(prompts):
     prompts = [prompts]
@@ -56,11 +50,12 @@ def named(prompts: Any, vocab_size: int) -> list[Any]:
   found = []
   for number, one in enumerate(prompts, 1):
     if isinstance(one, prompts_lib.Prompt):
-      found.append(Named(one.id, one.text))
+      found.append(one)
       continue
     where = 'prompt' if len(prompts) == 1 else f'prompt {number}'
     id = _ID if number == 1 else f'{_ID}#{number}'
-    found.append(Named(id, _content(where, one, vocab_size)))
+    content = _content(where, one, vocab_size)
+    found.append(prompts_lib.Prompt(id, content))
   return found
 
 
@@ -73,14 +68,8 @@ def _content(where: str, one: Any, vocab_size: int) -> Any:
     return one
   if not is_single(one):
     raise _wrong(where, one)
-  if _is_message(one[0]):
-    for message in one:
-      if not all(isinstance(message[name], str) for name in _PARTS):
-        raise errors.InputError(
-          f'{where} has the message {printing.short(dict(message))}, but role '
-          'and content of a message have to be texts.'
-        )
-    return [dict(message) for message in one]
+  if isinstance(one[0], Mapping):
+    return prompts_lib.messages(where, one)
   ids = [int(i) for i in one]
   if bad := [i for i in ids if not 0 <= i < vocab_size]:
     raise errors.InputError(
@@ -90,15 +79,8 @@ def _content(where: str, one: Any, vocab_size: int) -> Any:
   return ids
 
 
-_PARTS = ('role', 'content')
-
-
 def _is_id(value: Any) -> bool:
   return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_message(value: Any) -> bool:
-  return isinstance(value, Mapping) and all(name in value for name in _PARTS)
 
 
 def _wrong(where: str, value: Any) -> errors.InputError:

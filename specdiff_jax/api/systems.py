@@ -76,6 +76,7 @@ class System:
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     chat: bool | None = None,
+    template: Mapping[str, Any] | None = None,
     logprobs: bool = False,
   ) -> Any:
     """Returns the `Completion` of a prompt, or a list of them for a list.
@@ -94,6 +95,8 @@ class System:
       stop: strings that end the text, which is cut before them.
       chat: whether a text goes into the chat template; by default if the model
         has one. Messages always do.
+      template: arguments of the chat template beside the messages, such as
+        {'enable_thinking': False} or {'tools': [...]}.
       logprobs: whether the completion holds those of its tokens, from the pass
         that verifies them.
 
@@ -112,7 +115,7 @@ class System:
     session, requests = self._asked(
       'generate', prompt, max_new_tokens=max_new_tokens,
       temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
-      chat=chat,
+      chat=chat, template=template,
     )  # fmt: skip
     if logprobs:
       session = session.with_logprobs()
@@ -132,6 +135,7 @@ class System:
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     chat: bool | None = None,
+    template: Mapping[str, Any] | None = None,
   ) -> Iterator[str]:
     """Yields the text of one prompt in pieces; see `generate`.
 
@@ -151,6 +155,7 @@ class System:
     session, requests = self._asked(
       'stream', prompt, max_new_tokens=max_new_tokens, temperature=temperature,
       top_k=top_k, top_p=top_p, seed=seed, stop=stop, chat=chat,
+      template=template,
     )  # fmt: skip
     return session.stream(requests[0])
 

@@ -41,8 +41,8 @@ def defined(named: Mapping[str, Flag]) -> flags.FlagValues:
 # Of programs that read `decoding.prompts`.
 PROMPTS = {
   'prompts': Flag(
-    'a JSONL file of prompts, with the fields id and prompt; goes before '
-    'config.prompts'
+    'a JSONL file of prompts, with the fields id and prompt (a text, or a '
+    'list of messages); goes before config.prompts'
   ),
   'limit': Flag(
     'take this many prompts of the file; 0 takes all. Without it all of '
@@ -54,7 +54,10 @@ PROMPTS = {
 
 # Of programs that read the prompts of a file, or none.
 FILE = {
-  'prompts': Flag('a JSONL file of prompts, with the fields id and prompt'),
+  'prompts': Flag(
+    'a JSONL file of prompts, with the fields id and prompt (a text, or a '
+    'list of messages)'
+  ),
   'limit': Flag(
     'take this many prompts of the file; 0 takes all', 0, 'integer', 0
   ),

@@ -15,7 +15,7 @@ class Request:
   """What the verifier is to complete."""
 
   id: str
-  prompt_hash: str  # of the text that was asked: `prompts.text_hash`
+  prompt_hash: str  # of what was asked: `prompts.text_hash`
   prompt: Sequence[int]  # its tokens, and the given ones
   given: int = 0  # of these, the last ones that are the completion's first
 
@@ -26,7 +26,7 @@ Records = list[trajectories.Trajectory]
 
 def requests_of(
   prompts: Sequence[prompts_lib.Prompt],
-  encode: Callable[[str], list[int]],
+  encode: Callable[[prompts_lib.Prompt], list[int]],
   max_prompt: int | None = None,
 ) -> list[Request]:
   """Returns the requests that ask for whole completions of prompts.
@@ -34,7 +34,7 @@ def requests_of(
   Raises InputError if a prompt has more than `max_prompt` tokens or none.
   """
   found = [
-    Request(p.id, prompts_lib.text_hash(p.text), list(encode(p.text)))
+    Request(p.id, prompts_lib.text_hash(p.text), list(encode(p)))
     for p in prompts
   ]
   _check_lengths(found, max_prompt)

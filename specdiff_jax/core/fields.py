@@ -38,6 +38,7 @@ class About:
   within: str = ''  # all of these in words, for errors
   element: type | None = None  # of the elements of a tuple that may be empty
   path: bool = False  # it holds paths of files
+  json: bool = False  # it is the text of a JSON object, or given as a dict
   reported: tuple[str, ...] = ()  # programs whose reports name the value
   newer: bool = False  # than runs that go on: its default decides nothing
   hidden: bool = (

@@ -1,16 +1,26 @@
-"""Prompt files: JSON lines with the fields `id` and `prompt`."""
+"""Prompt files: JSON lines with the fields `id` and `prompt`.
+
+A prompt is a text, or a list of messages, then under `prompt` or `messages`.
+Beside it may stand arguments of the chat template: `chat_template_kwargs`, as
+serving stacks and trainers call them (or `template`, as the config does), and
+of messages `tools`.
+"""
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 
 _LONGEST_LINE = 32 << 20  # bytes
 _LONGEST_ID = 1000  # characters; messages and results repeat it
+_ARGUMENTS = ('template', 'chat_template_kwargs')
+_READ = ('id', 'prompt', 'messages', 'tools', *_ARGUMENTS)  # that are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +28,13 @@ class Prompt:
   """One prompt; `id` is that of the file and unique in it."""
 
   id: str
-  text: str
+  text: Any  # a text, a list of messages, or, from Python, of tokens
+  template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     for name, value in (('id', self.id), ('prompt', self.text)):
+      if not isinstance(value, str):
+        continue
       try:
         value.encode()
       except UnicodeEncodeError as error:
@@ -35,8 +48,8 @@ class Prompt:
 def read(path: str, limit: int | None = None) -> list[Prompt]:
   """Reads a JSONL file of prompts, at most `limit` of them.
 
-  Fields other than `id` and `prompt` are ignored, blank lines are skipped. An
-  id may be an integer.
+  Other fields than those above are ignored, blank lines are skipped. An id may
+  be an integer.
   Raises InputError, with the line's number, where a line cannot be used.
 
   Example:
@@ -45,12 +58,12 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
     ['tiny-0']
   """
   found: dict[str, tuple[int, Prompt]] = {}
-  for number, line in _lines(path):
+  for number, line in lines(path):
     if limit is not None and len(found) >= limit:
       break
     if not line.strip():
       continue
-    prompt = _parse(line, f'{path}, line {number}')
+    prompt = parse(line, f'{path}, line {number}')
     if prompt.id in found:
       raise errors.InputError(
         f'{path}, line {number}: the id {prompt.id!r} stands already '
@@ -66,7 +79,7 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
   return [prompt for _, prompt in found.values()]
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+def lines(path: str) -> Iterator[tuple[int, bytes]]:
   """Yields the lines of a file with their numbers, from 1."""
   with files.open_file(path) as file:
     number = 0
@@ -88,23 +101,14 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
       yield number, line
 
 
-def _parse(line: bytes, where: str) -> Prompt:
+def parse(line: bytes, where: str) -> Prompt:
   """Returns the prompt of one line, or raises an error that says `where`."""
-  try:
-    fields = files.parse_json(line)
-  except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-    raise errors.InputError(
-      f'{where}: not JSON ({error}). Each line must be one object with the '
-      'fields "id" and "prompt"; correct or remove this line.'
-    ) from error
-  if not isinstance(fields, dict):
-    raise errors.InputError(
-      f'{where}: a JSON object was expected, found '
-      f'{type(fields).__name__}. Write {{"id": ..., "prompt": ...}}.'
-    )
-  for name in ('id', 'prompt'):
+  fields = parsed(line, where)
+  if 'prompt' not in fields and isinstance(fields.get('messages'), list):
+    fields['prompt'] = fields['messages']
+  for name, other in (('id', int), ('prompt', list)):
     value = fields.get(name)
-    if name == 'id' and type(value) is int:
+    if type(value) is other:
       continue
     if not isinstance(value, str) or not value.strip():
       problem = (
@@ -116,9 +120,9 @@ def _parse(line: bytes, where: str) -> Prompt:
         f'{where}: the field "{name}" {problem}. Each line needs "id" and '
         f'"prompt"; this one has {sorted(fields)[:9]}.'
       )
-  if line.count(b'"id"') > 1 or line.count(b'"prompt"') > 1 or b'\\u' in line:
+  if any(line.count(b'"%s"' % n.encode()) > 1 for n in _READ) or b'\\u' in line:
     names = [name for name, _ in json.loads(line, object_pairs_hook=list)]
-    for name in ('id', 'prompt'):
+    for name in _READ:
       if names.count(name) > 1:
         raise errors.InputError(
           f'{where}: the field "{name}" stands there twice; leave one.'
@@ -128,7 +132,92 @@ def _parse(line: bytes, where: str) -> Prompt:
       f'{where}: the field "id" has {len(str(fields["id"]))} characters, but '
       f'it may have {_LONGEST_ID}. Shorten it.'
     )
-  return Prompt(str(fields['id']), fields['prompt'])
+  prompt = fields['prompt']
+  if isinstance(prompt, list):
+    prompt = messages(where, prompt)
+  return Prompt(str(fields['id']), prompt, arguments(where, fields, prompt))
+
+
+def parsed(line: bytes, where: str) -> dict[str, Any]:
+  """Returns the object of a line, or raises an error that says `where`."""
+  try:
+    fields = files.parse_json(line)
+  except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    raise errors.InputError(
+      f'{where}: not JSON ({error}). Each line must be one object; '
+      'correct or remove this line.'
+    ) from error
+  if not isinstance(fields, dict):
+    raise errors.InputError(
+      f'{where}: a JSON object was expected, found '
+      f'{type(fields).__name__}; write one object a line.'
+    )
+  return fields
+
+
+def messages(where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+  """Returns messages, checked: each has a role, and a content or calls tools.
+
+  A content is a text or a list of parts, as some templates take it. Other
+  fields are the template's matter. Raises InputError, which begins with
+  `where`.
+
+  >>> messages('prompt', [{'role': 'user', 'content': 'Hi'}])
+  [{'role': 'user', 'content': 'Hi'}]
+  """
+  if not values:
+    raise errors.InputError(f'{where} has no messages; give at least one.')
+  for one in values:
+    fault = _fault(one)
+    if fault:
+      raise errors.InputError(
+        f'{where} has the message {printing.short(one)}, {fault}: role and '
+        'content of a message have to be texts (the content may be a list of '
+        'parts, and none beside tool_calls).'
+      )
+  found = [dict(one) for one in values]
+  try:
+    json.dumps(found)
+  except (TypeError, ValueError) as error:
+    raise errors.InputError(
+      f'{where} has a message that is no JSON ({error}); give texts, numbers, '
+      'lists and dicts of them.'
+    ) from error
+  return found
+
+
+def _fault(message: Any) -> str:
+  """Returns what is wrong with a message, '' if nothing is."""
+  if not isinstance(message, Mapping):
+    return 'which is no object'
+  if not isinstance(message.get('role'), str):
+    return 'whose role is wrong' if 'role' in message else 'which has no role'
+  content = message.get('content')
+  if content is None:
+    return '' if message.get('tool_calls') else 'which has no content'
+  parts = isinstance(content, list) and all(
+    isinstance(part, Mapping) for part in content
+  )
+  return '' if parts or isinstance(content, str) else 'whose content is wrong'
+
+
+def arguments(
+  where: str, fields: Mapping[str, Any], prompt: Any
+) -> dict[str, Any]:
+  """Returns the arguments of the chat template that stand beside a prompt."""
+  found = {}
+  if isinstance(prompt, list) and fields.get('tools') is not None:
+    found['tools'] = fields['tools']
+  for name in _ARGUMENTS:
+    value = fields.get(name)
+    if isinstance(value, Mapping):
+      found |= value
+    elif value is not None and name != 'template':  # that may be anything
+      raise errors.InputError(
+        f'{where}: the field "{name}" is {printing.short(value)}, but it has '
+        'to be an object, such as {"enable_thinking": false}.'
+      )
+  return found
 
 
 def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
@@ -137,8 +226,8 @@ def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
   The first keeps its id, so that a run may go on with more completions of a
   prompt than it began with. Raises InputError where an id would stand twice.
 
-    >>> repeated([Prompt('a', 'Hello')], 2)
-    [Prompt(id='a', text='Hello'), Prompt(id='a#2', text='Hello')]
+    >>> [(one.id, one.text) for one in repeated([Prompt('a', 'Hello')], 2)]
+    [('a', 'Hello'), ('a#2', 'Hello')]
   """
   found = [
     prompt
@@ -157,11 +246,27 @@ def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
   return found
 
 
-def text_hash(text: str) -> str:
-  """Returns 16 hex digits of SHA-256 over the text, whitespace normalised."""
+def text_hash(prompt: Any) -> str:
+  """Returns 16 hex digits of SHA-256 over a prompt, whitespace normalised.
+
+  Of messages over what the user says (over all, if it is nothing), so that one
+  question is one prompt, under whatever system prompt.
+  """
+  text = prompt if isinstance(prompt, str) else _said(prompt)
   normalised = ' '.join(text.split())
   digest = hashlib.sha256(normalised.encode('utf-8', 'surrogatepass'))
   return digest.hexdigest()[:16]
+
+
+def _said(chat: Sequence[Mapping[str, Any]]) -> str:
+  """Returns what the user says in messages, else what anybody does."""
+  users = [one for one in chat if one['role'] == 'user']
+  texts = []
+  for one in users or chat:
+    content = one.get('content') or ''
+    parts = [{'text': content}] if isinstance(content, str) else content
+    texts += [str(part.get('text', '')) for part in parts]
+  return '\n'.join(texts)
 
 
 def check_disjoint(

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import hashlib
 import io
+import json
 import os
 import shutil
 from typing import Any
+import urllib.request
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,6 +21,10 @@ from specdiff_jax.core import files
 from specdiff_jax.data import journal
 
 MANIFEST = 'manifest.json'
+_GSM8K = (
+  'https://raw.githubusercontent.com/openai/grade-school-math/master/'
+  'grade_school_math/data'
+)
 _LARGEST = 64 << 20  # bytes of a manifest, which has the hash of each prompt
 
 tfds.disable_progress_bar()  # the programs have others
@@ -190,3 +196,49 @@ def read(folder: str, stored_top_k: int = 0) -> Any:
   builder = Trajectories(stored_top_k=stored_top_k, data_dir=alias)
   # tfds's decorators hide the parameters.
   return builder.as_data_source(split='train')  # pyright: ignore[reportCallIssue]
+
+
+class _Gsm8k(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """TFDS's builder of that name, which it cannot import without TensorFlow."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  name = 'gsm8k'
+  url_infos = {}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    names = ('question', 'answer', 'annotation', 'short_answer')
+    features = {name: tfds.features.Text() for name in names}
+    return _Info(builder=self, features=tfds.features.FeaturesDict(features))
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    del dl_manager  # it tries for minutes where there is no network
+    return {name: self._generate_examples(name) for name in ('train', 'test')}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, Any]]:
+    with urllib.request.urlopen(f'{_GSM8K}/{split}.jsonl', timeout=30) as lines:
+      for key, line in enumerate(lines):
+        one = json.loads(line)
+        steps, result = one['answer'].split('#### ')
+        yield key, {**one, 'annotation': steps, 'short_answer': result}
+
+
+def published(name: str, split: str) -> Any:
+  """Returns a split of a dataset that TFDS knows; None where it knows none.
+
+  It is fetched and prepared first where it is not on this disk. Raises
+  InputError where that fails, or there is no such split.
+  """
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder = _Gsm8k() if name == 'gsm8k' else tfds.builder(name)
+      if not builder.data_path.exists():
+        builder.download_and_prepare(file_format='array_record')
+      return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+  except tfds.core.DatasetNotFoundError:
+    return None
+  except Exception as error:  # of any kind: of the network, of the dataset
+    told = ' '.join(str(error).split()) or type(error).__name__
+    raise errors.InputError(
+      f'tensorflow_datasets does not give the split {split!r} of {name} '
+      f'({told[:300]}). Correct the names, or fetch the data and give its file.'
+    ) from error

@@ -70,7 +70,7 @@ def requests(
   """
   return collect_lib.requests_of(
     prompts_lib.repeated(texts, recipe.collecting.completions),
-    lambda text: checkpoint.tokenizer.encode_prompt(text, recipe.sampling.chat),
+    lambda prompt: decoding.tokens(recipe, checkpoint, prompt),
     max(recipe.decoding.prompt_buckets),
   )
 
@@ -111,8 +111,9 @@ def collect(
       on_done=lambda request, made: on_done(request.id, made.tokens),
     )
 
+  decides, sampling = recipe.deciding('text'), vars(recipe.sampling)
   header = (
-    dataclasses.asdict(recipe.sampling)
+    {name: value for name, value in sampling.items() if name in decides}
     | {
       'verifier': checkpoint.fingerprint,
       'dtype': ('int8/' if systems.is_int8(recipe, 'verifier') else '')

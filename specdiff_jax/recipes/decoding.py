@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import json
 import os
 from typing import Any
 
@@ -323,22 +324,45 @@ def prompts(
   return prompts_lib.read(path, limit or None)
 
 
+def tokens(
+  recipe: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  prompt: prompts_lib.Prompt,
+) -> list[int]:
+  """Returns the tokens of a text, of messages, or of tokens.
+
+  The arguments of the chat template are those of the recipe and, which go
+  before them, of the prompt. Raises InputError, which names the prompt.
+  """
+  sampling = recipe.sampling
+  arguments = {**json.loads(sampling.template), **prompt.template}
+  try:
+    if arguments and isinstance(prompt.text, str) and not sampling.chat:
+      raise errors.InputError(
+        f'there are arguments of the chat template ({", ".join(arguments)}), '
+        'but config.chat is False; leave them out, or set it.'
+      )
+    return checkpoint.tokenizer.encode_prompt(
+      prompt.text, sampling.chat, arguments
+    )
+  except errors.InputError as error:
+    raise errors.InputError(f'The prompt {prompt.id!r}: {error}') from error
+
+
 def requests(
   recipe: recipe_lib.Recipe,
   checkpoint: weights.Checkpoint,
   texts: Sequence[prompts_lib.Prompt],
 ) -> list[request_lib.Request]:
   """Returns the prompts in tokens; raises InputError where one is too long."""
-  return [_request(recipe, checkpoint, one.id, one.text) for one in texts]
+  return [_request(recipe, checkpoint, one) for one in texts]
 
 
-def _request(recipe, checkpoint, id: str, prompt: Any) -> request_lib.Request:
-  """Returns the request of a text, of messages, or of tokens."""
+def _request(
+  recipe, checkpoint, prompt: prompts_lib.Prompt
+) -> request_lib.Request:
   sampling, longest = recipe.sampling, max(recipe.decoding.prompt_buckets)
-  try:
-    ids = checkpoint.tokenizer.encode_prompt(prompt, sampling.chat)
-  except errors.InputError as error:
-    raise errors.InputError(f'The prompt {id!r}: {error}') from error
+  id, ids = prompt.id, tokens(recipe, checkpoint, prompt)
   if not 0 < len(ids) <= longest:
     raise errors.InputError(
       f'The prompt {id!r} has {len(ids)} tokens, but it needs 1 to '

@@ -8,10 +8,13 @@ from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import dataclasses
 import difflib
+import json
 import math
 from typing import Any
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.recipes import recipe as recipe_lib
 
 ALL = recipe_lib.FIELDS
@@ -87,12 +90,28 @@ def _kind(
         f'element {_KINDS[kind]}, such as {_EXAMPLES[kind]}.'
       )
     return tuple(value)
+  if one.metadata['about'].json:
+    return _json(value, where, name)
   if fault := _fault(value, kind):
     raise errors.InputError(
       f'{where} sets {name!r} to {value!r}, but it has to be '
       f'{_KINDS[kind]}{fault}, like its default {default!r}.'
     )
   return kind(value)
+
+
+def _json(value: Any, where: str, name: str) -> str:
+  """Returns a JSON object, given as one or as a text, as a text."""
+  try:
+    found = files.parse_json(value) if isinstance(value, str) else value
+    if not isinstance(found, Mapping):
+      raise ValueError(f'not of type {type(found).__name__}')
+    return json.dumps(found)
+  except (TypeError, ValueError) as error:
+    raise errors.InputError(
+      f'{where} sets {name!r} to {printing.short(value)}, but it has to be a '
+      f'JSON object, such as {{"enable_thinking": false}} ({error}).'
+    ) from error
 
 
 def _fault(value: Any, kind: type) -> str | None:

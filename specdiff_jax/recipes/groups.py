@@ -108,6 +108,11 @@ class Sampling(options_lib.Seed):
   chat: bool = text(
       True, "put the prompt into the model's chat template", reported=_REPORTED,
   )  # fmt: skip
+  template: str = text(
+      '{}', 'arguments of the chat template beside the messages, as JSON, such '
+      'as {"enable_thinking": false} or {"tools": [...]}; those of a prompt go '
+      'before them', json=True, newer=True, reported=_REPORTED,
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,7 +85,10 @@ class Recipe:
     """
     flat = self.flat()
     for name, value in values.items():
-      flat[name] = flat[name] | value if isinstance(value, dict) else value
+      if isinstance(value, dict):  # of fields, or the object of a JSON text
+        node = flat[name]
+        value = node | value if isinstance(node, dict) else json.dumps(value)
+      flat[name] = value
     return of(flat)
 
   @property

@@ -6,6 +6,7 @@ this process, however that ends: its stdin closes then.
 """
 
 import atexit
+import functools
 import json
 import os
 import select
@@ -108,6 +109,24 @@ def render(template: str, variables: dict[str, Any]) -> str:
   Raises Error with what is wrong: with the template, with what it needs, or
   what it raises itself.
   """
+  return _asked(template, variables)
+
+
+@functools.lru_cache(maxsize=16)
+def reads(template: str) -> dict[str, bool]:
+  """Returns the variables that a template reads, given or not.
+
+  To each whether it is a likely argument, and none of the template's own that
+  it may read before it sets it. Raises Error where it cannot be parsed.
+
+  >>> reads('{{ a }}{% if a %}{% set b = 1 %}{% endif %}{{ b }}{{ range(2) }}')
+  {'a': True, 'b': False}
+  """
+  return json.loads(_asked(template, None))
+
+
+def _asked(template: str, variables: dict[str, Any] | None) -> str:
+  """Returns what the process answers; see `template_program`."""
   global _process
   data = json.dumps([template, variables]).encode()
   with _lock:

@@ -7,9 +7,10 @@ template is foreign code, so it runs here, in a process that may use little time
 and memory, open few files and write none; and in jinja2's sandbox. It imports
 nothing of this package: it starts fast.
 
-On stdin come frames of JSON [template, variables]; to each a frame goes to
-stdout: '+' and the text, or '-' and what is wrong. A frame is its length in 8
-bytes, then UTF-8. '.' on stdout says that it is ready.
+On stdin come frames of JSON [template, variables], or [template, null], which
+asks what variables it reads; to each a frame goes to stdout: '+' and the text or
+that, or '-' and what is wrong. A frame is its length in 8 bytes, then UTF-8.
+'.' on stdout says that it is ready.
 """
 
 import datetime
@@ -24,12 +25,14 @@ sys.path.append(sys.argv[1])
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.sandbox
 
 MEMORY = 512 << 20
 MOST = 1 << 20  # characters of a text, which is tokenised without a limit
 _LONGEST = 300  # of what an error says
+_ASKING = ('defined', 'undefined', 'default', 'd')  # tests and filters
 
 
 class Generation(jinja2.ext.Extension):
@@ -126,6 +129,24 @@ def limit():
       pass
 
 
+def reads(template):
+  """Returns the variables that a template reads, as a JSON object.
+
+  To each whether it is a likely argument: not one that the template sets
+  itself, unless it asks before whether it was given.
+  """
+  tree = environment().parse(template)
+  names = tree.find_all(jinja2.nodes.Name)
+  own = {one.name for one in names if one.ctx == 'store'}
+  asked = {
+    one.node.name
+    for one in tree.find_all((jinja2.nodes.Test, jinja2.nodes.Filter))
+    if one.name in _ASKING and isinstance(one.node, jinja2.nodes.Name)
+  }
+  found = sorted(jinja2.meta.find_undeclared_variables(tree))
+  return json.dumps({name: name not in own - asked for name in found})
+
+
 def render(compiled, variables):
   """Returns what the template makes of the variables."""
   parts, size = [], 0
@@ -153,9 +174,12 @@ def main():
     template, variables = json.loads(source.read(*struct.unpack('<Q', head)))
     signal.setitimer(signal.ITIMER_PROF, float(sys.argv[2]))
     try:
-      if template != last:
-        compiled, last = environment().from_string(template), template
-      sign, text = b'+', render(compiled, variables)
+      if variables is None:
+        sign, text = b'+', reads(template)
+      else:
+        if template != last:
+          compiled, last = environment().from_string(template), template
+        sign, text = b'+', render(compiled, variables)
     except MemoryError:
       sign, text = b'-', f'it needs more than {MEMORY >> 20} MiB of memory'
     except Exception as error:  # it may raise anything

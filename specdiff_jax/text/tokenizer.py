@@ -22,8 +22,11 @@ from specdiff_jax.text import tokenizer_json
 _END_OF_TURN = ('<|im_end|>', '<|eot_id|>', '<|end_of_turn|>', '<end_of_turn>')
 MASKS = ('<mask>', '<MASK>', '<|mask|>', '<|MASK|>', '[MASK]')
 _MOST_TEMPLATE = 1 << 20  # characters; long ones have 20 thousand
-Message = Mapping[str, str]  # with a role and a content
+Message = Mapping[str, Any]  # with a role and a content
 _MOST_BARRED = 64  # ids without a row in the weights; Gemma 3 has one
+# Variables of a template that are no arguments: the prompt, and what it is for.
+_GIVEN = ('messages', 'add_generation_prompt')
+_REASONING = ('reasoning_content', 'thinking', 'reasoning')
 
 
 class Tokenizer:
@@ -48,13 +51,13 @@ class Tokenizer:
     chat_template: str | None = None,
     source: str = 'the tokenizer',
     *,
-    templates: Iterable[str] = (),
+    templates: Mapping[str, str] | None = None,
     tidies: bool = False,
   ):
     """`special` maps bos_token, eos_token and other roles to texts.
 
-    `templates` are the names of chat templates, where none is the default one;
-    `tidies` says that decoding takes spaces before punctuation away.
+    `templates` are chat templates by name; that for tools is 'tool_use'. `tidies`
+    says that decoding takes spaces before punctuation away.
     """
     backend.no_truncation()  # what a file may ask for, but nobody here wants
     backend.no_padding()
@@ -68,7 +71,7 @@ class Tokenizer:
         f'{source}: the chat template has {len(chat_template)} characters, '
         f'where at most {_MOST_TEMPLATE} may be; download the file again.'
       )
-    self._templates = tuple(templates)
+    self._templates = dict(templates or {})
     self._tidies = tidies
     self._fallback = settled.fallback_bytes(backend)
     self._set_ids(end_ids, self.tokens())
@@ -202,48 +205,85 @@ class Tokenizer:
           )
     return [special[string] for string in stop if string in special]
 
-  def render_chat(self, prompt: str | Sequence[Message]) -> str:
+  def render_chat(
+    self,
+    prompt: str | Sequence[Message],
+    arguments: Mapping[str, Any] | None = None,
+  ) -> str:
     """Returns the chat text of messages, up to the model's answer.
 
-    A text is one message of the user.
+    A text is one message of the user. `arguments` are further variables of the
+    template, such as enable_thinking and tools, as JSON values. Raises
+    InputError, which names it, where the template does not read one.
     """
+    arguments = arguments or {}
+    plainly = 'decode with --config.chat=False'
     if isinstance(prompt, str):
       prompt = [{'role': 'user', 'content': prompt}]
-    if not self.chat_template:
+    else:  # they are chat, whatever the config says
+      plainly = 'give texts, not messages'
+    template, tools = self.chat_template, arguments.get('tools')
+    if tools is not None:
+      if not isinstance(tools, list) or not all(
+        isinstance(tool, Mapping) for tool in tools
+      ):
+        raise errors.InputError(
+          f'tools is {printing.short(tools)}, but it has to be a list of objects.'
+        )
+      # As transformers chooses.
+      template = self._templates.get('tool_use', template)
+    if not template:
       named = ', '.join(map(repr, self._templates))
       raise errors.InputError(
         f'{self._source}: this model has no chat template'
         + (f" named 'default' (it has {named})" if named else '')
-        + '; decode with --config.chat=False, or take an instruction-tuned '
-        'model.'
+        + f'; {plainly}, or take an instruction-tuned model.'
       )
     given = {
-      'messages': [dict(message) for message in prompt],
+      'messages': [_normalised(message) for message in prompt],
       'tools': None,
       'documents': None,
       'add_generation_prompt': True,
     }
     try:
-      return chat_template_lib.render(self.chat_template, given | self.special)
+      if arguments:
+        self._check_arguments(arguments, chat_template_lib.reads(template))
+      return chat_template_lib.render(
+        template, given | self.special | dict(arguments)
+      )
     except chat_template_lib.Error as e:
       raise errors.InputError(
         f'{self._source}: the chat template fails ({printing.one_line(e)}); '
-        'decode with --config.chat=False, or correct the template.'
+        f'{plainly}, or correct the template.'
       ) from e
 
+  def _check_arguments(self, names: Iterable[str], read: Mapping[str, bool]):
+    for name in names:
+      if name not in read or name in _GIVEN:
+        likely = [one for one in read if read[one] and one not in _GIVEN]
+        raise errors.InputError(
+          f'{self._source}: the chat template does not read {name!r}; of '
+          f'arguments it reads {printing.names(likely) or "none"}.'
+        )
+
   def encode_prompt(
-    self, prompt: str | Sequence[Message] | Sequence[int], chat: bool
+    self,
+    prompt: str | Sequence[Message] | Sequence[int],
+    chat: bool,
+    arguments: Mapping[str, Any] | None = None,
   ) -> list[int]:
     """Returns the ids that prompt a model, as a chat turn or as plain text.
 
-    Messages are always chat; ids are taken as they are.
+    Messages are always chat, under `arguments` (see `render_chat`); ids are
+    taken as they are.
     """
     if not isinstance(prompt, str) and isinstance(prompt[0], int):
       return list(cast(Sequence[int], prompt))
     prompt = cast('str | Sequence[Message]', prompt)
     if not chat and isinstance(prompt, str):
       return self.encode(prompt)
-    text = self.render_chat(prompt)  # holds its own bos, where one is due
+    # It holds its own bos, where one is due.
+    text = self.render_chat(prompt, arguments)
     return self._ids(text, False)
 
   @classmethod
@@ -300,6 +340,19 @@ class Tokenizer:
           'which no token has; download the file again.'
         )
     return result
+
+
+def _normalised(message: Message) -> dict[str, Any]:
+  """Returns a message as transformers hands it to a template.
+
+  Without fields that are None, and with the names of a reasoning made one.
+  """
+  kept = {name: value for name, value in message.items() if value is not None}
+  for name in _REASONING:
+    if name in kept:
+      why = kept[name]
+      return {'thinking': why, **kept, 'reasoning_content': why}
+  return kept
 
 
 def _begin(text: str) -> str:

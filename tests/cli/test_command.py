@@ -14,6 +14,7 @@ from specdiff_jax.cli import convert
 from specdiff_jax.cli import decode
 from specdiff_jax.cli import distill
 from specdiff_jax.cli import inspect
+from specdiff_jax.cli import prompts
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
@@ -23,7 +24,7 @@ from specdiff_jax.recipes import recipe
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
     'verify': verify, 'convert': convert, 'inspect': inspect, 'aot': aot,
-    'sweep': sweep,
+    'sweep': sweep, 'prompts': prompts,
 }  # fmt: skip
 
 

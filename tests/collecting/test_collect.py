@@ -23,8 +23,8 @@ HEADER = {
 PROMPTS = [prompts.Prompt(f'p{i}', 'x' * (1 + i * 7 % 11)) for i in range(21)]
 
 
-def encode(text):
-  return list(text.encode())
+def encode(prompt):
+  return list(prompt.text.encode())
 
 
 class Echo:
@@ -74,8 +74,8 @@ def test_every_prompt_is_completed_once(tmp_path):
   assert generate.made == [prompt.id for prompt in PROMPTS[::-1]]
   for prompt in PROMPTS:
     record = records[prompt.id]
-    assert record.prompt.tolist() == encode(prompt.text)
-    assert record.completion.tolist() == encode(prompt.text)[::-1]
+    assert record.prompt.tolist() == encode(prompt)
+    assert record.completion.tolist() == encode(prompt)[::-1]
     assert record.prompt_hash == prompts.text_hash(prompt.text)
     assert (record.temperature, record.top_k, record.top_p, record.seed) == (
       0.5,
@@ -208,7 +208,7 @@ def test_what_answers_other_prompts_is_refused(tmp_path):
   texts = [prompts.Prompt(f'p{i}', f'other {i}') for i in range(7)]
   for some in (
     collect.requests_of(texts, encode),
-    collect.requests_of(PROMPTS[:7], lambda text: [*encode(text), 7]),
+    collect.requests_of(PROMPTS[:7], lambda prompt: [*encode(prompt), 7]),
     [dataclasses.replace(one, prompt_hash='b' * 16) for one in wanted[:7]],
     [dataclasses.replace(one, given=1) for one in wanted[:7]],
   ):

@@ -1,5 +1,6 @@
 """Prompt files: what they hold, and what each bad line is told."""
 
+import json
 import os
 import pathlib
 
@@ -144,3 +145,62 @@ def test_repeated_prompts_have_ids_of_their_own():
   assert len(prompts.repeated(clash, 1)) == 3
   with pytest.raises(errors.InputError, match="'a#2'.*Rename"):
     prompts.repeated(clash, 2)
+
+
+CHAT = [
+  {'role': 'system', 'content': 'Be brief.'},
+  {'role': 'user', 'content': [{'type': 'text', 'text': ' Hi\n'}]},
+  {'role': 'assistant', 'tool_calls': [{'function': {'name': 'f'}}]},
+  {'role': 'tool', 'content': '3', 'name': 'f'},
+  {'role': 'user', 'content': 'Why?'},
+]
+
+
+def test_messages_and_arguments_of_the_template(tmp_path):
+  lines = (
+    {'id': 'a', 'prompt': CHAT},
+    {'id': 'b', 'messages': CHAT, 'template': {'x': 1}, 'tools': [{}]},
+    {'id': 'c', 'prompt': 'text', 'messages': CHAT, 'tools': 'none of ours'},
+    {'id': 'd', 'prompt': 'text', 'template': 'none of ours'},
+    {'id': 'e', 'prompt': CHAT, 'chat_template_kwargs': None, 'tools': None},
+    {'id': 'f', 'prompt': 'text', 'chat_template_kwargs': {'x': False}},
+  )
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  assert prompts.read(write(tmp_path, text)) == [
+    prompts.Prompt('a', CHAT),
+    prompts.Prompt('b', CHAT, {'tools': [{}], 'x': 1}),
+    prompts.Prompt('c', 'text'),
+    prompts.Prompt('d', 'text'),
+    prompts.Prompt('e', CHAT),
+    prompts.Prompt('f', 'text', {'x': False}),
+  ]
+
+
+@pytest.mark.parametrize(
+  'fields, said',
+  [
+    ({'prompt': []}, 'line 1 has no messages'),
+    ({'messages': []}, 'line 1 has no messages'),
+    ({'messages': 'x'}, 'the field "prompt" is missing'),
+    ({'prompt': ['x']}, "has the message 'x', which is no object"),
+    ({'prompt': [{'content': 'x'}]}, 'which has no role'),
+    ({'prompt': [{'role': 3, 'content': 'x'}]}, 'whose role is wrong'),
+    ({'prompt': [{'role': 'user'}]}, 'which has no content'),
+    ({'prompt': [*CHAT, {'role': 'user', 'content': None}]}, 'has no content'),
+    ({'prompt': [{'role': 'user', 'content': ['x']}]}, 'content is wrong'),
+    ({'prompt': CHAT, 'chat_template_kwargs': 'x'}, '"chat_template_kwargs"'),
+  ],
+)
+def test_bad_messages_are_named_with_their_line(tmp_path, fields, said):
+  path = write(tmp_path, json.dumps({'id': 'a', **fields}))
+  with pytest.raises(errors.InputError) as caught:
+    prompts.read(path)
+  assert said in str(caught.value) and f'{path}, line 1' in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_hash_of_messages_is_of_what_the_user_says():
+  said = prompts.text_hash('Hi Why?')
+  assert prompts.text_hash(CHAT) == prompts.text_hash(CHAT[1:]) == said
+  assert prompts.text_hash(CHAT[:2]) == prompts.text_hash('Hi') != said
+  assert prompts.text_hash(CHAT[:1]) == prompts.text_hash('Be brief.')

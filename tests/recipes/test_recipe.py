@@ -1,6 +1,7 @@
 """Recipes: what decides a text or a run, and how errors name a field."""
 
 import dataclasses
+import json
 import pathlib
 
 import pytest
@@ -47,16 +48,21 @@ OF_LOSS = {
 BENCH = (
     'exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft',
     'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter', 'int8',
-    'drafters', 'masked_lm',
+    'drafters', 'masked_lm', 'template',
 )  # fmt: skip
 VERIFY = (
     'drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype',
-    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat',
+    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'template',
 )  # fmt: skip
 
 
 def test_what_decides_a_text_is_what_it_was():
-  assert set(fields.typed({'loss': 'hinge'}).deciding('text')) == set(TEXT)
+  one = fields.typed({'loss': 'hinge'})
+  assert set(one.deciding('text')) == set(TEXT)
+  changed = fields.typed({'loss': 'hinge', 'template': '{"x":1}'})
+  assert changed.deciding('text') == one.deciding('text') | {
+    'template': '{"x": 1}'
+  }
 
 
 @pytest.mark.parametrize('name', loss_options.LOSSES)
@@ -70,7 +76,7 @@ def test_what_decides_a_run_is_what_it_was(name):
 def test_what_decides_a_trajectory_is_what_it_was():
   names = {one.name for one in dataclasses.fields(groups.Sampling)}
   wanted = {'temperature', 'top_k', 'top_p', 'seed', 'max_new_tokens', 'chat'}
-  assert names == wanted
+  assert names == wanted | {'template'}  # where it is not as it was, see above
 
 
 def test_what_reports_name_is_what_it_was():
@@ -225,3 +231,15 @@ def test_bad_keyword_arguments(checkpoint, name, values, words):
     with fields.arguments():
       recipe = decoding.told([name], values)
       decoding.system(recipe, checkpoint, name)
+
+
+def test_a_json_field_is_a_text_or_an_object():
+  given = {'enable_thinking': False, 'tools': [{'name': 'é'}]}
+  one = fields.typed({'template': given})
+  assert json.loads(one.sampling.template) == given
+  text = json.dumps(given, indent=2)
+  assert fields.typed({'template': text}).sampling == one.sampling
+  assert fields.typed({}).change(template=given).sampling == one.sampling
+  for bad in ('', '[1]', '{', 3, None, [given], {'x': {1}}):
+    with pytest.raises(errors.InputError, match="'template' to .* JSON object"):
+      fields.typed({'template': bad})

@@ -1,0 +1,55 @@
+"""`prompts`: from a dataset to a file that the other programs read."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def source(tmp_path):
+  texts = ['a b a b', 'c d', '', 'a b a b']
+  path = tmp_path / 'source.jsonl'
+  lines = [json.dumps({'question': t, 'n': i}) for i, t in enumerate(texts)]
+  path.write_text('\n'.join(lines))
+  return path
+
+
+def test_a_file_that_is_decoded(specdiff, tiny, source, tmp_path):
+  out = tmp_path / 'out.jsonl'
+  argv = 'prompts', f'--from={source}', '--field=question', f'--out={out}'
+  run = specdiff(*argv)
+  assert run.code == 0, run.err
+  counts = {'prompts': 2, 'empty': 1, 'duplicates': 1}
+  assert run.json == counts | {'out': str(out)}
+  assert '1 records without a prompt and 1 whose prompt' in run.err
+  made = out.read_text()
+  run = specdiff(*argv)
+  assert run.code == 2 and '--overwrite' in run.err
+  run = specdiff(*argv, '--overwrite', '--limit=1', '--id_field=n')
+  assert run.code == 0 and run.json['prompts'] == 1 and not run.err
+  assert json.loads(out.read_text()) == {'id': 0, 'prompt': 'a b a b'}
+  out.write_text(made)
+  small = '--config.system=lookup', '--config.prompt_buckets=(16,)'
+  run = specdiff('decode', tiny, f'--prompts={out}', *small)
+  assert run.code == 0, run.err
+  assert run.out.count('== ') == 2
+
+
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--out=x'], 'There is no --from'),
+    (['--from={source}'], 'There is no --out'),
+    (['--from={source}', '--out={out}'], "no field 'prompt'; it has n, quest"),
+    (['--from={out}', '--out={out}'], 'neither a file that is there nor'),
+    (['--from=gs://a/b', '--out={out}'], 'not at addresses'),
+    (['--from={source}', '--out={out}', '--feld=x'], 'Did you mean field or id_field?'),
+    (['--from={source}', '--out={out}', 'x'], 'no positional'),
+  ],
+)
+def test_bad_input(specdiff, source, tmp_path, flags, said):
+  out = tmp_path / 'out.jsonl'
+  run = specdiff('prompts', *(f.format(source=source, out=out) for f in flags))
+  assert run.code == 2 and said in run.err and run.out == ''
+  assert len(run.err.strip().splitlines()) == 1
+  assert list(tmp_path.iterdir()) == [source]
