@@ -11,4 +11,5 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 ensure_environment "$root" .
 keep_compilations "$root"
 exec "$root/.venv/bin/python" -m specdiff_jax bench \
-  --config="$root/configs/quickstart.py" "$@"
+  --config="$root/configs/quickstart.py" \
+  --config.cache_dir="$root/runs/verifier" "$@"
