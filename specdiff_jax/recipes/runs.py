@@ -95,7 +95,7 @@ def train(
   for line in run.not_split() if processes.is_first() else ():
     report.say(f'Held whole by every device: {line}')
   path = os.path.join(workdir, 'drafter.safetensors')
-  before = '; it was 0 when the drafter that is there was finished'
+  before = '; it had come to 0 when the drafter there was finished'
   before *= os.path.exists(path)
   with report.progress(what, run.schedule.steps) as show:
     new = True

@@ -1,5 +1,6 @@
 """Recipes by name and by file, from any folder, and where their paths lead."""
 
+import configparser
 import os
 import shutil
 
@@ -41,6 +42,18 @@ def test_recipes_are_found_by_name(root):
     assert by_name == command.load(f'{root}/configs/{name}.py:smoke')
   tiny = command.load('tiny').flat()
   assert os.path.samefile(tiny['prompts'], root / 'configs/prompts/tiny.jsonl')
+
+
+def test_the_wheel_holds_the_recipes(root):
+  """By a link in the package, and patterns of what is packed."""
+  setup = configparser.ConfigParser()
+  setup.read(root / 'setup.cfg')
+  patterns = setup['options.package_data']['specdiff_jax'].split()
+  package = root / 'specdiff_jax'
+  packed = {p.resolve() for x in patterns for p in package.glob(x)}
+  wanted = [*(root / 'configs').rglob('*.py')]
+  wanted += (root / 'configs').rglob('*.jsonl')
+  assert set(wanted) <= packed
 
 
 def test_a_file_goes_before_a_name(elsewhere):
