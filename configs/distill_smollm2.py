@@ -36,11 +36,7 @@ On a CPU:
       --config.data=runs/trajectories --workdir=runs/distill
 """
 
-import pathlib
-
 import ml_collections
-
-_HERE = pathlib.Path(__file__).resolve().parent
 
 # Larger batches, and the verifier in the step in place of a cache on the host.
 ON_GPU = {
@@ -67,7 +63,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   # The model, and how `collect` decodes: lookup drafts, and changes nothing.
   config.verifier = 'random:tiny' if smoke else 'quickstart'
-  config.cache_dir = str(_HERE.parent / 'runs' / 'verifier')
   config.drafter = ''
   config.system = 'lookup'
   config.dtype = 'float32'
@@ -82,10 +77,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.gamma = 7
   config.chat = not smoke
   # What `distill` does.
-  config.data = (
-    str(_HERE / 'prompts' / 'tiny.jsonl') if smoke else 'runs/trajectories'
-  )
-  config.eval_prompts = (str(_HERE / 'prompts' / 'quickstart.jsonl'),)
+  config.data = 'prompts/tiny.jsonl' if smoke else 'runs/trajectories'
+  config.eval_prompts = ('prompts/quickstart.jsonl',)
   config.loss = 'streak'
   config.steps = 3 if smoke else 1800
   config.learning_rate = 8e-4

@@ -3,10 +3,10 @@
 Why: SpS (2302.01318), a small autoregressive drafter, is what every paper of
 this field compares with. This one has the size of the shipped diffusion
 drafter, its data, its draft vocabulary and about its compute, so that the two
-differ in how they draft. Copy it together with configs/distill_smollm2.py,
-which makes the trajectories. Its layers start as the verifier's 0, 1 and 29: of
-four choices that had the lowest loss after 30 steps of 4 trajectories (4.55;
-layers 0, 28, 29 4.88; 0, 1, 2 5.31; 27, 28, 29 5.70).
+differ in how they draft. configs/distill_smollm2.py makes the trajectories. Its
+layers start as the verifier's 0, 1 and 29: of four choices that had the lowest
+loss after 30 steps of 4 trajectories (4.55; layers 0, 28, 29 4.88; 0, 1, 2
+5.31; 27, 28, 29 5.70).
 
 Cost: `gpu`, on one H100 beside the other drafter's training: 3000 steps in 4.8
 minutes. Plain, on 2 CPU cores beside other work: 1160 steps in 62 minutes.
@@ -26,12 +26,9 @@ COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
       --systems=ar,sps,specdiff
 """
 
-import pathlib
-import runpy
-
 import ml_collections
 
-_HERE = pathlib.Path(__file__).resolve().parent
+import specdiff_jax as sd
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -42,7 +39,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   # The model, and how `distill` collects what is not there yet.
   config.verifier = 'random:tiny' if smoke else 'quickstart'
-  config.cache_dir = str(_HERE.parent / 'runs' / 'verifier')
   config.drafter = ''
   config.system = 'lookup'
   config.dtype = 'float32'
@@ -57,10 +53,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.gamma = 4  # drafted at once where tau is simulated; training has none
   config.chat = not smoke
   # What `distill` does.
-  config.data = (
-    str(_HERE / 'prompts' / 'tiny.jsonl') if smoke else 'runs/trajectories'
-  )
-  config.eval_prompts = (str(_HERE / 'prompts' / 'quickstart.jsonl'),)
+  config.data = 'prompts/tiny.jsonl' if smoke else 'runs/trajectories'
+  config.eval_prompts = ('prompts/quickstart.jsonl',)
   config.loss = 'ce'
   config.steps = 3 if smoke else 1160
   config.learning_rate = 8e-4
@@ -80,6 +74,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.eval_every = 0 if smoke else 100
   config.save_every = 0 if smoke else 100
   if variant == 'gpu':
-    base = runpy.run_path(str(_HERE / 'distill_smollm2.py'))
-    config.update(base['ON_GPU'])
+    plain, gpu = (sd.load_config(f'distill_smollm2{v}') for v in ('', ':gpu'))
+    config.update({n: v for n, v in gpu.items() if plain.get(n) != v})
   return config

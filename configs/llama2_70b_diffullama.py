@@ -18,11 +18,7 @@ COMMAND:
       --config.drafter=models/diffullama
 """
 
-import pathlib
-
 import ml_collections
-
-_PROMPTS = pathlib.Path(__file__).resolve().parent / 'prompts'
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -51,7 +47,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.context_window = 0 if smoke else 512
   config.mesh = (-1, 1) if smoke else (-1, 8)
   config.chat = not smoke
-  config.prompts = str(_PROMPTS / 'tiny.jsonl')
+  config.prompts = 'prompts/tiny.jsonl'
   config.limit = 2 if smoke else 8
   config.rounds = 1 if smoke else 3
   config.ar_dtypes = ('float32',) if smoke else ('bfloat16',)

@@ -15,11 +15,7 @@ COMMAND:
   python -m specdiff_jax bench --config=configs/quickstart.py
 """
 
-import pathlib
-
 import ml_collections
-
-_HERE = pathlib.Path(__file__).resolve().parent
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -30,7 +26,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   # The model and how it decodes.
   config.verifier = 'quickstart'
-  config.cache_dir = str(_HERE.parent / 'runs' / 'verifier')
   config.drafter = 'smollm2_135m_instruct.safetensors'  # in specdiff_jax/zoo
   config.drafters = ml_collections.ConfigDict(
     {'sps': 'smollm2_135m_instruct_sps.safetensors'}
@@ -48,7 +43,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.gamma = 4  # of the 7 it was trained for: fastest on this CPU
   config.chat = True
   # What `bench` compares.
-  config.prompts = str(_HERE / 'prompts' / 'quickstart.jsonl')
+  config.prompts = 'prompts/quickstart.jsonl'
   config.limit = 1 if smoke else 3
   config.systems = ('ar', 'lookup', 'specdiff')
   config.rounds = 1 if smoke else 2

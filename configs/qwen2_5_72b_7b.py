@@ -23,11 +23,7 @@ COMMAND:
       --config.data=runs/trajectories --workdir=runs/qwen
 """
 
-import pathlib
-
 import ml_collections
-
-_PROMPTS = pathlib.Path(__file__).resolve().parent / 'prompts'
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -52,7 +48,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.drafts = 2 if smoke else 8
   config.budget = 9 if smoke else 257
   config.chat = not smoke
-  config.data = str(_PROMPTS / 'tiny.jsonl')
+  config.data = 'prompts/tiny.jsonl'
   config.loss = 'streak'
   config.steps = 3 if smoke else 20_000
   config.learning_rate = 3e-4

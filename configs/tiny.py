@@ -16,11 +16,7 @@ COMMAND:
       --config.drafter=runs/tiny/drafter.safetensors
 """
 
-import pathlib
-
 import ml_collections
-
-_PROMPTS = pathlib.Path(__file__).resolve().parent / 'prompts'
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -45,13 +41,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.gamma = 4
   config.chat = False
   # What `bench` compares.
-  config.prompts = str(_PROMPTS / 'tiny.jsonl')
+  config.prompts = 'prompts/tiny.jsonl'
   config.limit = 2 if smoke else 8
   config.systems = ('ar', 'lookup', 'specdiff')
   config.rounds = 1 if smoke else 3
   config.ar_dtypes = ('float32',)
   # What `distill` does; it reads `verifier`, `batch`, `gamma`, `seed` too.
-  config.data = str(_PROMPTS / 'tiny.jsonl')
+  config.data = 'prompts/tiny.jsonl'
   config.loss = 'streak'
   config.steps = 3 if smoke else 40
   config.learning_rate = 3e-3

@@ -14,4 +14,5 @@ REQUIREMENT=${REQUIREMENT:-} # what of setup.cfg is installed: .[cuda12], .[tpu]
 choose_requirement "$root"
 ensure_environment "$root" "$REQUIREMENT"
 keep_compilations "$root"
-EXEC=yes specdiff "$root" bench --config="$root/configs/quickstart.py" "$@"
+EXEC=yes specdiff "$root" bench --config="$root/configs/quickstart.py" \
+  --config.cache_dir="$root/runs/verifier" "$@"

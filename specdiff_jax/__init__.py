@@ -13,6 +13,7 @@ Nothing is imported before it is used, so that this is quick.
 import importlib
 from typing import Any
 
+__version__ = '0.1.0'  # setup.cfg reads it
 _HERE = 'specdiff_jax'
 # Each public name's module and, where it is another one there, its name.
 _NAMES = {
@@ -26,6 +27,7 @@ _NAMES = {
   'distill': 'api.runs',
   'Distilled': 'api.runs',
   'load_recipe': 'cli.command:load',
+  'load_config': 'cli.recipe_file',
   'read_prompts': 'data.prompts:read',
   'InputError': 'core.errors',
   # The three strategies, and what they hand each other.

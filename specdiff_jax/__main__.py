@@ -1,9 +1,11 @@
-"""`python -m specdiff_jax SUBCOMMAND --config=FILE [--config.field=value]`."""
+"""`python -m specdiff_jax SUBCOMMAND --config=RECIPE [--config.field=value]`."""
 
 from collections.abc import Sequence
 import importlib
+from importlib import metadata
 import sys
 
+import specdiff_jax
 from specdiff_jax.cli import failures
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
@@ -24,14 +26,17 @@ SUBCOMMANDS = {
 _USAGE = """\
 Lossless speculative decoding with diffusion drafters, in JAX.
 
-usage: python -m specdiff_jax SUBCOMMAND --config=FILE [--config.FIELD=VALUE]
+usage: python -m specdiff_jax SUBCOMMAND --config=RECIPE [--config.FIELD=VALUE]
        python -m specdiff_jax convert --from PATH --to PATH [FLAGS]
        python -m specdiff_jax inspect PATH [FLAGS]
+       python -m specdiff_jax --version
 
 {lines}
 
-`SUBCOMMAND --help` tells more. A first run:
-  python -m specdiff_jax bench --config=configs/quickstart.py
+`specdiff` is short for it where the package is installed. RECIPE is a file, or
+the name of one that comes with the package. `SUBCOMMAND --help` tells more.
+A first run:
+  python -m specdiff_jax bench --config=quickstart
 """
 
 
@@ -54,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failures.silence()
     return failures.READER_LEFT
   if message:
-    failures.tell(printing.one_line(f'specdiff {name}: {message}'))
+    who = f'specdiff {name}' if name in SUBCOMMANDS else 'specdiff'
+    failures.tell(printing.one_line(f'{who}: {message}'))
   return failures.flushed(code)
 
 
@@ -64,10 +70,13 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
     if name in ('', '-h', '--help', '--helpfull', 'help'):
       print(usage(), end='')
       return (0 if name else 2), ''
+    if name == '--version':
+      print(version())
+      return 0, ''
     if name not in SUBCOMMANDS:
       from specdiff_jax.recipes import fields
 
-      raise fields.unknown('There is no subcommand', name, SUBCOMMANDS)
+      raise fields.unknown('You gave the subcommand', name, SUBCOMMANDS)
     program = importlib.import_module(f'specdiff_jax.cli.{name}')
     return program.COMMAND.run(argv, program.body), ''
   except errors.InputError as error:
@@ -84,6 +93,13 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
     if message is None:
       raise
     return 2, message
+
+
+def version() -> str:
+  """Returns the version of this package, and of what decides its results."""
+  python = '.'.join(map(str, sys.version_info[:3]))
+  jax = metadata.version('jax')
+  return f'specdiff_jax {specdiff_jax.__version__} (Python {python}, jax {jax})'
 
 
 def usage() -> str:

@@ -13,6 +13,7 @@ from specdiff_jax.cli import bench
 from specdiff_jax.cli import collect
 from specdiff_jax.cli import command
 from specdiff_jax.cli import distill
+from specdiff_jax.cli import recipe_file
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
@@ -40,11 +41,9 @@ TRAINING = (
 )  # fmt: skip
 
 
-def own(name: str, variant: str = ''):
+def own(name: str):
   """Returns the config as its file gives it, without defaults."""
-  return command._load_module(str(ROOT / 'configs' / f'{name}.py')).get_config(
-    variant
-  )
+  return recipe_file.load_config(f'{ROOT}/configs/{name}.py')
 
 
 def test_there_are_the_promised_recipes():

@@ -31,17 +31,14 @@ COMMAND (after the first `collect` of configs/distill_smollm2.py):
       --workdir=runs/losses
 """
 
-import pathlib
-import runpy
-
 import ml_collections
 
-_BASE = pathlib.Path(__file__).resolve().parent.parent / 'distill_smollm2.py'
+import specdiff_jax as sd
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the recipe; 'gpu' is for one large GPU, 'smoke' is tiny."""
-  config = runpy.run_path(str(_BASE))['get_config'](variant)
+  config = sd.load_config(f'distill_smollm2:{variant}')
   if variant == 'smoke':
     return config
   config.gamma = 16

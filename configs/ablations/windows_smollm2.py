@@ -18,17 +18,14 @@ COMMAND (after the `collect` for a CPU of configs/distill_smollm2.py):
       --workdir=runs/windows
 """
 
-import pathlib
-import runpy
-
 import ml_collections
 
-_BASE = pathlib.Path(__file__).resolve().parent / 'losses_smollm2.py'
+import specdiff_jax as sd
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the recipe; 'smoke' runs it on the random tiny verifier."""
-  config = runpy.run_path(str(_BASE))['get_config'](variant)
+  config = sd.load_config(f'ablations/losses_smollm2:{variant}')
   if variant != 'smoke':
     config.gamma = 7
   return config

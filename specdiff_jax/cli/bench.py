@@ -63,9 +63,12 @@ COMMAND = command.Command(
 def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
   from specdiff_jax.recipes import decoding
+  from specdiff_jax.tools import plots
   from specdiff_jax.tools.bench import runner
 
   config, options = call.config, call.options
+  if options.plot:
+    plots.check(options.plot)
   decoding.check(config)
   prompts = decoding.prompts(config, options.prompts, options.limit)
   found = runner.run(

@@ -11,8 +11,8 @@ from specdiff_jax.recipes import recipe
 
 # What `distill` reads too, and a refresh needs to run a drafter.
 _REFRESH = (
-    'distributed', 'tokens', 'windows', 'eval_fraction', 'vocab_block',
-    'network',
+    'distributed', 'join_timeout', 'tokens', 'windows', 'eval_fraction',
+    'vocab_block', 'network',
 )  # fmt: skip
 
 _FLAGS = {

@@ -1,6 +1,6 @@
 """What the subcommands share: flags, config files, and help that teaches.
 
-A subcommand's command line is its own flags, `--config=FILE[:VARIANT]`, and
+A subcommand's command line is its own flags, `--config=RECIPE[:VARIANT]`, and
 `--config.FIELD=VALUE` for any field of the config. This module turns it into
 a `Call`, or prints the help. Reading the fields is `recipes`' business. Those
 that only handle files need no config, and may take a path instead.
@@ -8,12 +8,7 @@ that only handle files need no config, and may take a path instead.
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-import contextlib
 import dataclasses
-import importlib.util
-import inspect
-import os
-import pathlib
 import re
 import textwrap
 from typing import Any
@@ -25,6 +20,7 @@ from ml_collections import config_flags
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.cli import paths
+from specdiff_jax.cli import recipe_file
 from specdiff_jax.core import errors
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
@@ -43,7 +39,7 @@ class Call:
 
   config: Any  # recipe with the overrides; None of programs that take none
   options: flags.FlagValues  # the subcommand's own flags
-  recipe: str  # FILE[:VARIANT] as it was given
+  recipe: str  # RECIPE[:VARIANT] as it was given
   argument: str  # the positional one
   argv: Sequence[str]  # as it was given
 
@@ -56,7 +52,7 @@ class Command:
   what: str  # paragraphs: what it does, and what it writes where
   flags: Mapping[str, flag.Flag]  # its own
   examples: Sequence[str]  # command lines without `python -m specdiff_jax`
-  # The config fields that it reads.
+  # The config fields that it reads; those without a meaning are not in help.
   fields: Mapping[str, tuple[Any, str]] = dataclasses.field(
     default_factory=dict
   )
@@ -82,7 +78,13 @@ class Command:
         f'specdiff {self.name}: {other} is set for jax, which would change '
         "results or stop the program; it goes on with jax's default."
       )
-    return body(call)
+    try:
+      return body(call)
+    except errors.InputError as error:
+      if call.config is None:
+        raise
+      values = call.config.flat()
+      raise recipe_file.explained(error, call.recipe, values, argv) from error
 
   def parse(self, argv: Sequence[str]) -> Call:
     """Returns what the command line says; raises InputError."""
@@ -90,8 +92,8 @@ class Command:
     options = flag.defined(self.flags)
     if self.recipe:
       spec, argv = _take_config(argv)
-      config = ml_collections.ConfigDict(_loaded(spec))
-      _check_overrides(argv, config, spec)
+      config = ml_collections.ConfigDict(recipe_file.complete(spec))
+      self._check_overrides(argv, config, spec)
     try:
       if self.recipe:
         config_flags.DEFINE_config_dict(
@@ -106,7 +108,7 @@ class Command:
       ) from None
     except (flags.Error, TypeError, ValueError, LookupError) as error:
       raise errors.InputError(
-        f'The command line cannot be read: {_one_line(error)}. '
+        f'The command line cannot be read: {recipe_file.one_line(error)}. '
         f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
     self._check_positional(rest)
@@ -117,6 +119,41 @@ class Command:
       recipe = _typed(values, f'{spec}, with the command line,')
     path = paths.expand(rest[0], f'the {self.takes}') if rest else ''
     return Call(recipe, options, spec, path, given)
+
+  def _check_overrides(self, argv, config, spec: str) -> None:
+    """Raises InputError if an override names a field that is not read."""
+    for index, arg in enumerate(argv):
+      match = _FIELD.match(arg)
+      if not match:
+        continue
+      _, given, value = arg.partition('=')
+      if not given:  # as the next argument, if at all
+        value = argv[index + 1] if index + 1 < len(argv) else ''
+      field = match.group(2)
+      node: Any = config
+      for part in field.split('.'):
+        names = (
+          list(node) if isinstance(node, ml_collections.ConfigDict) else []
+        )
+        if part not in names:
+          raise fields.unknown(
+            f'The config {spec} was given (on the command line) the field',
+            field,
+            names or fields.ALL,
+          )
+        node = node[part]
+      if isinstance(node, tuple) and _is_unordered(value):
+        raise errors.InputError(
+          f'The config {spec} was given (on the command line) {value} for '
+          f'{field!r}, which has to be a tuple, such as (2, 4) or '
+          "('a', 'b')."
+        )
+      if not any(f'{name}.'.startswith(f'{field}.') for name in self.fields):
+        raise errors.InputError(
+          f'{self.name} does not read config.{field}, which the command line '
+          'sets; leave it out (in a recipe it does no harm). '
+          f'`python -m specdiff_jax {self.name} --help` lists what it reads.'
+        )
 
   def _check_positional(self, rest: Sequence[str]) -> None:
     if self.takes and len(rest) != 1:
@@ -139,11 +176,14 @@ class Command:
     ]
     usage = f'usage: python -m specdiff_jax {self.name}'
     if self.recipe:
-      usage += ' --config=FILE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
+      usage += ' --config=RECIPE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
       recipe = (
-        '--config=FILE',
-        'the recipe, a Python program that is run: none from '
-        'a stranger. See configs/. Needed.',
+        '--config=RECIPE',
+        'a file, or the name of a recipe that comes with the package '
+        '(quickstart). A Python program that is run: none from a stranger. '
+        'Its relative paths are looked for beside it, then in the working '
+        "directory, then in the package's configs/; those of flags and of "
+        '--config.FIELD are of the working directory. Needed.',
       )
       flag_lines.insert(0, recipe)
     else:
@@ -151,6 +191,7 @@ class Command:
     field_lines = [
       (f'{name} = {default!r}', meaning)
       for name, (default, meaning) in self.fields.items()
+      if meaning
     ]
     codes = {**_EXIT_CODES, **self.exit_codes}
     parts = [
@@ -173,7 +214,7 @@ class Command:
 
 
 def load(spec: str, **values: Any) -> recipe_lib.Recipe:
-  """Returns the recipe of `FILE[:VARIANT]`, with other `values` if given.
+  """Returns the recipe of `FILE[:VARIANT]` or a name, with other `values`.
 
   Raises InputError where there is no such file, it does not run, or it has a
   field that does not exist.
@@ -183,69 +224,13 @@ def load(spec: str, **values: Any) -> recipe_lib.Recipe:
     >>> sd.load_recipe('configs/tiny.py', gamma=2).training.gamma
     2
   """
-  return _typed(_loaded(spec), spec).change(**values)
+  return _typed(recipe_file.complete(spec), spec).change(**values)
 
 
 def _typed(values: Mapping[str, Any], where: str) -> recipe_lib.Recipe:
   complete = fields.complete(values, where)
   paths.in_config(complete)
   return recipe_lib.of(complete)
-
-
-def _loaded(spec: str) -> dict[str, Any]:
-  """Returns the values that a config file gives, and the other defaults."""
-  path, colon, variant = spec.partition(':')
-  path = paths.expand(path, '--config')
-  module = _load_module(path)
-  function = getattr(module, 'get_config', None)
-  if not callable(function):
-    raise errors.InputError(
-      f'{path} has no function get_config() that returns a ConfigDict; add '
-      'one, or give another file by --config.'
-    )
-  if colon and not inspect.signature(function).parameters:
-    raise errors.InputError(
-      f'{path} knows no variants, but was given {variant!r}: leave '
-      f'":{variant}" out.'
-    )
-  try:
-    config = function(variant) if colon else function()
-  except errors.InputError:
-    raise
-  except Exception as error:
-    raise errors.InputError(
-      f'get_config() of {path} fails: {_one_line(error)}.'
-    ) from error
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise errors.InputError(
-      f'get_config() of {path} returns a {type(config).__name__}; it must '
-      'return an ml_collections.ConfigDict.'
-    )
-  return fields.complete(config.to_dict(), path)
-
-
-def _load_module(path: str):
-  if not os.path.isfile(path):  # False, too, where it cannot be looked at
-    there = []
-    with contextlib.suppress(OSError):
-      there = sorted(map(str, pathlib.Path(path).parent.glob('*.py')))
-    hint = f' There are: {", ".join(there)}.' if there else ''
-    raise errors.InputError(f'The config file {path!r} does not exist.{hint}')
-  source = importlib.util.spec_from_file_location('specdiff_config', path)
-  if source is None or source.loader is None:
-    raise errors.InputError(
-      f'The config file {path!r} is not a Python file (*.py).'
-    )
-  module = importlib.util.module_from_spec(source)
-  try:
-    source.loader.exec_module(module)
-  except errors.InputError:
-    raise
-  except Exception as error:
-    raise errors.InputError(
-      f'The config file {path} cannot be run: {_one_line(error)}.'
-    ) from error
-  return module
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -262,37 +247,9 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
       break
   if not spec:
     raise errors.InputError(
-      'There is no --config=FILE. Give a recipe, such as '
-      '--config=configs/quickstart.py.'
+      'There is no --config=FILE. Give a recipe, such as --config=quickstart.'
     )
   return spec, rest
-
-
-def _check_overrides(argv, config, spec: str) -> None:
-  """Raises InputError if an override names a field that does not exist."""
-  for index, arg in enumerate(argv):
-    match = _FIELD.match(arg)
-    if not match:
-      continue
-    _, given, value = arg.partition('=')
-    if not given:  # as the next argument, if at all
-      value = argv[index + 1] if index + 1 < len(argv) else ''
-    node: Any = config
-    for part in match.group(2).split('.'):
-      names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-      if part not in names:
-        raise fields.unknown(
-          f'The config {spec} was given (on the command line) the field',
-          match.group(2),
-          names or fields.ALL,
-        )
-      node = node[part]
-    if isinstance(node, tuple) and _is_unordered(value):
-      raise errors.InputError(
-        f'The config {spec} was given (on the command line) {value} for '
-        f'{match.group(2)!r}, which has to be a tuple, such as (2, 4) or '
-        "('a', 'b')."
-      )
 
 
 def _is_unordered(text: str) -> bool:
@@ -301,12 +258,6 @@ def _is_unordered(text: str) -> bool:
     return isinstance(ast.literal_eval(text), (dict, set))
   except (ValueError, SyntaxError, MemoryError, RecursionError):
     return False
-
-
-def _one_line(error: BaseException) -> str:
-  text = ' '.join(str(error).split()).rstrip('.')
-  kind = type(error).__name__
-  return text if isinstance(error, flags.Error) else f'{kind}: {text}'
 
 
 def _flag_text(one: flags.Flag) -> str:

@@ -43,9 +43,21 @@ def text(piece: str) -> None:
 
 def stream(system, request) -> None:
   """Writes a completion to stdout while it is made."""
+  pieces = []
   for piece in system.stream(request):
     text(piece)
+    pieces.append(piece)
   text('\n')
+  remark(request.id, ''.join(pieces))
+
+
+def remark(name: str, whole: str) -> None:
+  """Says of a text that shows nothing that it is one."""
+  if not any(x.isprintable() and not x.isspace() for x in whole):
+    say(
+      f'{name}: the text {whole!r} has no visible character (a random verifier '
+      'may end at once).'
+    )
 
 
 def table(what: tables.Table, *, fold: bool = False) -> None:
@@ -117,6 +129,10 @@ class _Console(rich.console.Console):
 
   def render_str(self, text: str, **options: Any) -> rich.text.Text:
     return super().render_str(printing.one_line(text), **options)
+
+  def on_broken_pipe(self) -> None:
+    """Leaves it to `__main__` that the reader has left; rich would exit 1."""
+    raise
 
 
 def _console(stream) -> rich.console.Console:

@@ -98,7 +98,10 @@ def _in_order(system, requests) -> None:
     texts[request.id], _ = system.cut(completion)
     while waiting and waiting[0].id in texts:
       _head(waiting[0])
-      console.text(texts.pop(waiting.pop(0).id) + '\n')
+      name = waiting.pop(0).id
+      text = texts.pop(name)
+      console.text(text + '\n')
+      console.remark(name, text)
 
   system.decode(requests, on_tokens=system.watch(), on_done=on_done)
 

@@ -3,6 +3,7 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
+from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
 PREEMPTED = 75  # as launch/environment.sh has it
@@ -26,7 +27,8 @@ COMMAND = command.Command(
     params_sha256.
     """,
   flags=_FLAGS,
-  fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
+  fields=recipe.described(*recipe.DECODING, *recipe.TRAINING)
+  | recipe.described(groups.Collecting, only=('completions', 'store_top_k')),
   examples=(
     'distill --config=configs/tiny.py --workdir runs/tiny',
     'distill --config=configs/distill_smollm2.py --workdir runs/mine '

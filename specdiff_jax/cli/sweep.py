@@ -8,7 +8,6 @@ from specdiff_jax.cli import console
 from specdiff_jax.cli import distill
 from specdiff_jax.cli import flag
 from specdiff_jax.core import files
-from specdiff_jax.recipes import recipe
 from specdiff_jax.tools.sweep import grid
 
 _FLAGS = {
@@ -46,7 +45,7 @@ COMMAND = command.Command(
     mean, with one standard deviation.
     """,
   flags=_FLAGS,
-  fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),
+  fields=distill.COMMAND.fields,
   examples=(
     'sweep --config=configs/ablations/losses_smollm2.py '
     '--grid loss=streak,ce,kl --workdir=runs/losses',

@@ -164,11 +164,14 @@ def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
 def described(
   *kinds: Any, only: Sequence[str] = ()
 ) -> dict[str, tuple[Any, str]]:
-  """Returns default and meaning of the fields of groups (`only` some)."""
+  """Returns default and meaning of the fields of groups (`only` some).
+
+  The meaning of those that are left out of help is empty.
+  """
   return {
-    name: (default, about.help)
+    name: (default, '' if about.hidden else about.help)
     for name, default, about in leaves(kinds)
-    if not about.hidden and (not only or name.partition('.')[0] in only)
+    if not only or name.partition('.')[0] in only
   }
 
 

@@ -94,11 +94,24 @@ def train(
     report.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if processes.is_first() else ():
     report.say(f'Held whole by every device: {line}')
-  with report.progress(what, run.schedule.steps) as show:
-    result = run.train(
-      lambda step, steps, values: show(step, steps, _note(values)), report.say
-    )
   path = os.path.join(workdir, 'drafter.safetensors')
+  before = '; it had come to 0 when the drafter there was finished'
+  before *= os.path.exists(path)
+  with report.progress(what, run.schedule.steps) as show:
+    new = True
+
+    def tell(step: int, steps: int, values: dict[str, Any]) -> None:
+      nonlocal new
+      if new and step > 1 and processes.is_first():
+        rate = training.learning_rate(config, step - 1)
+        report.say(
+          f'Goes on after step {step - 1}: the learning rate there is {rate:.3g}, '
+          f'on the cosine to 0 at config.steps={steps}{before}.'
+        )
+      new = False
+      show(step, steps, _note(values))
+
+    result = run.train(tell, report.say)
   if not result.interrupted:
     run.save(path, result)
   return result, path

@@ -266,6 +266,15 @@ def optimizer(
   )
 
 
+def learning_rate(recipe: recipe_lib.Recipe, step: int) -> float:
+  """Returns the learning rate after `step` steps of a run."""
+  options = recipe.optimizer
+  schedule = optimizer_lib.schedule(
+    options.learning_rate, recipe.schedule.steps, options.warmup
+  )
+  return float(jnp.asarray(schedule(step)))
+
+
 def check_verifier(
   header: Mapping[str, Any], checkpoint: weights.Checkpoint, folder: str
 ) -> None:

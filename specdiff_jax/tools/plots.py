@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 from typing import Any
 
 from specdiff_jax.core import errors
@@ -22,6 +23,26 @@ _STYLE: dict[Any, Any] = {
 }
 _DASHES = ('-', '--', '-.', ':')
 _MARKERS = 'osD^vPX*'
+_ENDINGS = ('.png', '.svg', '.pdf')
+
+
+def check(path: str) -> None:
+  """Raises InputError if no plot can be written to `path`."""
+  folder = os.path.dirname(path) or '.'
+  if os.path.splitext(path)[1].lower() not in _ENDINGS:
+    fault = f'it does not end in {", ".join(_ENDINGS)}'
+  elif not os.path.isdir(folder):
+    fault = f'there is no folder {folder!r}'
+  elif os.path.isdir(path):
+    fault = 'it is a folder'
+  elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    fault = 'it is not writable'
+  else:
+    return
+  raise errors.InputError(
+    f'The plot cannot be written to {path!r}: {fault}. Give a file in a folder '
+    'that exists, ending in .png, .svg or .pdf.'
+  )
 
 
 @contextlib.contextmanager

@@ -41,20 +41,34 @@ def make_optimizer(
       f'optimizer: learning_rate {learning_rate} and steps {steps} must be '
       'positive.'
     )
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(clip),
+    optax.adamw(
+      schedule(learning_rate, steps, warmup),
+      b2=0.95,
+      weight_decay=weight_decay,
+      mask=_is_matrix,
+    ),
+  )
+  if trained:
+    optimizer = partial.only(optimizer, trained)
+  return skip_explosions(optimizer, explosion)
+
+
+def schedule(
+  learning_rate: float, steps: int, warmup: int | float = 0.04
+) -> optax.Schedule:
+  """Returns the learning rate by step: warm-up, then a cosine to 0 at `steps`.
+
+  See `make_optimizer`.
+  """
   warmup_steps = int(warmup * steps) if warmup < 1 else int(warmup)
-  schedule = optax.warmup_cosine_decay_schedule(
+  return optax.warmup_cosine_decay_schedule(
     init_value=learning_rate / (warmup_steps + 1),
     peak_value=learning_rate,
     warmup_steps=warmup_steps,
     decay_steps=max(steps, warmup_steps + 1),
   )
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(clip),
-    optax.adamw(schedule, b2=0.95, weight_decay=weight_decay, mask=_is_matrix),
-  )
-  if trained:
-    optimizer = partial.only(optimizer, trained)
-  return skip_explosions(optimizer, explosion)
 
 
 class Skipping(NamedTuple):

@@ -1,6 +1,7 @@
 """Bad input ends in one paragraph that names the culprit, and exit code 2."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -229,3 +230,16 @@ def test_rules_that_the_drafts_cannot_serve(bad, system, rule, draft, words):
   more = (f'--config.rule={rule}', f'--config.draft={draft}')
   bad(words, 'decode', '--prompt=a', f'--config.system={system}', *more)
   bad(words, 'bench', f'--systems={system}', *more)
+
+
+def test_plots_that_cannot_be_written(bad, tmp_path, monkeypatch):
+  """Before anything is loaded."""
+  never = '--config.verifier=nowhere.gguf'
+  bad(['x.png', 'no folder'], 'bench', f'--plot={tmp_path}/no/x.png', never)
+  bad(['x.txt', '.svg'], 'bench', f'--plot={tmp_path}/x.txt', never)
+  (tmp_path / 'x.pdf').mkdir()
+  bad(['x.pdf', 'is a folder'], 'bench', f'--plot={tmp_path}/x.pdf', never)
+
+  bad(['nowhere.gguf'], 'bench', f'--plot={tmp_path}/x.png', never)
+  monkeypatch.setattr(os, 'access', lambda *_: False)
+  bad(['x.png', 'not writable'], 'bench', f'--plot={tmp_path}/x.png', never)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import specdiff_jax
 from specdiff_jax import __main__
 from specdiff_jax.cli import aot
 from specdiff_jax.cli import bench
@@ -45,8 +46,8 @@ def test_help_teaches(specdiff, name):
   parts += ['Config fields', '--config'] if command.recipe else [command.takes]
   for part in parts:
     assert part in run.out
-  for field in PROGRAMS[name].COMMAND.fields:
-    assert f'  {field} = ' in run.out
+  for field, (_, meaning) in command.fields.items():
+    assert (f'  {field} = ' in run.out) == bool(meaning)
 
 
 def test_help_starts_without_jax(root):
@@ -172,16 +173,49 @@ def test_broken_recipes(specdiff, tmp_path, text, words):
     (['--config.max_new_tokens=0'], ['max_new_tokens', '0']),
     (['--systems=ar,fast'], ['systems', 'fast', 'lookup']),
     (['--config.system=fast'], ['system', 'fast', 'lookup']),
-    (['--config.loss=hinge'], None),  # only distill reads these
-    (['--config.mesh=(1, 2, 3)'], None),
+    (['--config.loss=hinge'], ['bench does not read config.loss', '--help']),
+    (['--noconfig.fsdp'], ['bench does not read config.fsdp']),
+    (['--config.stop={1}'], ["'stop'", 'a tuple']),
     (['--config.ar_slots.float32=-1'], ['ar_slots', '-1']),
   ],
 )
 def test_bad_command_lines(specdiff, tiny, argv, words):
-  if words is None:
-    bench.COMMAND.parse([tiny, *argv])
-  else:
-    bad(specdiff('bench', tiny, *argv), words)
+  bad(specdiff('bench', tiny, *argv), words)
+
+
+@pytest.mark.parametrize(
+  'name, read, not_read',
+  [
+    ('decode', 'network.layers=1', 'prompts=x'),
+    ('bench', "network={'layers': 1}", 'learning_rate=0.1'),
+    ('verify', 'limit=1', 'rounds=1'),
+    ('collect', 'join_timeout=9', 'loss=ce'),
+    ('distill', 'completions=2', 'refresh_accepted=1'),
+    ('sweep', 'served=0.5', 'systems=ar'),  # it is left out of help
+    ('aot', 'batch=8', 'limit=1'),
+  ],
+)
+def test_fields_that_a_program_does_not_read(tiny, name, read, not_read):
+  command = PROGRAMS[name].COMMAND
+  command.parse([tiny, f'--config.{read}'])  # though the recipe sets others
+  words = f'{name} does not read config.{not_read.partition("=")[0]}, '
+  with pytest.raises(errors.InputError, match=words):
+    command.parse([tiny, f'--config.{not_read}'])
+
+
+def test_a_grid_of_what_no_run_reads(tiny):
+  with pytest.raises(errors.InputError, match='does not read config.rounds'):
+    sweep.points([tiny], ['rounds=1,2'])
+
+
+def test_version(specdiff, root):
+  run = specdiff('--version')
+  assert run.code == 0
+  assert run.out.startswith(f'specdiff_jax {specdiff_jax.__version__} (Python ')
+  assert (
+    f'\nversion: {specdiff_jax.__version__}\n'
+    in (root / 'CITATION.cff').read_text()
+  )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +239,7 @@ def test_bad_training_settings(specdiff, tiny, tmp_path, name, value):
 @pytest.mark.parametrize(
   'argv, words',
   [
-    (['bensh'], ["'bensh'", 'bench']),
+    (['bensh'], ["specdiff: You gave the subcommand 'bensh'", 'bench?']),
     (['bench'], ['--config']),
     (['bench', '--config'], ['--config']),
     (['bench', '--config=nowhere.py'], ['nowhere.py', 'not exist']),
@@ -225,6 +259,17 @@ def test_bad_input_in_a_process_of_its_own(tiny, root):
   assert done.returncode == 2
   assert done.stdout == '' and 'Traceback' not in done.stderr
   assert "'gama'" in done.stderr and 'gamma' in done.stderr
+
+
+def reader(field: str) -> command.Command:
+  """Returns a program that reads a field, or a part of it."""
+  every = (program.COMMAND for program in PROGRAMS.values())
+  first = field.partition('.')[0].partition('[')[0]
+  return next(
+    one
+    for one in every
+    if any(name.partition('.')[0] == first for name in one.fields)
+  )
 
 
 def bad(run, words) -> None:
@@ -265,7 +310,7 @@ def bad(run, words) -> None:
 )
 def test_values_of_another_kind_than_the_field(tiny, value, words):
   with pytest.raises(errors.InputError) as caught:
-    bench.COMMAND.parse([tiny, f'--config.{value}'])
+    reader(value.partition('=')[0]).parse([tiny, f'--config.{value}'])
   for word in words:
     assert word in str(caught.value)
 
@@ -274,7 +319,7 @@ def test_no_field_takes_a_number_that_is_none(tiny):
   for name, default, _ in recipe.leaves(recipe.GROUPS):
     for value in ('nan', 'inf', '-inf') if isinstance(default, float) else ():
       with pytest.raises(errors.InputError, match=f'{name}.*finite'):
-        bench.COMMAND.parse([tiny, f'--config.{name}={value}'])
+        reader(name).parse([tiny, f'--config.{name}={value}'])
 
 
 def test_a_nested_field_set_as_a_whole_gets_its_defaults(tiny):

@@ -77,6 +77,22 @@ def test_text_on_stdout_is_the_text_of_the_file(specdiff, tiny, prompts):
   assert run.out == records[1]['text'] + '\n'
 
 
+def test_a_text_that_shows_nothing_is_told_of(specdiff, tiny, prompts):
+  first = json.loads(prompts.read_text().splitlines()[0])
+  empty = json.dumps({'id': 'empty', 'prompt': 'Once upon'})
+  prompts.write_text(f'{json.dumps(first)}\n{empty}\n')
+  for batch in (1, 4):
+    run = specdiff(
+        'decode', tiny, f'--prompts={prompts}', '--config.system=ar',
+        f'--config.batch={batch}', *SMALL,
+    )  # fmt: skip
+    assert run.code == 0 and run.out.endswith('== empty ==\n\n')
+    assert run.err == (
+      "empty: the text '' has no visible character (a random verifier may end "
+      'at once).\n'
+    )
+
+
 def test_stop_strings_cut_and_save_cycles(specdiff, tiny, prompts):
   whole = outputs(specdiff, tiny, prompts, '--config.system=ar')
   stop = whole[1]['text'][2:4]

@@ -99,9 +99,14 @@ def test_names_of_folders_may_hold_anything(specdiff, argv, data, tmp_path):
   mine, workdir = tmp_path / 'br{a,b}', tmp_path / 'run[1]*{c,d} ü'
   shutil.copytree(data, mine)
   argv = *argv, f'--workdir={workdir}', f'--config.data={mine}'
-  assert specdiff(*argv, '--config.steps=2').code == 0
+  run = specdiff(*argv, '--config.steps=2')
+  assert run.code == 0 and 'learning rate' not in run.err
   run = specdiff(*argv, '--config.steps=4')
   assert run.code == 0 and run.json['steps'] == 4, run.err
+  assert (
+    'Goes on after step 2: the learning rate there is 0.0015, on the cosine to '
+    '0 at config.steps=4; it had come to 0 when the drafter there was finished.'
+  ) in run.err
   assert sorted(os.listdir(workdir / 'checkpoints')) == ['2', '4']
   shutil.rmtree(workdir / 'checkpoints' / '4')
   (workdir / 'metrics.jsonl').write_bytes(b'garbage\n')

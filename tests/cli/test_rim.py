@@ -166,6 +166,13 @@ def test_a_reader_that_leaves_is_no_fault(root):
     assert done.returncode == 0 and done.stderr == b'', done
 
 
+def test_a_reader_that_leaves_a_table_is_no_fault(root):
+  """rich would exit with 1."""
+  shell = '"$@" | true; exit ${PIPESTATUS[0]}'
+  done = start(root, 'inspect', 'preset:llama2_7b', shell=shell)
+  assert done.returncode == 0 and done.stderr == b'', done
+
+
 def test_streams_that_are_closed_or_full(root):
   done = start(root, 'bench', '--help', shell='"$@" >&-')
   assert (done.returncode, done.stdout, done.stderr) == (0, b'', b'')

@@ -1,0 +1,151 @@
+"""Recipes on disk: found by name or path, run, and their own paths found."""
+
+from collections.abc import Sequence
+import difflib
+import importlib.util
+import inspect
+import os
+import pathlib
+from typing import Any
+
+from absl import flags
+import ml_collections
+
+from specdiff_jax.cli import paths
+from specdiff_jax.core import errors
+from specdiff_jax.recipes import fields
+
+
+def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+  """Returns the fields that `FILE[:VARIANT]` or `NAME[:VARIANT]` sets.
+
+  For recipes that change another one. NAME is one that comes with the package.
+  Raises InputError where there is no such recipe, or it does not run.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.load_config('ablations/losses_smollm2:gpu').network.layers
+    4
+  """
+  return ml_collections.ConfigDict(_values(os.fspath(spec)))
+
+
+def complete(spec: str) -> dict[str, Any]:
+  """Returns the values that a recipe gives, and the defaults of the others."""
+  return fields.complete(_values(spec), _find(spec)[0])
+
+
+def explained(
+  error: errors.InputError,
+  spec: str,
+  values: dict[str, Any],
+  argv: Sequence[str],
+) -> errors.InputError:
+  """Returns an error that says where a missing path of the recipe was sought.
+
+  `values` are of the recipe with the command line `argv`, whose own paths are
+  relative to the working directory.
+  """
+  for path in paths.unfound(values, str(error)):
+    if not any(path in arg for arg in argv):
+      file = os.path.abspath(_find(spec)[0])
+      return errors.InputError(
+        f'{error} The recipe {file} gives {path!r}, which is neither in its '
+        f'folder, nor in the working directory ({os.getcwd()}), nor in '
+        f'{paths.CONFIGS}.'
+      )
+  return error
+
+
+def one_line(error: BaseException) -> str:
+  """Returns the message of an error of absl's, or of any program."""
+  text = ' '.join(str(error).split()).rstrip('.')
+  kind = type(error).__name__
+  return text if isinstance(error, flags.Error) else f'{kind}: {text}'
+
+
+def _values(spec: str) -> dict[str, Any]:
+  """Returns the values that a recipe gives, with its paths found."""
+  path, variant = _find(spec)
+  function = getattr(_module(path), 'get_config', None)
+  if not callable(function):
+    raise errors.InputError(
+      f'{path} has no function get_config() that returns a ConfigDict; add '
+      'one, or give another file by --config.'
+    )
+  if variant is not None and not inspect.signature(function).parameters:
+    raise errors.InputError(
+      f'{path} knows no variants, but was given {variant!r}: leave '
+      f'":{variant}" out.'
+    )
+  try:
+    config = function() if variant is None else function(variant)
+  except errors.InputError:
+    raise
+  except Exception as error:
+    raise errors.InputError(
+      f'get_config() of {path} fails: {one_line(error)}.'
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.InputError(
+      f'get_config() of {path} returns a {type(config).__name__}; it must '
+      'return an ml_collections.ConfigDict.'
+    )
+  values = config.to_dict()
+  paths.in_recipe(values, os.path.dirname(path))
+  return values
+
+
+def _find(spec: str) -> tuple[str, str | None]:
+  """Returns the file of a recipe, and the variant if one is given."""
+  name, colon, variant = spec.partition(':')
+  path = paths.expand(name, '--config')
+  shipped = _shipped()
+  if not os.path.isfile(path):  # False, too, where it cannot be looked at
+    if name not in shipped:
+      raise _missing(path, shipped)
+    path = str(paths.CONFIGS / f'{name}.py')
+  return path, variant if colon else None
+
+
+def _shipped() -> list[str]:
+  """Returns the names of the recipes that come with the package."""
+  return sorted(
+    file.relative_to(paths.CONFIGS).with_suffix('').as_posix()
+    for file in paths.CONFIGS.rglob('*.py')
+  )
+
+
+def _missing(path: str, shipped: list[str]) -> errors.InputError:
+  """Returns the error for a recipe that is not there, with near ones."""
+  try:
+    beside = sorted(map(str, pathlib.Path(path).parent.glob('*.py')))
+  except OSError:
+    beside = []
+  there = {name: pathlib.PurePath(name).stem for name in (*shipped, *beside)}
+  stem = pathlib.PurePath(path).stem
+  near = difflib.get_close_matches(stem, there.values(), n=3)
+  guess = ' or '.join(name for name in there if there[name] in near)
+  return errors.InputError(
+    f'The config file {path!r} does not exist. '
+    + (f'Did you mean {guess}?' if guess else f'There are: {", ".join(there)}.')
+  )
+
+
+def _module(path: str):
+  """Runs a recipe's file."""
+  source = importlib.util.spec_from_file_location('specdiff_config', path)
+  if source is None or source.loader is None:
+    raise errors.InputError(
+      f'The config file {path!r} is not a Python file (*.py).'
+    )
+  module = importlib.util.module_from_spec(source)
+  try:
+    source.loader.exec_module(module)
+  except errors.InputError:
+    raise
+  except Exception as error:
+    raise errors.InputError(
+      f'The config file {path} cannot be run: {one_line(error)}.'
+    ) from error
+  return module
