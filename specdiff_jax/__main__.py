@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 import importlib
 import sys
+from typing import NoReturn
 
 from specdiff_jax.cli import failures
+from specdiff_jax.cli import interrupts
 from specdiff_jax.core import errors
+from specdiff_jax.core import interrupts as interrupts_lib
 from specdiff_jax.core import printing
 
 SUBCOMMANDS = {
@@ -57,6 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   return failures.flushed(code)
 
 
+def program() -> NoReturn:
+  """Runs `main` as a process of its own, which Ctrl-C ends in order."""
+  interrupts.watch(printing.one_line(' '.join(['specdiff', *sys.argv[1:2]])))
+  code = None
+  try:
+    code = main()
+  finally:
+    if interrupts_lib.over() or code == interrupts.CODE:
+      interrupts.leave()
+  sys.exit(code)
+
+
 def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
   """Returns the exit code of a subcommand, and what to tell where it failed."""
   try:
@@ -72,10 +87,7 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
   except errors.InputError as error:
     return 2, str(error)
   except KeyboardInterrupt:
-    return 130, (
-      'interrupted. What was written stays; `collect`, `distill` and `sweep` '
-      'go on from it when started again.'
-    )
+    return interrupts.CODE, f'interrupted. {interrupts.STAYS}'
   except BrokenPipeError:
     raise
   except Exception as error:
@@ -92,4 +104,4 @@ def usage() -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  program()
