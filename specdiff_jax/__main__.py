@@ -87,7 +87,8 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
   except errors.InputError as error:
     return 2, str(error)
   except KeyboardInterrupt:
-    return interrupts.CODE, f'interrupted. {interrupts.STAYS}'
+    told = interrupts_lib.came()
+    return interrupts.CODE, '' if told else f'interrupted. {interrupts.STAYS}'
   except BrokenPipeError:
     raise
   except Exception as error:

@@ -75,7 +75,7 @@ class Command:
       print(self.help(), end='')
       return 0
     call = self.parse(argv)
-    distributed = bool(call.config) and call.config.processes.distributed
+    distributed = call.config is not None and call.config.distributed
     with console.ticking(self.name, distributed):
       return self._run(call, body)
 

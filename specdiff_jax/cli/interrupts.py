@@ -23,6 +23,8 @@ STAYS = (
   'go on from it when started again.'
 )
 _GRACE = 1.0  # seconds in which the program may say its own last words
+_CACHE = os.path.join('jax', '_src', 'lru_cache.py')
+_told = threading.Event()
 _SHOW_CURSOR = '\r\n\x1b[?25h'  # a bar hides it
 
 
@@ -42,9 +44,29 @@ def watch(name: str) -> None:
 
 
 def leave(text: str = '') -> NoReturn:
-  """Ends the process within a second, whatever its threads and readers do."""
+  """Ends the process in seconds, whatever its threads and readers do.
+
+  Without a text it is the interrupted program itself that is done: the thread
+  that watches may have words to say yet.
+  """
+  if not text:
+    _told.wait(1.0)
   _start(_last_words, text).join(1.0)
+  late = time.monotonic() + 1.0
+  while _caching() and time.monotonic() < late:
+    time.sleep(0.001)
   os._exit(CODE)
+
+
+def _caching() -> bool:
+  """Returns whether jax writes a compiled program into its cache.
+
+  It would take half of one for the whole, and warn of it ever after.
+  """
+  frame = sys._current_frames().get(threading.main_thread().ident or 0)
+  while frame and not frame.f_code.co_filename.endswith(_CACHE):
+    frame = frame.f_back
+  return bool(frame)
 
 
 def _start(function: Callable[..., None], *args: Any) -> threading.Thread:
@@ -62,7 +84,7 @@ def _watch(source: int, name: str) -> None:
     leave(f'{name}: interrupted. {STAYS}')
   _start(
     _tell,
-    f'{name}: interrupted; finishing {what} (Ctrl-C again leaves at once) ...',
+    f'{name}: interrupted; {what} (Ctrl-C again leaves at once) ...',
   )
   _start(_again, source, name)
   interrupts.wait()
@@ -94,3 +116,4 @@ def _tell(line: str) -> None:
   with contextlib.suppress(OSError):
     start = _SHOW_CURSOR if os.isatty(2) else ''
     os.write(2, f'{start}{line}\n'.encode(errors='backslashreplace'))
+  _told.set()

@@ -134,7 +134,7 @@ def collect(
   def on_done(name: str, completion: np.ndarray) -> None:
     nonlocal tokens
     if not waiting:
-      held.enter_context(interrupts.held(f'the write to {journal.path}'))
+      held.enter_context(interrupts.held(f'finishing {journal.path}'))
     request = left.pop(name)
     waiting.append(_trajectory(request, completion, journal.header))
     tokens += len(completion)

@@ -15,13 +15,13 @@ _came = _over = False
 
 @contextlib.contextmanager
 def held(what: str) -> Iterator[None]:
-  """Has an interrupt wait for the work within, which `what` names.
+  """Has an interrupt wait for the work within; `what` then says why.
 
   After an interrupt no such work begins any more: the caller is stopped here,
   and the program ends.
 
   Example:
-    with held('the write to journal.jsonl'):
+    with held('finishing journal.jsonl'):
       write()
   """
   with _changed:

@@ -68,7 +68,7 @@ class AppendFile:
     """
     data = memoryview(b''.join(map(_line, records)))
     self.check()
-    with disk_errors(self.path), interrupts.held(f'the write to {self.path}'):
+    with disk_errors(self.path), interrupts.held(f'finishing {self.path}'):
       try:
         if self._regular:
           os.lseek(self._file, self._end, os.SEEK_SET)

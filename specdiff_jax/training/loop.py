@@ -122,7 +122,9 @@ def train(
       state, metrics = step_fn(state, ready, frozen)
       if done == first + 1 and processes.process_count() == 1:
         # From here on, where it is compiled, there is something to save.
-        held.enter_context(interrupts.held('this step and its checkpoint'))
+        held.enter_context(
+          interrupts.held('finishing this step and its checkpoint')
+        )
       watch.add(done, batch, metrics.pop('left_out', False))
       pace.add(metrics)
       if _due(done, schedule.log_every, schedule.steps):
