@@ -54,7 +54,8 @@ def command(program, folder):
 
 
 def start(arguments):
-  """Starts a program as a shell in the foreground does: SIGINT not ignored."""
+  """Starts a program as a shell does in the foreground."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored
   return subprocess.Popen(
     [sys.executable, '-m', 'specdiff_jax', *arguments],
     cwd=ROOT,
@@ -62,7 +63,6 @@ def start(arguments):
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     start_new_session=True,  # as in a terminal its children get it too
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
 
 
@@ -96,12 +96,22 @@ def interrupted(process, seconds):
   return code, told, ended, *(data.decode() for data in text.values())
 
 
-def fault(seconds, code, told, ended, out, err):
+def done(folder, out):
+  """Returns whether a program had written all that it writes."""
+  lines = pathlib.Path(folder, 'out.jsonl')  # of decode, which prints nothing
+  prompts = ROOT / 'configs' / 'prompts' / 'tiny.jsonl'
+  return out.rstrip().endswith('}') or (
+    lines.exists()
+    and len(lines.open().readlines()) == len(prompts.open().readlines())
+  )
+
+
+def fault(folder, seconds, code, told, ended, out, err):
   """Returns what is wrong with the end of an interrupted program, or ''."""
   early = code == 130 and seconds < EARLY and 'interrupted' not in err
   if ('Traceback' in err or 'Fatal' in err) and not early:
     return 'a traceback'
-  if code == 0 and out.rstrip().endswith('}'):
+  if code == 0 and done(folder, out):
     return ''
   if code != 130:
     return f'the code is {code}'
@@ -134,7 +144,7 @@ def main(sends, workdir, *programs):
       if ended is None:
         length = min(length, seconds)  # the first run compiled more
         continue
-      bad = fault(seconds, *one)
+      bad = fault(folder, seconds, *one)
       found.append((code, told, ended, bad))
       print(
         f'{program} after {seconds:.2f} s: code {code}, '

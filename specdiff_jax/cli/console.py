@@ -101,7 +101,9 @@ class _Task:
       parts.append('starting')
     elif self.since and self.done > self.since[0]:
       rate = (self.done - self.since[0]) / (time.monotonic() - self.since[1])
-      parts.append(f'{rate:.3g}/s')
+      parts.append(
+        f'{rate:.3g}/s' if rate > 0.1 else f'{_clock(1 / rate)} each'
+      )
       if self.total:
         parts.append(f'ETA {_clock((self.total - self.done) / rate)}')
     return ', '.join(filter(None, parts))
@@ -147,7 +149,8 @@ def _tick(log: _Log, over: threading.Event, start: float) -> None:
     if log.speaks:
       elapsed = _clock(time.monotonic() - start)
       with contextlib.suppress(OSError):  # whoever read it has left
-        say(f'{elapsed} {": ".join(task.line() for task in log.tasks)}')
+        tasks = ': '.join(task.line() for task in log.tasks)
+        say(f'{elapsed} {tasks if len(log.tasks) > 1 else tasks + " ..."}')
     pause = min(1.5 * pause, _LONGEST)
 
 
