@@ -4,10 +4,13 @@ from collections.abc import Sequence
 import importlib
 from importlib import metadata
 import sys
+from typing import NoReturn
 
 import specdiff_jax
 from specdiff_jax.cli import failures
+from specdiff_jax.cli import interrupts
 from specdiff_jax.core import errors
+from specdiff_jax.core import interrupts as interrupts_lib
 from specdiff_jax.core import printing
 
 SUBCOMMANDS = {
@@ -64,6 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   return failures.flushed(code)
 
 
+def program() -> NoReturn:
+  """Runs `main` as a process of its own, which Ctrl-C ends in order."""
+  interrupts.watch(printing.one_line(' '.join(['specdiff', *sys.argv[1:2]])))
+  code = None
+  try:
+    code = main()
+  finally:
+    if interrupts_lib.over() or code == interrupts.CODE:
+      interrupts.leave()
+  sys.exit(code)
+
+
 def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
   """Returns the exit code of a subcommand, and what to tell where it failed."""
   try:
@@ -82,10 +97,8 @@ def _run(name: str, argv: Sequence[str]) -> tuple[int, str]:
   except errors.InputError as error:
     return 2, str(error)
   except KeyboardInterrupt:
-    return 130, (
-      'interrupted. What was written stays; `collect`, `distill` and `sweep` '
-      'go on from it when started again.'
-    )
+    told = interrupts_lib.came()
+    return interrupts.CODE, '' if told else f'interrupted. {interrupts.STAYS}'
   except BrokenPipeError:
     raise
   except Exception as error:
@@ -109,4 +122,4 @@ def usage() -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  program()

@@ -71,6 +71,11 @@ class Command:
       print(self.help(), end='')
       return 0
     call = self.parse(argv)
+    distributed = call.config is not None and call.config.distributed
+    with console.ticking(self.name, distributed):
+      return self._run(call, body)
+
+  def _run(self, call: Call, body: Callable[[Call], int]) -> int:
     from specdiff_jax.core import jax_settings  # --help waits for no jax
 
     for other in jax_settings.settle():

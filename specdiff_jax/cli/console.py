@@ -1,9 +1,16 @@
-"""Where the programs print: text and results on stdout, the rest on stderr."""
+"""Where the programs print: text and results on stdout, the rest on stderr.
+
+Progress is a bar on a terminal. Elsewhere, as in the log of a cluster's job, it
+is a line now and then, as long as a program runs: while it compiles too.
+"""
 
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
+import datetime
 import json
 import sys
+import threading
 import time
 from typing import Any
 
@@ -14,6 +21,8 @@ import rich.text
 
 from specdiff_jax.core import printing
 from specdiff_jax.tools import tables
+
+_FIRST, _LONGEST = 8.0, 25.0  # seconds of silence: at first, and later
 
 
 def out() -> rich.console.Console:
@@ -80,11 +89,119 @@ def result(fields: dict[str, Any]) -> None:
   print(json.dumps(fields), flush=True)
 
 
+@dataclasses.dataclass(eq=False)
+class _Task:
+  """Work as a line of a log tells of it."""
+
+  what: str
+  total: int | None = None
+  done: int = 0
+  note: str = ''
+  since: tuple[int, float] | None = None  # the first `done`, and when it came
+
+  def update(self, done: int, total: int | None, note: str) -> None:
+    """Notes what is done by now."""
+    self.total = self.total if total is None else total
+    self.done, self.note = done, note
+    self.since = self.since or (done, time.monotonic())
+
+  def line(self) -> str:
+    """Returns what is done, how fast it goes, and how long it still takes."""
+    words = self.what + (f' {self.done}/{self.total}' if self.total else '')
+    parts = [words, self.note]
+    if self.total and (self.since is None or self.done == self.since[0]):
+      parts.append('starting')
+    elif self.since and self.done > self.since[0]:
+      rate = (self.done - self.since[0]) / (time.monotonic() - self.since[1])
+      parts.append(
+        f'{rate:.3g}/s' if rate > 0.1 else f'{_clock(1 / rate)} each'
+      )
+      if self.total:
+        parts.append(f'ETA {_clock((self.total - self.done) / rate)}')
+    return ', '.join(filter(None, parts))
+
+
+@dataclasses.dataclass
+class _Log:
+  """What the lines of a log are about."""
+
+  tasks: list[_Task]  # each within the one before
+  speaks: bool  # of several processes the first does
+
+
+_log = _Log([], False)
+
+
+@contextlib.contextmanager
+def ticking(name: str, distributed: bool) -> Iterator[None]:
+  """Tells of a program's work as long as it lasts, where there are no bars.
+
+  Of `distributed` processes none speaks before they have joined, and then the
+  first one does.
+  """
+  if sys.stderr.isatty():
+    yield
+    return
+  global _log
+  _log = _Log([_Task(name)], not distributed)
+  over, start = threading.Event(), time.monotonic()
+  ticker = threading.Thread(target=_tick, args=(_log, over, start), daemon=True)
+  ticker.start()
+  try:
+    yield
+  finally:
+    over.set()
+    ticker.join()
+    _log = _Log([], False)
+
+
+def _tick(log: _Log, over: threading.Event, start: float) -> None:
+  pause = _FIRST
+  while not over.wait(pause):
+    if log.speaks:
+      elapsed = _clock(time.monotonic() - start)
+      with contextlib.suppress(OSError):  # whoever read it has left
+        tasks = ': '.join(task.line() for task in log.tasks)
+        say(f'{elapsed} {tasks if len(log.tasks) > 1 else tasks + " ..."}')
+    pause = min(1.5 * pause, _LONGEST)
+
+
+def _clock(seconds: float) -> str:
+  return str(datetime.timedelta(seconds=round(seconds)))
+
+
+@contextlib.contextmanager
+def _task(what: str, total: int | None = None) -> Iterator[_Task]:
+  """Has the lines tell of work that is done within."""
+  task, log = _Task(what, total), _log
+  if log.tasks and not log.speaks:  # they have joined by now
+    from specdiff_jax.parallel import processes  # --help waits for no jax
+
+    log.speaks = processes.is_first()
+  log.tasks.append(task)
+  try:
+    yield task
+  finally:
+    log.tasks.remove(task)
+
+
 @contextlib.contextmanager
 def progress(
   what: str, total: int | None = None
 ) -> Iterator[Callable[..., None]]:
-  """Shows a bar on stderr; yields `update(done, total, note)`."""
+  """Shows work on stderr; yields `update(done, total, note)`."""
+  with _task(what, total) as task, _bar(what, total) as bar:
+
+    def update(done: int, total: int | None = None, note: str = '') -> None:
+      task.update(done, total, note)
+      bar(done, total, note)
+
+    yield update
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+  """Shows a bar on a terminal; yields its update."""
   columns = (
     rich.progress.TextColumn('{task.description}', markup=False),
     rich.progress.BarColumn(),
@@ -106,15 +223,16 @@ def progress(
 
 @contextlib.contextmanager
 def patient(what: str, seconds: float = 1.0) -> Iterator[Callable[..., None]]:
-  """Yields the update of a bar that appears if the work takes longer."""
+  """Does as `progress`, with a bar that appears if the work takes longer."""
   start = time.monotonic()
-  with contextlib.ExitStack() as stack:
+  with _task(what) as task, contextlib.ExitStack() as stack:
     bar = None
 
     def update(done: int, total: int | None = None, note: str = '') -> None:
       nonlocal bar
+      task.update(done, total, note)
       if bar is None and time.monotonic() - start > seconds:
-        bar = stack.enter_context(progress(what, total))
+        bar = stack.enter_context(_bar(what, total))
       if bar is not None:
         bar(done, total, note)
 

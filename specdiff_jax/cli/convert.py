@@ -4,6 +4,7 @@ from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
+from specdiff_jax.core import interrupts
 from specdiff_jax.drafters import registry
 
 _FLAGS = {
@@ -76,13 +77,22 @@ def body(call: command.Call) -> int:
   _refuse_trained(drafters.shipped(origin))
   source = None if options.adapter else published.open_drafter(origin)
   source = source or sources.open_model(origin, options.adapter)
-  with console.patient('converting (MB)') as show:
+  with (
+    interrupts.held('removing what is half written'),
+    console.patient('converting (MB)') as show,
+  ):
+
+    def progress(written: int, total: int) -> None:
+      if interrupts.came():
+        raise KeyboardInterrupt
+      show(written // 10**6, total // 10**6)
+
     done = export.convert(
       source,
       target,
       options.format,
       options.dtype,
-      lambda written, total: show(written // 10**6, total // 10**6),
+      progress,
       registry.writers(),
     )
   console.say(f'{target}: written.')

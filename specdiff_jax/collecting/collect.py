@@ -1,11 +1,13 @@
 """Collecting: the engine over prompts, into the journal of trajectories."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+import contextlib
 import dataclasses
 
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import interrupts
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import trajectories
 
@@ -115,6 +117,7 @@ def collect(
   done = journal.ids().union(elsewhere)
   left = {one.id: one for one in requests if one.id not in done}
   waiting: Records = []
+  held = contextlib.ExitStack()  # while some wait
   tokens = 0
 
   def show():
@@ -124,15 +127,18 @@ def collect(
   def write():
     records = list(waiting)
     waiting.clear()  # first, so that a full disk is met once
-    journal.append(extend(records))
+    with held:
+      journal.append(extend(records))
     show()
 
   def on_done(name: str, completion: np.ndarray) -> None:
     nonlocal tokens
+    if not waiting:
+      held.enter_context(interrupts.held(f'finishing {journal.path}'))
     request = left.pop(name)
     waiting.append(_trajectory(request, completion, journal.header))
     tokens += len(completion)
-    if len(waiting) == at_once or not left:
+    if len(waiting) == at_once or not left or interrupts.came():
       write()
 
   show()

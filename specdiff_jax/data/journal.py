@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import interrupts
 from specdiff_jax.core import locks
 
 _LONGEST = files.MOST_JSON  # bytes of a line
@@ -67,7 +68,7 @@ class AppendFile:
     """
     data = memoryview(b''.join(map(_line, records)))
     self.check()
-    with disk_errors(self.path):
+    with disk_errors(self.path), interrupts.held(f'finishing {self.path}'):
       try:
         if self._regular:
           os.lseek(self._file, self._end, os.SEEK_SET)

@@ -96,6 +96,11 @@ class Recipe:
     """The options of the loss that is trained with; None of one not known."""
     return self.losses.get(self.objective.loss)
 
+  @property
+  def distributed(self) -> bool:
+    """Whether the programs that can do so join other processes."""
+    return self.processes.distributed
+
 
 # What programs read, as `Command.fields` puts them together.
 SYSTEMS = tuple(options_lib.SYSTEMS.values())

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import interrupts
 from specdiff_jax.parallel import processes
 from specdiff_jax.training import checksum
 from specdiff_jax.training import flops as flops_lib
@@ -110,7 +111,7 @@ def train(
   processes.together(lambda: writer.truncate(first))
   values, flops, pace = {}, None, metrics_lib.Pace()
   watch, failed = _Watch(records, schedule.skip_limit), []
-  with _stop_signals() as stopped, checkpointer:
+  with contextlib.ExitStack() as held, _stop_signals() as stopped, checkpointer:
     for done in range(first + 1, schedule.steps + 1):
       must = done == schedule.steps or not schedule.survive_full_disk
       attempt = functools.partial(_attempt, must, failed)
@@ -119,6 +120,11 @@ def train(
       if flops is None:
         flops = flops_lib.count(step_fn, state, ready, frozen)
       state, metrics = step_fn(state, ready, frozen)
+      if done == first + 1 and processes.process_count() == 1:
+        # From here on, where it is compiled, there is something to save.
+        held.enter_context(
+          interrupts.held('finishing this step and its checkpoint')
+        )
       watch.add(done, batch, metrics.pop('left_out', False))
       pace.add(metrics)
       if _due(done, schedule.log_every, schedule.steps):
@@ -143,8 +149,9 @@ def train(
           attempt(checkpointer.save, state, iterator, tau)
       if stop:
         break
-  preempted = not stopped or signal.SIGTERM in stopped
-  result = _result(state, checkpointer, writer, schedule, preempted)
+    checkpointer.wait()
+    preempted = not stopped or signal.SIGTERM in stopped
+    result = _result(state, checkpointer, writer, schedule, preempted)
   if not best or result.interrupted or result.best in (None, result.steps):
     return result
   state = checkpointer.at(result.best, state, iterator)
@@ -257,7 +264,7 @@ def _stop_signals():
   Handlers can be set in the main thread only; elsewhere the list stays
   empty. So it does with several processes: there jax catches SIGTERM, and
   tells all (`Checkpointer.preempted`). A second SIGINT raises
-  KeyboardInterrupt at once.
+  KeyboardInterrupt at once. One that is ignored stays so.
   """
   caught = []
   alone = processes.process_count() == 1
@@ -271,10 +278,13 @@ def _stop_signals():
       raise KeyboardInterrupt
     caught.append(number)
 
-  signals = (signal.SIGTERM, signal.SIGINT)
-  before = [signal.signal(number, catch) for number in signals]
+  before = {
+    number: signal.signal(number, catch)
+    for number in (signal.SIGTERM, signal.SIGINT)
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
   try:
     yield caught
   finally:
-    for number, handler in zip(signals, before, strict=True):
+    for number, handler in before.items():
       signal.signal(number, handler)
