@@ -89,7 +89,9 @@ class Command:
       if call.config is None:
         raise
       values = call.config.flat()
-      raise recipe_file.explained(error, call.recipe, values, argv) from error
+      raise recipe_file.explained(
+        error, call.recipe, values, call.argv
+      ) from error
 
   def parse(self, argv: Sequence[str]) -> Call:
     """Returns what the command line says; raises InputError."""

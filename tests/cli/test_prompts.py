@@ -43,7 +43,10 @@ def test_a_file_that_is_decoded(specdiff, tiny, source, tmp_path):
     (['--from={source}', '--out={out}'], "no field 'prompt'; it has n, quest"),
     (['--from={out}', '--out={out}'], 'neither a file that is there nor'),
     (['--from=gs://a/b', '--out={out}'], 'not at addresses'),
-    (['--from={source}', '--out={out}', '--feld=x'], 'Did you mean field or id_field?'),
+    (
+      ['--from={source}', '--out={out}', '--feld=x'],
+      'Did you mean field or id_field?',
+    ),
     (['--from={source}', '--out={out}', 'x'], 'no positional'),
   ],
 )
