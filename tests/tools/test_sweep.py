@@ -111,6 +111,16 @@ def test_the_picture_has_bars_and_says_of_what(drawn):
   assert not alone
 
 
+def test_a_spread_beyond_the_mean_leaves_the_axis_to_the_means(drawn):
+  """Its bar ends below the panel: 0 and less have no logarithm."""
+  wide = [
+    row(1.0, agree=agree, loss='ce', seed=str(i))
+    for i, agree in enumerate([(0.9, 0.1), (0.8, 0.001)])
+  ]
+  low, high = drawn(wide).axes[2].get_ylim()
+  assert 0.02 < low < 0.0505 < 0.85 < high < 2
+
+
 def test_curves_that_coincide_are_told_apart(drawn):
   figure = drawn([row(1.0, loss=name) for name in ('ce', 'kl', 'streak')])
   for panel in figure.axes:

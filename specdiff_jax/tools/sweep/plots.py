@@ -22,7 +22,7 @@ def save(path: str, rows: Sequence[table.Row], title: str = '') -> None:
       style = plots.style(number, len(groups))
       for panel, name in ((learnt, 'streak'), (tau, 'tau')):
         steps, means, spreads = group.over_steps(name)
-        dots = style if name == 'tau' else style | {'marker': ''}
+        dots = style if len(steps) <= 10 else style | {'marker': ''}
         panel.plot(steps, means, **dots, label=group.name)
         low, high = (
           [mean + sign * spread for mean, spread in zip(means, spreads)]
@@ -40,7 +40,7 @@ def save(path: str, rows: Sequence[table.Row], title: str = '') -> None:
         panel.errorbar(
           [j + shift for j, _, _ in slots],
           [mean for _, mean, _ in slots],
-          [min(spread, 0.99 * mean) for _, mean, spread in slots],
+          [spread for _, _, spread in slots],
           **style,
           elinewidth=1,
         )
