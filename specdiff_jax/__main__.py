@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import importlib
+import signal
 import sys
 from typing import NoReturn
 
@@ -69,6 +70,7 @@ def program() -> NoReturn:
   finally:
     if interrupts_lib.over() or code == interrupts.CODE:
       interrupts.leave()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's end takes a while
   sys.exit(code)
 
 
