@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import importlib
 from importlib import metadata
+import signal
 import sys
 from typing import NoReturn
 
@@ -76,6 +77,7 @@ def program() -> NoReturn:
   finally:
     if interrupts_lib.over() or code == interrupts.CODE:
       interrupts.leave()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's end takes a while
   sys.exit(code)
 
 

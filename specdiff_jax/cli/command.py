@@ -28,6 +28,7 @@ from specdiff_jax.recipes import recipe as recipe_lib
 _EXIT_CODES = {
   0: 'done',
   2: 'bad input; the message says what and where, and what to do',
+  130: 'interrupted by Ctrl-C',
 }
 _CONFIG = re.compile(r'^--?config(=|$)')
 _FIELD = re.compile(r'^--?(no)?config\.([\w.]+)')

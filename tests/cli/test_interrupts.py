@@ -132,6 +132,7 @@ def sends(root):
   return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seconds', [1.0, 3.0, 6.0])
 def test_a_bench_while_it_starts_and_compiles(sends, seconds):
   process = sends.start(sends.command('bench', ''))
@@ -139,6 +140,7 @@ def test_a_bench_while_it_starts_and_compiles(sends, seconds):
   assert found[0] == 130 and not sends.fault('', seconds, *found), found
 
 
+@pytest.mark.slow
 def test_a_distillation_is_saved(sends, data, tmp_path):
   """After the step that it is at, which the next run goes on from."""
   arguments = [

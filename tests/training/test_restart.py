@@ -93,18 +93,28 @@ def test_metrics_past_the_checkpoint_are_dropped(tmp_path, whole):
   assert_same(result, tmp_path, whole)
 
 
-def test_signal_saves_and_resumes(tmp_path, whole):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_resumes(tmp_path, whole, number):
   told = []
 
   def progress(done, steps, values):
     told.append((done, steps, float(values['loss'])))
     if done == 2:
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), number)
 
-  before = signal.getsignal(signal.SIGTERM)
-  first = tiny_training.train(tmp_path, 6, evaluate=evaluate, progress=progress)
-  assert signal.getsignal(signal.SIGTERM) is before
-  assert first.interrupted and first.preempted and first.steps == 2
+  def handler(number, frame):
+    raise AssertionError('the signal is not for this one')
+
+  before = signal.signal(number, handler)  # one that is ignored stays so
+  try:
+    first = tiny_training.train(
+      tmp_path, 6, evaluate=evaluate, progress=progress
+    )
+    assert signal.getsignal(number) is handler
+  finally:
+    signal.signal(number, before)
+  assert first.interrupted and first.steps == 2
+  assert first.preempted == (number == signal.SIGTERM)
   assert [t[:2] for t in told] == [(1, 6), (2, 6)]
   result = tiny_training.train(tmp_path, 6, evaluate=evaluate)
   assert_same(result, tmp_path, whole)
