@@ -1,5 +1,7 @@
 """`prompts`: a prompt file out of a dataset."""
 
+import os
+
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
@@ -60,6 +62,9 @@ def body(call: command.Call) -> int:
   options = call.options
   source, out = (command.needed(options, name) for name in ('from', 'out'))
   from specdiff_jax.data import prompt_sources
+
+  if options['split'].present and os.path.exists(source):
+    console.say(f'{source} is a file, which has no splits: all of it is read.')
 
   with console.patient('prompts') as show:
     found = prompt_sources.write(

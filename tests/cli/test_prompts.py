@@ -27,6 +27,9 @@ def test_a_file_that_is_decoded(specdiff, tiny, source, tmp_path):
   assert run.code == 2 and '--overwrite' in run.err
   run = specdiff(*argv, '--overwrite', '--limit=1', '--id_field=n')
   assert run.code == 0 and run.json['prompts'] == 1 and not run.err
+  again = specdiff(*argv, '--overwrite', '--split=test')
+  assert again.code == 0 and 'which has no splits' in again.err
+  run = specdiff(*argv, '--overwrite', '--limit=1', '--id_field=n')
   assert json.loads(out.read_text()) == {'id': 0, 'prompt': 'a b a b'}
   out.write_text(made)
   small = '--config.system=lookup', '--config.prompt_buckets=(16,)'

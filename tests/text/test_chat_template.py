@@ -496,6 +496,21 @@ def test_it_needs_no_working_directory_and_ends_with_its_parent(
     pytest.fail('the process has not ended')
 
 
+def test_what_a_template_reads():
+  template = (
+    '{% if not a is defined %}{% set a = 1 %}{% endif %}{{ a }}{{ range(1) }}'
+    '{% for m in messages %}{% if m.b %}{% set c = m.b %}{% endif %}{{ c }}'
+    '{% generation %}{{ m[d|default(1)] }}{% endgeneration %}{% endfor %}'
+  )
+  likely = dict.fromkeys(('a', 'd', 'messages'), True)
+  assert chat_template.reads(template) == likely | {'c': False}
+  with pytest.raises(chat_template.Error, match='Expected an expression'):
+    chat_template.reads('{% if %}')
+  with pytest.raises(chat_template.Error):  # within the limits of a text
+    chat_template.reads('{{ 3 ** 400000000 }}')
+  assert chat_template.reads('{{ e }}') == {'e': True}
+
+
 def test_how_long_a_text_may_be():
   """It is tokenised in this process, where nothing limits that."""
   template = '{% for i in range(N) %}{{ "x" * 65536 }}{% endfor %}'
