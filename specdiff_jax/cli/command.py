@@ -191,7 +191,7 @@ class Command:
         '(quickstart). A Python program that is run: none from a stranger. '
         'Its relative paths are looked for beside it, then in the working '
         "directory, then in the package's configs/; those of flags and of "
-        '--config.FIELD are of the working directory. Needed.',
+        '--config.FIELD are relative to the working directory. Needed.',
       )
       flag_lines.insert(0, recipe)
     else:
