@@ -22,7 +22,7 @@ import rich.text
 from specdiff_jax.core import printing
 from specdiff_jax.tools import tables
 
-_FIRST, _LONGEST = 8.0, 25.0  # seconds of silence: at first, and later
+_FIRST, _LONGEST = 8.0, 20.0  # seconds of silence: at first, and later
 
 
 def out() -> rich.console.Console:
