@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import os
 import sys
 import threading
 import time
@@ -136,14 +137,16 @@ _log = _Log([], False)
 def ticking(name: str, distributed: bool) -> Iterator[None]:
   """Tells of a program's work as long as it lasts, where there are no bars.
 
-  Of `distributed` processes none speaks before they have joined, and then the
-  first one does.
+  Of `distributed` processes the first one does. Which that is only launchers
+  know before they have joined, and not all say it.
   """
   if sys.stderr.isatty():
     yield
     return
   global _log
-  _log = _Log([_Task(name)], not distributed)
+  numbers = map(os.environ.get, ('JAX_PROCESS_ID', 'SLURM_PROCID'))
+  first = next(filter(None, numbers), '') == '0'
+  _log = _Log([_Task(name)], first or not distributed)
   over, start = threading.Event(), time.monotonic()
   ticker = threading.Thread(target=_tick, args=(_log, over, start), daemon=True)
   ticker.start()

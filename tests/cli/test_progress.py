@@ -75,6 +75,8 @@ def test_silence_grows_to_half_a_minute_at_most():
 def test_the_first_of_several_processes_speaks(
   capsys, soon, monkeypatch, first
 ):
+  for name in ('JAX_PROCESS_ID', 'SLURM_PROCID'):
+    monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(processes, 'is_first', lambda: first)
   with console.ticking('collect', distributed=True):
     pause()
@@ -82,6 +84,16 @@ def test_the_first_of_several_processes_speaks(
     with console.progress('collecting', 2):
       pause()
   assert bool(capsys.readouterr().err) == first
+
+
+@pytest.mark.parametrize('number', ['0', '1'])
+def test_the_launcher_says_which_is_the_first(
+  capsys, soon, monkeypatch, number
+):
+  monkeypatch.setenv('SLURM_PROCID', number)
+  with console.ticking('collect', distributed=True):
+    pause()  # it waits for the others
+  assert bool(capsys.readouterr().err) == (number == '0')
 
 
 def test_a_terminal_has_no_lines(capsys, soon, monkeypatch):

@@ -156,6 +156,7 @@ def verify(
     jax.default_matmul_precision(precision),
     report.progress('verifying', len(plan)) as show,
   ):
+    show(0, len(plan))
     for row in plan.rows(requests):
       rows.append(row)
       show(len(rows), len(plan), row.system)
