@@ -173,7 +173,7 @@ def targets(batch: training_types.TrainBatch, gamma: int) -> tuple[Any, Any]:
   return tokens_BxWxG * valid_BxWxG, valid_BxWxG
 
 
-def split(source: Source, fraction: float) -> tuple['View', 'View']:
+def split(source: Source, eval_fraction: float) -> tuple['View', 'View']:
   """Splits into (train, held out) by the hash of each prompt's text.
 
   Whether a prompt is held out depends on its text alone: trajectories added
@@ -182,16 +182,16 @@ def split(source: Source, fraction: float) -> tuple['View', 'View']:
 
     train, held_out = split(source, 0.02)
   """
-  threshold = int(fraction * 2.0**64)
+  threshold = int(eval_fraction * 2.0**64)
   sides: tuple[list[int], list[int]] = ([], [])
   for index in range(len(source)):
     held_out = int(source[index].prompt_hash, 16) < threshold
     sides[held_out].append(index)
   if not sides[0] or not sides[1]:
     raise errors.InputError(
-      f'Holding out the fraction {fraction} of {len(source)} trajectories '
+      f'eval_fraction is {eval_fraction}, but of {len(source)} trajectories it '
       f'leaves {len(sides[0])} to train on and {len(sides[1])} held out. '
-      'Collect more of them, or change the fraction held out.'
+      'Collect more of them, or give another fraction.'
     )
   return View(source, sides[0]), View(source, sides[1])
 

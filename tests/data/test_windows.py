@@ -240,7 +240,7 @@ def test_the_split_follows_the_text_alone():
 
 @pytest.mark.parametrize('fraction', [0.0, 1.0])
 def test_an_empty_side_is_said(fraction):
-  with pytest.raises(errors.InputError, match='Holding out the fraction'):
+  with pytest.raises(errors.InputError, match='eval_fraction is'):
     windows.split(SOURCE, fraction)
 
 
