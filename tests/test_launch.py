@@ -96,8 +96,12 @@ def test_local_makes_devices():
 
 def test_quickstart_test_and_lint():
   (command,) = words('quickstart.sh')
-  recipe = f'--config={ROOT}/configs/quickstart.py'
-  assert after_program(command) == ('bench', recipe, *ARGS)
+  assert after_program(command) == (
+    'bench',
+    f'--config={ROOT}/configs/quickstart.py',
+    f'--config.cache_dir={ROOT}/runs/verifier',
+    *ARGS,
+  )
   (command,) = words('test.sh')
   assert command[1:3] == ['-m', 'pytest'] and tuple(command[-5:]) == ARGS
   assert [c[1] for c in words('lint.sh')[:2]] == ['check', 'format']

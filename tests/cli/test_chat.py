@@ -44,6 +44,18 @@ WANTED = {
 THINKS_NOT = '--config.template={"enable_thinking": false}'
 
 
+RECIPE = """
+import specdiff_jax as sd
+
+def get_config():
+  config = sd.load_config('{tiny}:smoke')
+  config.chat, config.prompt_buckets = True, (64,)
+  config.system, config.systems = 'lookup', ('lookup',)
+  config.eval_fraction = 0.5
+  return config
+"""
+
+
 @pytest.fixture(scope='module')
 def argv(tmp_path_factory, root):
   """The flags of a tiny verifier with a chat template, and of plain sizes."""
@@ -52,12 +64,9 @@ def argv(tmp_path_factory, root):
   hf_reference.write_directory(folder, tiny.config, tiny.params, tiny.tokenizer)
   settings = {'chat_template': TEMPLATE}
   hf_reference.write_json(folder, 'tokenizer_config.json', settings)
-  return (
-      f'--config={root}/configs/tiny.py:smoke', f'--config.verifier={folder}',
-      '--config.chat=True', '--config.prompt_buckets=(64,)',
-      '--config.system=lookup', '--config.systems=("lookup",)',
-      '--config.eval_fraction=0.5',
-  )  # fmt: skip
+  recipe = folder / 'recipe.py'
+  recipe.write_text(RECIPE.format(tiny=root / 'configs' / 'tiny.py'))
+  return f'--config={recipe}', f'--config.verifier={folder}'
 
 
 @pytest.fixture
