@@ -22,8 +22,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Elsewhere a case of more than three seconds has the mark itself.
 _SLOW = (
     'collecting', 'decoding', 'drafters', 'models', 'parallel', 'training',
-    'cli', 'tools', 'test_configs.py', 'test_int8_contract.py',
-    'test_published.py', 'test_readme.py',
+    'cli', 'tools', 'checkpoints/test_families.py', 'test_configs.py',
+    'test_int8_contract.py', 'test_published.py', 'test_readme.py',
+    'test_tree_properties.py',
 )  # fmt: skip
 _QUICK = (
     'cli/test_bad_input.py', 'cli/test_command.py', 'cli/test_interrupts.py',
@@ -36,8 +37,8 @@ _QUICK = (
 def pytest_collection_modifyitems(items):
   """Marks the cases of slow suites, which `launch/test.sh --fast` leaves out."""
   for item in items:
-    path = item.path.relative_to(ROOT / 'tests')
-    if path.parts[0] in _SLOW and path.as_posix() not in _QUICK:
+    path = item.path.relative_to(ROOT / 'tests').as_posix()
+    if path.startswith(_SLOW) and path not in _QUICK:
       item.add_marker(pytest.mark.slow)
 
 
@@ -111,9 +112,13 @@ def smollm2(smollm2_path):
 
 
 @pytest.fixture
-def specdiff(capsys):
+def specdiff(capsys, monkeypatch):
   """Runs `specdiff ARGS` in this process: no second start of Python and jax."""
   from specdiff_jax import __main__
+  from specdiff_jax.cli import console
+
+  # However slow the machine is, no line of progress among those that count.
+  monkeypatch.setattr(console, '_FIRST', 1e6)
 
   def run(*argv: str) -> Run:
     capsys.readouterr()

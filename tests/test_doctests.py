@@ -11,11 +11,11 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'specdiff_jax'
 
 def modules():
   """Returns the names of the modules with an example."""
-  return [
-    '.'.join(path.relative_to(PACKAGE.parent).with_suffix('').parts)
-    for path in sorted(PACKAGE.rglob('*.py'))
-    if '>>> ' in path.read_text()
-  ]
+  for path in sorted(PACKAGE.rglob('*.py')):
+    if '>>> ' in path.read_text():
+      parts = path.relative_to(PACKAGE.parent).with_suffix('').parts
+      slow = [pytest.mark.slow] * (parts[1] in ('api', 'testing'))
+      yield pytest.param('.'.join(parts), marks=slow)
 
 
 @pytest.mark.parametrize('name', modules())

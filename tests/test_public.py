@@ -48,6 +48,7 @@ def test_names_are_documented_with_an_example(name):
   assert any(test.examples for test in tests), f'{name} has no example'
 
 
+@pytest.mark.slow
 def test_a_text_a_list_and_tokens_are_one(lookup, verifier):
   out = lookup.generate(PROMPT)
   assert isinstance(out.text, str) and len(out.tokens) == 8
@@ -60,6 +61,7 @@ def test_a_text_a_list_and_tokens_are_one(lookup, verifier):
   assert ''.join(pieces) == out.text
 
 
+@pytest.mark.slow
 def test_output_is_plain_decodings_and_seeded(lookup, verifier):
   plain = sd.system('ar', verifier, gamma=4, max_new_tokens=8)
   for changes in ({}, {'temperature': 1.0, 'seed': 3}, {'top_k': 3}):
@@ -78,6 +80,7 @@ def test_the_text_is_that_of_the_command(lookup, specdiff, tiny):
   assert run.code == 0 and run.out == out.text + '\n'
 
 
+@pytest.mark.slow
 def test_a_call_of_the_same_sizes_compiles_nothing(lookup):
   from specdiff_jax.core import compilations
 
@@ -151,6 +154,7 @@ def test_a_drafter_of_ones_own(lookup, verifier):
   assert other.session.engine == mine.session.engine
 
 
+@pytest.mark.slow
 def test_verify_and_bench_are_objects(verifier):
   sizes = {'gamma': 4, 'max_new_tokens': 4, 'prompt_buckets': (16,)}
   found = sd.verify(verifier, ['lookup'], [PROMPT, 'b'], **sizes)

@@ -64,6 +64,7 @@ def test_prompts(bad, tmp_path):
   bad(['--workdir'], 'distill')
 
 
+@pytest.mark.slow
 def test_outputs(bad, tmp_path):
   where = f'--out={tmp_path}/nowhere/out.jsonl'
   bad(['nowhere'], 'decode', '--prompt=a', '--config.system=ar', where)
@@ -108,6 +109,7 @@ def write_drafter(tmp_path, root, **changes):
   return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'changes, words',
   [
@@ -146,6 +148,7 @@ def test_an_exit_that_is_no_exit(bad):
     bad(['exit_layer', str(layer)], 'decode', '--prompt=a', *more)
 
 
+@pytest.mark.slow
 def test_a_good_drafter_is_taken(specdiff, tiny, root, tmp_path):
   path = write_drafter(tmp_path, root)
   run = specdiff('decode', tiny, '--prompt=a', f'--config.drafter={path}')
@@ -185,6 +188,7 @@ def test_drafting_out_of_range(bad, name, fields, words):
   bad(words, name, *more, *(f'--config.{field}' for field in fields))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'system, fields, words',
   [

@@ -106,6 +106,7 @@ def test_ties_break_to_the_lowest_id():
   assert greedy.tolist() == [[2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('neighbour', SETTINGS[1::3] + ((0.0, 0, 1.0),))
 def test_temperature_zero_is_left_alone(neighbour):
   logits = np.random.default_rng(2).normal(size=(2, 50, 9)).astype(np.float32)

@@ -196,6 +196,7 @@ def checkpoint():
   return decoding.verifier(command.load(f'{TINY}:smoke'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, values',
   [

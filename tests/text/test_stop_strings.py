@@ -224,6 +224,7 @@ def engines(root):
   return systems, decoding.requests(config, checkpoint, texts)
 
 
+@pytest.mark.slow
 def test_engines_cut_at_one_place(engines):
   systems, requests = engines
   rng, stopped = random.Random(0), 0
