@@ -31,6 +31,7 @@ _USAGE = """\
 Lossless speculative decoding with diffusion drafters, in JAX.
 
 usage: python -m specdiff_jax SUBCOMMAND --config=RECIPE [--config.FIELD=VALUE]
+       python -m specdiff_jax prompts --from SOURCE --out FILE [FLAGS]
        python -m specdiff_jax convert --from PATH --to PATH [FLAGS]
        python -m specdiff_jax inspect PATH [FLAGS]
        python -m specdiff_jax --version
