@@ -33,8 +33,8 @@ COMMAND = command.Command(
     Completes every prompt with the verifier and keeps what a drafter learns
     from: prompt, completion with its end token, temperature, seed, and the
     verifier's fingerprint. Use the temperature, the chat template and its
-    arguments (config.template) that will be served. The drafted systems collect faster than plain decoding and get the
-    same tokens.
+    arguments (config.template) that will be served. The drafted systems collect
+    faster than plain decoding and get the same tokens.
 
     WORKDIR/journal.jsonl grows as prompts are done, and a run that was stopped
     goes on where it was, with more prompts or completions too; at the end

@@ -255,7 +255,7 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
       break
   if not spec:
     raise errors.InputError(
-      'There is no --config=FILE. Give a recipe, such as --config=quickstart.'
+      'There is no --config=RECIPE. Give one, such as --config=quickstart.'
     )
   return spec, rest
 

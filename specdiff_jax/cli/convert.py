@@ -107,7 +107,9 @@ def _refuse_trained(path: str) -> None:
   if not drafter_file.is_one(path):
     return
   kind = drafter_file.kind(path)
-  system = registry.FAMILIES[registry.known(kind, path)].system or 'specdiff'
+  system = (
+    registry.FAMILIES[registry.family_of(kind, path)].system or 'specdiff'
+  )
   raise errors.InputError(
     f'{path}: this is a drafter of the kind {kind!r} that `distill` trained, '
     'and no other program has its network, so that it cannot be written in '

@@ -78,7 +78,7 @@ def kinds() -> dict[str, tuple[str, str]]:
   }
 
 
-def known(kind: str, path: str) -> str:
+def family_of(kind: str, path: str) -> str:
   """Returns the family of a file's kind; InputError where it is not known."""
   if kind not in kinds():
     raise errors.InputError(

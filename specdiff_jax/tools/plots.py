@@ -39,9 +39,13 @@ def check(path: str) -> None:
     fault = 'it is not writable'
   else:
     return
-  raise errors.InputError(
+  raise _unwritable(path, fault)
+
+
+def _unwritable(path: str, fault: object) -> errors.InputError:
+  return errors.InputError(
     f'The plot cannot be written to {path!r}: {fault}. Give a file in a folder '
-    'that exists, ending in .png, .svg or .pdf.'
+    f'that exists, ending in {", ".join(_ENDINGS)}.'
   )
 
 
@@ -62,10 +66,7 @@ def canvas(path: str, title: str, wide: float, high: float) -> Iterator[Any]:
     try:
       made.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-      raise errors.InputError(
-        f'The plot cannot be written to {path!r}: {error}. Give a file in a '
-        'folder that exists, ending in .png, .svg or .pdf.'
-      ) from error
+      raise _unwritable(path, error) from error
 
 
 def style(number: int, count: int) -> dict[str, Any]:

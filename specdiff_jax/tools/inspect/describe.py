@@ -135,7 +135,7 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
       'its directory, with config.json.'
     )
   kind = drafter_file.kind_of(facts)
-  registry.known(kind, path)
+  registry.family_of(kind, path)
   sizes_of = registry.network(kind).config
   text = facts.get('config', '')
   config = drafter_file.fields(path, text, sizes_of)

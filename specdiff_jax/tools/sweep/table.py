@@ -98,11 +98,14 @@ class Group:
   def curve(self, figure: str) -> list[tuple[float, float] | None]:
     """Returns (mean, spread) by slot, None where no run has a value."""
     slots = zip(*(row.curve(figure) for row in self.rows))
-    return [_known(values) for values in slots]
+    return [_over_runs(values) for values in slots]
 
+  @property
   def figures(self) -> list[tuple[float, float] | None]:
-    """Returns (mean, spread) of each of `Row.figures`."""
-    return [_known(values) for values in zip(*(r.figures for r in self.rows))]
+    """(mean, spread) of each of `Row.figures`; None where no run has one."""
+    return [
+      _over_runs(values) for values in zip(*(r.figures for r in self.rows))
+    ]
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
@@ -124,10 +127,10 @@ def _mean_spread(values: Sequence[float]) -> tuple[float, float]:
   return statistics.fmean(values), spread
 
 
-def _known(values: Sequence[float | None]) -> tuple[float, float] | None:
+def _over_runs(values: Sequence[float | None]) -> tuple[float, float] | None:
   """Returns mean and spread of what is there, None of nothing."""
-  known = [value for value in values if value is not None]
-  return _mean_spread(known) if known else None
+  there = [value for value in values if value is not None]
+  return _mean_spread(there) if there else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +188,7 @@ class Sweep:
           'seeds': [row.values[_SEED] for row in group.rows],
           **{
             name: one and {'mean': one[0], 'std': one[1]}
-            for name, one in zip(_FIGURES, group.figures())
+            for name, one in zip(_FIGURES, group.figures)
           },
         }
         for group in self.seeds
@@ -222,6 +225,6 @@ def _mean_line(group: Group, fields: Sequence[str]) -> tuple[str, ...]:
     str(group.rows[0].result.get('steps', '-')),
     *(
       '-' if one is None else f'{one[0]:.3f} ±{one[1]:.3f}'
-      for one in group.figures()
+      for one in group.figures
     ),
   )
