@@ -4,6 +4,9 @@
 # program), REQUIREMENT (what of setup.cfg is installed).
 # shellcheck shell=bash
 
+# A launcher's own, which a launcher around it (test.sh) may have passed down.
+unset EXEC LAUNCH
+
 case ${1:-} in
   -h | --help) # the launcher's first comment, and its variables with defaults
     awk 'NR == 1 || /^#SBATCH/ { next }

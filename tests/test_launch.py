@@ -382,6 +382,12 @@ def test_local_restarts(fake, given, restarts, ended, runs):
   assert (code, len(log)) == (ended, runs)
 
 
+def test_a_launcher_within_a_launcher(fake):
+  """As under launch/test.sh, which becomes what it runs."""
+  code, log = codes(fake, 'local.sh', 1, 0, RESTARTS='1', EXEC='yes')
+  assert (code, len(log)) == (0, 2)
+
+
 @pytest.mark.parametrize(
   'given, before, requeued',
   [
