@@ -128,13 +128,13 @@ def run(
   for i, layer in enumerate(layers):
     x, (updated, output) = layer(
       x,
-      None if cache is None else cache.layers[i],
+      None if cache is None else cache_lib.Layer(*cache.layers[i]),
       None,
       start,
       views[local[i]],
     )
     outputs.append(output)
-    caches.append(updated)
+    caches.append(updated and updated.pair)
   cache = None if cache is None else cache_lib.Cache(tuple(caches))
   taken = jnp.stack([outputs[i] for i in features], 2) if features else None
   return x, cache, taken
@@ -149,12 +149,15 @@ def _scan(layer, config, x, cache, which, start, view, features):
   wanted = sorted(set(features))
   place = [sum(w < i for w in wanted) for i in range(config.layers)]
 
-  def body(layer, carry, cache, which, place, start, view):
-    x, kept = carry
+  def body(layer, carry, index, which, place, start, view):
+    x, pair, kept = carry
+    cache = None
+    if pair is not None:
+      cache = cache_lib.Layer(*pair, index=index)
     x, (cache, output) = layer(x, cache, which, start, view)
     if wanted:
       kept = lax.dynamic_update_index_in_dim(kept, output, place, 0)
-    return (x, kept), cache
+    return (x, cache and cache.pair, kept), None
 
   over_layers = nn.scan(
     body,
@@ -165,9 +168,11 @@ def _scan(layer, config, x, cache, which, start, view, features):
   )
   kept = jnp.zeros((len(wanted) + 1, *x.shape), x.dtype) if wanted else None
   place = jnp.asarray(place, jnp.int32)
+  # The cache rides in the carry: stacked over turns, all of it would be copied.
   pair = None if cache is None else cache.layers
-  (x, kept), pair = over_layers(
-    layer, (x, kept), pair, which, place, start, view
+  index = jnp.arange(config.layers, dtype=jnp.int32)
+  (x, pair, kept), _ = over_layers(
+    layer, (x, pair, kept), index, which, place, start, view
   )
   cache = None if cache is None else cache_lib.Cache(pair)
   if not wanted:
@@ -216,10 +221,10 @@ def first_layers(
   for i in range(count):
     x, (updated, _) = layer_lib.Layer(config).apply(
         {'params': layer_params(params, i)},
-        x, None if cache is None else cache.layers[i], None, start,
-        views[local[i]],
+        x, None if cache is None else cache_lib.Layer(*cache.layers[i]), None,
+        start, views[local[i]],
     )  # fmt: skip
-    caches.append(updated)
+    caches.append(None if updated is None else updated.pair)  # pyright: ignore[reportAttributeAccessIssue]  # of linen
   x = layers_lib.rms_norm(
     x, params['final_norm'], config.norm_eps, config.norm_offset
   )

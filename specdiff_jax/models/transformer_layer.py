@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.models import attention
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
@@ -108,18 +109,22 @@ class Layer(LayerParts):
     """Returns x [B, M, E] after the layer, and (its cache, x again).
 
     The form is `nn.scan`'s: a carry, and what is stacked over layers. `view` is
-    (cos, sin, mask), or a stack of global and local ones, if `local` is given.
+    `views.View`, or a stack of global and local ones, if `local` is given.
     """
-    cos, sin, mask = view if local is None else (part[local] for part in view)
+    if local is not None:
+      view = jax.tree.map(lambda part: part[local], view)
+    cos, sin, mask, seen = view
     h = self.norm(x, self.attention_norm)
     query = self.queries(h, cos, sin)
     key, value = self.keys_values(h, cos, sin)
     if cache is not None:
       # New keys enter the cache before attention, so that a token's key sits
       # at the same index whichever cycle scores it: sums keep their order.
-      key, value = cache_lib.write(cache, (key, value), start)
-    out = layers_lib.grouped_attention(
-      query, key, value, mask, self.config.score_scale
-    )
+      cache = cache.written((key, value), start)
+    c = self.config
+    out = attention.attend(
+      query, cache or cache_lib.Layer(key, value), mask, seen, c.score_scale,
+      c.attention,
+    )  # fmt: skip
     x = pin.rows(self.after(x, out))
-    return x, (None if cache is None else (key, value), x)
+    return x, (cache, x)

@@ -259,9 +259,12 @@ def session(
   """
   decoding, tokenizer = recipe.decoding, checkpoint.tokenizer
   mesh = systems.decode_mesh(decoding)
+  config = checkpoint.config
+  if decoding.attention:
+    config = dataclasses.replace(config, attention=decoding.attention)
   engine = engine_lib.Engine(
     verifier=causal.CausalVerifier(
-      networks.network(checkpoint.config),
+      networks.network(config),
       systems.cache_dtype(checkpoint, platform),
     ),
     drafter=parts.drafter,
@@ -269,6 +272,7 @@ def session(
     max_new_tokens=recipe.sampling.max_new_tokens,
     cache_step=decoding.cache_step,
     mesh=mesh,
+    round_slots=not systems.on_cpu(platform),
   )
   drafter_params = parts.params
   if systems.is_int8(recipe, 'drafter'):

@@ -52,9 +52,8 @@ class Autoregressive(chain.Chain):
   def proposal(self) -> str:
     return proposal(self.strategy)
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     """Reads the prompt, in as many chunks as the longest row has."""
-    del features
     batch, buffer = context.tokens.shape
     room = context.cache.slots
     cache = cache_lib.empty(

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import jax_settings
 from specdiff_jax.drafters.diffusion import layer as drafter_layer
+from specdiff_jax.models import attention
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
@@ -125,7 +126,9 @@ class DrafterNetwork(nn.Module):
     normed = layers_lib.rms_norm(features, None, 1e-6)
     return normed.reshape(normed.shape[:-2] + (-1,))
 
-  def __call__(self, last, anchor, hint, matched, context, mask, positions):
+  def __call__(
+    self, last, anchor, hint, matched, context, mask, positions, serving=False
+  ):
     """Returns the final states of all slots [B, N, G, E].
 
     Args:
@@ -136,6 +139,7 @@ class DrafterNetwork(nn.Module):
       context: keys and values of each layer, [B, Hkv, S, Dh].
       mask: [B, N, S] what of the context a window sees.
       positions: [B, N, G] absolute positions of the slots.
+      serving: whether there is no gradient: what no window sees is not read.
     """
     c = self.config
     read = self._read(last)
@@ -154,10 +158,11 @@ class DrafterNetwork(nn.Module):
       x = x + jnp.where(matched[..., None] > 0, hint, 0.0)
     x = x * self.stream.astype(jnp.float32)
     turns = self._turns(positions)
+    seen = attention.span(mask) if serving else None
     for layer, local, kv in zip(
       self.layer, c.local_layers, context, strict=True
     ):
-      x = layer(x, kv, mask, *turns[local])
+      x = layer(x, kv, mask, seen, *turns[local])
     return layers_lib.rms_norm(
       x, self.final_norm, c.verifier.norm_eps, c.verifier.norm_offset
     )

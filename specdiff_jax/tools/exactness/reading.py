@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.decoding import prefill as prefill_lib
 
 _NEAR = 10.0  # nats behind the best: less likely tokens do not come into play
 
@@ -121,15 +122,14 @@ def read(verifier, bucket, ways, params, tokens, prompt, length, at):
 
   def prefill(width):
     asked = types.Prompt(tokens[:, :bucket], prompt)
-    return verifier.prefill(params, asked, tokens.shape[1] + width, ())
+    cache = verifier.empty(tokens.shape[0], tokens.shape[1] + width)
+    return prefill_lib.read(verifier, params, asked, cache)
 
-  begun = [prefill(width) for width in ways[:2]]
-  (one, *_), (other, *_) = begun
-  caches = tuple(cache for _, cache, _ in begun)
+  (one, cache), (other, wide) = (prefill(width) for width in ways[:2])
   batch, vocab = one.shape[0], one.shape[-1]
   carry = look(
     one, other, prompt[:, None], jnp.zeros(batch), jnp.zeros((batch, vocab))
   )
   chunks = jnp.max(-(-(length - prompt) // size))
-  _, moved, found = lax.fori_loop(0, chunks, chunk, (caches, *carry))
+  _, moved, found = lax.fori_loop(0, chunks, chunk, ((cache, wide), *carry))
   return moved, found
