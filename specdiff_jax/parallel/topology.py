@@ -1,6 +1,7 @@
 """Accelerators that are not here: devices to compile for, not to run on."""
 
 from collections.abc import Sequence
+import dataclasses
 import importlib.util
 import os
 import re
@@ -11,14 +12,35 @@ from specdiff_jax.core import errors
 _NAME = re.compile(r'^[a-z0-9]+:\d+(x\d+)*$')
 _GIB = 2**30
 
-# What a program can have of each device's memory, in bytes: what the compiler
-# says is there when a program exceeds it (jax 0.10.2).
-_MEMORY = {
-  'TPU v4': 30.75 * _GIB,
-  'TPU v5 lite': 15.75 * _GIB,
-  'TPU v5': 95.74 * _GIB,
-  'TPU v6 lite': 31.25 * _GIB,
-  'TPU7x': 94.75 * _GIB,
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A device that is compiled for, by its data sheet.
+
+  Attributes:
+    memory: bytes that a program can have of it: of TPUs what the compiler says
+      is there when a program exceeds it (jax 0.10.2).
+    bandwidth: bytes of memory a second.
+    flops: bf16 FLOP/s.
+    links: bytes a second to other chips, over one axis of links.
+    launch: seconds of a kernel that the host launches.
+  """
+
+  memory: float
+  bandwidth: float
+  flops: float
+  links: float
+  launch: float = 0.0
+
+
+_CHIPS = {
+  'TPU v4': Chip(30.75 * _GIB, 1.228e12, 275e12, 90e9),
+  'TPU v5 lite': Chip(15.75 * _GIB, 0.819e12, 197e12, 90e9),
+  'TPU v5': Chip(95.74 * _GIB, 2.765e12, 459e12, 180e9),
+  'TPU v6 lite': Chip(31.25 * _GIB, 1.64e12, 918e12, 180e9),
+  # One of the two devices that a chip is.
+  'TPU7x': Chip(94.75 * _GIB, 3.69e12, 1153e12, 100e9),
+  # As it was measured: 2 microseconds a kernel.
+  'NVIDIA H100': Chip(79 * _GIB, 3.35e12, 989e12, 450e9, 2e-6),
 }
 
 
@@ -67,6 +89,13 @@ def devices(name: str, slices: int = 1) -> list:
   return list(found.devices)
 
 
-def memory(devices: Sequence) -> int:
-  """Returns the bytes that a program may take of each; 0 if not known."""
-  return int(_MEMORY.get(devices[0].device_kind, 0))
+def chip(devices: Sequence) -> Chip:
+  """Returns what is known of devices; InputError if nothing is."""
+  kind = devices[0].device_kind
+  found = [name for name in _CHIPS if kind.startswith(name)]
+  if not found:
+    raise errors.InputError(
+      f'topology: of the chip {kind!r} neither memory nor speed is known here; '
+      f'take one of {", ".join(_CHIPS)}.'
+    )
+  return _CHIPS[max(found, key=len)]

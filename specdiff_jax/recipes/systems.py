@@ -254,6 +254,15 @@ def cache_dtype(checkpoint: weights.Checkpoint, platform: str = '') -> str:
   return 'float32' if on_cpu(platform) else dtype(checkpoint)
 
 
+def scan_layers(platform: str = '') -> bool:
+  """Returns whether a verifier's layers run in a loop ('': where this runs).
+
+  Unrolled they are everywhere: a loop over layers copies the cache.
+  """
+  del platform
+  return False
+
+
 def paired(options: Any, name: str, make: Callable[[], Any]) -> Any:
   """Calls `make`; names the fields where drafts and rule do not fit."""
   try:
