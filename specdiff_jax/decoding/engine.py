@@ -17,6 +17,7 @@ from specdiff_jax.decoding import commit
 from specdiff_jax.decoding import prefill as prefill_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import rules
 
 # How a state is split over a mesh: rows over 'data', caches by heads too.
@@ -207,7 +208,9 @@ class Engine:
       return (cycle < max_cycles) & (done < goal) & fits
 
     def cycle(slots, state):
-      return self.pinned(self._cycle(slots, params, drafter_params, state))
+      with pin.over(self.mesh):
+        state = self._cycle(slots, params, drafter_params, state)
+      return self.pinned(state)
 
     state, adaptive = self.pinned(state), self.adaptive
     if adaptive is None:

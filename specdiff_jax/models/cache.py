@@ -15,6 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import rules
 
 CHUNK = 1024  # slots that attention reads at once, where not all
@@ -205,22 +206,22 @@ def write_rows(
 
   A loop of slice updates works in place, where the scatter that `vmap` makes of
   them may not; on a CPU on bits, since XLA would update a bf16 array by
-  converting all of it to float32 and back. On a GPU, and where rows are split
-  over devices, the scatter is one operation.
+  converting all of it to float32 and back. On a GPU, which waits for the host at
+  each turn of a loop, and where rows are split over devices, it is a scatter.
   """
   new = new.astype(cache.dtype)
   if index is not None:
     new = new[None]
-  write = functools.partial(_write_one_by_one, index=index)
-  one_by_one = functools.partial(on_bits, write)
-  if cache.shape[-4] == 1:
-    return lax.platform_dependent(
-      cache, new, start, cpu=one_by_one, default=write
-    )
+  by_row = functools.partial(_write_one_by_one, index=index)
   scatter = functools.partial(_write_all, index=index)
+  alone = cache.shape[-4] == 1
   return lax.platform_dependent(
-    cache, new, start, cpu=one_by_one, default=scatter
-  )
+    cache, new, start,
+    cpu=functools.partial(on_bits, by_row),
+    cuda=by_row if alone else scatter,
+    rocm=by_row if alone else scatter,
+    default=scatter if pin.split() else by_row,
+  )  # fmt: skip
 
 
 def _write_one_by_one(cache, new, start, index):

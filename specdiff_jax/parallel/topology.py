@@ -12,6 +12,7 @@ from specdiff_jax.core import errors
 _NAME = re.compile(r'^[a-z0-9]+:\d+(x\d+)*$')
 _GIB = 2**30
 
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
   """A device that is compiled for, by its data sheet.
