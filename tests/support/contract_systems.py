@@ -70,7 +70,7 @@ class Garbage:
   buckets: ClassVar[tuple[int, ...]] = (GAMMA + 1,)
   max_depth: ClassVar[int] = GAMMA
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     return jnp.full(context.length.shape, jnp.nan)
 
   def draft(self, params, state, context, sampling, noise, slots):
