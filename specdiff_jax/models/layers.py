@@ -23,10 +23,8 @@ def dense(x: jax.Array, weight: jax.Array | int8.Int8) -> jax.Array:
   Two rules of XLA's CPU backend make this the fast form for thin x: both
   operands are matrices contracted over their last dimension (with more
   dimensions the weight would be transposed), and a bf16 weight meets at least
-  two rows (one row converts the whole weight to float32). On a TPU two rows go
-  to the matrix unit, one to the vector unit, which takes several times as long.
-  On a GPU a second row costs a seventh of a plain step (an H100), so that one
-  stays alone.
+  two rows (one row converts the whole weight to float32). Elsewhere a second
+  row costs a seventh of a plain step (an H100), so that one stays alone.
   """
   if isinstance(weight, int8.Int8):
     return int8.dense(x, weight)
@@ -46,9 +44,7 @@ def dense(x: jax.Array, weight: jax.Array | int8.Int8) -> jax.Array:
     return alone(rows, weight)[:1]
 
   if rows.shape[0] == 1 and weight.dtype == jnp.bfloat16:
-    out = lax.platform_dependent(
-      rows, weight, cpu=doubled, tpu=doubled, default=alone
-    )
+    out = lax.platform_dependent(rows, weight, cpu=doubled, default=alone)
   else:
     out = alone(rows, weight)
   return out.reshape(x.shape[:-1] + (weight.shape[0],))

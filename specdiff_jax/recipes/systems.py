@@ -221,9 +221,11 @@ def _fastest_slots(
   """Returns the slots of plain AR: those asked for, or one.
 
   But on a CPU a second row spares bf16 weights a detour by float32
-  (`models.layers.dense`), which int8 weights do not take.
+  (`models.layers.dense`), which int8 weights do not take; and a TPU multiplies
+  two rows in its matrix unit, one in its slower vector unit.
   """
   two = dtype == 'bfloat16' and on_cpu(platform) and not rounded
+  two |= (platform or jax.default_backend()) == 'tpu'
   return getattr(asked, dtype) or (2 if two else 1)
 
 
