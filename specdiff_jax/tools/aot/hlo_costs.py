@@ -111,7 +111,8 @@ class Names:
     weights: how the names of arguments that are weights begin.
     caches: how those of the KV caches begin.
     vocab: sizes of the vocabulary's dimension, whole and split.
-    slots: sizes of a cache's dimension of slots.
+    slots: what scores have of a dimension, from a cache's slots to less than
+      this; those of attention in chunks are told by its loop's scope.
     sampling: how those of the sampling parameters begin.
     cold: how one of these ends that is off: of a conditional that depends on
       it, and on nothing but such parameters, branch 0 is taken.
@@ -120,12 +121,12 @@ class Names:
   weights: tuple[str, ...] = ()
   caches: tuple[str, ...] = ()
   vocab: tuple[int, ...] = ()
-  slots: tuple[int, ...] = ()
+  slots: tuple[int, int] = (0, 0)
   sampling: tuple[str, ...] = ()
   cold: str = ''
 
 
-def read(text: str, names: Names = Names()) -> Costs:
+def read(text: str, names: Names | None = None) -> Costs:
   """Reads a module; see `hlo` for how loops count.
 
   Of a conditional one branch counts: the one that moves most, or the first
@@ -133,7 +134,7 @@ def read(text: str, names: Names = Names()) -> Costs:
 
   Example: read(jax.jit(f).lower(x).compile().as_text()).nbytes
   """
-  return _Reader(*hlo.parse(text), names).costs()
+  return _Reader(*hlo.parse(text), names or Names()).costs()
 
 
 class _Reader:
@@ -237,7 +238,7 @@ class _Reader:
     inside, found = self._computations[where], {}
     touches = hlo_memory.touched(one, inside, self._computations)
     kinds = [
-      (self._kind(touch.name or one.name, touch.shape, where), touch)
+      (self._kind(touch.name or one.name, touch.shape, where, one.label), touch)
       for touch in touches
     ]
     # A cache that is written whole, and not a part of it in place.
@@ -251,7 +252,7 @@ class _Reader:
       found[kind] = found.get(kind, 0) + touch.nbytes
     return found
 
-  def _kind(self, name: str, shape: hlo.Shape, where: str) -> str:
+  def _kind(self, name: str, shape: hlo.Shape, where: str, label: str) -> str:
     names, origin = self._names, self._origins.of(name, where)
     if origin.startswith(names.caches):
       return 'cache'
@@ -259,7 +260,12 @@ class _Reader:
       return 'weights'
     if set(names.vocab) & set(shape.dims):
       return 'logits'
-    if set(names.slots) & set(shape.dims):
+    if (
+      any(
+        low <= dim < high for dim in shape.dims for low, high in [names.slots]
+      )
+      or 'trips_' in label
+    ):
       return 'scores'
     return 'other'
 

@@ -218,7 +218,8 @@ class _Serving:
     params, drafter_params = self.models
     state, cache = self.state, _bytes((self.state.cache, self.state.drafter))
     batch, room = state.tokens.shape
-    room += self.engine.drafter.buckets[-1]  # of tokens that may be live
+    tree = self.engine.drafter.buckets[-1]
+    room += tree  # of tokens that may be live
     rows = -(-batch // rules.row_ways(self.mesh))
     return Program(
       lowered=_lowered(traced, self.mesh),
@@ -233,7 +234,7 @@ class _Serving:
         weights=('params', 'drafter_params'),
         caches=('state.cache', 'state.drafter'),
         vocab=self.vocab,
-        slots=(state.cache.slots,),
+        slots=(state.cache.slots, state.cache.slots + 2 * tree),
         sampling=('state.sampling', 'sampling'),
         cold=self.cold,
       ),
