@@ -93,7 +93,7 @@ def body(call: command.Call) -> int:
     tau=call.options.tau,
     report=console,
   )
-  console.table(found.chip(), fold=True)
+  console.table(found.memory(), fold=True)
   if costs := found.outcome.costs:
     console.out().print(f'FLOPs of each chip: {costs.flops:.4g}')
   for table in (*found.speed(), *found.work()):

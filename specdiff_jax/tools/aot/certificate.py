@@ -88,10 +88,10 @@ class Certificate:
     found = self.outcome.costs
     flops = [f'FLOPs of each chip: {found.flops:.4g}'] if found else []
     work = [table.markdown() for table in (*self.speed(), *self.work())]
-    parts = [self.chip().markdown(), *flops, *work, *self.remarks()]
+    parts = [self.memory().markdown(), *flops, *work, *self.remarks()]
     return '\n\n'.join(parts)
 
-  def chip(self) -> tables.Table:
+  def memory(self) -> tables.Table:
     """Returns what each chip holds, and at its peak."""
     outcome = self.outcome
     held = {f'holds {what}': n for what, n in self.program.held.items()}
@@ -120,6 +120,8 @@ class Certificate:
           f', {line.launches:,} of them launched one by one'
           if self.chip.launch else '')),
     ]  # fmt: skip
+    if line.call_bytes:
+      rows.append(('once a call', _gb(line.call_bytes)))
     if self.plain:
       pays = line.seconds / self.plain.seconds
       told = f'{_ms(self.plain.seconds)} a token; tau > {pays:.2f} pays'
@@ -128,6 +130,7 @@ class Certificate:
     causes = [
       (cause, _gb(nbytes), f'{nbytes / line.floor_bytes:+.2f}')
       for cause, nbytes in line.causes().items()
+      if nbytes
     ]
     title = f'one {turn}, as its chip is specified'
     return [
@@ -153,8 +156,9 @@ class Certificate:
       for x in costs.arrays[:_ROWS]
     ]
     columns = 'kind', 'count', 'bytes', 'not hidden', 'of', 'name'
+    found = [tables.Table(columns, collectives, 'collectives', words=6)]
     return [
-      tables.Table(columns, collectives, 'collectives', words=6),
+      *(found if collectives else []),
       tables.Table(
         ('bytes', 'shape', 'name'), largest, 'largest arrays', words=3
       ),

@@ -162,6 +162,7 @@ class _Reader:
     arrays: dict[tuple[str, str], int] = {}
     traffic: dict[tuple[str, str, str], Traffic] = {}
     started: dict[tuple[str, str], tuple[int, Any]] = {}
+    pending: dict[str, tuple[str, str]] = {}  # what starts a computation
     work: list[Work] = []
     for one, where, times, fused in self._walk(self._entry):
       inside = self._computations[where]
@@ -172,7 +173,9 @@ class _Reader:
         traffic[key] = dataclasses.replace(
           old, count=old.count + times, nbytes=old.nbytes + times * nbytes
         )
-        started[where, one.name] = len(work), key
+        started[pending.pop(where, (where, one.name))] = len(work), key
+      if one.opcode == 'async-start':
+        pending[one.calls()[0]] = where, one.name
       if one.opcode.endswith('-done') and (where, one.operands[0]) in started:
         at, key = started.pop((where, one.operands[0]))
         traffic[key] = _hidden(traffic[key], times, work[at + 1 :])

@@ -69,19 +69,23 @@ class Roofline:
     """Those of them that are no part of a command buffer."""
     return sum(one.times for one in self.work if not one.graph)
 
+  @property
+  def call_bytes(self) -> int:
+    """Bytes that move once a call, outside of the loop."""
+    return self.costs.nbytes - self.hbm_bytes
+
   def causes(self) -> dict[str, int]:
     """Returns the bytes above the floor, by why they are moved."""
     moved: dict[str, int] = {}
     for one in self.work:
       for kind, nbytes in one.causes.items():
         moved[kind] = moved.get(kind, 0) + one.times * nbytes
-    rest = dict(self.floor)
-    found = {}
-    for kind, cause in _EXCESS.items():
-      over = moved.get(kind, 0) - rest.pop(kind, 0)
-      found[cause] = over
-    found['other'] = moved.get('other', 0) - sum(rest.values())
-    return {cause: nbytes for cause, nbytes in found.items() if nbytes}
+    found = {
+      cause: max(moved.get(kind, 0) - self.floor.get(kind, 0), 0)
+      for kind, cause in _EXCESS.items()
+    }
+    rest = self.hbm_bytes - self.floor_bytes - sum(found.values())
+    return found | {'other': rest}
 
   def exposed(self, one: hlo_costs.Traffic) -> float:
     """Returns the seconds of a collective that no other work hides."""
@@ -116,6 +120,7 @@ class Roofline:
     """Returns its figures by name."""
     return {
       'hbm_bytes': self.hbm_bytes,
+      'call_bytes': self.call_bytes,
       'floor_bytes': self.floor_bytes,
       'predicted_ms': round(1e3 * self.seconds, 4),
       'predicted_floor_ms': round(1e3 * self.floor_seconds, 4),
