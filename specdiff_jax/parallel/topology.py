@@ -45,11 +45,6 @@ _CHIPS = {
 }
 
 
-# There is no GPU to try kernels on; the rest as in launch/environment.sh.
-_GPU_FLAGS = (
-  '--xla_gpu_autotune_level=0 '
-  '--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL'
-)
 # What XLA's deviceless compiler asks of an H100 (a GpuTargetConfigProto).
 _H100 = """
 gpu_device_info {
@@ -117,7 +112,9 @@ def _gpus(count: int) -> list:
       'topology: the compiler for GPUs is not installed; '
       "`pip install 'specdiff_jax[cuda12]'` brings it (5.5 GB)."
     )
-  os.environ['XLA_FLAGS'] = f'{_GPU_FLAGS} {os.environ.get("XLA_FLAGS", "")}'
+  # There is no GPU to try kernels on.
+  flags = '--xla_gpu_autotune_level=0', os.environ.get('XLA_FLAGS', '')
+  os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   return _described(
     'h100', platform='cuda', topology=f'1x1x{count}', target_config=_H100
   )

@@ -319,7 +319,7 @@ def test_outcomes_are_told(specdiff, tiny, monkeypatch):
     12,
     (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24),),
     (),
-    (hlo_costs.Work('a/layer_3/dot', 2, True, False, 6, {'weights': 50}),),
+    (hlo_costs.Work('a/layer_3/dot', 2, True, 6, {'weights': 50}),),
   )
   parts = {'arguments': 4, 'results': 0, 'temporaries': 2, 'code': 1}
   fits = memory.Outcome(True, 7, 8, parts, costs, '', 0.5)

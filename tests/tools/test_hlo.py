@@ -326,20 +326,3 @@ ENTRY %main (a: f32[64,64], b: f32[64,64]) -> f32[64,64] {
   assert (gathered.started, reduced.started) == (1, 0)
   assert gathered.between == (2 * 64**3, 2 * 64 * 64 * 4)
   assert reduced.between == (0, 0)
-
-
-def test_command_buffers_are_launched_at_once():
-  text = """
-%command_buffer (p: f32[8]) -> f32[8] {
-  %p = f32[8]{0} parameter(0)
-  %one = f32[8]{0} negate(%p)
-  ROOT %two = f32[8]{0} negate(%one)
-}
-ENTRY %main (a: f32[8]) -> f32[8] {
-  %a = f32[8]{0} parameter(0)
-  %b = f32[8]{0} call(%a), to_apply=%command_buffer
-  ROOT %c = f32[8]{0} negate(%b)
-}
-"""
-  work = hlo_costs.read(text).work
-  assert [one.graph for one in work] == [True, True, False]

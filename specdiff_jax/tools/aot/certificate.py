@@ -116,9 +116,7 @@ class Certificate:
       ('floor', ', '.join(f'{k} {_gb(n)}' for k, n in line.floor.items())),
       (f'a {turn}', f'{_ms(line.seconds)}; at the floor '
        f'{_ms(line.floor_seconds)}; {100 * line.mfu:.1f} % of the FLOP/s'),
-      ('kernels', f'{line.kernels:,}' + (
-          f', {line.launches:,} of them launched one by one'
-          if self.chip.launch else '')),
+      ('kernels', f'{line.kernels:,}'),
     ]  # fmt: skip
     if line.call_bytes:
       rows.append(('once a call', _gb(line.call_bytes)))

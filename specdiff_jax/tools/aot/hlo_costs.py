@@ -59,7 +59,6 @@ class Work:
     label: the name that the program's author would know it by.
     times: how often it runs.
     looped: whether it runs in a loop.
-    graph: whether it is a part of a GPU's command buffer.
     flops: of one time.
     causes: bytes of main memory of one time, by what they are: 'weights',
       'cache', 'cache copies', 'logits', 'scores', 'other'.
@@ -68,7 +67,6 @@ class Work:
   label: str
   times: int
   looped: bool
-  graph: bool
   flops: int
   causes: Mapping[str, int]
 
@@ -149,9 +147,6 @@ class _Reader:
       for one in inside.values()
       if one.opcode == 'while'
     )
-    self._graphs = self._reached(
-      name for name in computations if name.startswith('command_buffer')
-    )
 
   def _reached(self, names: Iterable[str]) -> set[str]:
     """Returns all computations that some of them run."""
@@ -231,7 +226,6 @@ class _Reader:
       label=one.label,
       times=times,
       looped=where in self._looped,
-      graph=where in self._graphs,
       flops=flops,
       causes=self._causes(one, where),
     )
