@@ -5,10 +5,11 @@
 Two layers of Llama-3.1-8B and one of a drafter of DFlash's shape, with a small
 vocabulary: as wide as that, since what fits into a chip's scratch memory moves
 no bytes. `--update` writes what tests/tools/test_ratchet.py holds programs to.
-Needs the compiler for TPUs.
+Needs the compiler for TPUs, whose version stands beside them.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import sys
@@ -41,7 +42,7 @@ def main(update: bool) -> None:
   devices = topology.devices('v5e:2x2')[:1]
   recipe = command.load(f'{ROOT}/configs/llama3_1_8b_dflash.py')
   recipe = recipe.change(verifier='preset:small', gamma=7, budget=16)
-  found = {}
+  found: dict = {'libtpu': importlib.metadata.version('libtpu')}
   for system, batch, prompt in PROGRAMS:
     one = recipe.change(system=system, batch=batch, prompt_buckets=(prompt,))
     program = lowering.program(one, 'decode', devices)
