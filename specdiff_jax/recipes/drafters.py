@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 
-import jax
+import jax.core
 import numpy as np
 
 from specdiff_jax.checkpoints import hub

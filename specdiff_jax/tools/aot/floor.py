@@ -49,7 +49,7 @@ def _read(closed: Any, sizes: Sequence[float]) -> tuple[float, list[float]]:
     if one.primitive.name in _PRODUCTS:
       total += sum(given)
     elif one.primitive.name == 'gather':
-      total += given[0] * _ratio(one.outvars[0], one.invars[0])
+      total += given[0] * min(_ratio(one.outvars[0], one.invars[0]), 1.0)
     elif one.primitive.name in _VIEWS:
       # A view is no larger than what it is of: broadcasts are not read.
       held.update(_views(one, given))

@@ -59,7 +59,6 @@ class Work:
     label: the name that the program's author would know it by.
     times: how often it runs.
     looped: whether it runs in a loop.
-    graph: whether it is a part of a GPU's command buffer.
     flops: of one time.
     causes: bytes of main memory of one time, by what they are: 'weights',
       'cache', 'cache copies', 'logits', 'scores', 'other'.
@@ -68,7 +67,6 @@ class Work:
   label: str
   times: int
   looped: bool
-  graph: bool
   flops: int
   causes: Mapping[str, int]
 
@@ -111,7 +109,8 @@ class Names:
     weights: how the names of arguments that are weights begin.
     caches: how those of the KV caches begin.
     vocab: sizes of the vocabulary's dimension, whole and split.
-    slots: sizes of a cache's dimension of slots.
+    slots: what scores have of a dimension, from a cache's slots to less than
+      this; those of attention in chunks are told by its loop's scope.
     sampling: how those of the sampling parameters begin.
     cold: how one of these ends that is off: of a conditional that depends on
       it, and on nothing but such parameters, branch 0 is taken.
@@ -120,12 +119,12 @@ class Names:
   weights: tuple[str, ...] = ()
   caches: tuple[str, ...] = ()
   vocab: tuple[int, ...] = ()
-  slots: tuple[int, ...] = ()
+  slots: tuple[int, int] = (0, 0)
   sampling: tuple[str, ...] = ()
   cold: str = ''
 
 
-def read(text: str, names: Names = Names()) -> Costs:
+def read(text: str, names: Names | None = None) -> Costs:
   """Reads a module; see `hlo` for how loops count.
 
   Of a conditional one branch counts: the one that moves most, or the first
@@ -133,7 +132,7 @@ def read(text: str, names: Names = Names()) -> Costs:
 
   Example: read(jax.jit(f).lower(x).compile().as_text()).nbytes
   """
-  return _Reader(*hlo.parse(text), names).costs()
+  return _Reader(*hlo.parse(text), names or Names()).costs()
 
 
 class _Reader:
@@ -148,9 +147,6 @@ class _Reader:
       for one in inside.values()
       if one.opcode == 'while'
     )
-    self._graphs = self._reached(
-      name for name in computations if name.startswith('command_buffer')
-    )
 
   def _reached(self, names: Iterable[str]) -> set[str]:
     """Returns all computations that some of them run."""
@@ -161,6 +157,7 @@ class _Reader:
     arrays: dict[tuple[str, str], int] = {}
     traffic: dict[tuple[str, str, str], Traffic] = {}
     started: dict[tuple[str, str], tuple[int, Any]] = {}
+    pending: dict[str, tuple[str, str]] = {}  # what starts a computation
     work: list[Work] = []
     for one, where, times, fused in self._walk(self._entry):
       inside = self._computations[where]
@@ -171,7 +168,9 @@ class _Reader:
         traffic[key] = dataclasses.replace(
           old, count=old.count + times, nbytes=old.nbytes + times * nbytes
         )
-        started[where, one.name] = len(work), key
+        started[pending.pop(where, (where, one.name))] = len(work), key
+      if one.opcode == 'async-start':
+        pending[one.calls()[0]] = where, one.name
       if one.opcode.endswith('-done') and (where, one.operands[0]) in started:
         at, key = started.pop((where, one.operands[0]))
         traffic[key] = _hidden(traffic[key], times, work[at + 1 :])
@@ -227,7 +226,6 @@ class _Reader:
       label=one.label,
       times=times,
       looped=where in self._looped,
-      graph=where in self._graphs,
       flops=flops,
       causes=self._causes(one, where),
     )
@@ -237,7 +235,7 @@ class _Reader:
     inside, found = self._computations[where], {}
     touches = hlo_memory.touched(one, inside, self._computations)
     kinds = [
-      (self._kind(touch.name or one.name, touch.shape, where), touch)
+      (self._kind(touch.name or one.name, touch.shape, where, one.label), touch)
       for touch in touches
     ]
     # A cache that is written whole, and not a part of it in place.
@@ -251,7 +249,7 @@ class _Reader:
       found[kind] = found.get(kind, 0) + touch.nbytes
     return found
 
-  def _kind(self, name: str, shape: hlo.Shape, where: str) -> str:
+  def _kind(self, name: str, shape: hlo.Shape, where: str, label: str) -> str:
     names, origin = self._names, self._origins.of(name, where)
     if origin.startswith(names.caches):
       return 'cache'
@@ -259,7 +257,12 @@ class _Reader:
       return 'weights'
     if set(names.vocab) & set(shape.dims):
       return 'logits'
-    if set(names.slots) & set(shape.dims):
+    if (
+      any(
+        low <= dim < high for dim in shape.dims for low, high in [names.slots]
+      )
+      or 'trips_' in label
+    ):
       return 'scores'
     return 'other'
 

@@ -121,7 +121,7 @@ def _train(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
   traced = step.trace(state, batch, view)
   updated = _bytes((state.params, state.opt_state))
   return Program(
-    lowered=_lowered(traced, mesh),
+    lowered=traced.lower(),
     held={
       'drafter': _bytes(state.params),
       'optimizer': _bytes(state.opt_state),
@@ -218,10 +218,11 @@ class _Serving:
     params, drafter_params = self.models
     state, cache = self.state, _bytes((self.state.cache, self.state.drafter))
     batch, room = state.tokens.shape
-    room += self.engine.drafter.buckets[-1]  # of tokens that may be live
+    tree = self.engine.drafter.buckets[-1]
+    room += tree  # of tokens that may be live
     rows = -(-batch // rules.row_ways(self.mesh))
     return Program(
-      lowered=_lowered(traced, self.mesh),
+      lowered=traced.lower(),
       held={
         'verifier': _bytes(params),
         'drafter': _bytes(drafter_params),
@@ -233,7 +234,7 @@ class _Serving:
         weights=('params', 'drafter_params'),
         caches=('state.cache', 'state.drafter'),
         vocab=self.vocab,
-        slots=(state.cache.slots,),
+        slots=(state.cache.slots, state.cache.slots + 2 * tree),
         sampling=('state.sampling', 'sampling'),
         cold=self.cold,
       ),
@@ -259,10 +260,6 @@ def _weights(traced: Any, arguments: Any, weights: Any) -> int:
   own = set(map(id, jax.tree.leaves(weights)))
   sizes = [_bytes(x) if id(x) in own else 0 for x in jax.tree.leaves(arguments)]
   return floor.weights(traced.jaxpr, sizes)
-
-
-def _lowered(traced: Any, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
-  return traced.lower(lowering_platforms=(mesh.devices.flat[0].platform,))
 
 
 def _vocab(checkpoint, mesh: jax.sharding.Mesh) -> tuple[int, ...]:

@@ -1,8 +1,7 @@
 """How far a compiled program is from what its chip allows.
 
 Each launch takes as long as its bytes of memory or its FLOPs do, whichever is
-longer; on a GPU also as long as launching it, and what is not in a command
-buffer is launched one by one. A collective takes as long as its bytes on one
+longer; on a GPU all of them at least as long as launching them. A collective takes as long as its bytes on one
 axis of links, less the work between its start and its end. Nothing ran: this is
 what hardware that reached its data sheet would show.
 """
@@ -65,9 +64,9 @@ class Roofline:
     return sum(one.times for one in self.work)
 
   @property
-  def launches(self) -> int:
-    """Those of them that are no part of a command buffer."""
-    return sum(one.times for one in self.work if not one.graph)
+  def call_bytes(self) -> int:
+    """Bytes that move once a call, outside of the loop."""
+    return self.costs.nbytes - self.hbm_bytes
 
   def causes(self) -> dict[str, int]:
     """Returns the bytes above the floor, by why they are moved."""
@@ -75,13 +74,12 @@ class Roofline:
     for one in self.work:
       for kind, nbytes in one.causes.items():
         moved[kind] = moved.get(kind, 0) + one.times * nbytes
-    rest = dict(self.floor)
-    found = {}
-    for kind, cause in _EXCESS.items():
-      over = moved.get(kind, 0) - rest.pop(kind, 0)
-      found[cause] = over
-    found['other'] = moved.get('other', 0) - sum(rest.values())
-    return {cause: nbytes for cause, nbytes in found.items() if nbytes}
+    found = {
+      cause: max(moved.get(kind, 0) - self.floor.get(kind, 0), 0)
+      for kind, cause in _EXCESS.items()
+    }
+    rest = self.hbm_bytes - self.floor_bytes - sum(found.values())
+    return found | {'other': rest}
 
   def exposed(self, one: hlo_costs.Traffic) -> float:
     """Returns the seconds of a collective that no other work hides."""
@@ -97,7 +95,7 @@ class Roofline:
       one.times * self._seconds(one.flops, one.nbytes) for one in self.work
     )
     waits = sum(map(self.exposed, self.costs.traffic))
-    return max(work, self.launches * self.chip.launch) + waits
+    return max(work, self.kernels * self.chip.launch) + waits
 
   @property
   def floor_seconds(self) -> float:
@@ -116,11 +114,11 @@ class Roofline:
     """Returns its figures by name."""
     return {
       'hbm_bytes': self.hbm_bytes,
+      'call_bytes': self.call_bytes,
       'floor_bytes': self.floor_bytes,
       'predicted_ms': round(1e3 * self.seconds, 4),
       'predicted_floor_ms': round(1e3 * self.floor_seconds, 4),
       'kernels': self.kernels,
-      'launches': self.launches,
       'mfu': round(self.mfu, 4),
       'causes': self.causes(),
     }
