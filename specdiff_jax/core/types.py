@@ -50,6 +50,8 @@ class DraftTree(flax.struct.PyTreeNode):
   depth: jax.Array  # [B, M] int32; depth[0] = 0
   valid: jax.Array  # [B, M] bool; an invalid slot is never accepted
   log_q: jax.Array | None = None  # [B, M, V] what each slot was drawn from
+  # [B, M, M] `tree.ancestors` of `parent`; None: computed where it is read.
+  ancestors: jax.Array | None = None
 
 
 class Verdict(flax.struct.PyTreeNode):

@@ -57,6 +57,7 @@ def branch(token: jax.Array, slots: int) -> tuple[types.DraftTree, jax.Array]:
   tree = tree.replace(
     parent=jnp.where(below, 0, tree.parent),
     depth=jnp.where(below, jnp.minimum(slot, 1), tree.depth - gap),
+    ancestors=None,
   )
   path = jnp.where(jnp.arange(depth + 1) == 0, 0, jnp.arange(depth + 1) + gap)
   return tree, jnp.broadcast_to(path, token.shape)
