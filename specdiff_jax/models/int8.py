@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 # Names of weights that meet their input in `layers.dense`, or are looked up.
 _MATRICES = frozenset((
-    'embed', 'head', 'query', 'key', 'value', 'qkv', 'output', 'gate', 'up',
-    'down',
+    'embed', 'head', 'query', 'key', 'value', 'query_key_value', 'qkv',
+    'output', 'gate', 'up', 'gate_up', 'down',
 ))  # fmt: skip
 _MOST = 127
 _BASE = 256  # of the digits

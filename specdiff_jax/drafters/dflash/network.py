@@ -90,8 +90,7 @@ class Layer(layer_lib.LayerParts):
   def __call__(self, x, context, mask, cos, sin):
     """Returns x [B, M, E]; context (keys, values), mask [B, M, S + M]."""
     h = self.norm(x, self.attention_norm)
-    query = self.queries(h, cos, sin)
-    own = self.keys_values(h, cos, sin)
+    query, *own = self.queries_keys_values(h, cos, sin)
     key, value = (
       jnp.concatenate([old, new.astype(old.dtype)], axis=2)
       for old, new in zip(context, own)
