@@ -7,7 +7,7 @@ is measured beforehand (`costs`), the tokens are estimated while decoding.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax

@@ -234,7 +234,8 @@ def _write_one_by_one(cache, new, start, index):
     )
 
   if cache.shape[-4] == 1:
-    return one(0, cache)
+    alone = cache.ndim == 4 and new.shape[2] == 1 and cache.shape[2] > 1
+    return _write_slot(cache, new, start[0]) if alone else one(0, cache)
   return lax.fori_loop(0, cache.shape[-4], one, cache)
 
 
@@ -259,6 +260,20 @@ def _write_all(cache, new, start, index):
     indices_are_sorted=True, unique_indices=True,
     mode=lax.GatherScatterMode.CLIP,
   )  # fmt: skip
+
+
+def _write_slot(cache, new, start):
+  """Writes new [1, Hkv, 1, Dh], and once more what stands beside it.
+
+  XLA's CPU backend would do an update of a single slot twice, for the result and
+  for the product that reads it, and so copy all of the cache four times.
+  """
+  first = jnp.minimum(start, cache.shape[2] - 2)
+  old = lax.dynamic_slice_in_dim(cache, first, 2, axis=2)
+  here = jnp.arange(2)[:, None] == start - first
+  return lax.dynamic_update_slice_in_dim(
+    cache, jnp.where(here, new, old), first, axis=2
+  )
 
 
 def grow(tree: Any, more: int) -> Any:

@@ -27,6 +27,7 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
+from specdiff_jax.models import transformer_layer
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import groups
@@ -98,7 +99,8 @@ def verifier(
   """Loads the verifier and puts it on the devices.
 
   `progress` is called with (values read, values in all). `split` goes from the
-  tree of weights to its shardings; by default config.decode_mesh decides.
+  tree of weights to its shardings; by default config.decode_mesh decides, and
+  weights that it leaves whole are merged (`transformer_layer.merged`).
 
   Example: verifier(command.load('configs/quickstart.py'))
   """
@@ -111,7 +113,10 @@ def verifier(
       "the hub ('org/name'), or quickstart."
     )
   kind, _, preset = name.partition(':')
-  split = split or _split(systems.decode_mesh(recipe.decoding))
+  mesh = systems.decode_mesh(recipe.decoding)
+  # A split over heads and hidden units would cut across merged weights.
+  merge = split is None and (mesh is None or mesh.shape['model'] == 1)
+  split = split or _split(mesh)
   # Straight to where it belongs, so that the host holds no copy.
   more: Any = {'adapter': model.adapter, 'progress': progress}
   more['shardings'] = split
@@ -133,6 +138,10 @@ def verifier(
   params = _placed(checkpoint.params, split)
   if systems.is_int8(recipe, 'verifier'):
     params = int8.quantise(params)
+  if merge:
+    # One by one, so that no more than a layer is there twice.
+    checkpoint = dataclasses.replace(checkpoint, params={})
+    params = {n: transformer_layer.merged(params.pop(n)) for n in list(params)}
   return dataclasses.replace(checkpoint, params=params)
 
 
@@ -277,6 +286,8 @@ def session(
   drafter_params = parts.params
   if systems.is_int8(recipe, 'drafter'):
     drafter_params = int8.quantise(drafter_params, tables.matrices())
+  if any(map(transformer_layer.is_merged, checkpoint.params.values())):
+    drafter_params = transformer_layer.merged(drafter_params)
   one = session_lib.Session(
     name=name,
     engine=engine,

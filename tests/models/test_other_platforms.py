@@ -51,6 +51,17 @@ def test_only_a_cpu_writes_bits(batch):
   assert 'bitcast_convert' in lowered(cache.write_rows, 'cpu', *args)
 
 
+@pytest.mark.parametrize('start', [0, 7, 14, 15])
+def test_a_single_slot_is_written_alone(start):
+  """With a neighbour that keeps its bits, at the end too."""
+  old, new = draw(1, *CACHE[1:]), draw(1, 2, 1, 4, seed=1)
+  wanted = old.at[:, :, start].set(new[:, :, 0])
+  got = cache.write_rows(old, new, jnp.asarray([start]))
+  np.testing.assert_array_equal(got, wanted)
+  tight = cache.write_rows(old[:, :, :1], new, jnp.zeros(1, jnp.int32))
+  np.testing.assert_array_equal(tight, new)
+
+
 def lowered(function, platform, *args):
   traced = jax.jit(function).trace(*args)
   return traced.lower(lowering_platforms=(platform,)).as_text()

@@ -280,11 +280,11 @@ def widened(text):
   return [shape for shape in shapes if int(np.prod(shape)) in weights]
 
 
-def compiled_decode(slots):
+def compiled_decode(slots, cache_dtype='bfloat16'):
   """Returns the HLO of bf16 decoding of one row by trees of `slots`."""
   engine = engine_lib.Engine(
     causal.CausalVerifier(
-      transformer.Transformer(WIDE, jnp.bfloat16), 'bfloat16'
+      transformer.Transformer(WIDE, jnp.bfloat16), cache_dtype
     ),
     none.NoDraft(slots),
     accept.SampleAndMatch(),
@@ -325,6 +325,22 @@ def test_bf16_decoding_widens_no_weight(slots):
   text = compiled_decode(slots)
   assert 'bf16[320,96]' in text  # the weights are there, as they are stored
   assert not widened(text)
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != 'cpu', reason='a rule of the CPU backend'
+)
+def test_a_cycle_of_one_token_copies_no_cache(monkeypatch):
+  copied = re.compile(r'= f32\[1,2,41,16\]\S* copy\(')
+  assert not copied.search(compiled_decode(1, 'float32'))
+  # The control: a plain update, as longer chains are written.
+  monkeypatch.setattr(
+    cache_lib,
+    '_write_slot',
+    lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, 2),
+  )
+  jax.clear_caches()
+  assert copied.search(compiled_decode(1, 'float32'))
 
 
 @pytest.mark.skipif(

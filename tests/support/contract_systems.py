@@ -35,6 +35,7 @@ from specdiff_jax.drafters.masked_lm import drafter as masked_lm
 from specdiff_jax.drafters.masked_lm import model as masked_lm_model
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer
 from specdiff_jax.testing import contract
 from specdiff_jax.testing import models
 from specdiff_jax.testing import scripted
@@ -291,8 +292,11 @@ def session(
   """Returns a system of the table with its weights."""
   fields = {
     'engine': row.engine(),
-    'params': verifier(row.scan_layers)[1],
-    'drafter_params': row.drafter_params(settings, error),
+    # As systems are served.
+    'params': transformer_layer.merged(verifier(row.scan_layers)[1]),
+    'drafter_params': transformer_layer.merged(
+      row.drafter_params(settings, error)
+    ),
     'settings': settings,
     'batch': batch,
     'buckets': (BUCKET,),

@@ -92,8 +92,7 @@ class Layer(layer_lib.LayerParts):
   def __call__(self, x, context, view):
     """Returns x [B, M, E]; context (keys, values)."""
     h = self.norm(x, self.attention_norm)
-    query = self.queries(h, view.cos, view.sin)
-    own = self.keys_values(h, view.cos, view.sin)
+    query, *own = self.queries_keys_values(h, view.cos, view.sin)
     own = (new.astype(old.dtype) for old, new in zip(context, own))
     out = attention.attend(
       query, cache_lib.Layer(*context), view.mask, view.seen,

@@ -24,8 +24,8 @@ class DrafterLayer(transformer_layer.LayerParts):
   def __call__(self, x, context, mask, seen, cos, sin):
     """Updates x [B, N, G, E]; mask [B, N, S] over the context, and its span."""
     h = self.norm(x, self.attention_norm)
-    query = self.queries(h, cos, sin) * self.config.score_scale
-    window = self.keys_values(h, cos, sin)
+    query, *window = self.queries_keys_values(h, cos, sin)
+    query = query * self.config.score_scale
     return self.after(x, window_attention(query, context, window, mask, seen))
 
 

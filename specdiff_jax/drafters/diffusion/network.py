@@ -26,6 +26,7 @@ from specdiff_jax.models import attention
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer as layer_lib
 from specdiff_jax.models import views
 
 # Root mean square of the residual stream before the last layers of SmolLM2.
@@ -204,6 +205,7 @@ def initial_from_verifier(
   params = initial(config, key)
   c = config.verifier
   first = c.layers - config.layers
+  verifier = layer_lib.parted(c, verifier)
   for i in range(config.layers):
     params[f'layer_{i}'] = jax.tree.map(
       lambda x: jnp.asarray(x, jnp.float32),

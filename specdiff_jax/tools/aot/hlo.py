@@ -32,7 +32,8 @@ _OPCODE = re.compile(r'(?:^|\s)([a-z][a-z0-9\-]*)\(')
 _SHAPE = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^{}]*)\})?')
 _CALLED = re.compile(
   r'\b(?:calls|body|true_computation|false_computation|to_apply'
-  r'|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)'
+  r'|branch_computations|called_computations)'
+  r'=\{?((?:%?[\w.\-]++(?!=)(?:, )?)+)'
 )
 _TRIPS = re.compile(r'\btrips_(\d+)\b')  # of the innermost loop's own name
 

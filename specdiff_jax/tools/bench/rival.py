@@ -19,6 +19,7 @@ from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.models import int8
+from specdiff_jax.models import transformer_layer
 
 
 def to_transformers(config, params: dict[str, Any]) -> Any:
@@ -129,6 +130,7 @@ class Transformers:
 
 def system(checkpoint: weights.Checkpoint, max_new_tokens: int) -> Transformers:
   """Returns the rival with the weights of `checkpoint`."""
-  params = int8.widen(checkpoint.params)
-  model = to_transformers(checkpoint.config, params)
+  config = checkpoint.config
+  params = transformer_layer.parted(config, int8.widen(checkpoint.params))
+  model = to_transformers(config, params)
   return Transformers(model, max_new_tokens, checkpoint.tokenizer.end_ids)
