@@ -208,9 +208,14 @@ class Verifier(Protocol):
     ...
 
   def commit(
-    self, cache: Any, verdict: Verdict, start: jax.Array, chain: bool
+    self,
+    cache: Any,
+    tree: DraftTree,
+    verdict: Verdict,
+    length: jax.Array,
+    chain: bool,
   ) -> Any:
-    """Returns the cache with the accepted paths of trees scored at `start`.
+    """Returns the cache of `score` with the accepted paths of its trees alone.
 
     `chain`: the trees were chains, whose paths are in place already.
     """

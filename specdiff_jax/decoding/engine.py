@@ -275,7 +275,7 @@ class Engine:
       drafter_params, drafted, context, verdict, features, slots
     )
     cache = self.verifier.commit(
-      cache, verdict, state.length - 1, self.drafter.chain
+      cache, tree, verdict, state.length, self.drafter.chain
     )
     state = commit.commit(state, tree, verdict, logits)
     return state.replace(cache=cache, drafter=drafted)

@@ -7,7 +7,7 @@ is measured beforehand (`costs`), the tokens are estimated while decoding.
 """
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 import flax.struct
 import jax

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 from jax import lax
+from jax.experimental import layout
 import jax.numpy as jnp
 
 from specdiff_jax.parallel import pin
@@ -129,25 +130,23 @@ class Cache:
       )
     )
 
-  def gathered(self, path: jax.Array, start: jax.Array) -> 'Cache':
+  def gathered(self, path: jax.Array, start: jax.Array, slots: int) -> 'Cache':
     """Returns the cache with the pairs of a path where a chain has them.
 
     Args:
       path: [B, D+1] slots of the trees that were written at `start`, the root
         first.
       start: [B].
+      slots: M, of the trees.
     """
+    by_row = functools.partial(_move_by_row, slots=slots)
 
     def one(array):  # [B, Hkv, S, Dh], stacked or not
-      rows = array.ndim - 4
-      take = jax.vmap(
-        lambda row, path, offset: jnp.take(
-          row, offset + path, axis=-2, mode='clip'
-        ),
-        (rows, 0, 0),
-        rows,
-      )
-      return write_rows(array, take(array, path, start), start)
+      return lax.platform_dependent(
+        array, path, start,
+        cpu=_move_at_once, cuda=_move_at_once, rocm=_move_at_once,
+        default=_move_at_once if pin.split() else by_row,
+      )  # fmt: skip
 
     return jax.tree.map(one, self)
 
@@ -274,6 +273,37 @@ def _write_slot(cache, new, start):
   return lax.dynamic_update_slice_in_dim(
     cache, jnp.where(here, new, old), first, axis=2
   )
+
+
+def _move_at_once(cache, path, start):
+  """Returns a cache with a path of slots behind `start` [B] moved there."""
+  rows = cache.ndim - 4
+  take = jax.vmap(
+    lambda row, path, first: jnp.take(row, first + path, axis=-2, mode='clip'),
+    (rows, 0, 0),
+    rows,
+  )
+  return write_rows(cache, take(cache, path, start), start)
+
+
+def _move_by_row(cache, path, start, slots):
+  """The same, where a gather over the whole of a cache would copy it.
+
+  Left to choose, the compiler lays out the caches of the whole loop as a row's
+  few slots are gathered best; so these are told to lie as the cache does.
+  """
+  *layers, _, heads, _, head_dim = cache.shape
+  order = layout.Layout(major_to_minor=tuple(range(cache.ndim)))
+
+  def one(row, cache):
+    at = *(0 for _ in layers), row, 0, start[row], 0
+    tree = lax.dynamic_slice(cache, at, (*layers, 1, heads, slots, head_dim))
+    tree = layout.with_layout_constraint(tree, order)
+    moved = jnp.take(tree, path[row], axis=-2, mode='clip')
+    moved = layout.with_layout_constraint(moved, order)
+    return lax.dynamic_update_slice(cache, moved, at)
+
+  return lax.fori_loop(0, cache.shape[-4], one, cache)
 
 
 def grow(tree: Any, more: int) -> Any:

@@ -69,8 +69,10 @@ class CausalVerifier:
     )
     return self.head(params, hidden), cache, taken
 
-  def commit(self, cache, verdict, start, chain):
-    return cache if chain else cache.gathered(verdict.path, start)
+  def commit(self, cache, tree, verdict, length, chain):
+    if chain:
+      return cache
+    return cache.gathered(verdict.path, length - 1, tree.token.shape[1])
 
   def embed(self, params: Mapping[str, Any], tokens):
     return layers_lib.lookup(params['embed'], tokens)

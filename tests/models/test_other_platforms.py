@@ -44,6 +44,19 @@ def test_rows_of_stacked_layers_are_written_alike(index):
     assert (at_once[0] == old[0]).all()
 
 
+@pytest.mark.parametrize('stacked', [False, True])
+def test_paths_are_moved_alike(stacked):
+  old = draw(2, *CACHE) if stacked else draw(*CACHE)
+  path, start = jnp.asarray([[0, 2, 4, 0]] * 3), jnp.asarray((0, 5, 11))
+  at_once = cache._move_at_once(old, path, start)
+  by_row = jax.jit(cache._move_by_row, static_argnums=3)(old, path, start, 5)
+  assert (by_row == at_once).all()
+  assert not (by_row == old).all()
+  for row in range(3):
+    moved = old[..., row, :, int(start[row]) + 4, :]
+    assert (by_row[..., row, :, int(start[row]) + 2, :] == moved).all()
+
+
 @pytest.mark.parametrize('batch', [1, 3])
 def test_only_a_cpu_writes_bits(batch):
   args = draw(batch, 2, 16, 4), draw(batch, 2, 5, 4), jnp.arange(batch)

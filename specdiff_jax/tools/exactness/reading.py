@@ -91,7 +91,7 @@ def read(verifier, bucket, ways, params, tokens, prompt, length, at):
     tree, path = branch(jnp.take_along_axis(tokens, place, axis=1), width)
     logits, cache, _ = verifier.score(params, cache, tree, start + 1, ())
     verdict = types.Verdict(path, path[:, -1], path[:, -1])
-    cache = verifier.commit(cache, verdict, start, chain=False)
+    cache = verifier.commit(cache, tree, verdict, start + 1, chain=False)
     return jnp.take_along_axis(logits, path[..., None], axis=1), cache
 
   def step(cache, start):
