@@ -232,6 +232,33 @@ def test_presets_are_shapes(config):
   assert build_aot.verifier(config).config.width == 576
 
 
+def test_a_drafter_of_dflashs_shape_is_traced(config):
+  given = config.change(drafter='preset:dflash')
+  program = build_aot.program(given, 'decode', jax.devices())
+  layer = sum(
+    np.prod(shape)
+    for name, shape in networks.shapes(presets.SIZES['tiny']).items()
+    if name.startswith('layer_0.')
+  )
+  # One layer, norms of its heads, and what fuses one layer of the verifier's.
+  more = 2 * 16 + 64 * 64 + 2 * 64
+  assert program.held['drafter'] == 4 * (layer + more)
+  # Keys and values are made of the block, and of what was verified; the head
+  # scores drafts and verified tokens; five embeddings of four rows are read.
+  plain = build_aot.program(
+    config.change(system='lookup'), 'decode', jax.devices()
+  )
+  drafted = program.floor['weights'] - plain.floor['weights']
+  twice = 2 * (2 * 16 * 64) + 320 * 64 + 4 * 5 * 64
+  assert drafted == pytest.approx(4 * (layer + more + twice), rel=0.01)
+
+
+def test_a_shape_needs_a_transformer(config):
+  given = config.change(verifier='preset:gpt2', drafter='preset:dflash')
+  with pytest.raises(errors.InputError, match='preset:gpt2'):
+    build_aot.program(given, 'decode', jax.devices())
+
+
 def test_a_drafter_without_weights_does_not_decode(specdiff, tiny):
   decode = ('decode', tiny, '--prompt=a')
   run = specdiff(*decode, '--config.drafter=preset:llada_8b')

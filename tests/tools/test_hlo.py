@@ -6,6 +6,7 @@ import pytest
 
 from specdiff_jax.tools.aot import hlo
 from specdiff_jax.tools.aot import hlo_costs
+from specdiff_jax.tools.aot import hlo_memory
 
 # A loop of six turns, from 1 to 13 by twos; within it a matmul, an all-reduce,
 # and a reduce-scatter that another computation starts. Ten rows lie in tiles.
@@ -308,6 +309,55 @@ def test_bytes_follow_the_program(old, new, more):
   assert old in CYCLE
   found, before = moved(CYCLE.replace(old, new)), moved(CYCLE)
   assert {k: n - before[k] for k, n in found.items() if n != before[k]} == more
+
+
+@pytest.mark.parametrize(
+    'line, read, written',
+    [
+        # Prefetches: what arrives in the scratch memory was read once.
+        ('(f32[64,64]{1,0:S(1)}, f32[64,64]{1,0}, u32[]) copy-start(%a)',
+         64 * 64, 0),
+        ('((f32[64,64]{1,0}), f32[8,64]{1,0:S(1)}, s32[]) slice-start(%a)',
+         8 * 64, 0),
+        ('f32[8,64]{1,0} dynamic-slice(%a, %i, %i)', 8 * 64 + 1, 8 * 64),
+        ('f32[3,64]{1,0} gather(%a, %ids)', 3 * 64 + 3, 3 * 64),
+        ('f32[64,64]{1,0} dynamic-update-slice(%a, %row, %i, %i)',
+         64 + 1, 64),
+        ('f32[64,64]{1,0} scatter(%a, %ids, %row), to_apply=%add', 3 + 64, 64),
+        # Two results, one of them written in place; a slice of an operand.
+        ('(f32[64,64]{1,0}, f32[1,64]{1,0}) fusion(%a, %b, %i), '
+         'calls=%fused', 64 + 1, 64 + 64),
+        ('f32[64,64]{1,0} bitcast(%a)', 0, 0),
+        ('f32[64,64]{1,0} custom-call(), custom_call_target="AllocateBuffer"',
+         0, 0),
+    ],
+)  # fmt: skip
+def test_parts_and_updates_count_as_what_they_move(line, read, written):
+  text = f"""
+%fused (p: f32[64,64], q: f32[64,64], n: s32[]) -> (f32[64,64], f32[1,64]) {{
+  %p = f32[64,64]{{1,0}} parameter(0)
+  %q = f32[64,64]{{1,0}} parameter(1)
+  %n = s32[] parameter(2)
+  %flat = f32[4096]{{0}} reshape(%q)
+  %cut = f32[64]{{0}} dynamic-slice(%flat, %n)
+  %one = f32[1,64]{{1,0}} reshape(%cut)
+  %put = f32[64,64]{{1,0}} dynamic-update-slice(%p, %one, %n, %n)
+  ROOT %both = (f32[64,64]{{1,0}}, f32[1,64]{{1,0}}) tuple(%put, %one)
+}}
+ENTRY %main (a: f32[64,64], b: f32[64,64]) -> f32[64,64] {{
+  %a = f32[64,64]{{1,0}} parameter(0)
+  %b = f32[64,64]{{1,0}} parameter(1)
+  %i = s32[] parameter(2)
+  %ids = s32[3]{{0}} parameter(3)
+  %row = f32[1,64]{{1,0}} parameter(4)
+  ROOT %x = {line}
+}}
+"""
+  computations, entry = hlo.parse(text)
+  inside = computations[entry]
+  found = hlo_memory.touched(inside['x'], inside, computations)
+  assert sum(t.nbytes for t in found if t.name) == 4 * read
+  assert sum(t.nbytes for t in found if not t.name) == 4 * written
 
 
 def test_work_between_start_and_end_hides_a_collective():

@@ -70,12 +70,13 @@ def _shape(
       f'families, not for {checkpoint.source}; take another verifier.'
     )
   layers = max(1, min(5, verifier.layers // 2))
-  every = (verifier.layers - 2) // layers
   sizes = network.DFlashConfig(
     network=dataclasses.replace(
       verifier, layers=layers, scan_layers=False, qk_norm=True, tied_head=True
     ),
-    features=tuple(1 + i * every for i in range(layers)),
+    features=tuple(
+      (2 * i + 1) * verifier.layers // (2 * layers) for i in range(layers)
+    ),
     block=serving.gamma + 1,
     mask_id=verifier.vocab_size - 1,
   )

@@ -178,6 +178,8 @@ def _moved(work) -> list[tuple[str, str, str]]:
   found: dict[str, tuple[int, int]] = {}
   for one in work:
     label = re.sub(r'layer_\d+', 'layer', one.label)
+    if '/' not in label and one.causes:  # the compiler's own, as a prefetch
+      label += f' of {max(one.causes, key=lambda x: one.causes[x])}'
     count, nbytes = found.get(label, (0, 0))
     found[label] = count + one.times, nbytes + one.times * one.nbytes
   most = sorted(found.items(), key=lambda x: -x[1][1])[:_ROWS]
@@ -187,7 +189,8 @@ def _moved(work) -> list[tuple[str, str, str]]:
 
 
 def _gb(nbytes: float) -> str:
-  return f'{nbytes / 1e9:.3g} GB'
+  big = nbytes >= 1e8
+  return f'{nbytes / (1e9 if big else 1e6):.3g} {"GB" if big else "MB"}'
 
 
 def _ms(seconds: float) -> str:
