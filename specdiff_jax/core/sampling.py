@@ -261,11 +261,10 @@ def choose(
   greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
   def sampled():
-    wanted = positions
-    if span:
-      wanted = positions[:, :1] + jnp.arange(span)
+    shared = 0 < span < positions.shape[1]  # else each is drawn at its place
+    wanted = positions[:, :1] + jnp.arange(span) if shared else positions
     g = gumbel(noise, wanted, logits.shape[-1])
-    if span:
+    if shared and span > 1:
       offset = jnp.clip(positions - positions[:, :1], 0, span - 1)
       g = jnp.take_along_axis(g, offset[..., None], axis=1)
     token = largest(warped(logits, sampling) + g).astype(jnp.int32)

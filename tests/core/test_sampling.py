@@ -165,6 +165,21 @@ def test_largest_of_what_is_no_number_is_an_index():
   assert 0 <= int(sampling_lib.largest(jnp.array([1, np.nan, 2]))) < 3
 
 
+@pytest.mark.parametrize('span', [1, 3, 5])
+def test_sharing_noise_within_a_span_changes_no_token(span):
+  rng = np.random.default_rng(span)
+  positions = 7 + rng.integers(0, span, (2, 5)).astype(np.int32)
+  positions[:, 0] = 7
+  given = (
+    rng.normal(size=(2, 5, 50)).astype(np.float32),
+    positions,
+    sampling((1.0, 0, 1.0), (0.7, 5, 0.9)),
+    sampling_lib.request_noise(3, jnp.arange(2)),
+  )
+  shared = jax.jit(sampling_lib.choose, static_argnums=4)(*given, span)
+  np.testing.assert_array_equal(shared, choose(*given))
+
+
 def test_noise_differs_by_position_request_and_seed():
   def draw(seed, request, position):
     noise = sampling_lib.request_noise(seed, jnp.array([request]))
