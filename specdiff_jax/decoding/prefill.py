@@ -69,5 +69,6 @@ def read(
     last, carry = chunk(0, begun)
   else:
     chunks = -(-jnp.max(prompt.length) // size)
-    last, carry = lax.fori_loop(0, chunks, chunk, begun)
+    with jax.named_scope(f'trips_{-(-length // size)}'):  # at most, for `aot`
+      last, carry = lax.fori_loop(0, chunks, chunk, begun)
   return verifier.head(params, last[:, None]), carry
