@@ -58,7 +58,8 @@ COMMAND = command.Command(
     H100. The last line of stdout is one JSON object: topology, fits,
     peak_bytes, limit_bytes, flops_per_chip, collectives ({kind: {count, bytes,
     started}}), hbm_bytes, floor_bytes, predicted_ms, predicted_floor_ms,
-    kernels, causes, mfu; with --tau plain_ms and speedup; and more.
+    exposed_ms (of collectives), kernels, causes, mfu; with --tau plain_ms and
+    speedup; and more.
     """,
   flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING, *recipe.TRAINING),

@@ -80,7 +80,7 @@ def devices(name: str, slices: int = 1) -> list:
   if slices < 1:
     raise errors.InputError(f'slices: {slices} is not at least 1.')
   if gpus := re.fullmatch(r'h100(?::([1-8]))?', name):
-    return _gpus(int(gpus.group(1) or 1) * slices)
+    return _gpus(slices, int(gpus.group(1) or 1))
   generation, _, shape = name.partition(':')
   if generation not in GENERATIONS or not re.fullmatch(r'\d+(x\d+)*', shape):
     raise errors.InputError(
@@ -102,8 +102,8 @@ def devices(name: str, slices: int = 1) -> list:
   return _described(name, platform='tpu', **more)
 
 
-def _gpus(count: int) -> list:
-  """Returns so many H100s of one host."""
+def _gpus(hosts: int, each: int) -> list:
+  """Returns the H100s of some hosts."""
   if not any(
     importlib.util.find_spec(f'jax_cuda{version}_plugin')
     for version in (12, 13)
@@ -116,7 +116,7 @@ def _gpus(count: int) -> list:
   flags = '--xla_gpu_autotune_level=0', os.environ.get('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   return _described(
-    'h100', platform='cuda', topology=f'1x1x{count}', target_config=_H100
+    'h100', platform='cuda', topology=f'{hosts}x1x{each}', target_config=_H100
   )
 
 

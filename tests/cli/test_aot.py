@@ -370,7 +370,7 @@ def test_outcomes_are_told(specdiff, tiny, monkeypatch):
       assert told['hbm_bytes'] == 100 and told['kernels'] == 2
       # 100 bytes at 1000 a second, and 24 of all-reduces that nothing hides.
       assert told['predicted_ms'] == told['plain_ms'] == 148
-      assert told['speedup'] == 3
+      assert told['exposed_ms'] == 48 and told['speedup'] == 3
       assert 'a/layer/dot' in run.out and 'tau > 1.00 pays' in run.out
   assert told['flops_per_chip'] is None and told['advice']
   assert '40.00G' in run.out

@@ -116,8 +116,8 @@ def advice(held: Mapping[str, int], outcome: Outcome) -> list[str]:
     'config.max_new_tokens, or use more devices',
     'batch': 'lower config.batch',
     'temporaries': 'lower config.batch, config.windows or config.tokens, or '
-    'set config.vocab_block (train); lower config.batch, config.drafts or '
-    'config.budget (decode)',
+    'set config.vocab_block (train); lower config.batch, config.drafts, '
+    'config.budget or config.prompt_buckets (decode, prefill)',
   }
   sizes = {**held, 'temporaries': outcome.peak - sum(held.values())}
   order = sorted(sizes, key=lambda name: -sizes[name])

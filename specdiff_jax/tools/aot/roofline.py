@@ -89,13 +89,17 @@ class Roofline:
     return max(ways * one.nbytes / self.chip.links - hidden, 0.0)
 
   @property
+  def waits(self) -> float:
+    """The seconds of collectives that no other work hides."""
+    return sum(map(self.exposed, self.costs.traffic))
+
+  @property
   def seconds(self) -> float:
     """The time that it would take."""
     work = sum(
       one.times * self._seconds(one.flops, one.nbytes) for one in self.work
     )
-    waits = sum(map(self.exposed, self.costs.traffic))
-    return max(work, self.kernels * self.chip.launch) + waits
+    return max(work, self.kernels * self.chip.launch) + self.waits
 
   @property
   def floor_seconds(self) -> float:
@@ -118,6 +122,7 @@ class Roofline:
       'floor_bytes': self.floor_bytes,
       'predicted_ms': round(1e3 * self.seconds, 4),
       'predicted_floor_ms': round(1e3 * self.floor_seconds, 4),
+      'exposed_ms': round(1e3 * self.waits, 4),
       'kernels': self.kernels,
       'mfu': round(self.mfu, 4),
       'causes': self.causes(),
