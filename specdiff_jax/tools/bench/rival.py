@@ -220,8 +220,8 @@ class _Watch:
 def _llama_cpp(
   file: str, room: int, end_ids: Sequence[int]
 ) -> Mapping[str, Callable]:
-  import llama_cpp
-  from llama_cpp import llama_speculative
+  import llama_cpp  # pyright: ignore[reportMissingImports]
+  from llama_cpp import llama_speculative  # pyright: ignore[reportMissingImports]
 
   if not file:
     raise errors.InputError(
