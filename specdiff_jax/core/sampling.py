@@ -60,11 +60,11 @@ def gumbel(
   """
   if isinstance(tokens, int):
     tokens = jnp.arange(tokens)
-  pair = jnp.moveaxis(jax.random.key_data(noise.key), -1, 0)[..., None]
-  pair = _threefry(*pair, positions.astype(jnp.uint32))
-  high, low = _threefry(
-    *(x[..., None] for x in pair), tokens.astype(jnp.uint32)
-  )
+  data = jax.random.key_data(noise.key)
+  at = positions.astype(jnp.uint32)
+  first, second = _threefry(data[:, :1], data[:, 1:], at)
+  ids = tokens.astype(jnp.uint32)
+  high, low = _threefry(first[..., None], second[..., None], ids)
   ones = jnp.uint32(0x3F800000)  # exponent of [1, 2)
   u = lax.bitcast_convert_type(((high ^ low) >> 9) | ones, jnp.float32) - 1
   tiny = jnp.finfo(jnp.float32).tiny

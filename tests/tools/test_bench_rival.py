@@ -18,7 +18,9 @@ class Llama:
   """Counts up from the last token, as long as it is asked."""
 
   def __init__(self, file, n_ctx, draft_model=None, **settings):
-    assert file == 'm.gguf' and n_ctx == 64
+    if file != 'm.gguf':
+      raise ValueError('no such model')
+    assert n_ctx == 64
     self.fresh = False
 
   def reset(self):
@@ -58,6 +60,8 @@ def test_llama_cpp_stops_at_an_end_and_at_the_limit(installed):
 def test_llama_cpp_wants_a_gguf_file(installed):
   with pytest.raises(errors.InputError, match='gguf'):
     rival.rivals('llama_cpp', CHECKPOINT, '', 4, 64)
+  with pytest.raises(errors.InputError, match='no such model'):
+    rival.rivals('llama_cpp', CHECKPOINT, 'other.gguf', 4, 64)
 
 
 @pytest.mark.parametrize('name', rival.NAMES)

@@ -12,7 +12,7 @@ import functools
 import importlib.metadata
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,16 +74,24 @@ def _to_torch(torch, array):
   return torch.from_numpy(array)
 
 
+class Run(NamedTuple):
+  """One prompt's completion."""
+
+  tokens: Sequence[int]
+  at_once: int  # of them, from the pass that read the prompt
+  prefill: float  # seconds of that pass
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rival:
   """Another program, in the form that `timing.interleave` runs.
 
   Attributes:
-    run: takes a prompt and the number of new tokens; returns the new ones.
+    run: takes a prompt and the number of new tokens.
     max_new_tokens: of each prompt.
   """
 
-  run: Callable[[Sequence[int], int], Sequence[int]]
+  run: Callable[[Sequence[int], int], Run]
   max_new_tokens: int
 
   def decode(
@@ -92,18 +100,15 @@ class Rival:
     *,
     clock: request_lib.Clock | None = None,
   ) -> list[request_lib.Completion]:
-    """Decodes greedily, a prompt at a time; prefill is timed by itself."""
+    """Decodes greedily, a prompt at a time."""
     clock = clock or request_lib.Clock()
     done = []
     for request in requests:
       begin = time.perf_counter()
-      self.run(request.prompt, 1)
-      prefill = time.perf_counter() - begin
-      begin = time.perf_counter()
-      tokens = self.run(request.prompt, self.max_new_tokens)
+      tokens, at_once, prefill = self.run(request.prompt, self.max_new_tokens)
       clock.prefill += prefill
       clock.decode += time.perf_counter() - begin - prefill
-      count = len(tokens) - 1
+      count = len(tokens) - at_once
       done.append(
         request_lib.Completion(
           request.number,
@@ -154,9 +159,11 @@ def rivals(
       runs = _transformers(checkpoint)
     else:
       runs = _llama_cpp(file, room, checkpoint.tokenizer.end_ids)
-  except ImportError as error:  # a package that is not there is one too
+  except importlib.metadata.PackageNotFoundError:
+    raise errors.InputError(f'{name} is not installed: {_GET[name]}') from None
+  except ImportError as error:
     raise errors.InputError(
-      f'{name} is not installed ({error}): {_GET[name]}'
+      f'{name} cannot be imported ({error}): {_GET[name]}'
     ) from error
   return {key: Rival(run, tokens) for key, run in runs.items()}, version
 
@@ -174,6 +181,7 @@ def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
 
   def run(model, copied, prompt, new_tokens: int):
     ids = torch.tensor([list(prompt)])
+    watch = _Watch()
     with torch.inference_mode():
       out = model.generate(
         ids,
@@ -183,8 +191,11 @@ def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
         eos_token_id=end_ids,
         pad_token_id=0,
         prompt_lookup_num_tokens=copied,
+        streamer=watch,
       )
-    return out[0, len(prompt) :].tolist()
+    # Its first piece is the prompt.
+    (start, _), (end, at_once) = watch.pieces[:2]
+    return Run(out[0, len(prompt) :].tolist(), at_once, end - start)
 
   return {
     f'transformers {str(one.dtype).split(".")[1]}{text}': functools.partial(
@@ -195,11 +206,24 @@ def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
   }
 
 
+class _Watch:
+  """What `generate` streams to: when a piece came, and its tokens."""
+
+  def __init__(self):
+    self.pieces: list[tuple[float, int]] = []
+
+  def put(self, value: Any) -> None:
+    self.pieces.append((time.perf_counter(), value.numel()))
+
+  def end(self) -> None:
+    pass
+
+
 def _llama_cpp(
   file: str, room: int, end_ids: Sequence[int]
 ) -> Mapping[str, Callable]:
-  import llama_cpp
-  from llama_cpp import llama_speculative
+  import llama_cpp  # pyright: ignore[reportMissingImports]
+  from llama_cpp import llama_speculative  # pyright: ignore[reportMissingImports]
 
   if not file:
     raise errors.InputError(
@@ -208,22 +232,27 @@ def _llama_cpp(
 
   def run(model, prompt, new_tokens: int):
     model.reset()  # else it keeps what two prompts have in common
-    found = []
+    found, begin, prefill = [], time.perf_counter(), 0.0
     for token in model.generate(list(prompt), temp=0.0):
+      prefill = prefill or time.perf_counter() - begin
       found.append(token)
       if len(found) == new_tokens or token in end_ids:
-        return found
-    return found
+        break
+    return Run(found, 1, prefill)
 
   def model(**lookup):
-    return llama_cpp.Llama(
-      file,
-      n_ctx=room,
-      n_threads=os.cpu_count(),
-      n_threads_batch=os.cpu_count(),
-      verbose=False,
-      **lookup,
-    )
+    cores = os.cpu_count()
+    try:
+      return llama_cpp.Llama(
+        file,
+        n_ctx=room,
+        n_threads=cores,
+        n_threads_batch=cores,
+        verbose=False,
+        **lookup,
+      )
+    except ValueError as error:
+      raise errors.InputError(f'llama_cpp cannot load it: {error}') from error
 
   lookup = llama_speculative.LlamaPromptLookupDecoding(
     num_pred_tokens=_COPIED['llama_cpp']
