@@ -28,8 +28,6 @@ SIZES = {
     'ngram': 3,
   },
 }
-
-
 SMALL = {'network': SIZES['network'] | {'features': (0, 1, 2)}}
 
 
