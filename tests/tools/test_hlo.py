@@ -176,3 +176,13 @@ def test_parse_finds_the_entry():
   assert entry == 'main'
   assert set(computations) == {'add', 'scatter', 'body', 'condition', 'main'}
   assert hlo.parse('') == ({}, '')
+
+
+def test_both_branches_of_a_conditional_are_called():
+  text = (
+    'ENTRY %main (p: pred[], x: f32[]) -> f32[] {\n'
+    '  ROOT %c = f32[] conditional(%p, %x, %x), true_computation=%yes, '
+    'false_computation=%no.1, metadata={op_name="cond"}\n}\n'
+  )
+  computations, entry = hlo.parse(text)
+  assert computations[entry]['c'].calls() == ['yes', 'no.1']
