@@ -7,7 +7,7 @@ is measured beforehand (`costs`), the tokens are estimated while decoding.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -125,7 +125,8 @@ class Adaptive:
     return jnp.zeros(shape, jnp.float32)
 
   def read(self, params, state, context, features, start):
-    arms = self.arms[-1].read(params.arms, state.arms, context, features, start)
+    arm = cast(types.FeatureDrafter, self.arms[-1])
+    arms = arm.read(params.arms, state.arms, context, features, start)
     last = unread.last(state.unread[:, 0], features, context.length - 2 - start)
     return state.replace(arms=arms, unread=state.unread.at[:, 0].set(last))
 

@@ -76,8 +76,8 @@ def merged(params: Any) -> Any:
   return jax.tree.map(one, params, is_leaf=_is_plain)
 
 
-def parted(config: config_lib.TransformerConfig, params: Any) -> Any:
-  """Returns the params that were `merged`; others as they are."""
+def parted(config: Any, params: Any) -> Any:
+  """Returns the params that were `merged`; others as they are, of any config."""
 
   def one(layer):
     if not is_merged(layer):

@@ -113,10 +113,12 @@ def verifier(
       "the hub ('org/name'), or quickstart."
     )
   kind, _, preset = name.partition(':')
-  mesh = systems.decode_mesh(recipe.decoding)
-  # A split over heads and hidden units would cut across merged weights.
-  merge = split is None and (mesh is None or mesh.shape['model'] == 1)
-  split = split or _split(mesh)
+  merge = False
+  if split is None:
+    mesh = systems.decode_mesh(recipe.decoding)
+    # A split over heads and hidden units would cut across merged weights.
+    merge = mesh is None or mesh.shape['model'] == 1
+    split = _split(mesh)
   # Straight to where it belongs, so that the host holds no copy.
   more: Any = {'adapter': model.adapter, 'progress': progress}
   more['shardings'] = split
