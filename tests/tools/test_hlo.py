@@ -376,6 +376,8 @@ ENTRY %main (a: f32[64,64], b: f32[64,64]) -> f32[64,64] {
   assert (gathered.started, reduced.started) == (1, 0)
   assert gathered.between == (2 * 64**3, 2 * 64 * 64 * 4)
   assert reduced.between == (0, 0)
+
+
 def test_both_branches_of_a_conditional_are_called():
   text = (
     'ENTRY %main (p: pred[], x: f32[]) -> f32[] {\n'

@@ -19,6 +19,7 @@ from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import networks
+from specdiff_jax.models import transformer_layer
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import recipe as recipe_lib
@@ -185,6 +186,9 @@ class _Serving:
     made, platform = [], mesh.devices.flat[0].platform
 
     def make(params):
+      # As `decoding.verifier` has them.
+      if mesh.shape['model'] == 1:
+        params = transformer_layer.merged(params)
       one = dataclasses.replace(checkpoint, params=params)
       made.append(decoding.system(config, one, platform=platform))
       return made[0].params, made[0].drafter_params
