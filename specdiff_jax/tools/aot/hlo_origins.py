@@ -19,6 +19,7 @@ _VIEWS = frozenset((
     'all-gather-start', 'all-gather-done', 'async-done', 'async-update',
 ))  # fmt: skip
 _Value = tuple[str, str, int | None]  # name, its computation, which of a tuple
+_KEPT = ('tuple', 'bitcast', 'dynamic-update-slice', 'scatter')  # of fusions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,6 +88,8 @@ class Origins:
         return [(operand, where, None) for operand in one.operands]
       called = one.calls()
       root = hlo.root_of(self.computations.get(called[-1], {}))
+      if one.opcode == 'fusion' and root and root.opcode not in _KEPT:
+        return []  # something new, made of a part of it
       at = index if root and root.opcode == 'tuple' else None
       return [(root.name, called[-1], at)] if root else []
     if not views:
