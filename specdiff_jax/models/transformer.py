@@ -4,11 +4,12 @@ One network for Llama, SmolLM2, Mistral, Qwen and Gemma 3: what a config does
 not ask for leaves no trace in the compiled program. Causal or not is the mask's
 business. The residual stream is float32; weights and the operands of each
 matmul have the dtype of the params. One layer has two drivers: unrolled (fast
-on CPU) and `scan_layers` (fast to compile on TPU and GPU; its params and cache
-are stacked over layers).
+on CPU) and `scan_layers` (fast to compile, on a TPU as fast to run; its params
+and cache are stacked over layers).
 """
 
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -179,6 +180,23 @@ def _scan(layer, config, x, cache, which, start, view, features):
     return x, cache, None
   taken = jnp.stack([kept[wanted.index(i)] for i in features], 2)
   return x, cache, taken
+
+
+def stacked(config, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+  """Returns config and params of the same network whose layers are scanned.
+
+  `params` is emptied, a leaf of all layers at a time: no more is there twice.
+  """
+  layers = [params.pop(f'layer_{i}') for i in range(config.layers)]
+  leaves, form = zip(*map(jax.tree.flatten, layers), strict=True)
+  layers.clear()
+  joint = []
+  for place in range(len(leaves[0])):
+    joint.append(jnp.stack([one[place] for one in leaves]))
+    for one in leaves:
+      one[place] = None
+  params = {**params, 'layers': form[0].unflatten(joint)}
+  return dataclasses.replace(config, scan_layers=True), params
 
 
 def layer_params(params, index: int):

@@ -27,6 +27,7 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
+from specdiff_jax.models import transformer
 from specdiff_jax.models import transformer_layer
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import fields
@@ -144,7 +145,12 @@ def verifier(
     # One by one, so that no more than a layer is there twice.
     checkpoint = dataclasses.replace(checkpoint, params={})
     params = {n: transformer_layer.merged(params.pop(n)) for n in list(params)}
-  return dataclasses.replace(checkpoint, params=params)
+  config = checkpoint.config
+  if systems.scan_layers():
+    checkpoint = dataclasses.replace(checkpoint, params={})
+    config, params = transformer.stacked(config, params)
+    params = _placed(params, split)
+  return dataclasses.replace(checkpoint, config=config, params=params)
 
 
 def not_applied(recipe: recipe_lib.Recipe) -> dict[str, Any]:

@@ -259,10 +259,10 @@ def cache_dtype(checkpoint: weights.Checkpoint, platform: str = '') -> str:
 def scan_layers(platform: str = '') -> bool:
   """Returns whether a verifier's layers run in a loop ('': where this runs).
 
-  Unrolled they are everywhere: a loop over layers copies the cache.
+  On a TPU, where that moves the same bytes and compiles several times as fast.
+  Elsewhere slices of stacked weights would be copies.
   """
-  del platform
-  return False
+  return (platform or jax.default_backend()) == 'tpu'
 
 
 def paired(options: Any, name: str, make: Callable[[], Any]) -> Any:

@@ -21,6 +21,7 @@ from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
+from specdiff_jax.testing import models
 from specdiff_jax.verifiers import causal
 
 SLOTS = 24  # of the cache
@@ -399,3 +400,11 @@ def test_which_keys_are_near():
   np.testing.assert_array_equal(
     alone, np.abs(positions[:, :, None] - positions[:, None]) < 2
   )
+
+
+def test_stacked_params_are_those_of_the_scanned_form():
+  plain, scanned = (models.tiny_verifier(scan) for scan in (False, True))
+  given = dict(plain.params)
+  config, params = transformer.stacked(plain.config, given)
+  assert config == scanned.config and not any(map('layer_0'.__eq__, given))
+  jax.tree.map(np.testing.assert_array_equal, params, scanned.params)
