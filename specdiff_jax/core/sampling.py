@@ -191,6 +191,7 @@ def _filter(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
 
 def _order(x: jax.Array) -> jax.Array:
   """Returns int32 that compare as the float32 x do; 0 equals -0."""
+  x = x.astype(jnp.float32)
   bits = lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.int32)
   return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)
 
