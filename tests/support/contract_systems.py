@@ -74,6 +74,9 @@ class Garbage:
   def init(self, params, context):
     return jnp.full(context.length.shape, jnp.nan)
 
+  def read(self, params, state, context, features, start):
+    return state + features.sum((1, 2, 3))
+
   def draft(self, params, state, context, sampling, noise, slots):
     last = context.last[:, None]
     slot = jnp.arange(slots)
