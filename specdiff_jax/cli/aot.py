@@ -42,8 +42,8 @@ COMMAND = command.Command(
     Compiles a program of the recipe for TPUs or a GPU without them, weights or
     data: config.verifier may be preset:NAME, the shape of a published model
     (`inspect preset:` lists them), and config.drafter 'random', or
-    preset:dflash or preset:NAME of a masked language model. An axis of config.mesh that is -1 takes what the
-    topology has.
+    preset:dflash or preset:NAME of a masked language model. An axis of
+    config.mesh that is -1 takes what the topology has.
 
     Says what each chip has to hold at its peak and of what that is made, the
     FLOPs of one step or one cycle (a token for each request and slot), and the

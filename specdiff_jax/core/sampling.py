@@ -197,15 +197,22 @@ def _order(x: jax.Array) -> jax.Array:
 
 
 def _mass(logits: jax.Array) -> jax.Array:
-  """Returns probabilities [B, N, V] as int32, in units of about 2**-30.
+  """Returns probabilities [B, N, V] as int32, in units of 2**-30.
 
-  They are divided by a sum of integers too, a little above the true one, so
-  that their own sum stays below 2**31.
+  They are divided by a sum of integers too. The first, of weights that are
+  rounded up, is too large, above all where few tokens have most of the mass;
+  it serves for a finer one. No sum reaches 2**31.
   """
+  vocab = logits.shape[-1]
   weight = jnp.exp(logits - logits.max(-1, keepdims=True))
-  unit = 2.0 ** (31 - logits.shape[-1].bit_length())
-  total = jnp.ceil(weight * unit).astype(jnp.int32).sum(-1, keepdims=True)
-  return jnp.round(weight * (2.0**30 * unit / total)).astype(jnp.int32)
+
+  def total(of: jax.Array) -> jax.Array:
+    return of.astype(jnp.int32).sum(-1, keepdims=True).astype(jnp.float32)
+
+  unit = 2.0 ** (31 - vocab.bit_length())
+  scale = 2.0**30 * (unit / total(jnp.ceil(weight * unit)))
+  scale *= 2.0**30 / (total(jnp.round(weight * scale)) + vocab / 2)
+  return jnp.round(weight * scale).astype(jnp.int32)
 
 
 def _first(order: jax.Array, weight: jax.Array, goal: jax.Array) -> jax.Array:

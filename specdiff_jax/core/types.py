@@ -364,8 +364,8 @@ class FeatureDrafter(Drafter, Protocol):
   ) -> State:
     """Takes in features [B, C, F, E] of a prompt's tokens from start [B] on.
 
-    Called for chunk after chunk; `context` is that of `init`. A chunk may repeat tokens of the one before it, and hold more
-    than a row has.
+    Called for chunk after chunk; `context` is that of `init`. A chunk may
+    repeat tokens of the one before it, and hold more than a row has.
     """
     ...
 

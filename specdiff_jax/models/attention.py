@@ -98,8 +98,8 @@ def part(
     layer: keys and values of S slots.
     mask: broadcasts to [B, Hkv, .., S].
     seen: slots that any query sees; None reads all of them at once.
-    form: one of FORMS; '' takes what is fastest: chunks on a TPU, and on a GPU
-      where the scores of all slots would be large; on a CPU all at once.
+    form: one of FORMS; '' takes chunks on a TPU beyond one of them, on a GPU
+      beyond four, and on a CPU all at once.
   """
   if (
     seen is None
@@ -117,7 +117,8 @@ def part(
 
 
 def _on_gpu(query, layer, mask, seen):
-  # The host reads how often a loop turns there, unless that is known.
+  # The host reads how often a loop turns there, unless that is known: without
+  # command buffers over loops it would wait for the device in every layer.
   del seen
   if layer.slots <= 4 * cache_lib.CHUNK:
     return dense(query, layer, mask)

@@ -185,8 +185,8 @@ def empty(config: Any, batch: int, slots: int, dtype: Any) -> Cache:
 def rounded(slots: int) -> int:
   """Returns a number of slots of whole tiles, or of whole chunks if it is more.
 
-  So a chunk has the same slots in a small cache and in a larger one, and a row
-  the same result to the bit.
+  So a chunk has the same slots in a cache of whole chunks and in a larger one,
+  and a row the same result to the bit.
   """
   unit = 128 if slots <= CHUNK else CHUNK
   return -(-slots // unit) * unit

@@ -122,7 +122,9 @@ class Layer(nn.Module):
     key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
     if cache is not None:  # before attention, as in `transformer.Layer`
       cache = cache.written((key, value), start)
-    out = attention.attend(query, cache or cache_lib.Layer(key, value), *view)
+    out = attention.attend(
+      query, cache or cache_lib.Layer(key, value), *view, form=c.attention
+    )
     x = x + self._affine(out, 'output')
     h = self._affine(self._norm(x, 'mlp_norm'), 'up')
     x = x + self._affine(jax.nn.gelu(h, approximate=True), 'down')

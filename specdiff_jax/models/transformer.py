@@ -4,11 +4,11 @@ One network for Llama, SmolLM2, Mistral, Qwen and Gemma 3: what a config does
 not ask for leaves no trace in the compiled program. Causal or not is the mask's
 business. The residual stream is float32; weights and the operands of each
 matmul have the dtype of the params. One layer has two drivers: unrolled (fast
-on CPU) and `scan_layers` (fast to compile, on a TPU as fast to run; its params
-and cache are stacked over layers).
+on CPU) and `scan_layers` (fast to compile, and moves the same bytes on a TPU;
+its params and cache are stacked over layers).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -197,6 +197,13 @@ def stacked(config, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
       one[place] = None
   params = {**params, 'layers': form[0].unflatten(joint)}
   return dataclasses.replace(config, scan_layers=True), params
+
+
+def unrolled(config, params: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the params of `stacked` layers as those of single ones."""
+  rest = {name: value for name, value in params.items() if name != 'layers'}
+  each = {f'layer_{i}': layer_params(params, i) for i in range(config.layers)}
+  return rest | each
 
 
 def layer_params(params, index: int):

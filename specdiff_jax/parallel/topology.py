@@ -113,8 +113,9 @@ def _gpus(hosts: int, each: int) -> list:
       "`pip install 'specdiff_jax[cuda12]'` brings it (5.5 GB)."
     )
   # There is no GPU to try kernels on.
-  flags = '--xla_gpu_autotune_level=0', os.environ.get('XLA_FLAGS', '')
-  os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
+  flag, flags = '--xla_gpu_autotune_level=0', os.environ.get('XLA_FLAGS', '')
+  if flag not in flags:
+    os.environ['XLA_FLAGS'] = f'{flag} {flags}'.strip()
   return _described(
     'h100', platform='cuda', topology=f'{hosts}x1x{each}', target_config=_H100
   )

@@ -260,6 +260,9 @@ def system(
   parts = systems.parts(name, options, checkpoint, platform)
   systems.room(recipe, name, parts.drafter)
   systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
+  if any(map(transformer_layer.is_merged, checkpoint.params.values())):
+    params = transformer_layer.merged(parts.params)
+    parts = parts._replace(params=params)
   return session(recipe, checkpoint, name, parts, platform)
 
 
@@ -294,8 +297,6 @@ def session(
   drafter_params = parts.params
   if systems.is_int8(recipe, 'drafter'):
     drafter_params = int8.quantise(drafter_params, tables.matrices())
-  if any(map(transformer_layer.is_merged, checkpoint.params.values())):
-    drafter_params = transformer_layer.merged(drafter_params)
   one = session_lib.Session(
     name=name,
     engine=engine,

@@ -139,10 +139,10 @@ class Decoding(options_lib.Batch):
       high=limits.MOST_TOKENS,
   )  # fmt: skip
   attention: str = text(
-      '', "how KV caches are read: dense, all slots at once; chunked, as far as "
-      "the longest text, without scores in memory; '': what is fastest on this "
-      'device. Another way may change the last bits', choices=('', 'dense',
-      'chunked'), newer=True,
+      '', "how the verifier reads its KV cache: dense, all slots at once; "
+      'chunked, as far as the longest text, without scores in memory; '
+      "'': chunked on a TPU, and on a GPU where it is long. Another way may "
+      'change the last bits', choices=('', 'dense', 'chunked'), newer=True,
   )  # fmt: skip
   decode_mesh: tuple[int, ...] = text(
       (1, 1), 'devices for (data, model) that decode together: requests are '

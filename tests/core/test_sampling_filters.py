@@ -134,3 +134,21 @@ def test_what_is_broken_is_noticed(broken, monkeypatch):
   )
   with pytest.raises(AssertionError):
     test_what_is_kept_is_what_sorting_keeps()
+
+
+@pytest.mark.parametrize('top', [7.0, 18.0, 20.0])
+def test_a_large_vocabulary_with_one_likely_token(top):
+  """The tail of 150,000 tokens weighs what it does, however flat it is."""
+  x = np.random.default_rng(0).normal(0, 0.1, 151936).astype(np.float32)
+  x[5] = top
+  p = np.exp(x.astype(np.float64) - x.max())
+  p /= p.sum()
+  order = np.argsort(-x.astype(np.float64), kind='stable')
+  before = np.cumsum(p[order]) - p[order]
+  for part in (0.3, 0.5, 0.9):
+    top_p = np.float32(p[5] + part * (1 - p[5]))
+    mass = p[kept(x, 0, top_p)].sum()
+    wanted = p[order[before < top_p]].sum()
+    assert abs(mass - wanted) < 1e-4
+    if top == 18.0:  # where it is told from keeping one token, or all
+      assert 1e-4 < mass - p[5] < 1 - p[5] - 1e-4

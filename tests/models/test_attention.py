@@ -53,7 +53,7 @@ def test_chunks_are_the_whole(slots):
   assert np.abs(short[1] - whole[1]).max() > 1e-2
 
 
-def test_the_size_of_a_cache_changes_no_bit():
+def test_the_size_of_a_cache_of_chunks_changes_no_bit():
   small, large = attended('chunked', 24), attended('chunked', 64)
   assert (small == large).all()
   assert (small[0] != small[1]).any()

@@ -73,6 +73,7 @@ def test_a_loop_counts_as_often_as_it_turns():
   ]  # fmt: skip
   assert costs.traffic[2].label == 'jit(f)/while/body/psum'
   assert costs.traffic[2].shape == 'f32[10,32]'
+  assert [t.looped for t in costs.traffic] == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,19 @@ def test_trip_counts_follow_the_condition(change, turns):
   costs = hlo_costs.read(LOOP.replace(*change))
   assert costs.collectives()['all-reduce']['count'] == turns
   assert costs.flops == turns * 2 * (2 * 10 * 64 * 32)
+
+
+def test_what_a_condition_reads_counts():
+  longer = LOOP.replace(
+    '  ROOT %less =',
+    '  %h.1 = f32[10,64]{1,0} get-tuple-element(%state.1), index=1\n'
+    '  %norm = f32[10,64]{1,0} negate(%h.1)\n'
+    '  ROOT %less =',
+  )
+  before, after = (hlo_costs.read(text).work for text in (LOOP, longer))
+  more = [one for one in after if one.label == 'negate']
+  assert len(after) == len(before) + 1
+  assert [(one.times, one.looped) for one in more] == [(6, True)]
 
 
 def test_arrays_have_the_padding_of_their_tiles():

@@ -1,5 +1,7 @@
 """The floor of traced programs, and what a chip would make of compiled ones."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -100,6 +102,11 @@ def test_what_is_between_hides_a_collective():
   assert one.exposed(gather) == pytest.approx(10e-6 - 4e-6)
   assert one.exposed(reduce) == pytest.approx(20e-6)
   assert one.seconds == pytest.approx(26e-6)
+  # What runs once a call is no part of a cycle.
+  turn = dataclasses.replace(reduce, looped=True)
+  costs = hlo_costs.Costs(0, (gather, turn), ())
+  one = roofline.Roofline(CHIP, costs, {}, looped=True)
+  assert one.seconds == pytest.approx(20e-6)
 
 
 class Device:

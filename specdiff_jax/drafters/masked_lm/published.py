@@ -3,7 +3,6 @@
 What a model's own files do not tell, or tell wrongly, `Serving.told` says.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -66,9 +65,7 @@ def of_shape(
 ) -> family.Made:
   """Returns the drafter preset:NAME of zeros; its ids are the verifier's."""
   mask_id, shifted = SHAPES[name]
-  sizes = dataclasses.replace(
-    presets.published(name), scan_layers=checkpoint.config.scan_layers
-  )
+  sizes = presets.published(name)  # unrolled, as those that are loaded
   params = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
     networks.abstract(sizes, checkpoint.params['final_norm'].dtype),

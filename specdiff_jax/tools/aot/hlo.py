@@ -31,7 +31,7 @@ _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'(?:^|\s)([a-z][a-z0-9\-]*)\(')
 _SHAPE = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^{}]*)\})?')
 _CALLED = re.compile(
-  r'\b(?:calls|body|true_computation|false_computation|to_apply'
+  r'\b(?:calls|condition|body|true_computation|false_computation|to_apply'
   r'|branch_computations|called_computations)'
   r'=\{?((?:%?[\w.\-]++(?!=)(?:, )?)+)'
 )
@@ -113,7 +113,7 @@ class Instruction:
     return found.group(1) if found else ''
 
   def calls(self) -> list[str]:
-    """Returns the computations that it runs, a condition aside."""
+    """Returns the computations that it runs."""
     if self.opcode.endswith(('-done', '-update')):
       return []  # they name those of their start
     return [

@@ -31,6 +31,7 @@ class Traffic:
     started: how many of them are started and awaited later, so that work
       between the two hides them.
     between: that work, as (FLOPs, bytes of main memory).
+    looped: whether it runs in a loop.
   """
 
   kind: str
@@ -40,6 +41,7 @@ class Traffic:
   nbytes: int
   started: int = 0
   between: tuple[int, int] = (0, 0)
+  looped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +144,11 @@ class _Reader:
     self._computations, self._entry, self._names = computations, entry, names
     self._origins = hlo_origins.Origins(computations, entry)
     self._looped = self._reached(
-      one.attribute('body')
+      one.attribute(part)
       for inside in computations.values()
       for one in inside.values()
       if one.opcode == 'while'
+      for part in ('body', 'condition')
     )
 
   def _reached(self, names: Iterable[str]) -> set[str]:
@@ -155,7 +158,7 @@ class _Reader:
 
   def costs(self) -> Costs:
     arrays: dict[tuple[str, str], int] = {}
-    traffic: dict[tuple[str, str, str], Traffic] = {}
+    traffic: dict[tuple[str, str, str, bool], Traffic] = {}
     started: dict[tuple[str, str], tuple[int, Any]] = {}
     pending: dict[str, tuple[str, str]] = {}  # what starts a computation
     work: list[Work] = []
@@ -163,8 +166,9 @@ class _Reader:
       inside = self._computations[where]
       if one.collective:
         shape, nbytes = _moved(one, inside)
-        key = one.collective, one.label, shape
-        old = traffic.get(key, Traffic(*key, 0, 0))
+        looped = where in self._looped
+        key = one.collective, one.label, shape, looped
+        old = traffic.get(key, Traffic(*key[:3], 0, 0, looped=looped))
         traffic[key] = dataclasses.replace(
           old, count=old.count + times, nbytes=old.nbytes + times * nbytes
         )

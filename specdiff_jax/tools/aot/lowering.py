@@ -18,6 +18,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import tables
+from specdiff_jax.models import int8
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer_layer
 from specdiff_jax.parallel import rules
@@ -187,6 +188,8 @@ class _Serving:
 
     def make(params):
       # As `decoding.verifier` has them.
+      if systems.is_int8(config, 'verifier'):
+        params = int8.quantise(params)
       if mesh.shape['model'] == 1:
         params = transformer_layer.merged(params)
       one = dataclasses.replace(checkpoint, params=params)

@@ -1,9 +1,10 @@
 """How far a compiled program is from what its chip allows.
 
 Each launch takes as long as its bytes of memory or its FLOPs do, whichever is
-longer; on a GPU all of them at least as long as launching them. A collective takes as long as its bytes on one
-axis of links, less the work between its start and its end. Nothing ran: this is
-what hardware that reached its data sheet would show.
+longer; on a GPU all of them at least as long as launching them. A collective
+takes as long as its bytes on one axis of links, less the work between its start
+and its end. Nothing ran: this is what hardware that reached its data sheet
+would show.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,9 @@ class Roofline:
   @property
   def waits(self) -> float:
     """The seconds of collectives that no other work hides."""
-    return sum(map(self.exposed, self.costs.traffic))
+    return sum(
+      self.exposed(x) for x in self.costs.traffic if x.looped or not self.looped
+    )
 
   @property
   def seconds(self) -> float:

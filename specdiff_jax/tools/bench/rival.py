@@ -23,9 +23,10 @@ from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.models import int8
+from specdiff_jax.models import transformer
 from specdiff_jax.models import transformer_layer
 
-# Tokens that prompt lookup copies, what was fastest on two cores.
+# Tokens that prompt lookup copies at most.
 _COPIED = {'transformers': 4, 'llama_cpp': 2}
 _GET = {
   'transformers': "pip install 'specdiff_jax[rival]'",
@@ -172,6 +173,8 @@ def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
   import torch
 
   params = int8.widen(checkpoint.params)
+  if checkpoint.config.scan_layers:
+    params = transformer.unrolled(checkpoint.config, params)
   params = transformer_layer.parted(checkpoint.config, params)
   model = to_transformers(checkpoint.config, params)
   others = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}
@@ -227,7 +230,8 @@ def _llama_cpp(
 
   if not file:
     raise errors.InputError(
-      'llama_cpp reads GGUF files, and the verifier is none: give a .gguf file.'
+      'llama_cpp reads GGUF files, and the verifier is none, or has an adapter: '
+      'give a .gguf file.'
     )
 
   def run(model, prompt, new_tokens: int):

@@ -130,6 +130,8 @@ def _rivals(
   file = model.verifier if model.verifier.endswith('.gguf') else ''
   if model.verifier == 'quickstart':
     file = fetch.quickstart_file(model.cache_dir)
+  if model.adapter:  # a file of merged weights there is none
+    file = ''
   room = max(len(request.prompt) for request in requests) + tokens + 64
   found = []
   for name in names:
