@@ -35,7 +35,7 @@ class Followers:
   def max_depth(self):
     return self.gamma
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     return ()  # all that it needs is in the text
 
   def draft(self, params, state, context, sampling, noise, slots):

@@ -54,9 +54,17 @@ no_addresses() {
 
 # specdiff ROOT ARGUMENT...: the line that all launchers end in. One heap for all
 # threads of glibc's: else those that save leave free pages in each (a day's run
-# grows by percents).
+# grows by percents). On a GPU loops and branches go into CUDA graphs too, unless
+# XLA_FLAGS says otherwise: else the host reads predicates back in every cycle.
 specdiff() {
   local python=$1/.venv/bin/python
+  case "${XLA_FLAGS-} $(echo "$1"/.venv/.installed*)" in
+    *_command_buffer=*) ;;
+    *.\[cuda*)
+      XLA_FLAGS="${XLA_FLAGS-} --xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL"
+      export XLA_FLAGS
+      ;;
+  esac
   shift
   export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX-1}
   run ${LAUNCH[@]+"${LAUNCH[@]}"} "$python" -m specdiff_jax "$@"

@@ -280,6 +280,28 @@ def test_a_variable_chooses_what_is_installed(fake):
   assert not log
 
 
+@pytest.mark.parametrize(
+  'installed, before, flags',
+  [
+    ('.[cuda12]', '', '=+WHILE,+CONDITIONAL'),
+    ('.[cuda13]', '--xla_x=1', '--xla_x=1 --xla_gpu_enable_command_buffer=+W'),
+    ('.[cuda13]', '--xla_gpu_enable_command_buffer=', '_buffer='),
+    ('.[tpu]', '', ''),
+    ('.', '--xla_x=1', '--xla_x=1'),
+  ],
+)
+def test_gpus_take_loops_into_their_graphs(fake, installed, before, flags):
+  (fake / '.venv' / f'.installed {installed}').write_text(f'{fake}\n')
+  seen = fake / 'flags'
+  keep = f'[ "$1" = -c ] && exit 0; echo "$XLA_FLAGS" >{seen}'
+  _script(fake / '.venv' / 'bin' / 'python', fake, keep)
+  given = {'REQUIREMENT': installed, 'XLA_FLAGS': before}
+  run, _ = logged(fake, 'local.sh', 'x', codes=(0,), **given)
+  assert run.returncode == 0, run
+  found = seen.read_text().strip()
+  assert flags in found and ('WHILE' in found) == ('+W' in flags)
+
+
 def test_compute_nodes_install_nothing_unless_asked(fake):
   job = {'SLURM_SUBMIT_DIR': str(fake), 'SLURM_JOB_ID': '7'}
   (fake / '.venv' / '.installed .').unlink()

@@ -50,6 +50,7 @@ ONLY = {
   'tensorflow': (),
   'torch': ('tools/bench/rival.py',),
   'transformers': ('tools/bench/rival.py',),
+  'llama_cpp': ('tools/bench/rival.py',),
 }
 
 

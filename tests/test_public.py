@@ -13,6 +13,32 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 PROMPT = 'one two one two'
 
 
+class Mine:
+  """A drafter by its attributes; nothing here runs it."""
+
+  buckets, max_depth, proposal, chain, features = (
+    (3,),
+    2,
+    'deterministic',
+    1,
+    (),
+  )
+
+  def init(self, params, context):
+    raise NotImplementedError
+
+  draft = observe = init
+
+
+class Wants(Mine):
+  features = (0,)
+
+
+class Old(Mine):
+  def init(self, params, context, features):
+    raise NotImplementedError
+
+
 @pytest.fixture(scope='module')
 def verifier():
   return sd.load_verifier('random:tiny', dtype='float32')
@@ -197,6 +223,10 @@ def bad(name, match, *args, **more):
     ),
     bad('system', 'there is no such', 'specdiff', drafter='none.safetensors'),
     bad('system', '^drafter is a int, which lacks buckets', 'mine', drafter=3),
+    bad('system', '^drafter is a Wants, .*no `read`', 'mine', drafter=Wants()),
+    bad(
+      'system', '^drafter is a Old, whose init.*features', 'mine', drafter=Old()
+    ),
     bad('system', '^drafter_params is given', 'lookup', drafter_params=1),
     bad('system', "^rule='rejection' does not go", 'lookup', rule='rejection'),
     bad('verify', '^systems is', [], 'a'),
@@ -216,6 +246,13 @@ def test_bad_input(lookup, verifier, name, match, args, more):
     call, args = getattr(sd, name), (verifier, *args)
   with pytest.raises(sd.InputError, match=match):
     call(*args, **more)
+
+
+def test_params_of_ones_own_drafter_stay_as_they_are(verifier):
+  """Though serving merges those of layers that have such names."""
+  params = {'query': 1, 'key': 2, 'value': 3}
+  mine = sd.system('mine', verifier, drafter=Mine(), drafter_params=params)
+  assert mine.session.drafter_params == params
 
 
 @pytest.mark.parametrize(

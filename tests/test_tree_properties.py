@@ -113,6 +113,7 @@ def prefixes(tree):
 def test_a_merged_tree_holds_beginnings_once_and_shallow_first(chains):
   tree = merged(np.asarray([chains], np.int32), np.zeros(1, np.int32), SLOTS)
   tree = jax.tree.map(np.asarray, tree)
+  np.testing.assert_array_equal(tree.ancestors, ancestors(tree.parent))
   found = prefixes(tree)
   every = {tuple(c[:n]) for c in chains for n in range(1, GAMMA + 1)}
   assert len(set(found)) == len(found) == min(len(every), SLOTS - 1)
@@ -127,6 +128,7 @@ def test_best_first_prefixes_are_the_likeliest(seed):
   q = np.random.default_rng(seed).dirichlet(np.ones(VOCAB), (1, GAMMA))
   log_q = np.log(q).astype(np.float32)
   tree = best_first(log_q, np.arange(VOCAB), np.zeros(1, np.int32), SLOTS)
+  np.testing.assert_array_equal(tree.ancestors, ancestors(tree.parent))
   found = prefixes(jax.tree.map(np.asarray, tree))
   chance = lambda p: float(sum(log_q[0, i, x] for i, x in enumerate(p)))
   every = [

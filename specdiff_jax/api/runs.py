@@ -9,6 +9,7 @@ from specdiff_jax.api import prompts as prompts_lib
 from specdiff_jax.api import systems as systems_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.models import transformer_layer
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
@@ -173,6 +174,9 @@ def distill(
       verifier = decoding.verifier(recipe, split=training.placement(recipe))
     else:
       systems_lib.check_verifier(verifier)
+      # As `decoding.verifier` has it for training.
+      params = transformer_layer.parted(verifier.config, verifier.params)
+      verifier = dataclasses.replace(verifier, params=params)
     result, path = runs.train(recipe, verifier, os.fspath(workdir))
   return Distilled(
     drafter='' if result.interrupted else path,

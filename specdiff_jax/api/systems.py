@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import inspect
 import os
 from typing import Any
 
@@ -219,6 +220,9 @@ def load_verifier(
 ) -> weights.Checkpoint:
   """Loads a verifier: sizes, weights on the devices, tokenizer, fingerprint.
 
+  The weights are as serving wants them: those that meet the same input are one
+  (`query_key_value`, `gate_up`), and on a TPU layers are stacked.
+
   Args:
     name: a directory, a .gguf file, a hub name (org/name), 'quickstart' or
       'random:tiny'.
@@ -299,6 +303,20 @@ def system(
       f'{", ".join(missing)} of the protocol Drafter; it has to be a path, '
       "'random', or an object that has them."
     )
+  kind = type(drafter).__name__
+  if drafter.features and not hasattr(drafter, 'read'):
+    raise errors.InputError(
+      f'drafter is a {kind}, which wants features of the layers '
+      f'{tuple(drafter.features)}, but has no `read` that takes them: see the '
+      'protocol FeatureDrafter.'
+    )
+  try:
+    inspect.signature(drafter.init).bind(None, None)
+  except TypeError:
+    raise errors.InputError(
+      f'drafter is a {kind}, whose init{inspect.signature(drafter.init)} is '
+      'called as init(params, context): see the protocol Drafter.'
+    ) from None
   rule = options.pop('rule', 'match')
   if isinstance(rule, str):
     if rule not in systems.RULES:

@@ -23,7 +23,11 @@ SPARE = 'unused.'
 _DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16}
 _NAMED = 30  # tensors that an error lists
 _SAMPLES = 4096  # values of each tensor that the fingerprint reads
-_LAYOUT_FIELDS = ('max_positions', 'scan_layers')  # not what a model computes
+_LAYOUT_FIELDS = (
+  'max_positions',
+  'scan_layers',
+  'attention',
+)  # not what a model computes
 # Fields that count even at their defaults. Others were added later, and do not
 # change the identity of models that do without them.
 _ALWAYS = ('rope_base', 'norm_eps', 'tied_head')

@@ -14,10 +14,11 @@ _FLAGS = flag.PROMPTS | {
     'interleaved repetitions; their median is reported', None, 'integer', 1
   ),
   'rival': flag.Flag(
-    "time transformers' greedy generate on the same weights too (torch on "
-    'CPU, one prompt at a time; needs the extra [rival])',
-    False,
-    'bool',
+    'other programs to time on the same weights, greedily, a prompt at a time: '
+    'transformers (generate and its prompt lookup in bfloat16 and float32; '
+    'needs the extra [rival]), llama_cpp (plain and prompt lookup on the same '
+    'GGUF file; needs llama-cpp-python)',
+    kind='list',
   ),
   'costs': flag.Flag(
     "time the parts of each system's cycle alone (r, c_draft, overhead) and "
@@ -78,20 +79,13 @@ def body(call: command.Call) -> int:
     options.systems,
     options.rounds,
     costs=options.costs,
-    rival=options.rival,
+    rivals=options.rival or (),
     report=console,
     on_warm=_example,
   )
   for table in found.tables():
     console.table(table)
   console.out().print(found.legend())
-  if found.rival_tokens_per_s is not None:
-    ratio = found.ar_over_rival
-    console.say(
-      f"transformers' generate, {found.dtype}: "
-      f'{found.rival_tokens_per_s:.1f} tokens/s; ar is '
-      f'{float("nan") if ratio is None else ratio:.2f} times as fast.'
-    )
   console.result(found.to_json(call.recipe))
   if options.plot:  # last: what was measured is out whatever the disk says
     found.plot(options.plot)

@@ -46,14 +46,64 @@ def halves(numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gumbel(
-  noise: types.Noise, positions: jax.Array, vocab_size: int
+  noise: types.Noise, positions: jax.Array, tokens: jax.Array | int
 ) -> jax.Array:
-  """Returns g [B, N, V] of absolute positions [B, N]."""
+  """Returns g [B, N, W] of absolute positions [B, N] and tokens.
 
-  def one(key: jax.Array, position: jax.Array):
-    return jax.random.gumbel(jax.random.fold_in(key, position), (vocab_size,))
+  Equal to `jax.random.gumbel` of `fold_in(key, position)`, of which each token
+  is a counter of its own: that of some tokens is drawn for them alone.
 
-  return jax.vmap(jax.vmap(one, (None, 0)))(noise.key, positions)
+  Args:
+    noise: keys of the requests.
+    positions: [B, N].
+    tokens: [W] ids, or their number for all from 0 on.
+  """
+  if isinstance(tokens, int):
+    tokens = jnp.arange(tokens)
+  data = jax.random.key_data(noise.key)
+  at = positions.astype(jnp.uint32)
+  first, second = _threefry(data[:, :1], data[:, 1:], at)
+  ids = tokens.astype(jnp.uint32)
+  high, low = _threefry(first[..., None], second[..., None], ids)
+  ones = jnp.uint32(0x3F800000)  # exponent of [1, 2)
+  u = lax.bitcast_convert_type(((high ^ low) >> 9) | ones, jnp.float32) - 1
+  tiny = jnp.finfo(jnp.float32).tiny
+  return -jnp.log(-jnp.log(jnp.maximum(tiny, u + tiny)))
+
+
+def _threefry(
+  key1: jax.Array, key2: jax.Array, counter: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns jax's Threefry-2x32 of counters (0, counter), without its loops.
+
+  Those go through memory on CPU, and GPUs get a kernel that nothing fuses with.
+  """
+  keys = (key1, key2, key1 ^ key2 ^ jnp.uint32(0x1BD11BDA))
+  x, y = key1, counter + key2
+  for block in range(5):
+    for bits in ((13, 15, 26, 6), (17, 29, 16, 24))[block % 2]:
+      x = x + y
+      y = ((y << bits) | (y >> (32 - bits))) ^ x
+    x = x + keys[(block + 1) % 3]
+    y = y + keys[(block + 2) % 3] + jnp.uint32(block + 1)
+  return x, y
+
+
+def largest(x: jax.Array) -> jax.Array:
+  """Returns the first index [...] of the largest of x [..., V], as `argmax`.
+
+  XLA's argmax computes on CPU what it reads one entry at a time: four times
+  slower where that is noise.
+  """
+
+  def in_two(x: jax.Array):
+    index = jnp.arange(x.shape[-1])
+    at = jnp.where(x == x.max(-1, keepdims=True), index, index[-1])
+    return at.min(-1)
+
+  return lax.platform_dependent(
+    x, cpu=in_two, default=lambda x: jnp.argmax(x, axis=-1)
+  )
 
 
 # Purposes of draws that are made afresh in each cycle.
@@ -111,21 +161,89 @@ def logprobs(logits: jax.Array, token: jax.Array) -> jax.Array:
   return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def _filter(logits: jax.Array, sampling: types.Sampling):
-  vocab_size = logits.shape[-1]
-  order = jnp.argsort(-logits, axis=-1, stable=True)
-  ordered = jnp.take_along_axis(logits, order, axis=-1)
-  top_k = jnp.where(sampling.top_k > 0, sampling.top_k, vocab_size)
-  keep = jnp.arange(vocab_size) < top_k[:, None, None]
-  # Top-p acts on what top-k left, renormalised.
-  p = jax.nn.softmax(jnp.where(keep, ordered, -jnp.inf), axis=-1)
-  before = jnp.cumsum(p, axis=-1) - p
-  top_p = sampling.top_p[:, None, None]
-  keep &= (before < top_p) | (top_p >= 1)
-  rank = jnp.argsort(order, axis=-1)
-  keep = jnp.take_along_axis(keep, rank, axis=-1)
+def _filter(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
+  """Returns the logits that top-k and then top-p keep, -inf for the others.
+
+  Both keep the first tokens of one order until so much lies before: tokens, or
+  probability of what top-k left. Nothing is sorted, a threshold is searched;
+  and all sums are of integers, so that their order changes nothing.
+  """
+  order, mass = _order(logits), _mass(logits)
+  top_k, top_p = sampling.top_k[:, None], sampling.top_p[:, None]
+  most = jnp.iinfo(jnp.int32).max
+
+  def keep(step: jax.Array, kept: jax.Array):
+    weight = jnp.where(kept, jnp.where(step == 0, 1, mass), 0)
+    share = jnp.ceil(top_p * weight.sum(-1)).astype(jnp.int32)
+    count = jnp.where(top_k > 0, top_k, most)
+    share = jnp.where(top_p < 1, jnp.maximum(share, 1), most)
+    return kept & _first(order, weight, jnp.where(step == 0, count, share))
+
+  kept = lax.fori_loop(
+    jnp.where(jnp.any(top_k > 0), 0, 1),
+    jnp.where(jnp.any(top_p < 1), 2, 1),
+    keep,
+    jnp.ones(logits.shape, bool),
+  )
   greedy = (sampling.temperature <= 0)[:, None, None]
-  return jnp.where(keep | greedy, logits, -jnp.inf)
+  return jnp.where(kept | greedy, logits, -jnp.inf)
+
+
+def _order(x: jax.Array) -> jax.Array:
+  """Returns int32 that compare as the float32 x do; 0 equals -0."""
+  x = x.astype(jnp.float32)
+  bits = lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.int32)
+  return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)
+
+
+def _mass(logits: jax.Array) -> jax.Array:
+  """Returns probabilities [B, N, V] as int32, in units of 2**-30.
+
+  They are divided by a sum of integers too. The first, of weights that are
+  rounded up, is too large, above all where few tokens have most of the mass;
+  it serves for a finer one. No sum reaches 2**31.
+  """
+  vocab = logits.shape[-1]
+  weight = jnp.exp(logits - logits.max(-1, keepdims=True))
+
+  def total(of: jax.Array) -> jax.Array:
+    return of.astype(jnp.int32).sum(-1, keepdims=True).astype(jnp.float32)
+
+  unit = 2.0 ** (31 - vocab.bit_length())
+  scale = 2.0**30 * (unit / total(jnp.ceil(weight * unit)))
+  scale *= 2.0**30 / (total(jnp.round(weight * scale)) + vocab / 2)
+  return jnp.round(weight * scale).astype(jnp.int32)
+
+
+def _first(order: jax.Array, weight: jax.Array, goal: jax.Array) -> jax.Array:
+  """Returns [B, N, V]: whether less than the goal [B, N] lies before a token.
+
+  Tokens are ordered by falling `order` [B, N, V], equal ones by id. What is
+  searched is the last one of them: the largest pair (order, place from the
+  end) down to which the tokens weigh the goal, two bits a pass.
+  """
+  backwards = jnp.arange(order.shape[-1])[::-1]
+  digits = -(-order.shape[-1].bit_length() // 2)
+
+  def heavier(order: jax.Array, last: jax.Array, place: jax.Array):
+    last, place = last[..., None], place[..., None]
+    return (order > last) | ((order == last) & (backwards >= place))
+
+  def step(i: jax.Array, found: tuple[jax.Array, jax.Array]):
+    above = i < 16  # of the order's 32 bits
+    shift = 2 * jnp.where(above, 15 - i, 15 + digits - i)
+    unit = jnp.stack([above, ~above]).astype(jnp.int32) << shift
+    last, place = (
+      x[..., None] + jnp.arange(1, 4) * u for x, u in zip(found, unit)
+    )
+    down_to = heavier(order[..., None, :], last, place)
+    mass = jnp.where(down_to, weight[..., None, :], 0).sum(-1)
+    digit = (mass >= goal[..., None]).sum(-1)
+    return tuple(x + digit * u for x, u in zip(found, unit))
+
+  least = jnp.full(order.shape[:2], jnp.iinfo(jnp.int32).min)
+  found = (least, jnp.zeros_like(least))
+  return heavier(order, *lax.fori_loop(0, 16 + digits, step, found))
 
 
 def choose(
@@ -151,14 +269,13 @@ def choose(
   greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
   def sampled():
-    wanted = positions
-    if span:
-      wanted = positions[:, :1] + jnp.arange(span)
+    shared = 0 < span < positions.shape[1]  # else each is drawn at its place
+    wanted = positions[:, :1] + jnp.arange(span) if shared else positions
     g = gumbel(noise, wanted, logits.shape[-1])
-    if span:
+    if shared and span > 1:
       offset = jnp.clip(positions - positions[:, :1], 0, span - 1)
       g = jnp.take_along_axis(g, offset[..., None], axis=1)
-    token = jnp.argmax(warped(logits, sampling) + g, axis=-1).astype(jnp.int32)
+    token = largest(warped(logits, sampling) + g).astype(jnp.int32)
     return jnp.where(sampling.temperature[:, None] > 0, token, greedy)
 
   return lax.cond(jnp.any(sampling.temperature > 0), sampled, lambda: greedy)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from specdiff_jax.core import types
 
@@ -16,13 +17,9 @@ def chain(
     valid: [B, M] bool.
     log_q: [B, M, V] or None.
   """
-  index = jnp.broadcast_to(jnp.arange(token.shape[1]), token.shape)
-  return types.DraftTree(
-    token=token,
-    parent=jnp.maximum(index - 1, 0),
-    depth=index,
-    valid=valid.at[:, 0].set(True),
-    log_q=log_q,
+  index = np.arange(token.shape[1])
+  return _shaped(
+    token, valid.at[:, 0].set(True), np.maximum(index - 1, 0), index, log_q
   )
 
 
@@ -44,39 +41,62 @@ def chains(
     log_q: [B, K, G, V] or None.
   """
   batch, drafts, gamma = token.shape
-  slot = jnp.arange(1, drafts * gamma + 1)
-  first = (slot - 1) % gamma == 0
-  zero = jnp.zeros(1, jnp.int32)
-  parent = jnp.concatenate([zero, jnp.where(first, 0, slot - 1)])
-  depth = jnp.concatenate([zero, (slot - 1) % gamma + 1])
-  shape = (batch, slot.size + 1)
+  slot = np.arange(drafts * gamma + 1)
+  place = (slot - 1) % gamma  # in a slot's chain
+  parent = np.where(place == 0, 0, slot - 1)
 
   def rooted(first: jax.Array, rest: jax.Array):
-    return jnp.concatenate([first, rest.reshape(batch, slot.size)], axis=1)
+    return jnp.concatenate([first, rest.reshape(batch, -1)], axis=1)
 
   if log_q is not None:
-    flat = log_q.reshape(batch, slot.size, -1)
+    flat = log_q.reshape(batch, drafts * gamma, -1)
     log_q = jnp.pad(flat, ((0, 0), (1, 0), (0, 0)))
-  return types.DraftTree(
-    token=rooted(root[:, None], token).astype(jnp.int32),
-    parent=jnp.broadcast_to(parent, shape),
-    depth=jnp.broadcast_to(depth, shape),
-    valid=rooted(jnp.ones((batch, 1), bool), valid),
-    log_q=log_q,
+  return _shaped(
+    rooted(root[:, None], token).astype(jnp.int32),
+    rooted(jnp.ones((batch, 1), bool), valid),
+    np.maximum(parent, 0),
+    np.where(slot, place + 1, 0),
+    log_q,
   )
 
 
-def ancestors(parent: jax.Array) -> jax.Array:
+def _shaped(
+  token: jax.Array,
+  valid: jax.Array,
+  parent: np.ndarray,
+  depth: np.ndarray,
+  log_q: jax.Array | None,
+) -> types.DraftTree:
+  """Returns the tree whose rows all have one shape: constants of the program."""
+  above = np.eye(parent.size, dtype=bool)
+  for slot in range(1, parent.size):
+    above[slot] |= above[parent[slot]]
+
+  def rows(x: np.ndarray):
+    return jnp.broadcast_to(jnp.asarray(x), token.shape[:1] + x.shape)
+
+  return types.DraftTree(
+    token, rows(parent), rows(depth), valid, log_q, rows(above)
+  )
+
+
+def ancestors(parent: jax.Array, max_depth: int | None = None) -> jax.Array:
   """Returns [B, M, M]: True where slot j is slot i or one of its ancestors.
 
   parent [0, 0, 1, 0] (a chain 0-1-2 and a second child 3 of the root) gives
-  rows 1000, 1100, 1110, 1001.
+  rows 1000, 1100, 1110, 1001. `max_depth`: of the deepest slot, if known.
   """
   slots = parent.shape[1]
-  reach = jnp.eye(slots, dtype=bool) | jax.nn.one_hot(parent, slots, dtype=bool)
-  for _ in range(max(slots - 1, 1).bit_length()):  # paths of length 1, 2, 4, ..
-    reach = jnp.einsum('bij,bjk->bik', reach, reach) > 0
-  return reach
+  deepest = slots - 1 if max_depth is None else max_depth
+  reach = jnp.maximum(jnp.eye(slots), jax.nn.one_hot(parent, slots))
+  for _ in range(max(deepest - 1, 0).bit_length()):  # paths of 1, 2, 4, ..
+    reach = jnp.minimum(reach @ reach, 1)
+  return reach > 0
+
+
+def lines(tree: types.DraftTree) -> jax.Array:
+  """Returns the tree's `ancestors` [B, M, M]."""
+  return ancestors(tree.parent) if tree.ancestors is None else tree.ancestors
 
 
 def cache_mask(
@@ -90,7 +110,7 @@ def cache_mask(
   start = (length - 1)[:, None, None]
   offset = jnp.clip(index - start, 0, tree.parent.shape[1] - 1)
   ancestor = jnp.take_along_axis(
-    ancestors(tree.parent),
+    lines(tree),
     jnp.broadcast_to(offset, tree.parent.shape + (slots,)),
     axis=2,
   )
@@ -111,25 +131,24 @@ def matched_path(
   Returns:
     The deepest path; where siblings repeat a token all are followed.
   """
-  batch, slots = tree.token.shape
-  here = jnp.arange(slots)
+  root = jnp.arange(tree.token.shape[1]) == 0
   wanted = jnp.take_along_axis(token, tree.parent, axis=1)
-  match = tree.valid & (tree.token == wanted) & (here > 0)[None]
-  on_path = jnp.broadcast_to(here == 0, (batch, slots))
-  for _ in range(max_depth):
-    on_path |= match & jnp.take_along_axis(on_path, tree.parent, axis=1)
+  match = (tree.valid & (tree.token == wanted)) | root
+  on_path = ~jnp.any(lines(tree) & ~match[:, None], axis=2)
   deepest = jnp.argmax(jnp.where(on_path, tree.depth, -1), axis=1)
-  return verdict(tree, deepest, token[jnp.arange(batch), deepest], max_depth)
+  bonus = jnp.take_along_axis(token, deepest[:, None], axis=1)[:, 0]
+  return verdict(tree, deepest, bonus, max_depth)
 
 
 def verdict(
   tree: types.DraftTree, deepest: jax.Array, bonus: jax.Array, max_depth: int
 ) -> types.Verdict:
   """Returns the verdict that keeps the path from the root to `deepest` [B]."""
-  rows = jnp.arange(deepest.shape[0])
-  path = jnp.zeros((rows.size, max_depth + 1), jnp.int32)
-  slot = deepest
-  for _ in range(max_depth):  # from the deepest slot back to the root
-    path = path.at[rows, tree.depth[rows, slot]].set(slot)
-    slot = tree.parent[rows, slot]
-  return types.Verdict(path, tree.depth[rows, deepest], bonus)
+  slot = jnp.arange(tree.token.shape[1])
+  last = (slot == deepest[:, None])[..., None]
+  line = jnp.any(last & lines(tree), axis=1)  # [B, M]
+  at = line[:, None] & (
+    tree.depth[:, None] == jnp.arange(max_depth + 1)[:, None]
+  )
+  path = jnp.sum(jnp.where(at, slot, 0), axis=2)
+  return types.Verdict(path, line.sum(axis=1) - 1, bonus)

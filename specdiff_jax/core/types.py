@@ -50,6 +50,8 @@ class DraftTree(flax.struct.PyTreeNode):
   depth: jax.Array  # [B, M] int32; depth[0] = 0
   valid: jax.Array  # [B, M] bool; an invalid slot is never accepted
   log_q: jax.Array | None = None  # [B, M, V] what each slot was drawn from
+  # [B, M, M] `tree.ancestors` of `parent`; None: computed where it is read.
+  ancestors: jax.Array | None = None
 
 
 class Verdict(flax.struct.PyTreeNode):
@@ -172,17 +174,20 @@ class Verifier(Protocol):
     """Tokens of the longest sequence that it was made for."""
     ...
 
-  def prefill(
+  def read(
     self,
     params: Params,
+    cache: Any,
     prompt: Prompt,
-    slots: int,
+    start: jax.Array,
+    size: int,
     features: tuple[int, ...],
   ) -> tuple[jax.Array, Any, jax.Array | None]:
-    """Reads prompts into a new cache that has room for `slots` tokens.
+    """Reads `size` tokens of prompts, from `start` [] on, into the cache.
 
-    Returns logits [B, 1, V] after each prompt, the cache, and the outputs of
-    the layers `features`, [B, P, F, E], or None where there are none.
+    It holds those before them. Returns what `head` takes, [B, size, E], the
+    cache, and the outputs of the layers `features`, [B, size, F, E], or None
+    where there are none.
     """
     ...
 
@@ -203,9 +208,14 @@ class Verifier(Protocol):
     ...
 
   def commit(
-    self, cache: Any, verdict: Verdict, start: jax.Array, chain: bool
+    self,
+    cache: Any,
+    tree: DraftTree,
+    verdict: Verdict,
+    length: jax.Array,
+    chain: bool,
   ) -> Any:
-    """Returns the cache with the accepted paths of trees scored at `start`.
+    """Returns the cache of `score` with the accepted paths of its trees alone.
 
     `chain`: the trees were chains, whose paths are in place already.
     """
@@ -292,13 +302,14 @@ class Drafter(Protocol):
 
   @property
   def features(self) -> tuple[int, ...]:
-    """Verifier layers whose outputs it wants."""
+    """Verifier layers whose outputs it wants; see `FeatureDrafter`."""
     ...
 
-  def init(
-    self, params: Params, context: Context, features: jax.Array | None
-  ) -> State:
-    """Returns the state after prefill; features [B, P, F, E].
+  def init(self, params: Params, context: Context) -> State:
+    """Returns the state before the verifier reads the prompts.
+
+    They are in `context.tokens`; `context.length` counts the token after each,
+    which is not known yet, and `context.cache` is empty.
 
     A KV cache in it is a `models.cache.Cache` and grows with the verifier's;
     the size of no other leaf depends on that of `context.cache`.
@@ -336,6 +347,25 @@ class Drafter(Protocol):
     `features` [B, D+1, F, E] are those of the slots of `verdict.path`, the
     root first; `context` is still the one that the draft saw. D is that of
     the cycle's bucket: at most `slots` - 1.
+    """
+    ...
+
+
+class FeatureDrafter(Drafter, Protocol):
+  """A drafter whose `features` has layers."""
+
+  def read(
+    self,
+    params: Params,
+    state: State,
+    context: Context,
+    features: jax.Array,
+    start: jax.Array,
+  ) -> State:
+    """Takes in features [B, C, F, E] of a prompt's tokens from start [B] on.
+
+    Called for chunk after chunk; `context` is that of `init`. A chunk may
+    repeat tokens of the one before it, and hold more than a row has.
     """
     ...
 

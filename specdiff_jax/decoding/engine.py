@@ -14,8 +14,10 @@ from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import buckets
 from specdiff_jax.decoding import commit
+from specdiff_jax.decoding import prefill as prefill_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import rules
 
 # How a state is split over a mesh: rows over 'data', caches by heads too.
@@ -41,6 +43,8 @@ class Engine:
     cache_step: caches begin with room for about so many new tokens and grow
       by as many (`rows.grow`); 0 makes them full-sized at once.
     mesh: over which states are split (`shardings`); None for one device.
+    round_slots: whether caches have whole tiles and chunks of slots
+      (`models.cache.rounded`), as accelerators want them.
     logprobs: whether log-probabilities of completion tokens are kept, those of
       the verifier at temperature 1, from the pass that verifies them.
 
@@ -57,6 +61,7 @@ class Engine:
   max_new_tokens: int
   cache_step: int = 0
   mesh: jax.sharding.Mesh | None = None
+  round_slots: bool = False
   logprobs: bool = False
 
   def __post_init__(self):
@@ -84,11 +89,11 @@ class Engine:
     A whole tree written at the last position must fit: slices would clamp.
     """
     tree = self.drafter.buckets[-1]
-    most = bucket + self.max_new_tokens + tree
-    if not self.cache_step:
-      return most
-    steps = -(-(length - 1 + tree - bucket) // self.cache_step)
-    return min(bucket + max(steps, 1) * self.cache_step, most)
+    slots = bucket + self.max_new_tokens + tree
+    if self.cache_step:
+      steps = -(-(length - 1 + tree - bucket) // self.cache_step)
+      slots = min(bucket + max(steps, 1) * self.cache_step, slots)
+    return cache_lib.rounded(slots) if self.round_slots else slots
 
   @functools.partial(jax.jit, static_argnums=0)
   def prefill(
@@ -119,51 +124,63 @@ class Engine:
     chex.assert_rank(end_ids, 1)
     max_length = bucket + self.max_new_tokens
     used = jnp.maximum(prompt.length, 1)
-    logits, cache, features = self.verifier.prefill(
-      params,
-      prompt.replace(length=used),
-      self.cache_slots(bucket, bucket + 1),
-      self.drafter.features,
-    )
-    rows = jnp.arange(batch)
-    first = sampling_lib.choose(logits, used[:, None], sampling, noise)[:, 0]
-    buffer = jnp.zeros((batch, max_length), jnp.int32)
-    buffer = buffer.at[:, :bucket].set(prompt.tokens)
-    buffer = buffer.at[rows, used].set(first, mode='drop')
-    logprobs = None
-    if self.logprobs:
-      logprobs = jnp.zeros(buffer.shape, jnp.float32)
-      of_first = sampling_lib.logprobs(logits, first[:, None])[:, 0]
-      logprobs = logprobs.at[rows, used].set(of_first, mode='drop')
-    limit = jnp.minimum(used + max_new_tokens, max_length)
-    empty = prompt.length == 0
-    bad = commit.broken(logits) & ~empty
-    done = empty | jnp.isin(first, end_ids) | (used + 1 >= limit) | bad
+    rows, zeros = jnp.arange(batch), jnp.zeros(batch, jnp.int32)
     depth = self.drafter.max_depth
-    zeros = jnp.zeros(batch, jnp.int32)
+    buffer = jnp.zeros((batch, max_length), jnp.int32)
+    limit = jnp.minimum(used + max_new_tokens, max_length)
     state = types.DecodeState(
-      tokens=buffer,
-      length=jnp.where(bad, used, used + 1),
+      tokens=buffer.at[:, :bucket].set(prompt.tokens),
+      length=used + 1,
       limit=limit,
-      done=done,
+      done=prompt.length == 0,
       end_ids=end_ids,
-      cache=cache,
+      cache=self.verifier.empty(batch, self.cache_slots(bucket, bucket + 1)),
       drafter=(),
       sampling=sampling,
       noise=noise,
       stats=types.Stats(
-        zeros,
-        zeros,
-        jnp.zeros((batch, depth + 1), jnp.int32),
-        bad=jnp.where(bad, 0, -1),
+        zeros, zeros, jnp.zeros((batch, depth + 1), jnp.int32), bad=zeros - 1
       ),
+      logprobs=jnp.zeros(buffer.shape, jnp.float32) if self.logprobs else None,
+    )
+    drafted = self.drafter.init(drafter_params, self.context(params, state))
+    state = jax.tree.map(_strong, state.replace(drafter=drafted))
+
+    def take(state, cache, features, start):
+      if features is not None:
+        drafted = cast(types.FeatureDrafter, self.drafter).read(
+          drafter_params,
+          state.drafter,
+          self.context(params, state),
+          features,
+          start,
+        )
+        state = state.replace(drafter=drafted)
+      return self.pinned(state.replace(cache=cache))
+
+    logits, state = prefill_lib.read(
+      self.verifier,
+      params,
+      prompt.replace(length=used),
+      self.pinned(state),
+      self.drafter.features,
+      take,
+    )
+    first = sampling_lib.choose(logits, used[:, None], sampling, noise)[:, 0]
+    logprobs = state.logprobs
+    if logprobs is not None:
+      of_first = sampling_lib.logprobs(logits, first[:, None])[:, 0]
+      logprobs = logprobs.at[rows, used].set(of_first, mode='drop')
+    bad = commit.broken(logits) & ~state.done
+    ended = jnp.isin(first, end_ids) | (used + 1 >= limit)
+    state = state.replace(
+      tokens=state.tokens.at[rows, used].set(first, mode='drop'),
+      length=jnp.where(bad, used, used + 1),
+      done=state.done | ended | bad,
+      stats=state.stats.replace(bad=jnp.where(bad, 0, -1)),
       logprobs=logprobs,
     )
-    drafted = self.drafter.init(
-      drafter_params, self.context(params, state), features
-    )
-    state = jax.tree.map(_strong, state.replace(drafter=drafted))
-    return self.pinned(state)
+    return self.pinned(jax.tree.map(_strong, state))
 
   @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
   def decode(
@@ -191,7 +208,9 @@ class Engine:
       return (cycle < max_cycles) & (done < goal) & fits
 
     def cycle(slots, state):
-      return self.pinned(self._cycle(slots, params, drafter_params, state))
+      with pin.over(self.mesh):
+        state = self._cycle(slots, params, drafter_params, state)
+      return self.pinned(state)
 
     state, adaptive = self.pinned(state), self.adaptive
     if adaptive is None:
@@ -256,7 +275,7 @@ class Engine:
       drafter_params, drafted, context, verdict, features, slots
     )
     cache = self.verifier.commit(
-      cache, verdict, state.length - 1, self.drafter.chain
+      cache, tree, verdict, state.length, self.drafter.chain
     )
     state = commit.commit(state, tree, verdict, logits)
     return state.replace(cache=cache, drafter=drafted)

@@ -7,7 +7,7 @@ is measured beforehand (`costs`), the tokens are estimated while decoding.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -105,22 +105,30 @@ class Adaptive:
     curves = enumerate(self.arms)
     return tuple(chains[-1] if arm.chain else i for i, arm in curves)
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     batch = context.length.shape[0]
     ones = jnp.ones((batch, len(self.arms), self.max_depth))
     count = jnp.zeros(batch, jnp.int32)
     return AdaptiveState(
-      arms=self.arms[-1].init(params.arms, context, features),
+      arms=self.arms[-1].init(params.arms, context),
       reached=params.weight * ones,
       accepted=params.weight * params.cond * ones,
       quiet=count,
       wait=count + _FIRST_WAIT,
-      unread=(
-        unread.empty(features, context.length, self._room)
-        if self.features
-        else ()
-      ),
+      unread=self._nothing(batch, context.verifier.width),
     )
+
+  def _nothing(self, batch, width):
+    if not self.features:
+      return ()
+    shape = batch, self._room, len(self.features), width
+    return jnp.zeros(shape, jnp.float32)
+
+  def read(self, params, state, context, features, start):
+    arm = cast(types.FeatureDrafter, self.arms[-1])
+    arms = arm.read(params.arms, state.arms, context, features, start)
+    last = unread.last(state.unread[:, 0], features, context.length - 2 - start)
+    return state.replace(arms=arms, unread=state.unread.at[:, 0].set(last))
 
   @property
   def _room(self) -> int:

@@ -7,8 +7,8 @@ class Stateless:
   chain = True
   features = ()
 
-  def init(self, params, context, features):
-    del params, context, features
+  def init(self, params, context):
+    del params, context
     return ()
 
   def observe(self, params, state, context, verdict, features, slots):

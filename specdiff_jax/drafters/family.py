@@ -117,8 +117,8 @@ class Family:
     architectures: what config.json calls a form -> its name.
     published: (folder, what its reader said, params, verifier, serving) ->
       drafter and params.
-    shape: (name, verifier, serving) -> drafter and params without weights, of
-      a drafter whose shape is known.
+    shapes: names of drafters that are known by their shape alone.
+    shape: (one of these, verifier, serving) -> drafter and params of zeros.
     describe: what is told of a published drafter, by `inspect`.
     by_output: names of matrices [out, in] of dense layers that a mesh splits
       by their outputs, besides those of the verifier's networks.
@@ -133,6 +133,7 @@ class Family:
   )
   architectures: Mapping[str, str] = dataclasses.field(default_factory=dict)
   published: Callable[..., Made] | None = None
+  shapes: tuple[str, ...] = ()
   shape: Callable[..., Made] | None = None
   describe: Callable[..., Mapping[str, Any]] | None = None
   by_output: tuple[str, ...] = ()

@@ -59,19 +59,15 @@ class Strategy(Protocol):
 def shared_noise(marginals: Marginals, noise: types.Noise) -> jax.Array:
   """Returns the verifier's own noise [B, G, W] at the window's positions."""
   m = marginals
-  return noise_at(noise, m.length, m.logits.shape[1], m.ids, m.vocab_size)
+  return noise_at(noise, m.length, m.logits.shape[1], m.ids)
 
 
 def noise_at(
-  noise: types.Noise,
-  length: jax.Array,
-  gamma: int,
-  ids: jax.Array,
-  vocab_size: int,
+  noise: types.Noise, length: jax.Array, gamma: int, ids: jax.Array
 ) -> jax.Array:
   """Returns the verifier's noise [B, G, W] of tokens [W], from length on."""
   positions = length[:, None] + jnp.arange(gamma)
-  return sampling_lib.gumbel(noise, positions, vocab_size)[..., ids]
+  return sampling_lib.gumbel(noise, positions, ids)
 
 
 def own_noise(

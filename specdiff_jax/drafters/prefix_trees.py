@@ -3,7 +3,9 @@
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
+from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 
 
@@ -13,8 +15,9 @@ def merged(token: jax.Array, root: jax.Array, slots: int) -> types.DraftTree:
   Chains a b and a c give slots root, a, b, c; what does not fit is left out.
   """
   batch, drafts, gamma = token.shape
-  alike = token[:, :, None] == token[:, None]  # [B, K, K, G]
-  alike = jnp.cumprod(alike, axis=-1) > 0
+  differ = token[:, :, None] != token[:, None]  # [B, K, K, G]
+  so_far = np.tri(gamma, dtype=bool)
+  alike = ~jnp.any(differ[..., None, :] & so_far, axis=-1)
   # The first chain with the same beginning owns the slot.
   owner = jnp.argmax(alike, axis=2)  # [B, K, G]
   first = owner == jnp.arange(drafts)[None, :, None]
@@ -23,14 +26,26 @@ def merged(token: jax.Array, root: jax.Array, slots: int) -> types.DraftTree:
     return jnp.swapaxes(x, 1, 2).reshape(batch, gamma * drafts)
 
   new = by_depth(first)
-  place = jnp.where(new, jnp.cumsum(new, axis=1), slots)
+  count = jnp.sum(new[:, None] & np.tri(gamma * drafts, dtype=bool), axis=2)
+  place = jnp.where(new, count, slots)
   of_owner = jnp.swapaxes(place.reshape(batch, gamma, drafts), 1, 2)
   owner_above = jnp.pad(owner[..., :-1], ((0, 0), (0, 0), (1, 0)))
   above = jnp.pad(of_owner[..., :-1], ((0, 0), (0, 0), (1, 0)))
   parent = jnp.take_along_axis(above, owner_above, axis=1)
   depth = jnp.broadcast_to(jnp.arange(1, gamma + 1), token.shape)
-  return _placed(
-    place, by_depth(token), by_depth(parent), by_depth(depth), root, slots
+  slot = jnp.arange(slots)
+  here = place[..., None] == slot  # [B, G K, M]
+
+  def placed(values: jax.Array):
+    return jnp.sum(jnp.where(here, by_depth(values)[..., None], 0), axis=1)
+
+  return _tree(
+    placed(token),
+    placed(parent),
+    placed(depth),
+    jnp.any(here, axis=1),
+    root,
+    gamma,
   )
 
 
@@ -47,56 +62,50 @@ def best_first(
   width = slots - 1
   choices = min(width, size)
   value, index = lax.top_k(log_q, choices)
-  token = ids[index]  # [B, G, C]
   score = jnp.zeros((batch, 1))
-  scores, tokens, parents = [], [], []
+  scores, pairs, table = [], [], []
+  begin = -1  # of the prefixes above, in the pool of all depths; -1: the root
   for depth in range(gamma):
-    paths = score.shape[1]
-    total = (score[..., None] + value[:, depth, None]).reshape(batch, -1)
+    # The (i, j) best prefix and token have (i + 1)(j + 1) - 1 pairs that are no
+    # worse, so that few can be among the N best.
+    ranks = np.outer(1 + np.arange(score.shape[1]), 1 + np.arange(choices))
+    above, following = np.nonzero(ranks <= width)
+    total = score[:, above] + value[:, depth, following]
+    known = sum(one.shape[1] for one in table)
+    table.append(np.stack(np.broadcast_arrays(depth, begin + above, following)))
+    begin += score.shape[1]
     score, chosen = lax.top_k(total, min(width, total.shape[1]))
-    tokens.append(
-      jnp.take_along_axis(token[:, depth], chosen % choices, axis=1)
-    )
-    # Index in the pool of all depths; the root lies before it, at -1.
-    offset = sum(s.shape[1] for s in scores) - paths if scores else -1
-    parents.append(offset + chosen // choices)
     scores.append(score)
-  pool = jnp.concatenate(scores, axis=1)
-  depth = jnp.concatenate(
-    [jnp.full(s.shape[1], d + 1) for d, s in enumerate(scores)]
-  )
+    pairs.append(known + chosen)
   # Ties go to the lower index, hence to the shallower prefix.
+  pool = jnp.concatenate(scores, axis=1)
   best, chosen = lax.top_k(pool, min(width, pool.shape[1]))
-  rows = jnp.arange(batch)[:, None]
-  place = (
-    jnp.full(pool.shape, slots)
-    .at[rows, chosen]
-    .set(jnp.where(best > -jnp.inf, 1 + jnp.arange(chosen.shape[1]), slots))
-  )
-  parent = jnp.concatenate(parents, axis=1)
-  above = jnp.take_along_axis(place, jnp.maximum(parent, 0), axis=1)
-  return _placed(
-    place,
-    jnp.concatenate(tokens, axis=1),
-    jnp.where(parent < 0, 0, above),
-    jnp.broadcast_to(depth, pool.shape),
+  valid = best > -jnp.inf
+  pair = jnp.take_along_axis(jnp.concatenate(pairs, axis=1), chosen, axis=1)
+  depth, parent, rank = jnp.asarray(np.concatenate(table, axis=1))[:, pair]
+  token = ids[index[jnp.arange(batch)[:, None], depth, rank]]
+  here = parent[..., None] == chosen[:, None]  # [B, N, N]
+
+  def slot(values: jax.Array):
+    values = jnp.where(valid, values, 0)
+    return jnp.pad(values, ((0, 0), (1, width - chosen.shape[1])))
+
+  return _tree(
+    slot(token),
+    slot(jnp.sum(jnp.where(here, jnp.arange(chosen.shape[1]) + 1, 0), axis=2)),
+    slot(depth + 1),
+    slot(valid) > 0,
     root,
-    slots,
+    gamma,
   )
 
 
-def _placed(place, token, parent, depth, root, slots) -> types.DraftTree:
-  """Returns the tree with node i in slot place[i]; from `slots` on: nowhere."""
-  batch = place.shape[0]
-  rows = jnp.arange(batch)[:, None]
-
-  def scatter(first, values):
-    empty = jnp.zeros((batch, slots), values.dtype).at[:, 0].set(first)
-    return empty.at[rows, place].set(values, mode='drop')
-
+def _tree(token, parent, depth, valid, root, max_depth) -> types.DraftTree:
+  """Returns the tree of slots [B, M], of which slot 0 is still empty."""
   return types.DraftTree(
-    token=scatter(root, token.astype(jnp.int32)),
-    parent=scatter(0, parent.astype(jnp.int32)),
-    depth=scatter(0, depth.astype(jnp.int32)),
-    valid=scatter(True, jnp.ones(token.shape, bool)),
+    token=token.at[:, 0].set(root).astype(jnp.int32),
+    parent=parent,
+    depth=depth,
+    valid=valid.at[:, 0].set(True),
+    ancestors=tree_lib.ancestors(parent, max_depth),
   )

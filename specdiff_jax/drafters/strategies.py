@@ -88,7 +88,7 @@ class Chain(Tempered):
         g = marginals_lib.shared_noise(marginals, noise)
       else:
         g = marginals_lib.own_noise(noise, marginals.length, logits.shape[1:])
-      token = jnp.argmax(sampling_lib.warped(logits, mine) + g, axis=-1)
+      token = sampling_lib.largest(sampling_lib.warped(logits, mine) + g)
       return jnp.where(hot[:, None], token, greedy)
 
     if self.mode == 'argmax':

@@ -12,24 +12,27 @@ import jax.numpy as jnp
 from specdiff_jax.core import types
 
 
-def empty(features: jax.Array, length: jax.Array, room: int) -> jax.Array:
-  """Returns the buffer [B, room, F, E] after prefill.
-
-  Slot 0 holds the features of the last token that was read, slot i those of
-  the i-th token after it.
+def last(before: jax.Array, features: jax.Array, place: jax.Array) -> jax.Array:
+  """Returns features [B, F, E] of the last token that was read.
 
   Args:
-    features: [B, T, F, E] of the prompt.
-    length: [B] committed tokens, the first of the completion included.
-    room: slots, one more than the plain cycles between two drafts.
+    before: [B, F, E] of the chunks before.
+    features: [B, C, F, E] of a chunk of the prompt.
+    place: [B] where the prompt's last token lies in it, if it does.
   """
-  rows = jnp.arange(length.shape[0])
-  last = features[rows, jnp.maximum(length - 2, 0)]
-  return jnp.pad(last[:, None], ((0, 0), (0, room - 1), (0, 0), (0, 0)))
+  size = features.shape[1]
+  here = (place >= 0) & (place < size)
+  rows = jnp.arange(place.shape[0])
+  found = features[rows, jnp.clip(place, 0, size - 1)]
+  return jnp.where(here[:, None, None], found, before)
 
 
 def keep(buffer: jax.Array, features: jax.Array, count: jax.Array) -> jax.Array:
-  """Adds features [B, F, E] of one token behind `count` [B] unread ones."""
+  """Adds features [B, F, E] of one token behind `count` [B] unread ones.
+
+  Slot 0 of the buffer holds those of the last token that was read, slot i those
+  of the i-th token after it.
+  """
   slot = jnp.minimum(count + 1, buffer.shape[1] - 1)
   return buffer.at[jnp.arange(slot.shape[0]), slot].set(features)
 

@@ -8,16 +8,75 @@ caches somewhere in it: the state of a drafter, of a decode loop.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 from jax import lax
+from jax.experimental import layout
 import jax.numpy as jnp
 
+from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import rules
 
+CHUNK = 1024  # slots that attention reads at once, where not all
+
 Pair = tuple[jax.Array, jax.Array]  # keys and values of a layer
+
+
+class Layer(NamedTuple):
+  """What a layer sees of a cache: its own arrays, or its part of stacked ones.
+
+  Of stacked arrays it reads and writes in place: a layer's slice of them would
+  be a copy.
+  """
+
+  keys: jax.Array  # [B, Hkv, S, Dh]; stacked [L, B, Hkv, S, Dh]
+  values: jax.Array
+  index: jax.Array | None = None  # [] int32 which layer of stacked ones
+
+  @property
+  def slots(self) -> int:
+    """S."""
+    return self.keys.shape[-2]
+
+  @property
+  def kv_heads(self) -> int:
+    """Hkv."""
+    return self.keys.shape[-3]
+
+  @property
+  def pair(self) -> Pair:
+    """The arrays."""
+    return self.keys, self.values
+
+  def whole(self) -> Pair:
+    """Returns its keys and values [B, Hkv, S, Dh]."""
+    return self.part(0, self.slots)
+
+  def part(self, start: jax.Array | int, size: int) -> Pair:
+    """Returns `size` slots from one on: [B, Hkv, size, Dh]."""
+    return self._part(self.keys, start, size), self._part(
+      self.values, start, size
+    )
+
+  def _part(self, array, start, size):
+    if self.index is None:
+      if size == self.slots:
+        return array
+      return lax.dynamic_slice_in_dim(array, start, size, axis=2)
+    _, batch, heads, _, head_dim = array.shape
+    at = self.index, 0, 0, start, 0
+    return lax.dynamic_slice(array, at, (1, batch, heads, size, head_dim))[0]
+
+  def written(self, new: Pair, start: jax.Array) -> 'Layer':
+    """Returns it with new pairs [B, Hkv, M, Dh] at start [B]."""
+    keys, values = (
+      write_rows(old, one, start, self.index)
+      for old, one in zip(self.pair, new)
+    )
+    return Layer(keys, values, self.index)
+
 
 # How a cache is split over a mesh: rows over 'data', heads over 'model'.
 SPLIT: tuple[rules.Rule, ...] = (
@@ -66,25 +125,30 @@ class Cache:
     """Returns the cache with new pairs of M tokens from slots `start` [B] on."""
     return Cache(
       tuple(
-        write(old, pair, start)
+        Layer(*old).written(pair, start).pair
         for old, pair in zip(self.layers, new, strict=True)
       )
     )
 
-  def gathered(self, path: jax.Array, start: jax.Array) -> 'Cache':
+  def gathered(self, path: jax.Array, start: jax.Array, slots: int) -> 'Cache':
     """Returns the cache with the pairs of a path where a chain has them.
 
     Args:
       path: [B, D+1] slots of the trees that were written at `start`, the root
         first.
       start: [B].
+      slots: M, of the trees.
     """
+    by_row = functools.partial(_move_by_row, slots=slots)
 
-    def one(array):  # [B, Hkv, S, Dh]
-      take = jax.vmap(lambda row, path, offset: row[:, offset + path])
-      return write_rows(array, take(array, path, start), start)
+    def one(array):  # [B, Hkv, S, Dh], stacked or not
+      return lax.platform_dependent(
+        array, path, start,
+        cpu=_move_at_once, cuda=_move_at_once, rocm=_move_at_once,
+        default=_move_at_once if pin.split() else by_row,
+      )  # fmt: skip
 
-    return jax.tree.map(jax.vmap(one) if self.stacked else one, self)
+    return jax.tree.map(one, self)
 
   def window(self, first: jax.Array, size: int) -> 'Cache':
     """Returns `size` slots of each row, from slot `first` [B] on."""
@@ -118,43 +182,128 @@ def empty(config: Any, batch: int, slots: int, dtype: Any) -> Cache:
   )
 
 
-def write(pair: Pair, new: Pair, start: jax.Array) -> Pair:
-  """Returns a layer's pair with new ones [B, Hkv, M, Dh] at start [B]."""
-  return write_rows(pair[0], new[0], start), write_rows(pair[1], new[1], start)
+def rounded(slots: int) -> int:
+  """Returns a number of slots of whole tiles, or of whole chunks if it is more.
+
+  So a chunk has the same slots in a cache of whole chunks and in a larger one,
+  and a row the same result to the bit.
+  """
+  unit = 128 if slots <= CHUNK else CHUNK
+  return -(-slots // unit) * unit
 
 
-def write_rows(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+def write_rows(
+  cache: jax.Array,
+  new: jax.Array,
+  start: jax.Array,
+  index: jax.Array | None = None,
+) -> jax.Array:
   """Writes new [B, Hkv, M, Dh] into cache [B, Hkv, S, Dh] at start [B].
 
-  On a CPU a loop of slice updates works in place, where the scatter that `vmap`
-  makes of them may not; on bits, since XLA would update a bf16 array by
-  converting all of it to float32 and back. Elsewhere the scatter is one
-  operation, and where rows are split over devices each writes its own.
+  Where a cache is stacked over layers, `index` tells the layer, or there are
+  new ones of all layers, [L, B, Hkv, M, Dh].
+
+  A loop of slice updates works in place, where the scatter that `vmap` makes of
+  them may not; on a CPU on bits, since XLA would update a bf16 array by
+  converting all of it to float32 and back. On a GPU, which waits for the host at
+  each turn of a loop, and where rows are split over devices, it is a scatter.
   """
   new = new.astype(cache.dtype)
-  one_by_one = functools.partial(on_bits, _write_one_by_one)
-  if cache.shape[0] == 1:
-    return one_by_one(cache, new, start)
+  if index is not None:
+    new = new[None]
+  by_row = functools.partial(_write_one_by_one, index=index)
+  scatter = functools.partial(_write_all, index=index)
+  alone = cache.shape[-4] == 1
   return lax.platform_dependent(
-    cache, new, start, cpu=one_by_one, default=_write_all
+    cache, new, start,
+    cpu=functools.partial(on_bits, by_row),
+    cuda=by_row if alone else scatter,
+    rocm=by_row if alone else scatter,
+    default=scatter if pin.split() else by_row,
+  )  # fmt: skip
+
+
+def _write_one_by_one(cache, new, start, index):
+  first = () if cache.ndim == 4 else (0 if index is None else index,)
+
+  def one(row, cache):
+    update = lax.dynamic_slice_in_dim(new, row, 1, axis=-4)
+    return lax.dynamic_update_slice(
+      cache, update, (*first, row, 0, start[row], 0)
+    )
+
+  if cache.shape[-4] == 1:
+    alone = cache.ndim == 4 and new.shape[2] == 1 and cache.shape[2] > 1
+    return _write_slot(cache, new, start[0]) if alone else one(0, cache)
+  return lax.fori_loop(0, cache.shape[-4], one, cache)
+
+
+def _write_all(cache, new, start, index):
+  """Writes by one scatter, whose batch dimension rows are."""
+  stacked = cache.ndim == 5
+  where = start[:, None]
+  if stacked:
+    layer = jnp.zeros_like(where) if index is None else index
+    where = jnp.concatenate([jnp.broadcast_to(layer, where.shape), where], 1)
+  rows, slot = int(stacked), int(stacked) + 2
+  window = tuple(i for i in range(cache.ndim) if i != rows)
+  numbers = lax.ScatterDimensionNumbers(
+    update_window_dims=window,
+    inserted_window_dims=(),
+    scatter_dims_to_operand_dims=(0, slot) if stacked else (slot,),
+    operand_batching_dims=(rows,),
+    scatter_indices_batching_dims=(0,),
+  )
+  return lax.scatter(
+    cache, where, new, numbers,
+    indices_are_sorted=True, unique_indices=True,
+    mode=lax.GatherScatterMode.CLIP,
+  )  # fmt: skip
+
+
+def _write_slot(cache, new, start):
+  """Writes new [1, Hkv, 1, Dh], and once more what stands beside it.
+
+  XLA's CPU backend would do an update of a single slot twice, for the result and
+  for the product that reads it, and so copy all of the cache four times.
+  """
+  first = jnp.minimum(start, cache.shape[2] - 2)
+  old = lax.dynamic_slice_in_dim(cache, first, 2, axis=2)
+  here = jnp.arange(2)[:, None] == start - first
+  return lax.dynamic_update_slice_in_dim(
+    cache, jnp.where(here, new, old), first, axis=2
   )
 
 
-def _write_all(cache, new, start):
-  def one(cache, new, start):
-    return lax.dynamic_update_slice(cache, new, (0, start, 0))
+def _move_at_once(cache, path, start):
+  """Returns a cache with a path of slots behind `start` [B] moved there."""
+  rows = cache.ndim - 4
+  take = jax.vmap(
+    lambda row, path, first: jnp.take(row, first + path, axis=-2, mode='clip'),
+    (rows, 0, 0),
+    rows,
+  )
+  return write_rows(cache, take(cache, path, start), start)
 
-  return jax.vmap(one)(cache, new, start)
 
+def _move_by_row(cache, path, start, slots):
+  """The same, where a gather over the whole of a cache would copy it.
 
-def _write_one_by_one(cache, new, start):
+  Left to choose, the compiler lays out the caches of the whole loop as a row's
+  few slots are gathered best; so these are told to lie as the cache does.
+  """
+  *layers, _, heads, _, head_dim = cache.shape
+  order = layout.Layout(major_to_minor=tuple(range(cache.ndim)))
+
   def one(row, cache):
-    update = lax.dynamic_slice_in_dim(new, row, 1, axis=0)
-    return lax.dynamic_update_slice(cache, update, (row, 0, start[row], 0))
+    at = *(0 for _ in layers), row, 0, start[row], 0
+    tree = lax.dynamic_slice(cache, at, (*layers, 1, heads, slots, head_dim))
+    tree = layout.with_layout_constraint(tree, order)
+    moved = jnp.take(tree, path[row], axis=-2, mode='clip')
+    moved = layout.with_layout_constraint(moved, order)
+    return lax.dynamic_update_slice(cache, moved, at)
 
-  if cache.shape[0] == 1:
-    return one(0, cache)
-  return lax.fori_loop(0, cache.shape[0], one, cache)
+  return lax.fori_loop(0, cache.shape[-4], one, cache)
 
 
 def grow(tree: Any, more: int) -> Any:

@@ -70,6 +70,8 @@ class TransformerConfig:
     local_rope_base: RoPE base of local layers, which nothing scales; 0 for
       that of global ones, and their scaling.
     rope_scaling: of the RoPE with `rope_base`.
+    attention: how keys of a cache are read, one of `attention.FORMS`; '' for
+      what is fastest. No part of what a model computes.
 
   Example: TransformerConfig(vocab_size=257, width=32, layers=2, heads=4,
   kv_heads=2, head_dim=8, mlp_width=64)
@@ -89,6 +91,7 @@ class TransformerConfig:
   # False: params hold 'layer_0', 'layer_1', ...; True: one tree 'layers' whose
   # leaves are stacked [L, ...].
   scan_layers: bool = False
+  attention: str = ''
   qkv_bias: bool = False
   qk_norm: bool = False
   norm_offset: float = 0.0

@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.models import attention
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
@@ -35,6 +36,7 @@ class GPT2Config:
   norm_eps: float = 1e-5
   tied_head: bool = True
   scan_layers: bool = False
+  attention: str = ''  # see `TransformerConfig`
 
   def __post_init__(self):
     config_lib.check_sizes(self)
@@ -106,7 +108,7 @@ class Layer(nn.Module):
     table = layer_shapes(self.config)
     layers_lib.make_params(self, table, self.param_dtype)
 
-  def __call__(self, x, cache, local, start, mask):
+  def __call__(self, x, cache, local, start, view):
     """Returns x [B, M, E] after the layer, and (its cache, x again).
 
     The form is that of `transformer.Layer`; there is no local layer.
@@ -119,12 +121,14 @@ class Layer(nn.Module):
     query, key, value = (fused[:, :, i] for i in range(3))
     key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
     if cache is not None:  # before attention, as in `transformer.Layer`
-      key, value = cache_lib.write(cache, (key, value), start)
-    out = layers_lib.grouped_attention(query, key, value, mask)
+      cache = cache.written((key, value), start)
+    out = attention.attend(
+      query, cache or cache_lib.Layer(key, value), *view, form=c.attention
+    )
     x = x + self._affine(out, 'output')
     h = self._affine(self._norm(x, 'mlp_norm'), 'up')
     x = x + self._affine(jax.nn.gelu(h, approximate=True), 'down')
-    return x, (None if cache is None else (key, value), x)
+    return x, (cache, x)
 
   def _norm(self, x, name):
     bias = getattr(self, f'{name}_bias')
@@ -158,7 +162,8 @@ class GPT2(nn.Module):
     c = self.config
     x = layers_lib.lookup(self.embed, tokens)
     x = x + layers_lib.lookup(self.position_embed, positions)
-    views = {False: lax.optimization_barrier(mask)}
+    seen = None if cache is None else attention.span(mask)
+    views = {False: lax.optimization_barrier((mask, seen))}
     layers = self.layers if c.scan_layers else self.layer
     x, cache, taken = transformer.run(
       layers, c, x, cache, start, views, features

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 # Names of weights that meet their input in `layers.dense`, or are looked up.
 _MATRICES = frozenset((
-    'embed', 'head', 'query', 'key', 'value', 'qkv', 'output', 'gate', 'up',
-    'down',
+    'embed', 'head', 'query', 'key', 'value', 'query_key_value', 'qkv',
+    'output', 'gate', 'up', 'gate_up', 'down',
 ))  # fmt: skip
 _MOST = 127
 _BASE = 256  # of the digits
@@ -93,18 +93,24 @@ def _quantised(weight: jax.Array) -> Int8:
 def dense(x: jax.Array, weight: Int8) -> jax.Array:
   """Returns x @ weight.T, float32 [..., out]; see the module."""
   rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-  step = jnp.max(jnp.abs(rows), axis=-1, keepdims=True) / (_MOST * _BASE)
+  count = rows.shape[0]
+  # One pass: XLA's CPU backend would write down |x| first.
+  top = lax.reduce(
+    rows, jnp.float32(0), lambda a, b: lax.max(lax.abs(a), lax.abs(b)), (1,)
+  )
+  step = top[:, None] / (_MOST * _BASE)
   step = jnp.where(step > 0, step, 1.0)
   whole = jnp.round(rows / step).astype(jnp.int32)
-  high = (whole + _BASE // 2) >> 8  # floor(x / 256)
-  low = whole - high * _BASE
+  # floor(x / 256 + 1 / 2), and what is left: the lower byte. Chosen by a mask,
+  # which runs as vectors do; a concatenation would branch at each element.
+  first = jnp.arange(2)[:, None, None] == 0
+  digits = jnp.where(first, (whole + _BASE // 2) >> 8, whole)
   sums = lax.dot_general(
-    jnp.concatenate([high, low]).astype(jnp.int8),
+    digits.astype(jnp.int8).reshape(2 * count, -1),
     weight.values,
     (((1,), (1,)), ((), ())),
     preferred_element_type=jnp.int32,
   ).astype(jnp.float32)
-  count = rows.shape[0]
   out = (sums[:count] * _BASE + sums[count:]) * step * weight.scale
   return out.reshape(x.shape[:-1] + (weight.shape[0],))
 

@@ -1,4 +1,4 @@
-"""What networks are made of: matmuls, norms, rotary positions, attention.
+"""What networks are made of: matmuls, norms, rotary positions.
 
 Results of a row do not depend on the other rows, and the forms are those that
 XLA's CPU backend runs fast; the comments say which and why.
@@ -15,8 +15,6 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import int8
 
 Shapes = dict[str, tuple[int, ...]]  # of tensors by name
-
-_MASKED = -1e30  # finite, so that a row that sees nothing yields no NaN
 
 
 def dense(x: jax.Array, weight: jax.Array | int8.Int8) -> jax.Array:
@@ -145,51 +143,6 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   return jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
-
-
-def grouped_attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  mask: jax.Array,
-  scale: float = 0.0,
-) -> jax.Array:
-  """Attends with grouped queries.
-
-  Args:
-    query: [B, M, H, Dh] float32.
-    key: [B, Hkv, S, Dh].
-    value: [B, Hkv, S, Dh].
-    mask: [B, M, S] bool, True where slot m sees key s.
-    scale: of the scores; 0 for Dh ** -0.5.
-
-  Returns:
-    [B, M, H * Dh] float32.
-  """
-  batch, slots, heads, head_dim = query.shape
-  kv_heads = key.shape[1]
-  group = heads // kv_heads
-  # Query rows of one kv head are stacked [g0m0, g0m1, .., g1m0, ..], so that
-  # each (row, kv head) is one plain matmul.
-  query = query.reshape(batch, slots, kv_heads, group, head_dim)
-  query = query.transpose(0, 2, 3, 1, 4).reshape(
-    batch, kv_heads, group * slots, head_dim
-  )
-  scale = scale or head_dim**-0.5
-  query = (query * scale).astype(key.dtype)
-  scores = jnp.einsum(
-    'bkqd,bksd->bkqs', query, key, preferred_element_type=jnp.float32
-  ).reshape(batch, kv_heads, group, slots, -1)
-  scores = jnp.where(mask[:, None, None], scores, _MASKED)
-  weights = jax.nn.softmax(scores, axis=-1)
-  weights = weights.reshape(batch, kv_heads, group * slots, -1)
-  out = jnp.einsum(
-    'bkqs,bksd->bkqd',
-    weights.astype(value.dtype),
-    value,
-    preferred_element_type=jnp.float32,
-  ).reshape(batch, kv_heads, group, slots, head_dim)
-  return out.transpose(0, 3, 1, 2, 4).reshape(batch, slots, heads * head_dim)
 
 
 def normal(scale: float = 0.02):

@@ -4,11 +4,12 @@ One network for Llama, SmolLM2, Mistral, Qwen and Gemma 3: what a config does
 not ask for leaves no trace in the compiled program. Causal or not is the mask's
 business. The residual stream is float32; weights and the operands of each
 matmul have the dtype of the params. One layer has two drivers: unrolled (fast
-on CPU) and `scan_layers` (fast to compile on TPU and GPU; its params and cache
-are stacked over layers).
+on CPU) and `scan_layers` (fast to compile, and moves the same bytes on a TPU;
+its params and cache are stacked over layers).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -128,13 +129,13 @@ def run(
   for i, layer in enumerate(layers):
     x, (updated, output) = layer(
       x,
-      None if cache is None else cache.layers[i],
+      None if cache is None else cache_lib.Layer(*cache.layers[i]),
       None,
       start,
       views[local[i]],
     )
     outputs.append(output)
-    caches.append(updated)
+    caches.append(updated and updated.pair)
   cache = None if cache is None else cache_lib.Cache(tuple(caches))
   taken = jnp.stack([outputs[i] for i in features], 2) if features else None
   return x, cache, taken
@@ -149,12 +150,15 @@ def _scan(layer, config, x, cache, which, start, view, features):
   wanted = sorted(set(features))
   place = [sum(w < i for w in wanted) for i in range(config.layers)]
 
-  def body(layer, carry, cache, which, place, start, view):
-    x, kept = carry
+  def body(layer, carry, index, which, place, start, view):
+    x, pair, kept = carry
+    cache = None
+    if pair is not None:
+      cache = cache_lib.Layer(*pair, index=index)
     x, (cache, output) = layer(x, cache, which, start, view)
     if wanted:
       kept = lax.dynamic_update_index_in_dim(kept, output, place, 0)
-    return (x, kept), cache
+    return (x, cache and cache.pair, kept), None
 
   over_layers = nn.scan(
     body,
@@ -165,15 +169,41 @@ def _scan(layer, config, x, cache, which, start, view, features):
   )
   kept = jnp.zeros((len(wanted) + 1, *x.shape), x.dtype) if wanted else None
   place = jnp.asarray(place, jnp.int32)
+  # The cache rides in the carry: stacked over turns, all of it would be copied.
   pair = None if cache is None else cache.layers
-  (x, kept), pair = over_layers(
-    layer, (x, kept), pair, which, place, start, view
+  index = jnp.arange(config.layers, dtype=jnp.int32)
+  (x, pair, kept), _ = over_layers(
+    layer, (x, pair, kept), index, which, place, start, view
   )
   cache = None if cache is None else cache_lib.Cache(pair)
   if not wanted:
     return x, cache, None
   taken = jnp.stack([kept[wanted.index(i)] for i in features], 2)
   return x, cache, taken
+
+
+def stacked(config, params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+  """Returns config and params of the same network whose layers are scanned.
+
+  `params` is emptied, a leaf of all layers at a time: no more is there twice.
+  """
+  layers = [params.pop(f'layer_{i}') for i in range(config.layers)]
+  leaves, form = zip(*map(jax.tree.flatten, layers), strict=True)
+  layers.clear()
+  joint = []
+  for place in range(len(leaves[0])):
+    joint.append(jnp.stack([one[place] for one in leaves]))
+    for one in leaves:
+      one[place] = None
+  params = {**params, 'layers': form[0].unflatten(joint)}
+  return dataclasses.replace(config, scan_layers=True), params
+
+
+def unrolled(config, params: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the params of `stacked` layers as those of single ones."""
+  rest = {name: value for name, value in params.items() if name != 'layers'}
+  each = {f'layer_{i}': layer_params(params, i) for i in range(config.layers)}
+  return rest | each
 
 
 def layer_params(params, index: int):
@@ -216,10 +246,10 @@ def first_layers(
   for i in range(count):
     x, (updated, _) = layer_lib.Layer(config).apply(
         {'params': layer_params(params, i)},
-        x, None if cache is None else cache.layers[i], None, start,
-        views[local[i]],
+        x, None if cache is None else cache_lib.Layer(*cache.layers[i]), None,
+        start, views[local[i]],
     )  # fmt: skip
-    caches.append(updated)
+    caches.append(None if updated is None else updated.pair)  # pyright: ignore[reportAttributeAccessIssue]  # of linen
   x = layers_lib.rms_norm(
     x, params['final_norm'], config.norm_eps, config.norm_offset
   )

@@ -1,15 +1,28 @@
-"""One layer of `transformer.Transformer`, driven by the config."""
+"""One layer of `transformer.Transformer`, driven by the config.
 
+Serving merges weights that meet the same input (`merged`): queries, keys and
+values are then one product, gate and up another. The layer goes by the params
+that it is given. What is trained and what lies in files is not merged.
+"""
+
+from collections.abc import Mapping
+import itertools
 from typing import Any
 
 import flax.linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.models import attention
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.parallel import pin
+
+# Names of weights that meet the same input, in the order that they are merged.
+GROUPS = (('query', 'key', 'value'), ('gate', 'up'))
+_JOINTS = tuple((group, kind) for group in GROUPS for kind in ('', '_bias'))
 
 
 def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -40,6 +53,63 @@ def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
   return table
 
 
+def merged(params: Any) -> Any:
+  """Returns params with the weights of each of GROUPS as one, in all layers.
+
+  Of arrays and of `int8.Int8`, stacked over layers or not.
+
+  Example: merged(checkpoint.params)
+  """
+
+  def one(layer):
+    if not _is_plain(layer):
+      return layer
+    table, axis = dict(layer), _axis(layer)
+    for group, kind in _JOINTS:
+      if group[0] + kind in table:
+        table['_'.join(group) + kind] = jax.tree.map(
+          lambda *x: jnp.concatenate(x, axis),
+          *(table.pop(name + kind) for name in group),
+        )
+    return table
+
+  return jax.tree.map(one, params, is_leaf=_is_plain)
+
+
+def parted(config: Any, params: Any) -> Any:
+  """Returns the params that were `merged`; others as they are, of any config."""
+
+  def one(layer):
+    if not is_merged(layer):
+      return layer
+    table, axis, sizes = dict(layer), _axis(layer), shapes(config)
+    for group, kind in _JOINTS:
+      joint, start = table.pop('_'.join(group) + kind, None), 0
+      for name in group if joint is not None else ():
+        end = start + sizes[name][0]
+        table[name + kind] = jax.tree.map(
+          lambda x: lax.slice_in_dim(x, start, end, axis=axis), joint
+        )
+        start = end
+    return table
+
+  return jax.tree.map(one, params, is_leaf=is_merged)
+
+
+def is_merged(layer: Any) -> bool:
+  """Whether these are the params of a layer whose weights are merged."""
+  return isinstance(layer, Mapping) and '_'.join(GROUPS[0]) in layer
+
+
+def _is_plain(layer: Any) -> bool:
+  return isinstance(layer, Mapping) and GROUPS[0][0] in layer
+
+
+def _axis(layer: Mapping[str, Any]) -> int:
+  """Returns where all its weights, scales and biases have their outputs."""
+  return layer['attention_norm'].ndim - 1  # behind that of stacked layers
+
+
 class LayerParts(nn.Module):
   """A layer without its attention: the weights, and the maps around it.
 
@@ -50,41 +120,66 @@ class LayerParts(nn.Module):
   param_dtype: Any = jnp.float32
 
   def setup(self):
+    table = shapes(self.config)
+    for group, kind in _JOINTS:
+      joint = '_'.join(group) + kind
+      if self.has_variable('params', joint):
+        rows = [table.pop(name + kind) for name in group]
+        table[joint] = (sum(x[0] for x in rows), *rows[0][1:])
     layers_lib.make_params(
-        self, shapes(self.config), self.param_dtype,
-        1.0 - self.config.norm_offset,
-    )  # fmt: skip
+      self, table, self.param_dtype, 1.0 - self.config.norm_offset
+    )
 
   def norm(self, x, scale):
     """Norms x over its last axis, with this weight."""
     c = self.config
     return layers_lib.rms_norm(x, scale, c.norm_eps, c.norm_offset)
 
-  def queries(self, h, cos, sin):
-    """Maps normed h [..., E] to rotated queries [..., H, Dh]."""
+  def queries_keys_values(self, h, cos, sin):
+    """Maps normed h [..., T, E] to rotated queries, keys and values.
+
+    Queries are [..., T, H, Dh], the others as of `keys_values`.
+    """
     c = self.config
-    query = layers_lib.dense(h, self.query)
-    if c.qkv_bias:
-      query = query + self.query_bias.astype(jnp.float32)
+    query, key, value = self._products(h, 'query', 'key', 'value')
     query = query.reshape(h.shape[:-1] + (c.heads, c.head_dim))
     if c.qk_norm:
       query = self.norm(query, self.query_norm)
-    return layers_lib.rotate(query, cos, sin)
+    query = layers_lib.rotate(query, cos, sin)
+    return query, *self._stored(key, value, cos, sin)
 
   def keys_values(self, h, cos, sin):
     """Maps normed h [..., T, E] to keys and values [..., Hkv, T, Dh]."""
+    key, value = self._products(h, 'key', 'value')
+    return self._stored(key, value, cos, sin)
+
+  def _stored(self, key, value, cos, sin):
     c = self.config
-    key = layers_lib.dense(h, self.key)
-    value = layers_lib.dense(h, self.value)
-    if c.qkv_bias:
-      key = key + self.key_bias.astype(jnp.float32)
-      value = value + self.value_bias.astype(jnp.float32)
-    shape = h.shape[:-1] + (c.kv_heads, c.head_dim)
+    shape = key.shape[:-1] + (c.kv_heads, c.head_dim)
     key, value = key.reshape(shape), value.reshape(shape)
     if c.qk_norm:
       key = self.norm(key, self.key_norm)
     key = layers_lib.rotate(key, cos, sin)
     return jnp.swapaxes(key, -3, -2), jnp.swapaxes(value, -3, -2)
+
+  def _products(self, h, *names):
+    """Maps h by weights of a group, all of them or the last ones."""
+    group = next(group for group in GROUPS if names[-1] in group)
+    joint = '_'.join(group)
+    if not hasattr(self, joint):
+      return [self._product(h, name) for name in names]
+    sizes = [shapes(self.config)[name][0] for name in group]
+    first = len(group) - len(names)
+    out = self._product(h, joint, sum(sizes[:first]))
+    ends = itertools.accumulate(sizes[first:-1])
+    return jnp.split(out, list(ends), axis=-1)
+
+  def _product(self, h, name, skipped=0):
+    """Maps h by the rows of a weight behind those skipped, adds its bias."""
+    weight = getattr(self, name), getattr(self, f'{name}_bias', None)
+    weight, bias = jax.tree.map(lambda x: x[skipped:], weight)
+    out = layers_lib.dense(h, weight)
+    return out if bias is None else out + bias.astype(jnp.float32)
 
   def after(self, x, attended):
     """Returns x after what it attended to [..., H * Dh], and after the MLP."""
@@ -92,12 +187,12 @@ class LayerParts(nn.Module):
     out = layers_lib.dense(attended, self.output)
     x = x + (self.norm(out, self.attention_post_norm) if c.post_norms else out)
     h = self.norm(x, self.mlp_norm)
-    gate = layers_lib.dense(h, self.gate)
+    gate, up = self._products(h, 'gate', 'up')
     if c.activation == 'silu':
       gate = jax.nn.silu(gate)
     else:
       gate = jax.nn.gelu(gate, approximate=True)
-    out = layers_lib.dense(gate * layers_lib.dense(h, self.up), self.down)
+    out = layers_lib.dense(gate * up, self.down)
     return x + (self.norm(out, self.mlp_post_norm) if c.post_norms else out)
 
 
@@ -108,18 +203,21 @@ class Layer(LayerParts):
     """Returns x [B, M, E] after the layer, and (its cache, x again).
 
     The form is `nn.scan`'s: a carry, and what is stacked over layers. `view` is
-    (cos, sin, mask), or a stack of global and local ones, if `local` is given.
+    `views.View`, or a stack of global and local ones, if `local` is given.
     """
-    cos, sin, mask = view if local is None else (part[local] for part in view)
+    if local is not None:
+      view = jax.tree.map(lambda part: part[local], view)
+    cos, sin, mask, seen = view
     h = self.norm(x, self.attention_norm)
-    query = self.queries(h, cos, sin)
-    key, value = self.keys_values(h, cos, sin)
+    query, key, value = self.queries_keys_values(h, cos, sin)
     if cache is not None:
       # New keys enter the cache before attention, so that a token's key sits
       # at the same index whichever cycle scores it: sums keep their order.
-      key, value = cache_lib.write(cache, (key, value), start)
-    out = layers_lib.grouped_attention(
-      query, key, value, mask, self.config.score_scale
-    )
+      cache = cache.written((key, value), start)
+    c = self.config
+    out = attention.attend(
+      query, cache or cache_lib.Layer(key, value), mask, seen, c.score_scale,
+      c.attention,
+    )  # fmt: skip
     x = pin.rows(self.after(x, out))
-    return x, (None if cache is None else (key, value), x)
+    return x, (cache, x)

@@ -1,13 +1,24 @@
 """What a layer sees by: angles of rotation and masks, global and local."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.models import attention
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
+
+
+class View(NamedTuple):
+  """What a layer sees by."""
+
+  cos: jax.Array  # [B, M, Dh/2]
+  sin: jax.Array
+  mask: jax.Array  # [B, M, S] bool
+  seen: attention.Span | None  # of the mask, where there is a cache
 
 
 def rope_of(
@@ -27,8 +38,8 @@ def views_of(
   mask: jax.Array,
   start: jax.Array | None,
   kinds: Sequence[bool],
-) -> Mapping[bool, tuple[jax.Array, jax.Array, jax.Array]]:
-  """Returns (cos, sin, mask) of the global layers (False) and the local.
+) -> Mapping[bool, View]:
+  """Returns the views of the global layers (False) and of the local ones.
 
   Of those of which there is one among `kinds`.
   """
@@ -37,7 +48,8 @@ def views_of(
     seen = mask
     if local:
       seen = mask & near(positions, mask.shape[-1], start, config.window)
-    views[local] = rope_of(config, positions, local) + (seen,)
+    span = None if start is None else attention.span(seen)
+    views[local] = View(*rope_of(config, positions, local), seen, span)
   # Without the barrier XLA would compute cosines and the mask once a layer.
   return lax.optimization_barrier(views)
 

@@ -27,6 +27,8 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
+from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import groups
@@ -98,7 +100,8 @@ def verifier(
   """Loads the verifier and puts it on the devices.
 
   `progress` is called with (values read, values in all). `split` goes from the
-  tree of weights to its shardings; by default config.decode_mesh decides.
+  tree of weights to its shardings; by default config.decode_mesh decides, and
+  weights that it leaves whole are merged (`transformer_layer.merged`).
 
   Example: verifier(command.load('configs/quickstart.py'))
   """
@@ -111,7 +114,12 @@ def verifier(
       "the hub ('org/name'), or quickstart."
     )
   kind, _, preset = name.partition(':')
-  split = split or _split(systems.decode_mesh(recipe.decoding))
+  merge = False
+  if split is None:
+    mesh = systems.decode_mesh(recipe.decoding)
+    # A split over heads and hidden units would cut across merged weights.
+    merge = mesh is None or mesh.shape['model'] == 1
+    split = _split(mesh)
   # Straight to where it belongs, so that the host holds no copy.
   more: Any = {'adapter': model.adapter, 'progress': progress}
   more['shardings'] = split
@@ -133,7 +141,16 @@ def verifier(
   params = _placed(checkpoint.params, split)
   if systems.is_int8(recipe, 'verifier'):
     params = int8.quantise(params)
-  return dataclasses.replace(checkpoint, params=params)
+  if merge:
+    # One by one, so that no more than a layer is there twice.
+    checkpoint = dataclasses.replace(checkpoint, params={})
+    params = {n: transformer_layer.merged(params.pop(n)) for n in list(params)}
+  config = checkpoint.config
+  if systems.scan_layers():
+    checkpoint = dataclasses.replace(checkpoint, params={})
+    config, params = transformer.stacked(config, params)
+    params = _placed(params, split)
+  return dataclasses.replace(checkpoint, config=config, params=params)
 
 
 def not_applied(recipe: recipe_lib.Recipe) -> dict[str, Any]:
@@ -243,6 +260,9 @@ def system(
   parts = systems.parts(name, options, checkpoint, platform)
   systems.room(recipe, name, parts.drafter)
   systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
+  if any(map(transformer_layer.is_merged, checkpoint.params.values())):
+    params = transformer_layer.merged(parts.params)
+    parts = parts._replace(params=params)
   return session(recipe, checkpoint, name, parts, platform)
 
 
@@ -259,9 +279,12 @@ def session(
   """
   decoding, tokenizer = recipe.decoding, checkpoint.tokenizer
   mesh = systems.decode_mesh(decoding)
+  config = checkpoint.config
+  if decoding.attention:
+    config = dataclasses.replace(config, attention=decoding.attention)
   engine = engine_lib.Engine(
     verifier=causal.CausalVerifier(
-      networks.network(checkpoint.config),
+      networks.network(config),
       systems.cache_dtype(checkpoint, platform),
     ),
     drafter=parts.drafter,
@@ -269,6 +292,7 @@ def session(
     max_new_tokens=recipe.sampling.max_new_tokens,
     cache_step=decoding.cache_step,
     mesh=mesh,
+    round_slots=not systems.on_cpu(platform),
   )
   drafter_params = parts.params
   if systems.is_int8(recipe, 'drafter'):

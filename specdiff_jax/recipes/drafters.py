@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 
+import jax.core
 import numpy as np
 
 from specdiff_jax.checkpoints import hub
@@ -27,7 +28,6 @@ from specdiff_jax.recipes import options as options_lib
 Options = options_lib.Trained
 ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
 _PRESET = 'preset:'
-_SHAPES = 'masked_lm'  # the family of drafters that are known by their shape
 
 
 def sizes(
@@ -62,9 +62,7 @@ def window(
   serving, name = _serving(options, strategy), options.drafter
   if name.startswith(_PRESET):
     with fields.rim():
-      return registry.family(_SHAPES).shape(  # pyright: ignore[reportOptionalCall]  # it has shapes
-        name.removeprefix(_PRESET), checkpoint, serving
-      )
+      return _of_shape(name.removeprefix(_PRESET), checkpoint, serving)
   if _is_published(name):
     folder = name if os.path.isdir(name) else hub.folder(name)
     return _published(folder, checkpoint, serving)
@@ -78,6 +76,26 @@ def window(
   kind = kind if kind in windows else windows[0]
   family, part = registry.kinds()[kind]
   return _made(options, checkpoint, serving, family, {part: name})
+
+
+def _of_shape(name: str, checkpoint, serving) -> family_lib.Made:
+  """Returns the drafter preset:NAME, without weights: for tracing (`aot`).
+
+  Raises InputError where there is no such drafter, or this is no tracing.
+  """
+  families = map(registry.family, registry.FAMILIES)
+  shapes = {shape: one for one in families for shape in one.shapes}
+  if name not in shapes:
+    raise errors.InputError(
+      f'drafter is {_PRESET + name!r}, but the drafters whose shape is known '
+      f'are {", ".join(shapes)}.'
+    )
+  if not isinstance(checkpoint.params['final_norm'], jax.core.Tracer):
+    raise errors.InputError(
+      f'drafter is {_PRESET + name!r}, a shape without weights, which only '
+      '`aot` takes; give the directory of the model.'
+    )
+  return shapes[name].shape(name, checkpoint, serving)  # pyright: ignore[reportOptionalCall]  # it has shapes
 
 
 def _fills(family: str) -> bool:

@@ -138,6 +138,12 @@ class Decoding(options_lib.Batch):
       'another size may change the last bits; 0: full-sized at once', low=0,
       high=limits.MOST_TOKENS,
   )  # fmt: skip
+  attention: str = text(
+      '', "how the verifier reads its KV cache: dense, all slots at once; "
+      'chunked, as far as the longest text, without scores in memory; '
+      "'': chunked on a TPU, and on a GPU where it is long. Another way may "
+      'change the last bits', choices=('', 'dense', 'chunked'), newer=True,
+  )  # fmt: skip
   decode_mesh: tuple[int, ...] = text(
       (1, 1), 'devices for (data, model) that decode together: requests are '
       'split over data, weights and heads over model',

@@ -11,6 +11,7 @@ import numpy as np
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import compilations
+from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import request as request_lib
@@ -246,6 +247,12 @@ def _check_slots(one: Contract, tree, state, slots: int) -> None:
     (tree.depth[valid] <= most).all(),
     one,
     f'a slot lies deeper than max_depth, {most}',
+  )
+  _hold(
+    tree.ancestors is None
+    or (tree.ancestors == tree_lib.ancestors(tree.parent)).all(),
+    one,
+    'its `ancestors` are not those that `parent` yields; leave them out',
   )
   _hold(
     not one.drafter.chain or (tree.parent == index - 1)[valid].all(),

@@ -50,7 +50,7 @@ class Scripted:
   def max_depth(self) -> int:
     return max(self.depths)
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     return jnp.zeros_like(context.length)
 
   def draft(self, params, state, context, sampling, noise, slots):

@@ -5,13 +5,13 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks
-from specdiff_jax.models import views
 from specdiff_jax.parallel import rules
 
 
@@ -39,21 +39,21 @@ class CausalVerifier:
   def max_positions(self) -> int:
     return self.network.config.max_positions
 
-  def prefill(self, params, prompt, slots, features):
-    batch, size = prompt.tokens.shape
-    mask = views.causal_mask(prompt.length, size)
-    hidden, cache, taken = networks.apply(
+  def read(self, params, cache, prompt, start, size, features):
+    batch = prompt.length.shape[0]
+    index = start + jnp.arange(size)
+    keys = jnp.arange(cache.slots)
+    mask = (keys <= index[:, None]) & (keys < prompt.length[:, None, None])
+    return networks.apply(
       self.network,
       params,
-      prompt.tokens,
-      jnp.broadcast_to(jnp.arange(size), (batch, size)),
-      jnp.pad(mask, ((0, 0), (0, 0), (0, slots - size))),
-      self.empty(batch, slots),
-      jnp.zeros_like(prompt.length),
+      lax.dynamic_slice_in_dim(prompt.tokens, start, size, axis=1),
+      jnp.broadcast_to(index, (batch, size)),
+      mask,
+      cache,
+      jnp.broadcast_to(start, (batch,)),
       features,
     )
-    last = hidden[jnp.arange(batch), prompt.length - 1][:, None]
-    return self.head(params, last), cache, taken
 
   def score(self, params, cache, tree, length, features):
     start = length - 1
@@ -69,8 +69,10 @@ class CausalVerifier:
     )
     return self.head(params, hidden), cache, taken
 
-  def commit(self, cache, verdict, start, chain):
-    return cache if chain else cache.gathered(verdict.path, start)
+  def commit(self, cache, tree, verdict, length, chain):
+    if chain:
+      return cache
+    return cache.gathered(verdict.path, length - 1, tree.token.shape[1])
 
   def embed(self, params: Mapping[str, Any], tokens):
     return layers_lib.lookup(params['embed'], tokens)

@@ -34,7 +34,7 @@ GIB = 2**30
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.parametrize('program', ['train', 'decode'])
+@pytest.mark.parametrize('program', ['train', 'decode', 'prefill'])
 def test_tiny_fits_on_a_tpu(program, root):
   """In a process of its own: the compiler stays in the one that loads it."""
   run = subprocess.run(
@@ -52,13 +52,13 @@ def test_tiny_fits_on_a_tpu(program, root):
   assert 0 < told['peak_bytes'] < told['limit_bytes']
   assert told['flops_per_chip'] > 0 and told['largest']
   assert told['collectives']['all-reduce']['count'] >= 2 * 3  # of each layer
+  assert told['predicted_ms'] > 0 < told['kernels']
+  assert 0 < told['floor_bytes'] and 'other' in told['causes']
 
 
 @needs_libtpu
-@pytest.mark.parametrize(
-  'name', ['banana', 'v5e', 'v5p:3x7', 'v9:2x2', 'v5e:4x4; rm']
-)
-def test_what_is_no_topology_is_refused(specdiff, tiny, name):
+@pytest.mark.parametrize('name', ['v5p:3x7', 'v5e:1x1x1x1'])
+def test_what_the_compiler_does_not_know_is_refused(specdiff, tiny, name):
   run = specdiff('aot', tiny, f'--topology={name}')
   assert run.code == 2 and name in run.err
 
@@ -148,6 +148,31 @@ def test_each_layer_is_reduced_and_no_weight_gathered(told):
 # --- without any compiling ----------------------------------------------------
 
 
+@pytest.mark.parametrize(
+  'name', ['banana', 'v5e', 'v9:2x2', 'v5e:4x4; rm', 'h100:9', 'h100:2x2']
+)
+def test_what_is_no_topology_is_refused(specdiff, tiny, name):
+  run = specdiff('aot', tiny, f'--topology={name}')
+  assert run.code == 2 and repr(name) in run.err
+  assert 'v5e, v5p, v6e, tpu7x' in run.err and 'h100' in run.err
+
+
+@pytest.mark.parametrize(
+  'name, extra', [('v5e:2x2', '[tpu]'), ('h100', '[cuda12]')]
+)
+def test_a_compiler_that_is_not_installed_is_named(
+  specdiff, tiny, monkeypatch, name, extra
+):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  run = specdiff('aot', tiny, f'--topology={name}')
+  assert run.code == 2 and f'specdiff_jax{extra}' in run.err
+
+
+def test_only_a_cycle_has_a_tau(specdiff, tiny):
+  run = specdiff('aot', tiny, '--topology=v5e:2x2', '--tau=4')
+  assert run.code == 2 and 'tau' in run.err and 'decode' in run.err
+
+
 @pytest.fixture
 def config(root):
   return command.load(f'{root}/configs/tiny.py:smoke')
@@ -175,16 +200,23 @@ def test_the_batch_is_that_of_training(config, root):
   ]
 
 
-@pytest.mark.parametrize('name', ['train', 'decode'])
+@pytest.mark.parametrize('name', ['train', 'decode', 'prefill'])
 def test_programs_are_made_and_what_they_hold_told(config, name):
-  program = build_aot.program(config, name, jax.devices())
-  held = program.held
+  # A drafter of which nothing is held.
+  given = config if name == 'train' else config.change(system='lookup')
+  program = build_aot.program(given, name, jax.devices())
+  held, floor = program.held, program.floor
   assert program.mesh == {'data': 1, 'model': 1}
   shapes = networks.shapes(presets.SIZES['tiny'])
   weights = sum(np.prod(shape) for shape in shapes.values())
-  if name == 'decode':
+  embedding = 4 * 320 * 64
+  if name != 'train':
     assert held['verifier'] == 4 * weights
-    assert held['cache'] > 0
+    # Slots: 256 of the prompt, 8 of new tokens, a tree of 5; four rows.
+    assert held['cache'] >= floor['cache'] == 4 * 269 * (2 * 3 * 2 * 16 * 4)
+    # All but the table, of which rows are looked up; norms may count.
+    least = 4 * weights - embedding - 4 * 64 * 7
+    assert least <= floor['weights'] <= 1.02 * 4 * weights
   else:
     # With the head's rows of the draft vocabulary, and where each token is.
     assert held['verifier'] == 4 * (weights + 257 * 64 + 320)
@@ -194,10 +226,37 @@ def test_programs_are_made_and_what_they_hold_told(config, name):
 
 def test_presets_are_shapes(config):
   config = config.change(verifier='preset:qwen2.5_72b')
-  checkpoint = build_aot.verifier(config)
+  checkpoint = build_aot.verifier(config, scan=True)
   assert checkpoint.params['layers']['down'].shape == (80, 8192, 29568)
   config = config.change(verifier='quickstart')
   assert build_aot.verifier(config).config.width == 576
+
+
+def test_a_drafter_of_dflashs_shape_is_traced(config):
+  given = config.change(drafter='preset:dflash')
+  program = build_aot.program(given, 'decode', jax.devices())
+  layer = sum(
+    np.prod(shape)
+    for name, shape in networks.shapes(presets.SIZES['tiny']).items()
+    if name.startswith('layer_0.')
+  )
+  # One layer, norms of its heads, and what fuses one layer of the verifier's.
+  more = 2 * 16 + 64 * 64 + 2 * 64
+  assert program.held['drafter'] == 4 * (layer + more)
+  # Keys and values are made of the block, and of what was verified; the head
+  # scores drafts and verified tokens; five embeddings of four rows are read.
+  plain = build_aot.program(
+    config.change(system='lookup'), 'decode', jax.devices()
+  )
+  drafted = program.floor['weights'] - plain.floor['weights']
+  twice = 2 * (2 * 16 * 64) + 320 * 64 + 4 * 5 * 64
+  assert drafted == pytest.approx(4 * (layer + more + twice), rel=0.01)
+
+
+def test_a_shape_needs_a_transformer(config):
+  given = config.change(verifier='preset:gpt2', drafter='preset:dflash')
+  with pytest.raises(errors.InputError, match='preset:gpt2'):
+    build_aot.program(given, 'decode', jax.devices())
 
 
 def test_a_drafter_without_weights_does_not_decode(specdiff, tiny):
@@ -284,7 +343,10 @@ def test_other_errors_of_the_compiler_are_errors():
 def test_outcomes_are_told(specdiff, tiny, monkeypatch):
   """The exit codes and the JSON line, of a program that was not compiled."""
   costs = hlo_costs.Costs(
-    12, (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24),), ()
+    12,
+    (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24),),
+    (),
+    (hlo_costs.Work('a/layer_3/dot', 2, True, 6, {'weights': 50}),),
   )
   parts = {'arguments': 4, 'results': 0, 'temporaries': 2, 'code': 1}
   fits = memory.Outcome(True, 7, 8, parts, costs, '', 0.5)
@@ -292,14 +354,23 @@ def test_outcomes_are_told(specdiff, tiny, monkeypatch):
     False, 9 * GIB, 8 * GIB, {}, None, '40.00G  f32[2]', 0.5
   )
   monkeypatch.setattr(topology, 'devices', lambda name, slices: jax.devices())
-  monkeypatch.setattr(topology, 'memory', lambda devices: 8 * GIB)
+  chip = topology.Chip(8 * GIB, bandwidth=1e3, flops=1e9, links=1e3)
+  monkeypatch.setattr(topology, 'chip', lambda devices: chip)
   for outcome, code in ((fits, 0), (not_so, 3)):
-    monkeypatch.setattr(memory, 'compiled', lambda lowered, limit: outcome)
-    run = specdiff('aot', tiny, '--topology=v5e:2x2', '--program=decode')
+    monkeypatch.setattr(memory, 'compiled', lambda *args: outcome)
+    run = specdiff(
+      'aot', tiny, '--topology=v5e:2x2', '--program=decode', '--tau=3'
+    )
     assert run.code == code, run.err
     told = run.json
     assert told['topology'] == 'v5e:2x2' and told['fits'] == outcome.fits
     assert told['peak_bytes'] == outcome.peak
     assert told['limit_bytes'] == outcome.limit
+    if outcome.fits:
+      assert told['hbm_bytes'] == 100 and told['kernels'] == 2
+      # 100 bytes at 1000 a second, and 24 of all-reduces that nothing hides.
+      assert told['predicted_ms'] == told['plain_ms'] == 148
+      assert told['exposed_ms'] == 48 and told['speedup'] == 3
+      assert 'a/layer/dot' in run.out and 'tau > 1.00 pays' in run.out
   assert told['flops_per_chip'] is None and told['advice']
   assert '40.00G' in run.out

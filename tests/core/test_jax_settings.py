@@ -11,10 +11,16 @@ from specdiff_jax.core import sampling as sampling_lib
 
 
 def noise(seed=3):
-  """Returns the draws of two requests, one of a number above 32 bits."""
+  """Returns draws of two requests, one of a number above 32 bits.
+
+  Those keyed by position, which are jax's by default, and those of a cycle.
+  """
   keys = sampling_lib.request_noise(seed, *sampling_lib.halves([5, 2**40 + 5]))
   positions = jnp.array([[7], [7]])
-  return np.asarray(sampling_lib.gumbel(keys, positions, 3))
+  keyed = sampling_lib.gumbel(keys, positions, 3)
+  cycle = sampling_lib.fresh(keys, sampling_lib.DRAFT, jnp.array([9, 9]))
+  drawn = jax.vmap(lambda key: jax.random.gumbel(key, (3,)))(cycle)
+  return np.concatenate([keyed[:, 0], drawn])
 
 
 @pytest.fixture

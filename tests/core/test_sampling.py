@@ -140,6 +140,46 @@ def test_noise_is_that_of_request_and_position_not_of_the_row():
   np.testing.assert_array_equal(g[1, 1], alone[0, 0])
 
 
+def test_noise_is_that_of_jax():
+  noise = sampling_lib.request_noise(7, jnp.array([2, 5]))
+  positions = jnp.array([[3, 2**31 - 1, 0], [70_000, 4, 5]])
+  fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
+  draw = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (1000,))))
+  wanted = draw(fold(noise.key, positions))
+  np.testing.assert_array_equal(gumbel(noise, positions, 1000), wanted)
+  some = jnp.array([999, 0, 17, 17])
+  got = jax.jit(sampling_lib.gumbel)(noise, positions, some)
+  np.testing.assert_array_equal(got, wanted[..., some])
+
+
+@pytest.mark.parametrize(
+  'x', [[1, 3, 3, 2], [-np.inf] * 3, [5], [-0.0, 0.0, -1], [0, np.inf, 1]]
+)
+def test_largest_is_argmax(x):
+  x = jnp.array([x, x[::-1]], jnp.float32)
+  got = jax.jit(sampling_lib.largest)(x)
+  np.testing.assert_array_equal(got, jnp.argmax(x, -1))
+
+
+def test_largest_of_what_is_no_number_is_an_index():
+  assert 0 <= int(sampling_lib.largest(jnp.array([1, np.nan, 2]))) < 3
+
+
+@pytest.mark.parametrize('span', [1, 3, 5])
+def test_sharing_noise_within_a_span_changes_no_token(span):
+  rng = np.random.default_rng(span)
+  positions = 7 + rng.integers(0, span, (2, 5)).astype(np.int32)
+  positions[:, 0] = 7
+  given = (
+    rng.normal(size=(2, 5, 50)).astype(np.float32),
+    positions,
+    sampling((1.0, 0, 1.0), (0.7, 5, 0.9)),
+    sampling_lib.request_noise(3, jnp.arange(2)),
+  )
+  shared = jax.jit(sampling_lib.choose, static_argnums=4)(*given, span)
+  np.testing.assert_array_equal(shared, choose(*given))
+
+
 def test_noise_differs_by_position_request_and_seed():
   def draw(seed, request, position):
     noise = sampling_lib.request_noise(seed, jnp.array([request]))

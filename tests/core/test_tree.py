@@ -57,6 +57,8 @@ def test_ancestors_are_those_of_brute_force(slots):
     for i in range(slots):
       wanted = np.isin(np.arange(slots), line_of(tree.parent[row], i))
       np.testing.assert_array_equal(got[row, i], wanted)
+  deepest = int(tree.depth.max())
+  np.testing.assert_array_equal(tree_lib.ancestors(tree.parent, deepest), got)
 
 
 @pytest.mark.parametrize('slots', [2, 8, 16, 17, 33])
@@ -64,6 +66,7 @@ def test_ancestors_of_the_longest_chain(slots):
   tree = tree_lib.chain(jnp.zeros((1, slots), int), jnp.ones((1, slots), bool))
   got = np.asarray(ancestors(tree.parent))[0]
   np.testing.assert_array_equal(got, np.tril(np.ones((slots, slots), bool)))
+  np.testing.assert_array_equal(got, tree_lib.lines(tree)[0])
 
 
 def test_chain():
@@ -98,6 +101,7 @@ def test_chains(drafts, gamma):
       np.testing.assert_array_equal(tree.token[row, own], token[row, k])
       np.testing.assert_array_equal(tree.valid[row, own], valid[row, k])
       np.testing.assert_array_equal(tree.log_q[row, own], log_q[row, k])
+  np.testing.assert_array_equal(tree.ancestors, ancestors(tree.parent))
   assert chains(token, valid, root).log_q is None
 
 

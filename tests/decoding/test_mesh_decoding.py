@@ -50,7 +50,7 @@ PROGRAM = """
       tokens = [made.tokens.tolist() for made in system.decode(requests)]
       recompiled = len(compiled)
       state = system.engine.pinned(system.start(requests))
-      weights = checkpoint.params['layer_0']['query']
+      weights = checkpoint.params['layer_0']['down']
       cache = jax.tree.leaves(state.cache)[0]
       return tokens, recompiled, part(weights), part(cache)
 

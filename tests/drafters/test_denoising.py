@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import prefilled
 import pytest
 
 from specdiff_jax.core import sampling as sampling_lib
@@ -150,7 +151,7 @@ def drafter():
 
     @jax.jit
     def run(features):
-      state = one.init(params, context, features)
+      state = prefilled.prefilled(one, params, context, features)
       return one.draft(params, state, context, sampling, noise, 5)[0]
 
     return np.asarray(run(features).token), one

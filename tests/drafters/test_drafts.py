@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import prefilled
 import pytest
 import tiny_model
 
@@ -93,7 +94,7 @@ def drafts():
 
     @jax.jit
     def run(params, noise):
-      state = drafter.init(params, context, features)
+      state = prefilled.prefilled(drafter, params, context, features)
       return drafter.draft(
         params, state, context, sampling(temperature), noise, gamma + 1
       )[0]

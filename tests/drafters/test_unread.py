@@ -4,6 +4,7 @@ import contract_systems as systems
 import jax
 import jax.numpy as jnp
 import numpy as np
+import prefilled
 import pytest
 
 from specdiff_jax.core import types
@@ -52,8 +53,15 @@ def read_at_once(drafter, params, state, features):
   return state
 
 
+def empty(prompt):
+  """Returns the buffer after a prompt."""
+  room = jnp.zeros((len(COUNTS), ROOM, *prompt.shape[2:]))
+  last = unread.last(room[:, 0], prompt, jnp.asarray(FIRST - 2))
+  return room.at[:, 0].set(last)
+
+
 def read_late(drafter, params, state, prompt, features, size):
-  buffer = unread.empty(prompt, jnp.asarray(FIRST), ROOM)
+  buffer = empty(prompt)
   for cycle in range(COUNTS.max()):
     count = jnp.minimum(cycle, COUNTS)
     kept = unread.keep(buffer, features[:, cycle], count)
@@ -75,7 +83,7 @@ def test_read_late_is_read(drafter, size):
   drafter, params = drafter
   prompt = features_of(drafter, 12, 0)
   features = features_of(drafter, COUNTS.max(), 1)
-  state = drafter.init(params, context(FIRST), prompt)
+  state = prefilled.prefilled(drafter, params, context(FIRST), prompt)
   expected = seen(read_at_once(drafter, params, state, features))
   found = seen(read_late(drafter, params, state, prompt, features, size))
   for a, b in zip(expected, found, strict=True):
@@ -95,8 +103,8 @@ def test_nothing_unread_is_no_work(drafter):
   """The state is returned as it is where no row has anything."""
   drafter, params = drafter
   prompt = features_of(drafter, 12, 0)
-  state = drafter.init(params, context(FIRST), prompt)
-  buffer = unread.empty(prompt, jnp.asarray(FIRST), ROOM)
+  state = prefilled.prefilled(drafter, params, context(FIRST), prompt)
+  buffer = empty(prompt)
   none = jnp.zeros(len(COUNTS), jnp.int32)
 
   class Spoiling:

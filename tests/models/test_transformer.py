@@ -21,6 +21,7 @@ from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
 from specdiff_jax.models import views
+from specdiff_jax.testing import models
 from specdiff_jax.verifiers import causal
 
 SLOTS = 24  # of the cache
@@ -280,11 +281,11 @@ def widened(text):
   return [shape for shape in shapes if int(np.prod(shape)) in weights]
 
 
-def compiled_decode(slots):
+def compiled_decode(slots, cache_dtype='bfloat16'):
   """Returns the HLO of bf16 decoding of one row by trees of `slots`."""
   engine = engine_lib.Engine(
     causal.CausalVerifier(
-      transformer.Transformer(WIDE, jnp.bfloat16), 'bfloat16'
+      transformer.Transformer(WIDE, jnp.bfloat16), cache_dtype
     ),
     none.NoDraft(slots),
     accept.SampleAndMatch(),
@@ -325,6 +326,22 @@ def test_bf16_decoding_widens_no_weight(slots):
   text = compiled_decode(slots)
   assert 'bf16[320,96]' in text  # the weights are there, as they are stored
   assert not widened(text)
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != 'cpu', reason='a rule of the CPU backend'
+)
+def test_a_cycle_of_one_token_copies_no_cache(monkeypatch):
+  copied = re.compile(r'= f32\[1,2,41,16\]\S* copy\(')
+  assert not copied.search(compiled_decode(1, 'float32'))
+  # The control: a plain update, as longer chains are written.
+  monkeypatch.setattr(
+    cache_lib,
+    '_write_slot',
+    lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, 2),
+  )
+  jax.clear_caches()
+  assert copied.search(compiled_decode(1, 'float32'))
 
 
 @pytest.mark.skipif(
@@ -383,3 +400,11 @@ def test_which_keys_are_near():
   np.testing.assert_array_equal(
     alone, np.abs(positions[:, :, None] - positions[:, None]) < 2
   )
+
+
+def test_stacked_params_are_those_of_the_scanned_form():
+  plain, scanned = (models.tiny_verifier(scan) for scan in (False, True))
+  given = dict(plain.params)
+  config, params = transformer.stacked(plain.config, given)
+  assert config == scanned.config and not any(map('layer_0'.__eq__, given))
+  jax.tree.map(np.testing.assert_array_equal, params, scanned.params)

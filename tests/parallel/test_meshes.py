@@ -39,7 +39,10 @@ def test_training_is_the_same_on_every_mesh(outcome):
 
 
 def test_params_are_split(outcome):
-  """Queries are [64, 64]: split by heads, and by columns for FSDP."""
+  """Matrices are [64, 64]: a drafter's queries, a verifier's outputs.
+
+  They are split by heads, and by the other axis too for FSDP.
+  """
   shapes = {
     name: (case['query'], case['verifier'])
     for name, case in outcome['cases'].items()
@@ -47,7 +50,7 @@ def test_params_are_split(outcome):
   assert shapes == {
     '(1, 1) cached': ([64, 64], None),
     '(8, 1) cached': ([64, 64], None),
-    '(4, 2) online': ([32, 64], [32, 64]),
+    '(4, 2) online': ([32, 64], [64, 32]),
     '(2, 2, 2) fsdp': ([32, 32], [32, 32]),
   }
 

@@ -214,7 +214,7 @@ def main(workdir, everything):
       'loss': max(abs(np.divide(losses, one[1]) - 1)),
       'params': distance(flat(state.params), one[2]),
       'query': shard(query),
-      'verifier': verifier and shard(verifier['layer_0']['query']),
+      'verifier': verifier and shard(verifier['layer_0']['output']),
       'compiled': case.step._cache_size(),
     }
   print(json.dumps({

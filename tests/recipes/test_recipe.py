@@ -6,11 +6,13 @@ import pathlib
 
 import pytest
 
+from specdiff_jax.checkpoints import placing
 from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
 from specdiff_jax.losses import making
 from specdiff_jax.losses import options as loss_options
+from specdiff_jax.models import transformer_layer
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import groups
@@ -213,6 +215,18 @@ def test_a_system_of_keyword_arguments(checkpoint, name, values):
   assert made.name == name and made.settings.max_new_tokens == 4
   if name != 'ar':
     assert made.size['gamma'] == 3
+
+
+@pytest.mark.slow
+def test_what_serves_is_merged_and_what_is_trained_from_is_not(checkpoint):
+  assert transformer_layer.is_merged(checkpoint.params['layer_0'])
+  more = {'gamma': 3, 'drafter': 'random', 'prompt_buckets': (16,)}
+  recipe = decoding.told(['specdiff'], more, network={'layers': 1})
+  made = decoding.system(recipe, checkpoint, 'specdiff')
+  assert transformer_layer.is_merged(made.drafter_params.network['layer_0'])
+  config = command.load(f'{TINY}:smoke')
+  plain = decoding.verifier(config, split=placing.default)
+  assert not transformer_layer.is_merged(plain.params['layer_0'])
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from specdiff_jax.drafters.masked_lm import drafter as masked_lm
 from specdiff_jax.drafters.masked_lm import model as masked_lm_model
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer
 from specdiff_jax.testing import contract
 from specdiff_jax.testing import models
 from specdiff_jax.testing import scripted
@@ -70,8 +71,11 @@ class Garbage:
   buckets: ClassVar[tuple[int, ...]] = (GAMMA + 1,)
   max_depth: ClassVar[int] = GAMMA
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     return jnp.full(context.length.shape, jnp.nan)
+
+  def read(self, params, state, context, features, start):
+    return state + features.sum((1, 2, 3))
 
   def draft(self, params, state, context, sampling, noise, slots):
     last = context.last[:, None]
@@ -291,8 +295,11 @@ def session(
   """Returns a system of the table with its weights."""
   fields = {
     'engine': row.engine(),
-    'params': verifier(row.scan_layers)[1],
-    'drafter_params': row.drafter_params(settings, error),
+    # As systems are served.
+    'params': transformer_layer.merged(verifier(row.scan_layers)[1]),
+    'drafter_params': transformer_layer.merged(
+      row.drafter_params(settings, error)
+    ),
     'settings': settings,
     'batch': batch,
     'buckets': (BUCKET,),

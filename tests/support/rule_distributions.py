@@ -288,6 +288,7 @@ _jitted = functools.cache(jax.jit)  # a judge is compiled once
 def judged(judge, tree, p, draws):
   """Returns what a judge says, called with ROWS rows of SLOTS slots a time."""
   rows, slots = draws.shape
+  tree = tree.replace(ancestors=None)  # of other slots than after padding
 
   def padded(x, start):
     x = x[start : start + ROWS]

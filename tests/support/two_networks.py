@@ -91,7 +91,7 @@ class Pair:
   max_depth: ClassVar[int] = 2
   features: ClassVar[tuple[int, ...]] = ()
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     return ()
 
   def draft(self, params, state, context, sampling, noise, slots):

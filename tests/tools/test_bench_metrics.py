@@ -92,7 +92,13 @@ def test_report_and_plot(tmp_path):
       'dtype', 'temperature', 'systems', 'settings', 'rounds',
       'fastest_ar_dtype', 'ar_rows_unlike_reference',
   ]  # fmt: skip
-  rivalled = dataclasses.replace(found, rival_tokens_per_s=1.0).to_json()
+  rivals = [metrics.Rival('a', '1.0', 4.0), metrics.Rival('b', 'pip install b')]
+  table = dataclasses.replace(found, rivals=rivals).tables()[-1]
+  assert table.rows[0] == ('a', '1.0', '4.0', '0.50x', '7.50x')
+  assert table.rows[1] == ('b', 'pip install b', '-', '-', '-')
+  rivalled = dataclasses.replace(found, rival_tokens_per_s=1.0, rivals=rivals)
+  rivalled = rivalled.to_json()
+  assert [one['tokens_per_s'] for one in rivalled['rivals']] == [4.0, None]
   assert rivalled['rival'] == 'transformers' and rivalled['ar_over_rival'] == 2
   assert list(line['systems'][0])[:11] == [
       'system', 'tokens_per_s', 'speedup', 'speedup_over_fastest_ar', 'tau',

@@ -6,6 +6,7 @@ import pytest
 
 from specdiff_jax.tools.aot import hlo
 from specdiff_jax.tools.aot import hlo_costs
+from specdiff_jax.tools.aot import hlo_memory
 
 # A loop of six turns, from 1 to 13 by twos; within it a matmul, an all-reduce,
 # and a reduce-scatter that another computation starts. Ten rows lie in tiles.
@@ -63,15 +64,16 @@ def test_a_loop_counts_as_often_as_it_turns():
   costs = hlo_costs.read(LOOP)
   assert costs.flops == 6 * 2 * (2 * 10 * 64 * 32)
   assert costs.collectives() == {
-    'all-reduce': {'count': 6, 'bytes': 6 * 10 * 32 * 4},
-    'reduce-scatter': {'count': 6, 'bytes': 6 * 10 * 64 * 4},
-    'all-gather': {'count': 1, 'bytes': 64 * 64 * 2},
+    'all-reduce': {'count': 6, 'bytes': 6 * 10 * 32 * 4, 'started': 0},
+    'reduce-scatter': {'count': 6, 'bytes': 6 * 10 * 64 * 4, 'started': 6},
+    'all-gather': {'count': 1, 'bytes': 64 * 64 * 2, 'started': 1},
   }
   assert [t.kind for t in costs.traffic] == [
       'reduce-scatter', 'all-gather', 'all-reduce',
   ]  # fmt: skip
   assert costs.traffic[2].label == 'jit(f)/while/body/psum'
   assert costs.traffic[2].shape == 'f32[10,32]'
+  assert [t.looped for t in costs.traffic] == [True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,19 @@ def test_trip_counts_follow_the_condition(change, turns):
   costs = hlo_costs.read(LOOP.replace(*change))
   assert costs.collectives()['all-reduce']['count'] == turns
   assert costs.flops == turns * 2 * (2 * 10 * 64 * 32)
+
+
+def test_what_a_condition_reads_counts():
+  longer = LOOP.replace(
+    '  ROOT %less =',
+    '  %h.1 = f32[10,64]{1,0} get-tuple-element(%state.1), index=1\n'
+    '  %norm = f32[10,64]{1,0} negate(%h.1)\n'
+    '  ROOT %less =',
+  )
+  before, after = (hlo_costs.read(text).work for text in (LOOP, longer))
+  more = [one for one in after if one.label == 'negate']
+  assert len(after) == len(before) + 1
+  assert [(one.times, one.looped) for one in more] == [(6, True)]
 
 
 def test_arrays_have_the_padding_of_their_tiles():
@@ -176,3 +191,212 @@ def test_parse_finds_the_entry():
   assert entry == 'main'
   assert set(computations) == {'add', 'scatter', 'body', 'condition', 'main'}
   assert hlo.parse('') == ({}, '')
+
+
+# --- bytes of main memory -----------------------------------------------------
+
+# A cycle of a loop. A weight is multiplied by, a cache is updated in place and
+# read in a loop over chunks that says how often it turns, scores lie in main
+# memory, and what the sampling parameters decide is the first branch.
+CYCLE = """
+HloModule jit_decode, is_scheduled=true
+
+%update (p: bf16[8,512], q: bf16[8,1], i: s32[]) -> bf16[8,512] {
+  %p = bf16[8,512]{1,0} parameter(0)
+  %q = bf16[8,1]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %u = bf16[8,512]{1,0} dynamic-update-slice(%p, %q, %i, %i)
+}
+
+%chunk (k: bf16[8,512], at: s32[]) -> f32[8,64] {
+  %k = bf16[8,512]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %cut = bf16[8,64]{1,0} dynamic-slice(%k, %at, %at), dynamic_slice_sizes={8,64}
+  ROOT %wide = f32[8,64]{1,0} convert(%cut)
+}
+
+%chunks (c: (s32[], bf16[8,512])) -> (s32[], bf16[8,512]) {
+  %c = (s32[], bf16[8,512]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%c), index=0
+  %keys = bf16[8,512]{1,0} get-tuple-element(%c), index=1
+  %s = f32[8,64]{1,0} fusion(%keys, %n), kind=kLoop, calls=%chunk, metadata={op_name="jit(decode)/while/body/trips_8/while/body/dot"}
+  ROOT %o = (s32[], bf16[8,512]{1,0}) tuple(%n, %keys)
+}
+
+%greedy (g: bf16[8,512]) -> bf16[8,512] {
+  ROOT %g = bf16[8,512]{1,0} parameter(0)
+}
+
+%sampled (h: bf16[8,512]) -> bf16[8,512] {
+  %h = bf16[8,512]{1,0} parameter(0)
+  ROOT %turned = bf16[8,512]{1,0} negate(%h)
+}
+
+%body (s: (bf16[64,512], bf16[8,512], f32[1])) -> (bf16[64,512], bf16[8,512], f32[1]) {
+  %s = (bf16[64,512]{1,0}, bf16[8,512]{1,0}, f32[1]{0}) parameter(0)
+  %w = bf16[64,512]{1,0} get-tuple-element(%s), index=0
+  %cache = bf16[8,512]{1,0} get-tuple-element(%s), index=1
+  %heat = f32[1]{0} get-tuple-element(%s), index=2
+  %zero = s32[] constant(0)
+  %warm = s32[] fusion(%heat), kind=kLoop, calls=%hot
+  %near = bf16[64,512]{1,0:S(1)} copy(%w)
+  %y = f32[8,64]{1,0} dot(%cache, %near), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+  %new = bf16[8,1]{1,0:S(1)} slice(%y), slice={[0:8], [0:1]}
+  %kept = bf16[8,512]{1,0} fusion(%cache, %new, %zero), kind=kLoop, calls=%update
+  %start = (s32[], bf16[8,512]{1,0}) tuple(%zero, %kept)
+  %loop = (s32[], bf16[8,512]{1,0}) while(%start), condition=%less, body=%chunks, metadata={op_name="jit(decode)/while/body/trips_8/while"}
+  %same = bf16[8,512]{1,0} get-tuple-element(%loop), index=1
+  %token = bf16[8,512]{1,0} conditional(%warm, %same, %same), branch_computations={%greedy, %sampled}
+  %logits = f32[8,100]{1,0} broadcast(%zero), dimensions={}
+  ROOT %out = (bf16[64,512]{1,0}, bf16[8,512]{1,0}, f32[1]{0}) tuple(%w, %token, %heat)
+}
+
+%hot (t: f32[1]) -> s32[] {
+  %t = f32[1]{0} parameter(0)
+  ROOT %any = s32[] convert(%t)
+}
+
+ENTRY %main (a: bf16[64,512], b: bf16[8,512], t0: f32[1]) -> bf16[8,512] {
+  %a = bf16[64,512]{1,0} parameter(0), metadata={op_name="params['up']"}
+  %b = bf16[8,512]{1,0} parameter(1), metadata={op_name="state.cache.layers[0][0]"}
+  %t0 = f32[1]{0} parameter(2), metadata={op_name="state.sampling.temperature"}
+  %twice = bf16[8,512]{1,0} copy(%b)
+  %begin = (bf16[64,512]{1,0}, bf16[8,512]{1,0}, f32[1]{0}) tuple(%a, %twice, %t0)
+  %cycles = (bf16[64,512]{1,0}, bf16[8,512]{1,0}, f32[1]{0}) while(%begin), condition=%going, body=%body, metadata={op_name="jit(decode)/while"}
+  ROOT %end = bf16[8,512]{1,0} get-tuple-element(%cycles), index=1
+}
+"""
+NAMES = hlo_costs.Names(
+  weights=('params',),
+  caches=('state.cache',),
+  vocab=(100,),
+  slots=(512, 520),
+  sampling=('state.sampling',),
+  cold='temperature',
+)
+WEIGHT, CACHE, CHUNK = 64 * 512 * 2, 8 * 512 * 2, 8 * 64
+
+
+def moved(text, names=NAMES, looped=True):
+  found = {}
+  for one in hlo_costs.read(text, names).work:
+    if one.looped == looped:
+      for kind, nbytes in one.causes.items():
+        found[kind] = found.get(kind, 0) + one.times * nbytes
+  return found
+
+
+def test_bytes_are_those_of_main_memory_by_what_they_are_of():
+  assert moved(CYCLE) == {
+    'weights': WEIGHT,  # read once: the product reads a scratch memory
+    # The product reads all of it, the update writes a column; chunks read it.
+    'cache': CACHE + 8 * 2 + 8 * CHUNK * 2,
+    # What the product makes, and a slice reads of it.
+    # The temperature, what is made of it, and a constant for two.
+    'other': CHUNK * 4 + 8 * 4 + 2 * 4 + 2 * 4,
+    'scores': 8 * CHUNK * 4 + 8 * 4,
+    'logits': 8 * 100 * 4,
+  }
+  assert moved(CYCLE, looped=False) == {'cache copies': 2 * CACHE}
+
+
+@pytest.mark.parametrize(
+    'old, new, more',
+    [
+        # A loop whose turns are not told counts once.
+        ('trips_8/while"}', 'while"}',
+         {'cache': -7 * CHUNK * 2, 'scores': -7 * (CHUNK + 1) * 4}),
+        # All of it is written where the update is not in place: it is no cache.
+        ('ROOT %u = bf16[8,512]{1,0} dynamic-update-slice(%p, %q, %i, %i)',
+         'ROOT %u = bf16[8,512]{1,0} add(%p, %p)',
+         {'cache': CACHE - 8 * 2 - 8 * CHUNK * 2,
+          'scores': CACHE + 8 * CHUNK * 2, 'other': -4}),
+        # A weight that stays in main memory is read again.
+        ('1,0:S(1)} copy(%w)', '1,0} copy(%w)', {'weights': 2 * WEIGHT}),
+        # The costlier branch, where not only sampling decides.
+        ('op_name="state.sampling.temperature"', 'op_name="state.length"',
+         {'cache': CACHE, 'scores': CACHE}),
+    ],
+)  # fmt: skip
+def test_bytes_follow_the_program(old, new, more):
+  """The controls of the test above."""
+  assert old in CYCLE
+  found, before = moved(CYCLE.replace(old, new)), moved(CYCLE)
+  assert {k: n - before[k] for k, n in found.items() if n != before[k]} == more
+
+
+@pytest.mark.parametrize(
+    'line, read, written',
+    [
+        # Prefetches: what arrives in the scratch memory was read once.
+        ('(f32[64,64]{1,0:S(1)}, f32[64,64]{1,0}, u32[]) copy-start(%a)',
+         64 * 64, 0),
+        ('((f32[64,64]{1,0}), f32[8,64]{1,0:S(1)}, s32[]) slice-start(%a)',
+         8 * 64, 0),
+        ('f32[8,64]{1,0} dynamic-slice(%a, %i, %i)', 8 * 64 + 1, 8 * 64),
+        ('f32[3,64]{1,0} gather(%a, %ids)', 3 * 64 + 3, 3 * 64),
+        ('f32[64,64]{1,0} dynamic-update-slice(%a, %row, %i, %i)',
+         64 + 1, 64),
+        ('f32[64,64]{1,0} scatter(%a, %ids, %row), to_apply=%add', 3 + 64, 64),
+        # Two results, one of them written in place; a slice of an operand.
+        ('(f32[64,64]{1,0}, f32[1,64]{1,0}) fusion(%a, %b, %i), '
+         'calls=%fused', 64 + 1, 64 + 64),
+        ('f32[64,64]{1,0} bitcast(%a)', 0, 0),
+        ('f32[64,64]{1,0} custom-call(), custom_call_target="AllocateBuffer"',
+         0, 0),
+    ],
+)  # fmt: skip
+def test_parts_and_updates_count_as_what_they_move(line, read, written):
+  text = f"""
+%fused (p: f32[64,64], q: f32[64,64], n: s32[]) -> (f32[64,64], f32[1,64]) {{
+  %p = f32[64,64]{{1,0}} parameter(0)
+  %q = f32[64,64]{{1,0}} parameter(1)
+  %n = s32[] parameter(2)
+  %flat = f32[4096]{{0}} reshape(%q)
+  %cut = f32[64]{{0}} dynamic-slice(%flat, %n)
+  %one = f32[1,64]{{1,0}} reshape(%cut)
+  %put = f32[64,64]{{1,0}} dynamic-update-slice(%p, %one, %n, %n)
+  ROOT %both = (f32[64,64]{{1,0}}, f32[1,64]{{1,0}}) tuple(%put, %one)
+}}
+ENTRY %main (a: f32[64,64], b: f32[64,64]) -> f32[64,64] {{
+  %a = f32[64,64]{{1,0}} parameter(0)
+  %b = f32[64,64]{{1,0}} parameter(1)
+  %i = s32[] parameter(2)
+  %ids = s32[3]{{0}} parameter(3)
+  %row = f32[1,64]{{1,0}} parameter(4)
+  ROOT %x = {line}
+}}
+"""
+  computations, entry = hlo.parse(text)
+  inside = computations[entry]
+  found = hlo_memory.touched(inside['x'], inside, computations)
+  assert sum(t.nbytes for t in found if t.name) == 4 * read
+  assert sum(t.nbytes for t in found if not t.name) == 4 * written
+
+
+def test_work_between_start_and_end_hides_a_collective():
+  text = """
+ENTRY %main (a: f32[64,64], b: f32[64,64]) -> f32[64,64] {
+  %a = f32[64,64]{1,0} parameter(0)
+  %b = f32[64,64]{1,0} parameter(1)
+  %start = (f32[64,64]{1,0}, f32[128,64]{1,0}) all-gather-start(%a), dimensions={0}
+  %work = f32[64,64]{1,0} dot(%b, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %done = f32[128,64]{1,0} all-gather-done(%start)
+  %later = f32[64,64]{1,0} dot(%work, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %sum = f32[64,64]{1,0} all-reduce(%later), to_apply=%add
+}
+"""
+  gathered, reduced = sorted(hlo_costs.read(text).traffic, key=lambda x: x.kind)
+  assert (gathered.started, reduced.started) == (1, 0)
+  assert gathered.between == (2 * 64**3, 2 * 64 * 64 * 4)
+  assert reduced.between == (0, 0)
+
+
+def test_both_branches_of_a_conditional_are_called():
+  text = (
+    'ENTRY %main (p: pred[], x: f32[]) -> f32[] {\n'
+    '  ROOT %c = f32[] conditional(%p, %x, %x), true_computation=%yes, '
+    'false_computation=%no.1, metadata={op_name="cond"}\n}\n'
+  )
+  computations, entry = hlo.parse(text)
+  assert computations[entry]['c'].calls() == ['yes', 'no.1']

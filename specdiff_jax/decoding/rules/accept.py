@@ -157,15 +157,15 @@ def best_path(
     chance: [B, M] the verifier's p of each slot's token after its parent.
     max_depth: D.
   """
-  batch, slots = tree.token.shape
-  rows = jnp.arange(batch)[:, None]
-  root = jnp.arange(slots)[None] == 0
-  step = jnp.where(tree.valid & ~root, chance, 0.0)
-  reach = jnp.where(root, 1.0, 0.0)  # probability that a slot is accepted
-  score = jnp.zeros((batch, slots))
-  for depth in range(1, max_depth + 1):
-    here = tree.depth == depth
-    reach = jnp.where(here, step * reach[rows, tree.parent], reach)
-    score = jnp.where(here, reach + score[rows, tree.parent], score)
+  line = tree_lib.lines(tree)
+  step = jnp.where(tree.valid, chance, 0.0)[:, None, None]
+  # [B, M, D] of a slot's line, the root's child first; 0 past the slot.
+  depth = jnp.arange(1, max_depth + 1)[:, None]
+  at = line[:, :, None] & (tree.depth[:, None, None] == depth)
+  steps = jnp.sum(jnp.where(at, step, 0.0), axis=-1)
+  reach, score = 1.0, jnp.zeros(tree.token.shape)
+  for i in range(max_depth):  # equal lines are to have equal sums
+    reach *= steps[..., i]
+    score += reach
   best = jnp.argmax(score, axis=1)
-  return tree_lib.ancestors(tree.parent)[rows[:, 0], best]
+  return jnp.take_along_axis(line, best[:, None, None], axis=1)[:, 0]

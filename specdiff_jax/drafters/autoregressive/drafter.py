@@ -52,9 +52,8 @@ class Autoregressive(chain.Chain):
   def proposal(self) -> str:
     return proposal(self.strategy)
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     """Reads the prompt, in as many chunks as the longest row has."""
-    del features
     batch, buffer = context.tokens.shape
     room = context.cache.slots
     cache = cache_lib.empty(
@@ -147,13 +146,11 @@ def draws(
 ) -> Draws:
   """Returns the draws of a chain of `gamma` tokens of ids [W]."""
   mine, vocab_size = strategy.tempered(sampling), context.verifier.vocab_size
-  g = _perturbation(
-    strategy, mine, noise, context.length, gamma, ids, vocab_size
-  )
+  g = _perturbation(strategy, mine, noise, context.length, gamma, ids)
   return Draws(strategy, ids, vocab_size, mine, g)
 
 
-def _perturbation(strategy, sampling, noise, length, gamma, ids, vocab_size):
+def _perturbation(strategy, sampling, noise, length, gamma, ids):
   """Returns what is added to log q of each token [B, G, W], or None.
 
   Rows of temperature 0 add nothing, and where all are nothing is drawn.
@@ -165,7 +162,7 @@ def _perturbation(strategy, sampling, noise, length, gamma, ids, vocab_size):
 
   def draw():
     if strategy.mode == 'shared_noise':
-      g = marginals_lib.noise_at(noise, length, gamma, ids, vocab_size)
+      g = marginals_lib.noise_at(noise, length, gamma, ids)
     else:
       g = marginals_lib.own_noise(noise, length, shape)
     return jnp.where(hot[:, None, None], g, 0.0)

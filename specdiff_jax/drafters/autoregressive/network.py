@@ -18,6 +18,7 @@ from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer as layer_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ def initial_from_verifier(
 ) -> dict[str, Any]:
   """Returns parameters whose layers are those of the verifier at `start`."""
   del key
+  verifier = layer_lib.parted(config.verifier, verifier)
   params = {
     f'layer_{i}': transformer.layer_params(verifier, layer)
     for i, layer in enumerate(config.start)

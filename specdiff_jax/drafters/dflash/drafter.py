@@ -40,13 +40,18 @@ class Block(window.Window):
   def features(self) -> tuple[int, ...]:
     return self.config.features
 
-  def init(self, params, context, features):
-    batch = features.shape[0]
-    cache = cache_lib.empty(
-      self.config.network, batch, context.cache.slots, context.cache.dtype
+  def init(self, params, context):
+    del params
+    return cache_lib.empty(
+      self.config.network,
+      context.length.shape[0],
+      context.cache.slots,
+      context.cache.dtype,
     )
-    start = jnp.zeros(batch, jnp.int32)
-    return self._keep(params, cache, features, start)
+
+  def read(self, params, state, context, features, start):
+    del context
+    return self._keep(params, state, features, start)
 
   def draft(self, params, state, context, sampling, noise, slots):
     marginals = revealed = None

@@ -1,13 +1,20 @@
 """The family of DFlash drafters, published ones alone."""
 
+import dataclasses
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import jax_settings
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import published as published_lib
 from specdiff_jax.drafters.dflash import drafter
 from specdiff_jax.drafters.dflash import format as format_lib
+from specdiff_jax.drafters.dflash import network
+from specdiff_jax.models import config as config_lib
 
 
 def _published(
@@ -47,6 +54,43 @@ def _published(
   return one, params
 
 
+def _shape(
+  name: str, checkpoint: weights.Checkpoint, serving: family.Serving
+) -> family.Made:
+  """Returns a drafter of zeros, of the shape that DFlash has for a verifier.
+
+  Five layers as wide as the verifier's, and as many of its layers read (of a
+  verifier of few layers, as for a test, half as many); a block of gamma tokens
+  and the last committed one.
+  """
+  verifier = checkpoint.config
+  if not isinstance(verifier, config_lib.TransformerConfig):
+    raise errors.InputError(
+      f'preset:{name} is a drafter for transformers of the Llama and Qwen '
+      f'families, not for {checkpoint.source}; take another verifier.'
+    )
+  layers = max(1, min(5, verifier.layers // 2))
+  sizes = network.DFlashConfig(
+    network=dataclasses.replace(
+      verifier, layers=layers, scan_layers=False, qk_norm=True, tied_head=True
+    ),
+    features=tuple(
+      (2 * i + 1) * verifier.layers // (2 * layers) for i in range(layers)
+    ),
+    block=serving.gamma + 1,
+    mask_id=verifier.vocab_size - 1,
+  )
+  dtype = checkpoint.params['final_norm'].dtype
+  read = jnp.zeros((1, 1, layers, verifier.width))
+  shapes = jax.eval_shape(
+    lambda: network.DFlash(sizes).init(
+      jax_settings.key(0), read, jnp.zeros((1, 1), jnp.int32), method='context'
+    )['params']
+  )
+  params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), shapes)
+  return drafter.Block(config=sizes, **serving.window), params
+
+
 def _describe(found: published_lib.Published) -> dict[str, Any]:
   return {'kind': 'DFlash', 'mask_id': found.mask_id}
 
@@ -55,6 +99,8 @@ FAMILY = family.Family(
   readers={'dflash': format_lib.read},
   architectures={'DFlashDraftModel': 'dflash'},
   published=_published,
+  shapes=('dflash',),
+  shape=_shape,
   describe=_describe,
   by_output=('fuse',),
 )

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.models import attention
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks
@@ -87,18 +89,15 @@ def _top_shapes(config: DFlashConfig) -> layers_lib.Shapes:
 class Layer(layer_lib.LayerParts):
   """One layer, whose queries also see keys that the block does not have."""
 
-  def __call__(self, x, context, mask, cos, sin):
-    """Returns x [B, M, E]; context (keys, values), mask [B, M, S + M]."""
+  def __call__(self, x, context, view):
+    """Returns x [B, M, E]; context (keys, values)."""
     h = self.norm(x, self.attention_norm)
-    query = self.queries(h, cos, sin)
-    own = self.keys_values(h, cos, sin)
-    key, value = (
-      jnp.concatenate([old, new.astype(old.dtype)], axis=2)
-      for old, new in zip(context, own)
-    )
-    out = layers_lib.grouped_attention(
-      query, key, value, mask, self.config.score_scale
-    )
+    query, *own = self.queries_keys_values(h, view.cos, view.sin)
+    own = (new.astype(old.dtype) for old, new in zip(context, own))
+    out = attention.attend(
+      query, cache_lib.Layer(*context), view.mask, view.seen,
+      self.config.score_scale, self.config.attention, cache_lib.Layer(*own),
+    )  # fmt: skip
     return self.after(x, out)
 
 
@@ -149,14 +148,12 @@ class DFlash(nn.Module):
     """
     chex.assert_rank([x, positions, seen], [3, 2, 2])
     network = self.config.network
-    batch, slots = x.shape[:2]
-    own = jnp.ones((batch, slots, slots), bool)
-    seen = jnp.broadcast_to(seen[:, None], (batch, slots, seen.shape[1]))
-    mask = jnp.concatenate([seen, own], axis=2)
     angles = views.rope_of(network, positions, local=False)
-    cos, sin, mask = jax.lax.optimization_barrier(angles + (mask,))
+    mask = seen[:, None]
+    view = views.View(*angles, mask, attention.span(mask))
+    view = jax.lax.optimization_barrier(view)
     for layer, keys in zip(self.layer, context):
-      x = layer(x, keys, mask, cos, sin)
+      x = layer(x, keys, view)
     return layers_lib.rms_norm(x, self.final_norm, network.norm_eps)
 
 

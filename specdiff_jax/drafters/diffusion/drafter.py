@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import strategies
+from specdiff_jax.drafters import unread
 from specdiff_jax.drafters import window
 from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.drafters.diffusion import windows as drafter_windows
@@ -48,18 +49,28 @@ class MaskedDiffusion(window.Window):
   def features(self) -> tuple[int, ...]:
     return self.config.features
 
-  def init(self, params, context, features):
-    batch, size = features.shape[:2]
+  def init(self, params, context):
+    del params
+    batch = context.length.shape[0]
     layers = dataclasses.replace(
       self.config.verifier, layers=self.config.layers, scan_layers=False
     )
     cache = cache_lib.empty(
       layers, batch, context.cache.slots, context.cache.dtype
     )
-    positions = jnp.broadcast_to(jnp.arange(size), (batch, size))
-    new = self._context(params, features, positions)
-    last = features[jnp.arange(batch), jnp.maximum(context.length - 2, 0)]
-    return DiffusionState(cache.written(new, jnp.zeros(batch, jnp.int32)), last)
+    features = len(self.features), self.config.verifier.width
+    return DiffusionState(cache, jnp.zeros((batch, *features), jnp.float32))
+
+  def read(self, params, state, context, features, start):
+    last = unread.last(state.last, features, context.length - 2 - start)
+    return DiffusionState(
+      self._written(params, state.context, features, start), last
+    )
+
+  def _written(self, params, cache, features, start):
+    """Returns the cache with the pairs of features [B, M, F, E] from start."""
+    positions = start[:, None] + jnp.arange(features.shape[1])
+    return cache.written(self._context(params, features, positions), start)
 
   def _context(self, params, features, positions):
     return networks.apply(
@@ -91,6 +102,7 @@ class MaskedDiffusion(window.Window):
       cache.layers,
       first,
       revealed,
+      serving=True,
     )[:, 0]
     return marginals_lib.Marginals(
       logits=layers_lib.dense(x, params.head),
@@ -111,7 +123,7 @@ class MaskedDiffusion(window.Window):
   def observe(self, params, state, context, verdict, features, slots):
     del slots
     start = context.length - 1
-    positions = start[:, None] + jnp.arange(features.shape[1])
-    new = self._context(params, features, positions)
     last = features[jnp.arange(start.shape[0]), verdict.count]
-    return DiffusionState(state.context.written(new, start), last)
+    return DiffusionState(
+      self._written(params, state.context, features, start), last
+    )

@@ -9,6 +9,8 @@ the context is limited elsewhere, for all layers alike.
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.models import attention
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import transformer_layer
 
 
@@ -19,15 +21,15 @@ class DrafterLayer(transformer_layer.LayerParts):
     """Maps x [..., T, E] to rotated keys and values [..., Hkv, T, Dh]."""
     return self.keys_values(self.norm(x, self.attention_norm), cos, sin)
 
-  def __call__(self, x, context, mask, cos, sin):
-    """Updates x [B, N, G, E]; mask [B, N, S] over the context."""
+  def __call__(self, x, context, mask, seen, cos, sin):
+    """Updates x [B, N, G, E]; mask [B, N, S] over the context, and its span."""
     h = self.norm(x, self.attention_norm)
-    query = self.queries(h, cos, sin) * self.config.score_scale
-    window = self.keys_values(h, cos, sin)
-    return self.after(x, window_attention(query, context, window, mask))
+    query, *window = self.queries_keys_values(h, cos, sin)
+    query = query * self.config.score_scale
+    return self.after(x, window_attention(query, context, window, mask, seen))
 
 
-def window_attention(query, context, window, mask):
+def window_attention(query, context, window, mask, seen=None):
   """Attends to the context and to the own window, under one softmax.
 
   Args:
@@ -35,32 +37,20 @@ def window_attention(query, context, window, mask):
     context: keys and values [B, Hkv, S, Dh], shared by the N windows.
     window: keys and values [B, N, Hkv, G, Dh].
     mask: [B, N, S] bool, what each window sees of the context.
+    seen: the mask's span; None where all of it is read, as for a gradient.
 
   Returns:
     [B, N, G, H * Dh] float32.
   """
   batch, windows, slots, heads, head_dim = query.shape
-  kv_heads, size = context[0].shape[1:3]
-  group = heads // kv_heads
-  query = query.reshape(batch, windows, slots, kv_heads, group, head_dim)
+  layer = cache_lib.Layer(*context)
+  query = query.reshape(batch, windows, slots, layer.kv_heads, -1, head_dim)
   query = query.transpose(0, 3, 1, 4, 2, 5)  # [B, Hkv, N, H/Hkv, G, Dh]
-  flat = query.reshape(batch, kv_heads, -1, head_dim)
-  f32 = dict(preferred_element_type=jnp.float32)
-  outer = jnp.einsum(
-    'bkqd,bksd->bkqs', flat.astype(context[0].dtype), context[0], **f32
-  ).reshape(query.shape[:-1] + (size,))
-  outer = jnp.where(mask[:, None, :, None, None], outer, -1e30)
-  inner = jnp.einsum('bknrgd,bnkcd->bknrgc', query, window[0])
-  top = jnp.maximum(outer.max(-1), inner.max(-1))[..., None]
-  top = jax.lax.stop_gradient(top)
-  outer, inner = jnp.exp(outer - top), jnp.exp(inner - top)
-  total = outer.sum(-1, keepdims=True) + inner.sum(-1, keepdims=True)
-  out = jnp.einsum(
-    'bkqs,bksd->bkqd',
-    outer.reshape(batch, kv_heads, -1, size).astype(context[1].dtype),
-    context[1],
-    **f32,
-  ).reshape(query.shape)
-  out = (out + jnp.einsum('bknrgc,bnkcd->bknrgd', inner, window[1])) / total
-  out = out.transpose(0, 2, 4, 1, 3, 5)
+  outer = attention.part(query, layer, mask[:, None, :, None, None], seen)
+  scores = jnp.einsum('bknrgd,bnkcd->bknrgc', query, window[0])
+  top = jax.lax.stop_gradient(scores.max(-1))
+  weights = jnp.exp(scores - top[..., None])
+  out = jnp.einsum('bknrgc,bnkcd->bknrgd', weights, window[1])
+  inner = attention.Part(out, weights.sum(-1), top)
+  out = attention.merged(outer, inner).transpose(0, 2, 4, 1, 3, 5)
   return out.reshape(batch, windows, slots, heads * head_dim)

@@ -22,9 +22,11 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import jax_settings
 from specdiff_jax.drafters.diffusion import layer as drafter_layer
+from specdiff_jax.models import attention
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer as layer_lib
 from specdiff_jax.models import views
 
 # Root mean square of the residual stream before the last layers of SmolLM2.
@@ -125,7 +127,9 @@ class DrafterNetwork(nn.Module):
     normed = layers_lib.rms_norm(features, None, 1e-6)
     return normed.reshape(normed.shape[:-2] + (-1,))
 
-  def __call__(self, last, anchor, hint, matched, context, mask, positions):
+  def __call__(
+    self, last, anchor, hint, matched, context, mask, positions, serving=False
+  ):
     """Returns the final states of all slots [B, N, G, E].
 
     Args:
@@ -136,6 +140,7 @@ class DrafterNetwork(nn.Module):
       context: keys and values of each layer, [B, Hkv, S, Dh].
       mask: [B, N, S] what of the context a window sees.
       positions: [B, N, G] absolute positions of the slots.
+      serving: whether there is no gradient: what no window sees is not read.
     """
     c = self.config
     read = self._read(last)
@@ -154,10 +159,11 @@ class DrafterNetwork(nn.Module):
       x = x + jnp.where(matched[..., None] > 0, hint, 0.0)
     x = x * self.stream.astype(jnp.float32)
     turns = self._turns(positions)
+    seen = attention.span(mask) if serving else None
     for layer, local, kv in zip(
       self.layer, c.local_layers, context, strict=True
     ):
-      x = layer(x, kv, mask, *turns[local])
+      x = layer(x, kv, mask, seen, *turns[local])
     return layers_lib.rms_norm(
       x, self.final_norm, c.verifier.norm_eps, c.verifier.norm_offset
     )
@@ -199,6 +205,7 @@ def initial_from_verifier(
   params = initial(config, key)
   c = config.verifier
   first = c.layers - config.layers
+  verifier = layer_lib.parted(c, verifier)
   for i in range(config.layers):
     params[f'layer_{i}'] = jax.tree.map(
       lambda x: jnp.asarray(x, jnp.float32),

@@ -53,6 +53,7 @@ def fill(
   first: jax.Array | None = None,
   revealed: tuple[jax.Array, jax.Array] | None = None,
   remat: bool = False,
+  serving: bool = False,
 ) -> jax.Array:
   """Returns the final states [B, N, G, E] of the windows after the anchors.
 
@@ -72,6 +73,7 @@ def fill(
     revealed: which slots are decided already, [B, N, G] bool, and their tokens
       [B, N, G]. A decided slot takes the place of the longest lookup match.
     remat: see `drafter_network.DrafterNetwork`.
+    serving: whether there is no gradient.
   """
   chex.assert_rank([tokens, anchors, last], [2, 2, 4])
   copied, matched = hints(config, tokens, anchors)
@@ -96,6 +98,7 @@ def fill(
     context,
     mask,
     positions,
+    serving,
   )
 
 

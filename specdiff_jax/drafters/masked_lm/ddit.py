@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.models import attention
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
@@ -128,7 +129,7 @@ class Layer(nn.Module):
     """
     c = self.config
     del local
-    condition, cos, sin, mask = view
+    condition, cos, sin, mask, seen = view
     parts = layers_lib.affine(condition, self.modulation, self.modulation_bias)
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(
       parts, 6, axis=-1
@@ -140,15 +141,16 @@ class Layer(nn.Module):
     key = layers_lib.rotate(qkv[:, :, 1], cos, sin).transpose(0, 2, 1, 3)
     value = qkv[:, :, 2].transpose(0, 2, 1, 3)
     if cache is not None:  # before attention, as in `transformer.Layer`
-      key, value = cache_lib.write(cache, (key, value), start)
-    out = layers_lib.grouped_attention(query, key, value, mask)
+      cache = cache.written((key, value), start)
+    keys = cache or cache_lib.Layer(key, value)
+    out = attention.attend(query, keys, mask, seen)
     x = x + gate * layers_lib.dense(out, self.output)
     h = modulated(x, self.mlp_norm, mlp_shift, mlp_scale)
     h = jax.nn.gelu(
       layers_lib.affine(h, self.up, self.up_bias), approximate=True
     )
     x = x + mlp_gate * layers_lib.affine(h, self.down, self.down_bias)
-    return x, (None if cache is None else (key, value), x)
+    return x, (cache, x)
 
 
 class DDiT(nn.Module):
@@ -172,7 +174,9 @@ class DDiT(nn.Module):
     x = layers_lib.lookup(self.embed, tokens)
     angles = layers_lib.rope(positions, c.head_dim, _ROPE_BASE)
     condition = self._condition()
-    view = jax.lax.optimization_barrier((condition,) + angles + (mask,))
+    seen = None if cache is None else attention.span(mask)
+    view = (condition, *angles, mask, seen)
+    view = jax.lax.optimization_barrier(view)
     x, cache, taken = transformer.run(
       self.layer, c, x, cache, start, {False: view}, features
     )

@@ -104,9 +104,8 @@ class MaskedLMDrafter(window.Window):
   def features(self) -> tuple[int, ...]:
     return ()
 
-  def init(self, params, context, features):
+  def init(self, params, context):
     """Reads the prompt, if keys are kept; else there is nothing to keep."""
-    del features
     self._check_length(context.tokens.shape[1])
     if self.model.prefix == 'full':
       return ()
@@ -215,7 +214,8 @@ class MaskedLMDrafter(window.Window):
       mask &= jnp.arange(room) <= index[..., None]
       tokens = self._tokens(params, context, index)
       cache = self._read(params, tokens, index, mask, state.cache, start)[1]
-      done = jnp.minimum(start + size, context.length)
+      # Right after `init` the last token is not known yet.
+      done = jnp.minimum(start + size, context.length - 1)
       return PrefixState(cache, jnp.maximum(state.read, done))
 
     return lax.while_loop(behind, read, state)

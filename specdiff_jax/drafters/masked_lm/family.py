@@ -57,6 +57,7 @@ FAMILY = family.Family(
   readers=formats.READERS,
   architectures=formats.ARCHITECTURES,
   published=published.drafter,
+  shapes=tuple(published.SHAPES),
   shape=published.of_shape,
   describe=_describe,
 )

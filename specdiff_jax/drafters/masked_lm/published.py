@@ -3,11 +3,9 @@
 What a model's own files do not tell, or tell wrongly, `Serving.told` says.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,7 +23,7 @@ from specdiff_jax.text import id_map
 
 VERIFIER = 'verifier'  # a tokenizer that is the verifier's own
 # Of drafters that are known by their shape: mask token, and whether shifted.
-_SHAPES = {
+SHAPES = {
   'dream_7b': (151666, True),
   'diffullama_7b': (811, True),
   'llada_8b': (126336, False),
@@ -65,28 +63,9 @@ def drafter(
 def of_shape(
   name: str, checkpoint: weights.Checkpoint, serving: family.Serving
 ) -> family.Made:
-  """Returns the drafter preset:NAME, without weights: for tracing (`aot`).
-
-  Its ids are the verifier's.
-
-  Raises:
-    InputError: there is no such masked language model, or this is no tracing.
-  """
-  given = f'preset:{name}'
-  if name not in _SHAPES:
-    raise errors.InputError(
-      f'drafter is {given!r}, but the masked language models whose shape is '
-      f'known are {", ".join(_SHAPES)}.'
-    )
-  if not isinstance(checkpoint.params['final_norm'], jax.core.Tracer):
-    raise errors.InputError(
-      f'drafter is {given!r}, a shape without weights, which only `aot` '
-      'takes; give the directory of the model.'
-    )
-  mask_id, shifted = _SHAPES[name]
-  sizes = dataclasses.replace(
-    presets.published(name), scan_layers=checkpoint.config.scan_layers
-  )
+  """Returns the drafter preset:NAME of zeros; its ids are the verifier's."""
+  mask_id, shifted = SHAPES[name]
+  sizes = presets.published(name)  # unrolled, as those that are loaded
   params = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
     networks.abstract(sizes, checkpoint.params['final_norm'].dtype),
@@ -95,7 +74,7 @@ def of_shape(
     sizes, lambda name: None, mask_id, formats.FAMILY, shifted
   )
   mapped = np.arange(sizes.vocab_size)
-  return _with_ids(given, published, params, mapped, checkpoint, serving)
+  return _with_ids(name, published, params, mapped, checkpoint, serving)
 
 
 def _with_ids(

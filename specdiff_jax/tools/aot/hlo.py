@@ -2,8 +2,9 @@
 
 XLA's own cost analysis sees the body of a loop once. Here it counts as often as
 the loop turns, where that can be told: a `lax.scan` and a `fori_loop` with
-fixed bounds. Any other loop, as that over the cycles of decoding, counts once.
-Every branch of a conditional counts.
+fixed bounds, or a loop traced in `jax.named_scope('trips_N')`, which says that
+it turns N times at most. Any other loop, as that over the cycles of decoding,
+counts once. Every branch of a conditional counts, unless `walk` is told which.
 
   %body (p: (s32[], f32[8,64])) -> (s32[], f32[8,64]) {
     ...
@@ -14,7 +15,7 @@ Every branch of a conditional counts.
   }
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import math
 import re
@@ -30,9 +31,11 @@ _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'(?:^|\s)([a-z][a-z0-9\-]*)\(')
 _SHAPE = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^{}]*)\})?')
 _CALLED = re.compile(
-  r'\b(?:calls|body|true_computation|false_computation|to_apply'
-  r'|branch_computations|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)'
+  r'\b(?:calls|condition|body|true_computation|false_computation|to_apply'
+  r'|branch_computations|called_computations)'
+  r'=\{?((?:%?[\w.\-]++(?!=)(?:, )?)+)'
 )
+_TRIPS = re.compile(r'\btrips_(\d+)\b')  # of the innermost loop's own name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +47,14 @@ class Shape:
   layout: str = ''  # '1,0:T(8,128)'
 
   @property
+  def elements(self) -> int:
+    """How many numbers it has."""
+    return math.prod(self.dims)
+
+  @property
   def nbytes(self) -> int:
     """Bytes of its numbers."""
-    return math.prod(self.dims) * self._bits // 8
+    return self.elements * self.bits // 8
 
   @property
   def padded(self) -> int:
@@ -59,7 +67,7 @@ class Shape:
     for i, part in enumerate(reversed(tile.group(1).split(','))):
       if i < len(sizes):
         sizes[i] = -(-sizes[i] // int(part)) * int(part)
-    return math.prod(sizes) * self._bits // 8
+    return math.prod(sizes) * self.bits // 8
 
   @property
   def in_main_memory(self) -> bool:
@@ -67,7 +75,8 @@ class Shape:
     return not re.search(r'S\([1-9]', self.layout)
 
   @property
-  def _bits(self) -> int:
+  def bits(self) -> int:
+    """Of each number."""
     return _BITS.get(self.dtype) or int(re.findall(r'\d+', self.dtype)[0])
 
   def __str__(self) -> str:
@@ -104,7 +113,7 @@ class Instruction:
     return found.group(1) if found else ''
 
   def calls(self) -> list[str]:
-    """Returns the computations that it runs, a condition aside."""
+    """Returns the computations that it runs."""
     if self.opcode.endswith(('-done', '-update')):
       return []  # they name those of their start
     return [
@@ -169,21 +178,34 @@ def root_of(computation: Computation) -> Instruction | None:
   return next((i for i in computation.values() if i.root), None)
 
 
+Taken = Callable[[Instruction, str], Sequence[str]]
+
+
 def walk(
-  computations: Computations, name: str, times: int = 1, fused: bool = False
-) -> Iterator[tuple[Instruction, Computation, int, bool]]:
-  """Yields (instruction, its computation, how often it runs, is it fused)."""
+  computations: Computations,
+  name: str,
+  times: int = 1,
+  fused: bool = False,
+  taken: Taken | None = None,
+) -> Iterator[tuple[Instruction, str, int, bool]]:
+  """Yields (instruction, its computation, how often it runs, is it fused).
+
+  taken: (conditional, its computation) -> the branches that count.
+  """
   inside = computations.get(name, {})
   for one in inside.values():
-    yield one, inside, times, fused
+    yield one, name, times, fused
     if one.collective or one.opcode.startswith('reduce'):
       continue  # what it calls combines two numbers
     turns = 1
     if one.opcode == 'while':
       turns = trip_count(one, inside, computations)
-    apart = one.opcode in ('while', 'conditional', 'call')
-    for called in one.calls():
-      yield from walk(computations, called, times * turns, fused or not apart)
+    apart = one.opcode in ('while', 'conditional', 'call', 'async-start')
+    chosen = taken if one.opcode == 'conditional' else None
+    for called in chosen(one, name) if chosen else one.calls():
+      yield from walk(
+        computations, called, times * turns, fused or not apart, taken
+      )
 
 
 def trip_count(
@@ -191,6 +213,7 @@ def trip_count(
 ) -> int:
   """Returns how often a `while` turns: 1 where that cannot be told."""
   told = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest)
+  told = told or _TRIPS.search(loop.label.rpartition('while/body')[2])
   if told:
     return int(told.group(1))
   condition = computations.get(loop.attribute('condition'), {})

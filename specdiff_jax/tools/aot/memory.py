@@ -30,6 +30,7 @@ class Outcome:
     costs: what it does; None if it does not fit.
     allocations: the compiler's own list of what is largest, if it does not.
     seconds: of compiling.
+    cpu_seconds: of all its threads.
   """
 
   fits: bool
@@ -39,11 +40,16 @@ class Outcome:
   costs: hlo_costs.Costs | None
   allocations: str
   seconds: float
+  cpu_seconds: float = 0.0
 
 
-def compiled(lowered: jax.stages.Lowered, limit: int) -> Outcome:
+def compiled(
+  lowered: jax.stages.Lowered,
+  limit: int,
+  names: hlo_costs.Names | None = None,
+) -> Outcome:
   """Compiles a program; to exceed the memory is an outcome, not an error."""
-  start = time.monotonic()
+  start, cpu = time.monotonic(), time.process_time()
   try:
     program = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -60,14 +66,14 @@ def compiled(lowered: jax.stages.Lowered, limit: int) -> Outcome:
       allocations=largest(text),
       seconds=time.monotonic() - start,
     )
-  seconds = time.monotonic() - start
+  seconds, cpu = time.monotonic() - start, time.process_time() - cpu
   memory: Any = program.memory_analysis()
   parts = parts_of(memory)
   peak = memory.peak_memory_in_bytes or sum(parts.values()) - parts['code']
   peak += parts['code']
-  costs = hlo_costs.read(program.as_text() or '')
+  costs = hlo_costs.read(program.as_text() or '', names)
   return Outcome(
-    not limit or peak <= limit, peak, limit, parts, costs, '', seconds
+    not limit or peak <= limit, peak, limit, parts, costs, '', seconds, cpu
   )
 
 
@@ -110,8 +116,8 @@ def advice(held: Mapping[str, int], outcome: Outcome) -> list[str]:
     'config.max_new_tokens, or use more devices',
     'batch': 'lower config.batch',
     'temporaries': 'lower config.batch, config.windows or config.tokens, or '
-    'set config.vocab_block (train); lower config.batch, config.drafts or '
-    'config.budget (decode)',
+    'set config.vocab_block (train); lower config.batch, config.drafts, '
+    'config.budget or config.prompt_buckets (decode, prefill)',
   }
   sizes = {**held, 'temporaries': outcome.peak - sum(held.values())}
   order = sorted(sizes, key=lambda name: -sizes[name])

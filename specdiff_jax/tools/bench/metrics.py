@@ -39,6 +39,15 @@ class Row:
   costs: costs_lib.Costs | None = None  # if they were measured
 
 
+@dataclasses.dataclass(frozen=True)
+class Rival:
+  """Another program on the same prompts, or why it is missing."""
+
+  name: str
+  version: str  # or how to get it
+  tokens_per_s: float | None = None  # median over rounds, prefill excluded
+
+
 def row(
   system: str,
   measured: timing.Measurement,

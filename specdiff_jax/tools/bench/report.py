@@ -58,6 +58,22 @@ def curves(rows: Sequence[metrics.Row]) -> tables.Table | None:
   )
 
 
+def rivals(
+  found: Sequence[metrics.Rival], ar: float, rows: Sequence[metrics.Row]
+) -> tables.Table | None:
+  """Returns other programs beside plain decoding and the fastest system."""
+  best = max(row.tokens_per_s for row in rows)
+  lines = []
+  for one in found:
+    cells = ('-', '-', '-')
+    if speed := one.tokens_per_s:
+      cells = (f'{speed:.1f}', f'{ar / speed:.2f}x', f'{best / speed:.2f}x')
+    lines.append((one.name, one.version, *cells))
+  names = 'rival', 'version', 'tokens/s', 'ar over it', 'best over it'
+  title = 'other programs, greedy'
+  return tables.Table(names, lines, title, words=2) if lines else None
+
+
 def costs(rows: Sequence[metrics.Row]) -> tables.Table | None:
   """Returns what the cycles cost; None if it was not measured."""
   lines = [

@@ -28,7 +28,9 @@ class BenchResult:
   fastest_ar_tokens_per_s: float  # plain AR in any dtype
   fastest_ar_dtype: str
   ar_rows_unlike_reference: int  # bits may differ between shapes
-  rival_tokens_per_s: float | None = None  # transformers', where it was timed
+  # transformers' in `dtype`, where it was timed
+  rival_tokens_per_s: float | None = None
+  rivals: Sequence[metrics.Rival] = ()
 
   @property
   def passed(self) -> bool:
@@ -45,7 +47,9 @@ class BenchResult:
   def tables(self) -> list[tables.Table]:
     """Returns the main table, the acceptance curves, the costs of a cycle."""
     found = report.table, report.curves, report.costs
-    return [table for make in found if (table := make(self.rows)) is not None]
+    made = [make(self.rows) for make in found]
+    made.append(report.rivals(self.rivals, self.ar_tokens_per_s, self.rows))
+    return [table for table in made if table is not None]
 
   def legend(self) -> str:
     """Returns what the columns of the tables mean."""
@@ -79,6 +83,11 @@ class BenchResult:
       'systems': [_system(row) for row in self.rows],
       'settings': dict(self.settings),
       **rival,
+      **(
+        {'rivals': list(map(dataclasses.asdict, self.rivals))}
+        if self.rivals
+        else {}
+      ),
       'rounds': self.rounds,
       'fastest_ar_dtype': self.fastest_ar_dtype,
       'ar_rows_unlike_reference': self.ar_rows_unlike_reference,

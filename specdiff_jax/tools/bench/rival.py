@@ -1,14 +1,18 @@
-"""A rival on the same machine: Hugging Face transformers' greedy `generate`.
+"""Rivals on the same machine: what people use in place of this.
 
-Optional: needs the extra [rival] (torch, transformers). It decodes with the
-very same weights, one prompt at a time, so that `bench --rival` can say how
-fast our plain decoding is beside a well-known one.
+Optional: `transformers` needs the extra [rival] (torch, transformers),
+`llama_cpp` llama-cpp-python and a verifier that is a GGUF file. They decode
+with the very same weights, one prompt at a time and greedily, plainly and with
+prompt lookup.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
+import importlib.metadata
+import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +23,17 @@ from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.models import int8
+from specdiff_jax.models import transformer
+from specdiff_jax.models import transformer_layer
+
+# Tokens that prompt lookup copies at most.
+_COPIED = {'transformers': 4, 'llama_cpp': 2}
+_GET = {
+  'transformers': "pip install 'specdiff_jax[rival]'",
+  'llama_cpp': 'pip install llama-cpp-python',
+}
+_PACKAGE = {'transformers': 'transformers', 'llama_cpp': 'llama_cpp_python'}
+NAMES = tuple(_GET)
 
 
 def to_transformers(config, params: dict[str, Any]) -> Any:
@@ -28,15 +43,8 @@ def to_transformers(config, params: dict[str, Any]) -> Any:
   jax) arrays, float32 or bfloat16, unrolled layers, of any family that
   `hf.families` can write; InputError otherwise.
   """
-  try:
-    import torch
-    import transformers
-  except ImportError as error:
-    raise errors.InputError(
-      f'The rival is not installed ({error}). Install torch and '
-      "transformers (pip install 'specdiff_jax[rival]'), or leave out "
-      '--rival.'
-    ) from error
+  import torch
+  import transformers
 
   try:
     from transformers import initialization  # of version 5
@@ -67,13 +75,25 @@ def _to_torch(torch, array):
   return torch.from_numpy(array)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Transformers:
-  """`generate` in the form that `timing.interleave` runs."""
+class Run(NamedTuple):
+  """One prompt's completion."""
 
-  model: Any
+  tokens: Sequence[int]
+  at_once: int  # of them, from the pass that read the prompt
+  prefill: float  # seconds of that pass
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rival:
+  """Another program, in the form that `timing.interleave` runs.
+
+  Attributes:
+    run: takes a prompt and the number of new tokens.
+    max_new_tokens: of each prompt.
+  """
+
+  run: Callable[[Sequence[int], int], Run]
   max_new_tokens: int
-  end_ids: tuple[int, ...]
 
   def decode(
     self,
@@ -81,54 +101,169 @@ class Transformers:
     *,
     clock: request_lib.Clock | None = None,
   ) -> list[request_lib.Completion]:
-    """Decodes greedily, a prompt at a time; prefill is timed by itself."""
+    """Decodes greedily, a prompt at a time."""
     clock = clock or request_lib.Clock()
     done = []
     for request in requests:
       begin = time.perf_counter()
-      self._run(request.prompt, 1)
-      prefill = time.perf_counter() - begin
-      begin = time.perf_counter()
-      tokens = self._run(request.prompt, self.max_new_tokens)
+      tokens, at_once, prefill = self.run(request.prompt, self.max_new_tokens)
       clock.prefill += prefill
       clock.decode += time.perf_counter() - begin - prefill
-      count = len(tokens) - 1
+      count = len(tokens) - at_once
       done.append(
         request_lib.Completion(
-          request.number, tokens, count, count, np.array([count])
+          request.number,
+          np.asarray(tokens, np.int32),
+          count,
+          count,
+          np.array([count]),
         )
       )
     return done
 
-  def calibrated(
-    self, requests: Sequence[request_lib.Request]
-  ) -> 'Transformers':
+  def calibrated(self, requests: Sequence[request_lib.Request]) -> 'Rival':
     """Returns itself: it has nothing to choose."""
     del requests
     return self
 
   def warm_up(self, requests: Sequence[request_lib.Request]) -> None:
     """Runs once: the first call allocates."""
-    self._run(requests[0].prompt, 2)
+    self.run(requests[0].prompt, 2)
 
-  def _run(self, prompt, new_tokens: int) -> np.ndarray:
-    import torch
 
+def check(names: Sequence[str]) -> None:
+  """Raises InputError unless all are known."""
+  if unknown := [name for name in names if name not in NAMES]:
+    raise errors.InputError(
+      f'there is no rival {unknown[0]!r}; give one of {", ".join(NAMES)}.'
+    )
+
+
+def rivals(
+  name: str, checkpoint: weights.Checkpoint, file: str, tokens: int, room: int
+) -> tuple[dict[str, Rival], str]:
+  """Returns the ways that a rival decodes in, by name, and its version.
+
+  Args:
+    name: one of NAMES.
+    checkpoint: the verifier.
+    file: the GGUF file that it came from; '' if it did not.
+    tokens: new ones of each prompt.
+    room: tokens of the longest prompt and completion.
+
+  Raises:
+    InputError: it is not installed, or cannot read the verifier.
+  """
+  try:
+    version = importlib.metadata.version(_PACKAGE[name])
+    if name == 'transformers':
+      runs = _transformers(checkpoint)
+    else:
+      runs = _llama_cpp(file, room, checkpoint.tokenizer.end_ids)
+  except importlib.metadata.PackageNotFoundError:
+    raise errors.InputError(f'{name} is not installed: {_GET[name]}') from None
+  except ImportError as error:
+    raise errors.InputError(
+      f'{name} cannot be imported ({error}): {_GET[name]}'
+    ) from error
+  return {key: Rival(run, tokens) for key, run in runs.items()}, version
+
+
+def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
+  import torch
+
+  params = int8.widen(checkpoint.params)
+  if checkpoint.config.scan_layers:
+    params = transformer.unrolled(checkpoint.config, params)
+  params = transformer_layer.parted(checkpoint.config, params)
+  model = to_transformers(checkpoint.config, params)
+  others = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}
+  other = others[model.dtype]
+  models = model, to_transformers(checkpoint.config, params).to(other)
+  end_ids = list(checkpoint.tokenizer.end_ids) or None
+
+  def run(model, copied, prompt, new_tokens: int):
     ids = torch.tensor([list(prompt)])
+    watch = _Watch()
     with torch.inference_mode():
-      out = self.model.generate(
+      out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=new_tokens,
         do_sample=False,
-        eos_token_id=list(self.end_ids) or None,
+        eos_token_id=end_ids,
         pad_token_id=0,
+        prompt_lookup_num_tokens=copied,
+        streamer=watch,
       )
-    return out[0, len(prompt) :].numpy().astype(np.int32)
+    # Its first piece is the prompt.
+    (start, _), (end, at_once) = watch.pieces[:2]
+    return Run(out[0, len(prompt) :].tolist(), at_once, end - start)
+
+  return {
+    f'transformers {str(one.dtype).split(".")[1]}{text}': functools.partial(
+      run, one, copied
+    )
+    for one in models
+    for text, copied in (('', None), (' lookup', _COPIED['transformers']))
+  }
 
 
-def system(checkpoint: weights.Checkpoint, max_new_tokens: int) -> Transformers:
-  """Returns the rival with the weights of `checkpoint`."""
-  params = int8.widen(checkpoint.params)
-  model = to_transformers(checkpoint.config, params)
-  return Transformers(model, max_new_tokens, checkpoint.tokenizer.end_ids)
+class _Watch:
+  """What `generate` streams to: when a piece came, and its tokens."""
+
+  def __init__(self):
+    self.pieces: list[tuple[float, int]] = []
+
+  def put(self, value: Any) -> None:
+    self.pieces.append((time.perf_counter(), value.numel()))
+
+  def end(self) -> None:
+    pass
+
+
+def _llama_cpp(
+  file: str, room: int, end_ids: Sequence[int]
+) -> Mapping[str, Callable]:
+  import llama_cpp  # pyright: ignore[reportMissingImports]
+  from llama_cpp import llama_speculative  # pyright: ignore[reportMissingImports]
+
+  if not file:
+    raise errors.InputError(
+      'llama_cpp reads GGUF files, and the verifier is none, or has an adapter: '
+      'give a .gguf file.'
+    )
+
+  def run(model, prompt, new_tokens: int):
+    model.reset()  # else it keeps what two prompts have in common
+    found, begin, prefill = [], time.perf_counter(), 0.0
+    for token in model.generate(list(prompt), temp=0.0):
+      prefill = prefill or time.perf_counter() - begin
+      found.append(token)
+      if len(found) == new_tokens or token in end_ids:
+        break
+    return Run(found, 1, prefill)
+
+  def model(**lookup):
+    cores = os.cpu_count()
+    try:
+      return llama_cpp.Llama(
+        file,
+        n_ctx=room,
+        n_threads=cores,
+        n_threads_batch=cores,
+        verbose=False,
+        **lookup,
+      )
+    except ValueError as error:
+      raise errors.InputError(f'llama_cpp cannot load it: {error}') from error
+
+  lookup = llama_speculative.LlamaPromptLookupDecoding(
+    num_pred_tokens=_COPIED['llama_cpp']
+  )
+  return {
+    'llama_cpp': functools.partial(run, model()),
+    'llama_cpp lookup': functools.partial(
+      run, model(draft_model=lookup, logits_all=True)
+    ),
+  }

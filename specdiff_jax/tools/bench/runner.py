@@ -1,10 +1,13 @@
 """Runs a bench: systems in turns over the same prompts, after a warm-up."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
+from specdiff_jax.checkpoints import fetch
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import compilations
+from specdiff_jax.core import errors
 from specdiff_jax.core import reporting
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import request as request_lib
@@ -18,8 +21,6 @@ from specdiff_jax.tools.bench import result
 from specdiff_jax.tools.bench import rival as rival_lib
 from specdiff_jax.tools.bench import timing
 
-_RIVAL = 'transformers'
-
 
 def run(
   config: recipe_lib.Recipe,
@@ -29,7 +30,7 @@ def run(
   rounds: int | None = None,
   *,
   costs: bool = False,
-  rival: bool = False,
+  rivals: Sequence[str] = (),
   report: reporting.Reporter = reporting.SILENT,
   on_warm: Callable[[session_lib.Session, request_lib.Request], None]
   | None = None,
@@ -43,19 +44,18 @@ def run(
     names: systems; by default those of the config.
     rounds: interleaved repetitions; by default those of the config.
     costs: whether the parts of each cycle are timed alone too.
-    rival: whether transformers' `generate` is timed too.
+    rivals: some of `rival.NAMES`, timed too; greedy, whatever the recipe says.
     report: shows bars.
     on_warm: called with the last system and the first request before timing.
   """
+  rival_lib.check(rivals)
   plan = plan_lib.planned(config, checkpoint, names, rounds)
   requests = decoding.requests(config, checkpoint, prompts)
   batches = decoding.batches(config, requests)
   compilations.count()  # starts counting
 
   systems: dict[str, Any] = plan.systems()
-  if rival:
-    most = systems['ar'].settings.max_new_tokens
-    systems[_RIVAL] = rival_lib.system(checkpoint, most)
+  others = _rivals(config, checkpoint, rivals, requests, systems)
   with report.progress('compiling') as show:
     for number, (name, system) in enumerate(systems.items()):
       show(number, len(systems), name)
@@ -110,8 +110,39 @@ def run(
     ar_rows_unlike_reference=max(
       metrics.unlike(plain, references[name]) for name in plan.names
     ),
-    rival_tokens_per_s=speeds.get(_RIVAL),
+    rival_tokens_per_s=speeds.get(f'transformers {plan.dtype}'),
+    rivals=[
+      dataclasses.replace(one, tokens_per_s=speeds.get(one.name))
+      for one in others
+    ],
   )
+
+
+def _rivals(
+  config: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  names: Sequence[str],
+  requests: Sequence[request_lib.Request],
+  systems: dict[str, Any],
+) -> list[metrics.Rival]:
+  """Adds rivals to the systems; returns what is reported of each."""
+  tokens, model = systems['ar'].settings.max_new_tokens, config.model
+  file = model.verifier if model.verifier.endswith('.gguf') else ''
+  if model.verifier == 'quickstart':
+    file = fetch.quickstart_file(model.cache_dir)
+  if model.adapter:  # a file of merged weights there is none
+    file = ''
+  room = max(len(request.prompt) for request in requests) + tokens + 64
+  found = []
+  for name in names:
+    try:
+      ways, version = rival_lib.rivals(name, checkpoint, file, tokens, room)
+    except errors.InputError as error:  # the others are still compared
+      found.append(metrics.Rival(name, str(error)))
+      continue
+    systems.update(ways)
+    found += [metrics.Rival(way, version) for way in ways]
+  return found
 
 
 def _costs(

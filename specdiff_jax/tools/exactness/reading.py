@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.decoding import prefill as prefill_lib
 
 _NEAR = 10.0  # nats behind the best: less likely tokens do not come into play
 
@@ -56,6 +57,7 @@ def branch(token: jax.Array, slots: int) -> tuple[types.DraftTree, jax.Array]:
   tree = tree.replace(
     parent=jnp.where(below, 0, tree.parent),
     depth=jnp.where(below, jnp.minimum(slot, 1), tree.depth - gap),
+    ancestors=None,
   )
   path = jnp.where(jnp.arange(depth + 1) == 0, 0, jnp.arange(depth + 1) + gap)
   return tree, jnp.broadcast_to(path, token.shape)
@@ -89,7 +91,7 @@ def read(verifier, bucket, ways, params, tokens, prompt, length, at):
     tree, path = branch(jnp.take_along_axis(tokens, place, axis=1), width)
     logits, cache, _ = verifier.score(params, cache, tree, start + 1, ())
     verdict = types.Verdict(path, path[:, -1], path[:, -1])
-    cache = verifier.commit(cache, verdict, start, chain=False)
+    cache = verifier.commit(cache, tree, verdict, start + 1, chain=False)
     return jnp.take_along_axis(logits, path[..., None], axis=1), cache
 
   def step(cache, start):
@@ -121,15 +123,14 @@ def read(verifier, bucket, ways, params, tokens, prompt, length, at):
 
   def prefill(width):
     asked = types.Prompt(tokens[:, :bucket], prompt)
-    return verifier.prefill(params, asked, tokens.shape[1] + width, ())
+    cache = verifier.empty(tokens.shape[0], tokens.shape[1] + width)
+    return prefill_lib.read(verifier, params, asked, cache)
 
-  begun = [prefill(width) for width in ways[:2]]
-  (one, *_), (other, *_) = begun
-  caches = tuple(cache for _, cache, _ in begun)
+  (one, cache), (other, wide) = (prefill(width) for width in ways[:2])
   batch, vocab = one.shape[0], one.shape[-1]
   carry = look(
     one, other, prompt[:, None], jnp.zeros(batch), jnp.zeros((batch, vocab))
   )
   chunks = jnp.max(-(-(length - prompt) // size))
-  _, moved, found = lax.fori_loop(0, chunks, chunk, (caches, *carry))
+  _, moved, found = lax.fori_loop(0, chunks, chunk, ((cache, wide), *carry))
   return moved, found

@@ -113,7 +113,7 @@ def continued(n_layers=None):
 @functools.cache
 def compiled(drafter):
   return (
-    jax.jit(lambda context: drafter.init(own_params(), context, None)),
+    jax.jit(lambda context: drafter.init(own_params(), context)),
     jax.jit(
       lambda state, context: drafter.draft(
         own_params(), state, context, law(), noise(), GAMMA + 1
@@ -214,7 +214,7 @@ def test_log_q_is_the_law_of_each_step():
 
   @jax.jit
   def run(seed):
-    state = drafter.init(own_params(), seen, None)
+    state = drafter.init(own_params(), seen)
     keys = sampling_lib.request_noise(seed, jnp.array([4, 9]))
     return drafter.draft(own_params(), state, seen, law(0.7), keys, 5)[0]
 
@@ -251,7 +251,7 @@ def test_modes(mode):
 
   @jax.jit
   def run(sampling):
-    state = drafter.init(own_params(), seen, None)
+    state = drafter.init(own_params(), seen)
     return drafter.draft(own_params(), state, seen, sampling, noise(), 5)[0]
 
   greedy = continued()(tokens, length)
@@ -272,7 +272,7 @@ def test_modes(mode):
 def test_a_shorter_bucket_is_the_beginning():
   drafter = autoregressive.Autoregressive(CONFIG, GAMMA)
   seen = context(texts(), np.array([7, 3]))
-  state = drafter.init(own_params(), seen, None)
+  state = drafter.init(own_params(), seen)
   tree, _ = drafter.draft(own_params(), state, seen, law(), noise(), 3)
   whole = continued()(texts(), np.array([7, 3]))
   np.testing.assert_array_equal(tree.token, whole[:, :3])

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import prefilled
 import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
@@ -106,7 +107,8 @@ def started(one, length):
   features = jnp.asarray(FEATURES)
   known = jnp.arange(ROOM) < jnp.asarray(length)[:, None] - 1
   features = jnp.where(known[..., None, None], features, 77.0)
-  return jax.jit(one.init)(params(CONFIG, 4), context(length), features)
+  begun = jax.jit(prefilled.prefilled, static_argnums=0)
+  return begun(one, params(CONFIG, 4), context(length), features)
 
 
 def observed(one, state, length, count):

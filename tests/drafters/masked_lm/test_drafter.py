@@ -74,7 +74,7 @@ def law():
 def drafted(one, lengths):
   """Returns log_q [B, G, V] of drafts after texts of growing lengths."""
   noise = sampling_lib.request_noise(0, jnp.arange(2))
-  init = jax.jit(lambda p, c: one.init(p, c, None))
+  init = jax.jit(lambda p, c: one.init(p, c))
   draft = jax.jit(
     lambda p, s, c: one.draft(p, s, c, law(), noise, one.buckets[0])
   )
@@ -165,7 +165,7 @@ def test_arms_of_other_lengths_share_a_state():
   @jax.jit
   def run(p):
     noise = sampling_lib.request_noise(0, jnp.arange(2))
-    state = large.init(p, context([20, 30]), None)
+    state = large.init(p, context([20, 30]))
     for length in ([20, 30], [27, 37]):  # the large one accepted all
       _, state = large.draft(p, state, context(length), law(), noise, 7)
     tree, after = small.draft(p, state, context([34, 44]), law(), noise, 3)
@@ -214,4 +214,4 @@ def test_later_passes_see_what_was_decided():
 def test_a_text_longer_than_the_drafter_knows_is_refused():
   one = drafter(gamma=41)  # of 160 tokens, with 200 positions
   with pytest.raises(errors.InputError, match='201 positions, .* for 200'):
-    one.init(params(), context([3, 3]), None)
+    one.init(params(), context([3, 3]))

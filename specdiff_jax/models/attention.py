@@ -1,0 +1,205 @@
+"""Attention: parts of one softmax over keys that lie apart, and their sum.
+
+A part is what queries get of some keys: weights that are not normalised yet,
+their sum, and the largest score. Parts of the same queries are merged by it
+(log-sum-exp), so that keys need not lie in one array: a drafter's block beside
+the KV cache of the text, branches beside the prefix that they share. Within a
+part keys are read whole (`dense`), or chunk by chunk (`chunked`):
+
+  scores of a chunk -> larger of the tops -> both sums faded to it -> added
+
+so that no scores are written to memory, and chunks past the longest row are not
+read. A chunk of which a query sees nothing changes no bit of its result.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from specdiff_jax.models import cache as cache_lib
+
+FORMS = ('dense', 'chunked')
+_MASKED = -1e30  # finite, so that a query that sees nothing yields no NaN
+
+
+class Part(NamedTuple):
+  """What queries [B, Hkv, .., Dh] get of some keys."""
+
+  out: jax.Array  # [B, Hkv, .., Dh] float32 sum of weights times values
+  total: jax.Array  # [B, Hkv, ..] sum of weights
+  top: jax.Array  # [B, Hkv, ..] the score of weight 1
+
+
+class Span(NamedTuple):
+  """Which slots any query sees: from the first to before the last."""
+
+  first: jax.Array  # [] int32
+  last: jax.Array  # [] int32
+
+
+def span(mask: jax.Array) -> Span:
+  """Returns the span of mask [B, M, S]."""
+  seen, size = jnp.any(mask, axis=(0, 1)), mask.shape[-1]
+  first = jnp.argmax(seen).astype(jnp.int32)
+  return Span(first, size - jnp.argmax(seen[::-1]).astype(jnp.int32))
+
+
+def attend(
+  query: jax.Array,
+  layer: cache_lib.Layer,
+  mask: jax.Array,
+  seen: Span | None = None,
+  scale: float = 0.0,
+  form: str = '',
+  own: cache_lib.Layer | None = None,
+) -> jax.Array:
+  """Attends with grouped queries.
+
+  Args:
+    query: [B, M, H, Dh] float32.
+    layer: keys and values of S slots.
+    mask: [B, M, S] bool, True where a query sees a slot; M may be 1.
+    seen: `span(mask)`; None where all is read, as for a gradient.
+    scale: of the scores; 0 for Dh ** -0.5.
+    form: see `part`.
+    own: keys and values of more slots, which every query sees.
+
+  Returns:
+    [B, M, H * Dh] float32.
+  """
+  batch, slots, heads, head_dim = query.shape
+  kv_heads = layer.kv_heads
+  query = query * (scale or head_dim**-0.5)
+  # Query rows of one kv head are stacked [g0m0, g0m1, .., g1m0, ..], so that
+  # each (row, kv head) is one plain matmul.
+  query = query.reshape(batch, slots, kv_heads, -1, head_dim)
+  query = query.transpose(0, 2, 3, 1, 4)
+  parts = [part(query, layer, mask[:, None, None], seen, form)]
+  if own is not None:
+    every = jnp.ones((1, 1, 1, 1, own.slots), bool)
+    parts.append(part(query, own, every))
+  out = merged(*parts).transpose(0, 3, 1, 2, 4)
+  return out.reshape(batch, slots, heads * head_dim)
+
+
+def part(
+  query: jax.Array,
+  layer: cache_lib.Layer,
+  mask: jax.Array,
+  seen: Span | None = None,
+  form: str = '',
+) -> Part:
+  """Returns what queries get of a layer's keys.
+
+  Args:
+    query: [B, Hkv, .., Dh] float32, scaled.
+    layer: keys and values of S slots.
+    mask: broadcasts to [B, Hkv, .., S].
+    seen: slots that any query sees; None reads all of them at once.
+    form: one of FORMS; '' takes chunks on a TPU beyond one of them, on a GPU
+      beyond four, and on a CPU all at once.
+  """
+  if (
+    seen is None
+    or form == 'dense'
+    or (not form and layer.slots <= cache_lib.CHUNK)
+  ):
+    return dense(query, layer, mask)
+  if form:
+    return chunked(query, layer, mask, seen)
+  return lax.platform_dependent(
+    query, layer, mask, seen,
+    cpu=lambda query, layer, mask, seen: dense(query, layer, mask),
+    cuda=_on_gpu, rocm=_on_gpu, default=chunked,
+  )  # fmt: skip
+
+
+def _on_gpu(query, layer, mask, seen):
+  # The host reads how often a loop turns there, unless that is known: without
+  # command buffers over loops it would wait for the device in every layer.
+  del seen
+  if layer.slots <= 4 * cache_lib.CHUNK:
+    return dense(query, layer, mask)
+  return chunked(query, layer, mask, None)
+
+
+def dense(query: jax.Array, layer: cache_lib.Layer, mask: jax.Array) -> Part:
+  """Returns the part of all keys, read at once; see `part`."""
+  return _part(query, *layer.whole(), mask)
+
+
+def chunked(
+  query: jax.Array,
+  layer: cache_lib.Layer,
+  mask: jax.Array,
+  seen: Span | None,
+) -> Part:
+  """Returns the part of all keys, read chunk by chunk; see `part`.
+
+  The last chunk begins earlier where S is no multiple of it, and masks what
+  was read before.
+  """
+  slots = layer.slots
+  size = min(cache_lib.CHUNK, slots)
+  turns = -(-slots // size)
+
+  def turn(number, so_far):
+    first = number * size
+    start = jnp.minimum(first, slots - size)
+    here = lax.dynamic_slice_in_dim(mask, start, size, axis=-1)
+    here = here & (start + jnp.arange(size) >= first)
+    return added(so_far, _part(query, *layer.part(start, size), here))
+
+  nothing = Part(
+    jnp.zeros(query.shape, jnp.float32),
+    jnp.zeros(query.shape[:-1], jnp.float32),
+    jnp.full(query.shape[:-1], _MASKED, jnp.float32),
+  )
+  first, last = (0, turns)
+  if seen is not None:
+    first, last = seen.first // size, -(-seen.last // size)
+  with jax.named_scope(f'trips_{turns}'):  # at most; `aot` counts them
+    return lax.fori_loop(first, last, turn, nothing)
+
+
+def added(one: Part, other: Part) -> Part:
+  """Returns the part of both parts' keys."""
+  top = jnp.maximum(one.top, other.top)
+  fade, other_fade = jnp.exp(one.top - top), jnp.exp(other.top - top)
+  return Part(
+    one.out * fade[..., None] + other.out * other_fade[..., None],
+    one.total * fade + other.total * other_fade,
+    top,
+  )
+
+
+def merged(*parts: Part) -> jax.Array:
+  """Returns the weighted values [B, Hkv, .., Dh] of the keys of all parts."""
+  whole = parts[0]
+  for one in parts[1:]:
+    whole = added(whole, one)
+  return whole.out / whole.total[..., None]
+
+
+def _part(query, key, value, mask) -> Part:
+  """Returns the part of keys and values [B, Hkv, S, Dh]."""
+  rows = query.shape[:-1]
+  flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
+  scores = jnp.einsum(
+    'bkqd,bksd->bkqs',
+    flat.astype(key.dtype),
+    key,
+    preferred_element_type=jnp.float32,
+  ).reshape(*rows, -1)
+  scores = jnp.where(mask, scores, _MASKED)
+  top = lax.stop_gradient(scores.max(-1))
+  weights = jnp.exp(scores - top[..., None])
+  out = jnp.einsum(
+    'bkqs,bksd->bkqd',
+    weights.reshape(*flat.shape[:3], -1).astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
+  ).reshape(query.shape)
+  return Part(out, weights.sum(-1), top)

@@ -1,0 +1,73 @@
+"""Prompts and caches that are read chunk by chunk: the same contract."""
+
+import dataclasses
+
+import contract_systems as systems
+import jax
+import pytest
+
+from specdiff_jax.decoding import prefill
+from specdiff_jax.models import cache
+from specdiff_jax.testing import contract
+from specdiff_jax.testing import models
+
+SETTINGS = contract.SETTINGS
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+  """The config's `attention` is what tells these programs from others."""
+  monkeypatch.setattr(cache, 'CHUNK', 16)
+  monkeypatch.setattr(prefill, 'CHUNK', 5)
+
+
+def chunked(scan_layers):
+  checkpoint = models.tiny_verifier(scan_layers)
+  config = dataclasses.replace(checkpoint.config, attention='chunked')
+  return dataclasses.replace(checkpoint, config=config)
+
+
+ROWS = (
+  systems.Row('best_first'),
+  systems.Row('tree', scan_layers=True),
+  systems.Row('block_shared_noise'),
+  systems.Row('sps_argmax'),
+  systems.Row('causal_argmax'),
+)
+
+
+def pair(row):
+  """Returns the contract with chunks, and the one without."""
+  params = row.drafter_params(contract.SAMPLED)
+  for checkpoint in (
+    chunked(row.scan_layers),
+    models.tiny_verifier(row.scan_layers),
+  ):
+    yield contract.Contract(row.drafter(), params, checkpoint, row.rule)
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.kind)
+def test_tokens_are_those_of_plain_decoding(row):
+  one, _ = pair(row)
+  for settings in SETTINGS:
+    found = one.decode(settings)
+    one.compare(found, one.plain(settings), str(settings))
+    assert found == systems.plain(settings)
+
+
+@pytest.mark.parametrize('row', (ROWS[0], *ROWS[2:4]), ids=lambda row: row.kind)
+def test_first_drafts_are_the_same(row, monkeypatch):
+  """So what drafters make of a prompt is: a wrong state costs only speed."""
+  trees, others = [], []
+  for one in pair(row):
+    session = one.session(contract.GREEDY)
+    state = session.start(one.requests[: contract.BATCH])
+    slots = one.drafter.buckets[-1]
+    trees.append(contract._first_tree(one.drafter, session, state, slots))
+    # The control: a state that belongs to the prompts in another order.
+    turned = jax.tree.map(lambda x: x[::-1], state.drafter)
+    state = state.replace(drafter=turned)
+    others.append(contract._first_tree(one.drafter, session, state, slots))
+    monkeypatch.setattr(prefill, 'CHUNK', 1024)
+  assert (trees[0].token == trees[1].token).all()
+  assert (others[0].token != trees[1].token).any()
