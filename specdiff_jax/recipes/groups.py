@@ -140,9 +140,10 @@ class Decoding(options_lib.Batch):
   )  # fmt: skip
   attention: str = text(
       '', "how KV caches are read: dense, all slots at once; chunked, as far as "
-      "the longest text, without scores in memory; '': what is fastest on this "
-      'device. Another way may change the last bits', choices=('', 'dense',
-      'chunked'), newer=True,
+      "the longest text, without scores in memory; kernel, by one kernel a layer "
+      "(one GPU; not measured yet); '': what is fastest on this device. Another "
+      'way may change the last bits', choices=('', 'dense', 'chunked', 'kernel'),
+      newer=True,
   )  # fmt: skip
   decode_mesh: tuple[int, ...] = text(
       (1, 1), 'devices for (data, model) that decode together: requests are '
