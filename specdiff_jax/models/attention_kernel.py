@@ -27,8 +27,8 @@ from specdiff_jax.models import cache as cache_lib
 
 ROWS = 16  # of a program: what a matrix unit takes at least
 KEYS = 64  # that are read at once
-MOST_ROWS = 16 * ROWS  # that share a key; a prompt has more
-MOST_PARTS = 32
+MOST_ROWS = 64 * ROWS  # that share a key; of a tree of 64, but not of a prompt
+MOST_PARTS = 4  # of longer caches bytes count, and not kernels
 
 
 def fits(query_rows: int, layer: cache_lib.Layer) -> bool:
@@ -214,8 +214,8 @@ def _program(
   so_far = lax.fori_loop(begin, pl.cdiv(end, many), turn, so_far)
   result = so_far.out
   if sums:
-    for ref, values in zip(sums, so_far[1:], strict=True):
-      ref[row, part, slot, head] = values
+    for ref, sum_of in zip(sums, so_far[1:], strict=True):
+      ref[row, part, slot, head] = sum_of
   else:
     result = attention.merged(so_far).astype(out.dtype)
   out[row, part, slot[:, None], head[:, None], depth] = result

@@ -121,9 +121,10 @@ def test_it_is_one_kernel():
 
 
 def test_what_it_does_not_take():
-  layer = cache.Layer(*2 * (jnp.zeros((1, 1, 64, 8)),))
-  assert attention_kernel.fits(256, layer)
-  assert not attention_kernel.fits(257, layer)
-  assert not attention_kernel.fits(
-    1, cache.Layer(*2 * (jnp.zeros((1, 1, 16 * 33, 8)),))
+  """A prompt's tokens, and a cache whose bytes count more than kernels."""
+  short, long = (
+    cache.Layer(*2 * (jnp.zeros((1, 1, slots, 8)),)) for slots in (64, 80)
   )
+  assert attention_kernel.fits(1024, short)
+  assert not attention_kernel.fits(1025, short)
+  assert not attention_kernel.fits(1, long)
