@@ -86,12 +86,7 @@ def rms_norm(
   The result is scaled by `offset + scale` (Gemma: 1 + w), or not at all.
   """
   x = x.astype(jnp.float32)
-  total = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-  if total.size == 1:
-    # A single row is normed by the kernel that reads it, on a GPU: if it does
-    # not also have to add x up once more, out of all layers before.
-    x, total = lax.optimization_barrier((x, total))
-  y = x * lax.rsqrt(total / x.shape[-1] + eps)
+  y = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
   if scale is None:
     return y
   scale = scale.astype(jnp.float32)

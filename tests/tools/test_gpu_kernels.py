@@ -11,8 +11,8 @@ import pytest
 # Of three layers, at 1 and at 5 tokens a cycle, and with a drafter's. Lower them
 # where a program has fewer.
 MOST = {
-  '': {'ar': 67, 'lookup': 75, 'specdiff': 141},
-  '--kernel': {'ar': 51, 'specdiff': 104, 'specdiff2': 120},
+  '': {'ar': 69, 'lookup': 75, 'specdiff': 141},
+  '--kernel': {'specdiff': 104, 'specdiff2': 120},
 }
 
 
