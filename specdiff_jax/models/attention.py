@@ -9,7 +9,8 @@ part keys are read whole (`dense`), or chunk by chunk (`chunked`):
   scores of a chunk -> larger of the tops -> both sums faded to it -> added
 
 so that no scores are written to memory, and chunks past the longest row are not
-read. A chunk of which a query sees nothing changes no bit of its result.
+read. A chunk of which a query sees nothing changes no bit of its result. A third
+form, `attention_kernel`, is one kernel with all that stands around it.
 """
 
 from typing import NamedTuple
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from specdiff_jax.models import cache as cache_lib
 
 FORMS = ('dense', 'chunked')
-_MASKED = -1e30  # finite, so that a query that sees nothing yields no NaN
+MASKED = -1e30  # finite, so that a query that sees nothing yields no NaN
 
 
 class Part(NamedTuple):
@@ -98,17 +99,15 @@ def part(
     layer: keys and values of S slots.
     mask: broadcasts to [B, Hkv, .., S].
     seen: slots that any query sees; None reads all of them at once.
-    form: one of FORMS; '' takes chunks on a TPU beyond one of them, on a GPU
+    form: one of FORMS; else chunks on a TPU beyond one of them, on a GPU
       beyond four, and on a CPU all at once.
   """
-  if (
-    seen is None
-    or form == 'dense'
-    or (not form and layer.slots <= cache_lib.CHUNK)
-  ):
+  if seen is None or form == 'dense':
     return dense(query, layer, mask)
-  if form:
+  if form == 'chunked':
     return chunked(query, layer, mask, seen)
+  if layer.slots <= cache_lib.CHUNK:
+    return dense(query, layer, mask)
   return lax.platform_dependent(
     query, layer, mask, seen,
     cpu=lambda query, layer, mask, seen: dense(query, layer, mask),
@@ -155,7 +154,7 @@ def chunked(
   nothing = Part(
     jnp.zeros(query.shape, jnp.float32),
     jnp.zeros(query.shape[:-1], jnp.float32),
-    jnp.full(query.shape[:-1], _MASKED, jnp.float32),
+    jnp.full(query.shape[:-1], MASKED, jnp.float32),
   )
   first, last = (0, turns)
   if seen is not None:
@@ -193,7 +192,7 @@ def _part(query, key, value, mask) -> Part:
     key,
     preferred_element_type=jnp.float32,
   ).reshape(*rows, -1)
-  scores = jnp.where(mask, scores, _MASKED)
+  scores = jnp.where(mask, scores, MASKED)
   top = lax.stop_gradient(scores.max(-1))
   weights = jnp.exp(scores - top[..., None])
   out = jnp.einsum(

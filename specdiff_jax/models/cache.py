@@ -114,6 +114,19 @@ class Cache:
     """The dtype of keys and values."""
     return jax.tree.leaves(self.layers)[0].dtype
 
+  def layer(self, index: int) -> Layer:
+    """Returns what a layer sees of it."""
+    if self.stacked:
+      return Layer(*self.layers, index=jnp.int32(index))
+    return Layer(*self.layers[index])
+
+  def updated(self, index: int, layer: Layer) -> 'Cache':
+    """Returns the cache after a layer has written into it."""
+    if self.stacked:
+      return Cache(layer.pair)
+    before, behind = self.layers[:index], self.layers[index + 1 :]
+    return Cache((*before, layer.pair, *behind))
+
   def first(self, count: int) -> 'Cache':
     """Returns the cache of the first layers, unrolled."""
     if self.stacked:
@@ -161,7 +174,9 @@ class Cache:
     return jax.tree.map(cut, self)
 
 
-def empty(config: Any, batch: int, slots: int, dtype: Any) -> Cache:
+def empty(
+  config: Any, batch: int, slots: int, dtype: Any, stacked: bool = False
+) -> Cache:
   """Returns a zeroed cache of `slots` for each of `batch` rows.
 
   Args:
@@ -169,9 +184,10 @@ def empty(config: Any, batch: int, slots: int, dtype: Any) -> Cache:
     batch: B.
     slots: S.
     dtype: of keys and values.
+    stacked: whether layers share a pair, as scanned ones do.
   """
   shape = (batch, config.kv_heads, slots, config.head_dim)
-  if config.scan_layers:
+  if stacked or config.scan_layers:
     shape = (config.layers,) + shape
     return Cache((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
   return Cache(
