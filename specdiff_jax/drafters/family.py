@@ -143,11 +143,16 @@ class Family:
 
 @flax.struct.dataclass
 class DrafterParams:
-  """What drafting reads besides the verifier."""
+  """What drafting reads besides the verifier.
+
+  `vocab` and `head` are None where all tokens can be drafted, with the
+  verifier's whole head.
+  """
 
   network: Any  # of the drafter's network
-  vocab: jax.Array  # [vocab] int32 ids that can be drafted, most frequent first
-  head: jax.Array  # [vocab, E] their rows of the verifier's head
+  # [vocab] int32 ids that can be drafted, most frequent first
+  vocab: Any = None
+  head: Any = None  # [vocab, E] their rows of the verifier's head
 
 
 def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:

@@ -51,7 +51,9 @@ FAMILIES: dict[str, Entry] = {
     f'{_HERE}.masked_lm.family', options=f'{_HERE}.masked_lm.options'
   ),
   'dflash': Entry(
-    f'{_HERE}.dflash.family', writers={'dflash': f'{_HERE}.dflash.format'}
+    f'{_HERE}.dflash.family',
+    options=f'{_HERE}.dflash.options',
+    writers={'dflash': f'{_HERE}.dflash.format'},
   ),
 }
 

@@ -47,7 +47,8 @@ class Batch:
 
 
 _KIND = field(
-    'diffusion', 'diffusion; autoregressive for the system sps; or '
+    'diffusion', 'diffusion; autoregressive for the system sps; dflash, as '
+    'published (mask token: masked_lm.mask_id); or '
     'masked_lm, all of the verifier adapted to diffusion, with a mask token '
     'of masked_lm.mask_id: first with loss elbo, of whole texts, then from '
     'it with one of windows', choices=tuple(registry.kinds()),

@@ -56,7 +56,8 @@ def test_naming_the_families_imports_none():
 
 def test_kinds_and_systems(dual):
   assert list(registry.kinds()) == [
-    'diffusion', 'autoregressive', 'masked_lm', 'dual.first', 'dual.second',
+    'diffusion', 'autoregressive', 'masked_lm', 'dflash', 'dual.first',
+    'dual.second',
   ]  # fmt: skip
   assert registry.systems() == {'sps': 'autoregressive', 'dual': 'dual'}
   assert registry.drafters() == {'sps': '', 'dual': {'first': '', 'second': ''}}
