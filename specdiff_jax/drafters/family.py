@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
@@ -120,6 +121,7 @@ class Family:
     shapes: names of drafters that are known by their shape alone.
     shape: (one of these, verifier, serving) -> drafter and params of zeros.
     describe: what is told of a published drafter, by `inspect`.
+    source: path of a file of ours -> what is written in the forms of others.
     by_output: names of matrices [out, in] of dense layers that a mesh splits
       by their outputs, besides those of the verifier's networks.
     by_input: names of those that it splits by their inputs.
@@ -136,6 +138,7 @@ class Family:
   shapes: tuple[str, ...] = ()
   shape: Callable[..., Made] | None = None
   describe: Callable[..., Mapping[str, Any]] | None = None
+  source: Callable[[str], sources.Source] | None = None
   by_output: tuple[str, ...] = ()
   by_input: tuple[str, ...] = ()
   sharding: tuple[rules.Rule, ...] = ()

@@ -85,6 +85,11 @@ class Window:
 class SharedContext(Window):
   """A window over a KV cache of its own, which several windows can share."""
 
+  @property
+  def takes_prefixes(self) -> bool:
+    """Whether its slots can be shown tokens."""
+    return True
+
   def draft(
     self,
     params: types.Params,

@@ -59,8 +59,11 @@ def test_kinds_and_systems(dual):
     'diffusion', 'autoregressive', 'masked_lm', 'dflash', 'dual.first',
     'dual.second',
   ]  # fmt: skip
-  assert registry.systems() == {'sps': 'autoregressive', 'dual': 'dual'}
-  assert registry.drafters() == {'sps': '', 'dual': {'first': '', 'second': ''}}
+  assert registry.systems() == {
+    'sps': 'autoregressive', 'd2sd': 'd2sd', 'dual': 'dual',
+  }  # fmt: skip
+  both = {'first': '', 'second': ''}
+  assert registry.drafters() == {'sps': '', 'd2sd': both, 'dual': both}
 
 
 def test_every_family_says_what_its_line_says(dual):

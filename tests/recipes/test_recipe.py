@@ -41,7 +41,7 @@ RUN = (
 OF_LOSS = {
   'dpace': ('dpace_smoothing',),
   'lk': ('law_temperature', 'stored_law', 'lk_eta'),
-  'variable_prefix': ('prefix_base',),
+  'variable_prefix': ('prefix_base', 'prefix_pooled'),
   'elbo': ('noise_schedule', 'anneal_fraction'),
 } | dict.fromkeys(
   ('soft_streak', 'kl', 'reverse_kl', 'js', 'tv', 'rejection'),
@@ -50,11 +50,11 @@ OF_LOSS = {
 BENCH = (
     'exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft',
     'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter', 'int8',
-    'drafters', 'masked_lm', 'template',
+    'drafters', 'masked_lm', 'template', 'branches',
 )  # fmt: skip
 VERIFY = (
     'drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype',
-    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'template',
+    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'template', 'branches',
 )  # fmt: skip
 
 

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import published as published_lib
 from specdiff_jax.drafters.dflash import drafter
 from specdiff_jax.drafters.dflash import format as format_lib
 from specdiff_jax.drafters.dflash import network
 from specdiff_jax.drafters.dflash import options as options_lib
+from specdiff_jax.drafters.dflash import speculators
 from specdiff_jax.models import config as config_lib
 
 
@@ -80,6 +82,20 @@ def _published(
         f'{theirs}, but that of {checkpoint.source} is {wanted}. Take the '
         'drafter of this verifier.'
       )
+  if sizes.verifier_layers not in (0, model.layers):
+    raise errors.InputError(
+      f'{folder}: the DFlash drafter was made for a verifier of '
+      f'{sizes.verifier_layers} layers (num_target_layers), but '
+      f'{checkpoint.source} has {model.layers}. Take the drafter of this '
+      'verifier.'
+    )
+  told = format_lib.facts(folder).get('verifier', checkpoint.fingerprint)
+  if told != checkpoint.fingerprint:
+    raise errors.InputError(
+      f'{folder}: the DFlash drafter was trained for the verifier with the '
+      f'fingerprint {printing.short(told)}, but {checkpoint.source} has '
+      f'{checkpoint.fingerprint}. Take the drafter of this verifier.'
+    )
   if not all(0 <= layer < model.layers for layer in sizes.features):
     raise errors.InputError(
       f'{folder}: the DFlash drafter reads the verifier layers '
@@ -143,8 +159,12 @@ FAMILY = family.Family(
     )
   },
   drafter=_drafter,
-  readers={'dflash': format_lib.read},
-  architectures={'DFlashDraftModel': 'dflash'},
+  readers={'dflash': format_lib.read, 'speculators': speculators.read},
+  architectures={
+    'DFlashDraftModel': 'dflash',
+    'DFlashSpeculator': 'speculators',
+  },
+  source=format_lib.trained,
   published=_published,
   shapes=('dflash',),
   shape=_shape,

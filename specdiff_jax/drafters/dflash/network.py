@@ -44,12 +44,14 @@ class DFlashConfig:
     features: verifier layers whose outputs it reads, 0-based.
     block: slots of a block, the last committed token among them.
     mask_id: the verifier's id whose embedding stands for what is not known.
+    verifier_layers: how many the verifier has; 0 where that is not told.
   """
 
   network: config_lib.TransformerConfig
   features: tuple[int, ...]
   block: int
   mask_id: int
+  verifier_layers: int = 0
 
   def __post_init__(self):
     config_lib.check_type('DFlashConfig', 'block', int, self.block)
@@ -116,7 +118,9 @@ class TrainedConfig:
       c.mlp_width, c.rope_base, c.norm_eps, max_positions=c.max_positions,
       qk_norm=True, window=self.window, rope_scaling=c.rope_scaling,
     )  # fmt: skip
-    return DFlashConfig(network, self.features, self.gamma + 1, self.mask_id)
+    return DFlashConfig(
+      network, self.features, self.gamma + 1, self.mask_id, c.layers
+    )
 
   def shapes(self):
     """Returns the tree of trained parameters as shapes."""

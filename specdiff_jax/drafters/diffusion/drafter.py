@@ -49,6 +49,10 @@ class MaskedDiffusion(window.SharedContext):
   def features(self) -> tuple[int, ...]:
     return self.config.features
 
+  @property
+  def takes_prefixes(self) -> bool:
+    return self.config.ngram > 0
+
   def init(self, params, context):
     del params
     batch = context.length.shape[0]
