@@ -217,7 +217,7 @@ def _run(
   options, schedule = recipe.training, recipe.schedule
   tuning = build_tuning.make(options, checkpoint)
   if options.network.kind == 'dflash':
-    _check_mask(tuning.network.mask_id, train)
+    check_mask(tuning.network.mask_id, train)
   return distill.Run(
     student=tuning.student(score(recipe, tuning.network)),
     reading=reading.Reading(
@@ -301,7 +301,7 @@ def _dataset(
   return source
 
 
-def _check_mask(mask_id: int, source: windows.Source) -> None:
+def check_mask(mask_id: int, source: windows.Source) -> None:
   """Raises InputError where a text holds what stands for the unknown."""
   for index in range(len(source)):
     item = source[index]

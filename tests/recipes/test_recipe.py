@@ -41,7 +41,7 @@ RUN = (
 OF_LOSS = {
   'dpace': ('dpace_smoothing',),
   'lk': ('law_temperature', 'stored_law', 'lk_eta'),
-  'variable_prefix': ('prefix_base', 'prefix_pooled'),
+  'variable_prefix': ('prefix_base',),
   'elbo': ('noise_schedule', 'anneal_fraction'),
 } | dict.fromkeys(
   ('soft_streak', 'kl', 'reverse_kl', 'js', 'tv', 'rejection'),

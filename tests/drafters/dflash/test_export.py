@@ -90,7 +90,10 @@ def test_there_and_back_to_the_bit(made, tmp_path, form):
   for name, tensor in first.items():
     np.testing.assert_array_equal(last[name], tensor, err_msg=name)
     assert tensor.dtype == ml_dtypes.bfloat16
-  assert raw_of(back) == raw_of(made / form) or form == 'speculators'
+  ours, again = raw_of(made / form), raw_of(back)
+  for key in ('num_target_layers', 'speculators_config'):  # one form's alone
+    ours.pop(key, None), again.pop(key, None)
+  assert again == ours
   facts = format_lib.facts(back)
   assert facts['verifier'] == VERIFIER.fingerprint
 
@@ -175,6 +178,7 @@ def changed(folder, values, *words, drop=(), drafter=False):
   try:
     with open(file, 'w') as out:
       json.dump(raw, out)
+    published.load.cache_clear()
     with pytest.raises(errors.InputError) as error:
       if drafter:
         told = {'drafter': str(folder), 'gamma': 3}
@@ -232,7 +236,7 @@ def test_tensors_that_the_config_does_not_state(made, tmp_path):
   lacking = {k: v for k, v in whole.items() if k != 'hidden_norm.weight'}
   for found, word in (
     (whole | conv, 'attention_conv'),
-    (lacking, 'hidden_norm'),
+    (lacking, 'hidden_norm|context_norm'),
   ):
     os.remove(file)
     safetensors_io.save(file, found, {'format': 'pt'})

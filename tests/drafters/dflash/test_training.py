@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import trajectory
 
 from specdiff_jax.checkpoints import presets
 from specdiff_jax.core import errors
@@ -27,6 +28,7 @@ from specdiff_jax.losses import options as loss_options
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import networks
 from specdiff_jax.models import views
+from specdiff_jax.recipes import training as recipes
 from specdiff_jax.testing import contract
 from specdiff_jax.testing import models
 from specdiff_jax.training import objective
@@ -255,6 +257,14 @@ def test_published_features():
   assert dflash.published_features(30, 1) == (15,)
   assert dflash.published_features(6) == (1, 2, 3)
   assert dflash.published_features(2) == (1,)
+
+
+def test_a_mask_that_a_text_holds_is_refused():
+  texts = [trajectory.trajectory([1, 2], [3, 4], id='b')]
+  recipes.check_mask(5, texts)
+  for mask_id in (1, 4):
+    with pytest.raises(errors.InputError, match="mask_id.*'b' holds"):
+      recipes.check_mask(mask_id, texts)
 
 
 def test_sizes_that_are_refused():
