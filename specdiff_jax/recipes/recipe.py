@@ -109,11 +109,11 @@ def _without_newer(default: Any, value: Any) -> Any:
   """
   if not dataclasses.is_dataclass(default):
     return value
+  plain = dataclasses.asdict(default)  # pyright: ignore[reportArgumentType]  # it is no class
   return {
     one.name: value[one.name]
     for one in dataclasses.fields(default)
-    if not one.metadata['about'].newer
-    or value[one.name] != dataclasses.asdict(default)[one.name]
+    if not one.metadata['about'].newer or value[one.name] != plain[one.name]
   }
 
 

@@ -216,8 +216,9 @@ def _run(
 ) -> distill.Run:
   options, schedule = recipe.training, recipe.schedule
   tuning = build_tuning.make(options, checkpoint)
+  network: Any = tuning.network
   if options.network.kind == 'dflash':
-    check_mask(tuning.network.mask_id, train)
+    check_mask(network.mask_id, train)
   return distill.Run(
     student=tuning.student(score(recipe, tuning.network)),
     reading=reading.Reading(

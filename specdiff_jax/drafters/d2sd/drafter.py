@@ -55,8 +55,8 @@ class Dual:
     budget: most slots of the tree, which is cut at its deepest tokens.
   """
 
-  first: window.SharedContext
-  second: window.SharedContext
+  first: Any  # a window.SharedContext
+  second: Any
   gamma: int
   branches: int
   budget: int

@@ -57,7 +57,7 @@ class Block(window.SharedContext):
   def branches(self, params, state, context, token=None, shown=None):
     anchor, size = context.length - 1, self.config.gamma
     masks = jnp.full((anchor.size, 1, size), self.config.mask_id)
-    if shown is not None:
+    if token is not None and shown is not None:
       room = (0, 0), (0, 0), (0, size - shown.shape[2])
       token, shown = jnp.pad(token, room), jnp.pad(shown, room)
       masks = jnp.where(shown, token, masks)

@@ -201,7 +201,7 @@ def tensor_names(config: dflash.DFlashConfig) -> dict[str, str]:
 def trained(path: str) -> sources.Source:
   """Opens a file that `distill` wrote, as a drafter with the whole head."""
   tensors, metadata = safetensors_io.load(path)
-  config = drafter_file.sizes(
+  config: Any = drafter_file.sizes(
     path, metadata.get('config', ''), dflash.TrainedConfig
   )
   drafter_file.check_shapes(path, config, tensors)

@@ -224,7 +224,7 @@ class DFlash(nn.Module):
     cos, sin = views.rope_of(network, positions, local=False)
     index = jnp.arange(context[0][0].shape[2])
     before = index < anchors[..., None, None]  # [B, N, 1, S]
-    masks = {False: (before, None)}
+    masks: dict[bool, Any] = {False: (before, None)}
     if network.window:
       near = index > positions[..., None] - network.window
       # Slots are near each other but in windows shorter than the block.
@@ -249,7 +249,7 @@ def _span(mask: jax.Array) -> attention.Span:
 def initial(config: TrainedConfig, key: jax.Array) -> dict[str, Any]:
   """Returns random parameters, float32."""
   read = jnp.zeros((1, 1, len(config.features), config.verifier.width))
-  made = DFlash(config.run_as).init(
+  made: Any = DFlash(config.run_as).init(
     key, read, jnp.zeros((1, 1), jnp.int32), method='context'
   )
   return made['params']
