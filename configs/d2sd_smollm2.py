@@ -1,16 +1,16 @@
 """D2SD: a first draft, and a second drafter that goes on from its prefixes.
 
-Why: D2SD (2606.04446) is the strongest of the papers' systems built of DFlash
-drafters alone. Here its first draft is of the drafter that is shipped, or of a
-DFlash drafter; the second is one that learned behind prefixes
+Why: D2SD (2606.04446) answers a first draft's doubts with a second drafter. Here
+the first draft is of the drafter that is shipped, or of a DFlash drafter; the
+second is one that learned behind prefixes
 (configs/distill_dflash_smollm2.py:second). The same first drafter as a chain and
 as a best-first tree of as many verified tokens stands beside it.
 
 Cost: each cycle runs two drafters, the second over K = 4 branches at once, and
-verifies up to 33 tokens: on a CPU that is more than it saves.
+verifies up to 33 tokens.
 
-Expected: exact in every system; tau above that of the chain. Not measured at
-full length yet: train the second drafter first. `smoke` has random drafters.
+Expected: exact in every system; tau and speed are not measured yet, as the second
+drafter has to be trained first. `smoke` has random drafters.
 
 COMMAND:
   python -m specdiff_jax distill \

@@ -2,15 +2,15 @@
 
 Why: DFlash (2602.06036) is the drafter that most of 2026 builds on, and that
 vLLM, SGLang and llama.cpp serve. This one learns from the trajectories of
-configs/distill_smollm2.py, with that drafter's draft vocabulary and about its
-cost, so that the two compare; `convert --format=dflash` gives it to other
+configs/distill_smollm2.py, with that drafter's layers and draft vocabulary, so
+that the two compare; `convert --format=dflash` gives it to other
 programs. The variant `second` is D2SD's second drafter (2606.04446): blocks
 that show it a prefix. Its layers start as the verifier's last ones, its mask is
 a token that no text has (SmolLM2's <empty_output>, 16).
 
-Cost: a step has about the FLOPs of one of configs/distill_smollm2.py.
+Cost: not measured at full length; `smoke` a minute on two busy CPU cores.
 
-Expected: not measured at full length yet. `smoke` runs in under a minute.
+Expected: not measured at full length.
 
 COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
   python -m specdiff_jax distill --config=configs/distill_dflash_smollm2.py:gpu \
