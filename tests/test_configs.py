@@ -50,7 +50,10 @@ def test_there_are_the_promised_recipes():
   assert {'quickstart', 'distill_smollm2', 'tiny'} <= set(RECIPES)
 
 
-LARGE = ('distill_smollm2', 'distill_sps_smollm2', 'ablations/losses_smollm2')
+LARGE = (
+    'distill_smollm2', 'distill_sps_smollm2', 'distill_dflash_smollm2',
+    'ablations/losses_smollm2',
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,11 @@ def test_bench_sees_a_wrong_output(specdiff, tiny, monkeypatch):
 
 @pytest.mark.parametrize(
   'name, system',
-  [('distill_smollm2', 'specdiff'), ('distill_sps_smollm2', 'sps')],
+  [
+    ('distill_smollm2', 'specdiff'),
+    ('distill_sps_smollm2', 'sps'),
+    ('distill_dflash_smollm2', 'best_first'),
+  ],
 )
 def test_distill_smoke_of_the_real_recipe(
   specdiff, root, tmp_path, name, system

@@ -142,8 +142,12 @@ def write_tensors(
   tensors: dict[str, stored.Tensor],
   dtype: Any,
   progress: Progress | None = None,
+  facts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-  """Writes one file, or several with an index; returns counts."""
+  """Writes one file, or several with an index; returns counts.
+
+  `facts` are put into the metadata of every file.
+  """
   kinds = {name: _kind(tensor, dtype) for name, tensor in tensors.items()}
   sizes = {
     name: math.prod(tensor.shape) * kinds[name].itemsize
@@ -158,7 +162,7 @@ def write_tensors(
     weight_map |= dict.fromkeys(names, file)
     entries = {name: (tensors[name], kinds[name]) for name in names}
     for written in safetensors_io.write(
-      os.path.join(folder, file), entries, {'format': 'pt'}
+      os.path.join(folder, file), entries, {'format': 'pt', **(facts or {})}
     ):
       done += written
       if progress:

@@ -204,7 +204,7 @@ class Command:
     codes = {**_EXIT_CODES, **self.exit_codes}
     parts = [
       usage,
-      '\n\n'.join(_wrap(p, 0) for p in self.what.strip().split('\n\n')),
+      '\n\n'.join(map(_paragraph, self.what.strip().split('\n\n'))),
       'Flags:\n' + _entries(*flag_lines),
     ]
     if self.recipe:
@@ -284,6 +284,13 @@ def _entries(*pairs: tuple[str, str]) -> str:
     else:
       lines.append(f'  {name:<26}{body}')
   return '\n'.join(lines)
+
+
+def _paragraph(text: str) -> str:
+  """Returns a paragraph that is filled, or a table of `|` as it stands."""
+  if not text.lstrip().startswith('|'):
+    return _wrap(text, 0)
+  return '\n'.join(line.strip() for line in text.splitlines())
 
 
 def _wrap(text: str, indent: int) -> str:

@@ -38,10 +38,21 @@ COMMAND = command.Command(
     --format=hf: what `transformers` and serving stacks load, from GGUF files
     too (dequantised); beyond 5 GB in several files. --format=native: our names
     and config, and to the byte what lay beside the weights, so that
-    --format=hf gives back the bytes of every tensor. --format=dflash: a DFlash
-    drafter with dflash_config, as vLLM and SGLang load it; other networks have
-    no such form and are refused, drafters that `distill` trained among them:
-    no other program has their networks, and it says how they are served here.
+    --format=hf gives back the bytes of every tensor. --format=dflash or
+    speculators: a DFlash drafter, published or trained here (a
+    network.kind of dflash), as z-lab, vLLM and SGLang, or vLLM's speculators load it, always
+    with the verifier's whole vocabulary. Other networks have no such form and
+    are refused, other drafters that `distill` trained among them: no other
+    program has their networks, and it says how they are served here.
+
+    What a DFlash drafter is told by, in --format=dflash, in speculators, and in
+    the GGUF that llama.cpp's convert_hf_to_gguf.py makes of the first:
+
+    | dflash_config.   | speculators (top level)    | llama.cpp dflash. |
+    | target_layer_ids | aux_hidden_state_layer_ids | target_layers     |
+    | L, from 0 on     | L + 1                      | L + 1             |
+    | mask_token_id    | mask_token_id              | mask_token_id     |
+    | block_size       | block_size                 | block_size        |
 
     Beside the weights are copied: configs, files of the tokenizer, chat
     templates, code (*.py), README, LICENSE and NOTICE. Other names are not, and
@@ -74,8 +85,9 @@ def body(call: command.Call) -> int:
   from specdiff_jax.drafters import published
   from specdiff_jax.recipes import drafters
 
-  _refuse_trained(drafters.shipped(origin))
-  source = None if options.adapter else published.open_drafter(origin)
+  source = _trained(drafters.shipped(origin), options.format)
+  if not source and not options.adapter:
+    source = published.open_drafter(origin)
   source = source or sources.open_model(origin, options.adapter)
   with (
     interrupts.held('removing what is half written'),
@@ -100,16 +112,27 @@ def body(call: command.Call) -> int:
   return 0
 
 
-def _refuse_trained(path: str) -> None:
-  """Raises InputError for a drafter of ours, whose network others lack."""
+def _trained(path: str, form: str):
+  """Opens a drafter of ours; None for anything else.
+
+  Raises InputError where no other program has its network in this form.
+  """
   from specdiff_jax.drafters import drafter_file
 
   if not drafter_file.is_one(path):
-    return
+    return None
   kind = drafter_file.kind(path)
-  system = (
-    registry.FAMILIES[registry.family_of(kind, path)].system or 'specdiff'
-  )
+  family = registry.family_of(kind, path)
+  entry, open_one = registry.FAMILIES[family], registry.family(family).source
+  if open_one and form in entry.writers:
+    return open_one(path)
+  if open_one:
+    raise errors.InputError(
+      f'{path}: this is a drafter of the kind {kind!r} that `distill` trained, '
+      f'which cannot be written as {form}; take --format='
+      f'{" or ".join(entry.writers)}.'
+    )
+  system = entry.system or 'specdiff'
   raise errors.InputError(
     f'{path}: this is a drafter of the kind {kind!r} that `distill` trained, '
     'and no other program has its network, so that it cannot be written in '

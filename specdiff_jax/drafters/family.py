@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
@@ -120,6 +121,7 @@ class Family:
     shapes: names of drafters that are known by their shape alone.
     shape: (one of these, verifier, serving) -> drafter and params of zeros.
     describe: what is told of a published drafter, by `inspect`.
+    source: path of a file of ours -> what is written in the forms of others.
     by_output: names of matrices [out, in] of dense layers that a mesh splits
       by their outputs, besides those of the verifier's networks.
     by_input: names of those that it splits by their inputs.
@@ -136,6 +138,7 @@ class Family:
   shapes: tuple[str, ...] = ()
   shape: Callable[..., Made] | None = None
   describe: Callable[..., Mapping[str, Any]] | None = None
+  source: Callable[[str], sources.Source] | None = None
   by_output: tuple[str, ...] = ()
   by_input: tuple[str, ...] = ()
   sharding: tuple[rules.Rule, ...] = ()
@@ -143,11 +146,16 @@ class Family:
 
 @flax.struct.dataclass
 class DrafterParams:
-  """What drafting reads besides the verifier."""
+  """What drafting reads besides the verifier.
+
+  `vocab` and `head` are None where all tokens can be drafted, with the
+  verifier's whole head.
+  """
 
   network: Any  # of the drafter's network
-  vocab: jax.Array  # [vocab] int32 ids that can be drafted, most frequent first
-  head: jax.Array  # [vocab, E] their rows of the verifier's head
+  # [vocab] int32 ids that can be drafted, most frequent first
+  vocab: Any = None
+  head: Any = None  # [vocab, E] their rows of the verifier's head
 
 
 def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:

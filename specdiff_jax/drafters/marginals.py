@@ -8,6 +8,7 @@ from typing import Protocol
 
 import flax.struct
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import sampling as sampling_lib
@@ -68,6 +69,30 @@ def noise_at(
   """Returns the verifier's noise [B, G, W] of tokens [W], from length on."""
   positions = length[:, None] + jnp.arange(gamma)
   return sampling_lib.gumbel(noise, positions, ids)
+
+
+def conditioned(
+  marginals: Marginals, sampling: types.Sampling, noise: types.Noise
+) -> jax.Array:
+  """Returns the logits [B, .., G, W] given the noise of the verifier.
+
+  At temperature > 0 it takes y_t = argmax(log p_t + g_t), so that log q_t + g_t
+  takes the place of log q_t. Of several windows, [B, K, G, W], all have the
+  same positions.
+  """
+  m = marginals
+
+  def perturbed():
+    rows, *between, gamma, size = m.logits.shape
+    flat = m.logits.reshape(rows, -1, size)
+    logits = sampling_lib.warped(flat, sampling).reshape(m.logits.shape)
+    hot = (sampling.temperature > 0)[:, None, None]
+    g = jnp.where(hot, noise_at(noise, m.length, gamma, m.ids), 0)
+    return logits + (g[:, None] if between else g)
+
+  return lax.cond(
+    jnp.any(sampling.temperature > 0), perturbed, lambda: m.logits
+  )
 
 
 def own_noise(

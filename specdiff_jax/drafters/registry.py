@@ -25,7 +25,8 @@ class Entry:
       the drafters of specdiff and its kin do.
     parts: names of its networks, each in a file of its own.
     options: module with OPTIONS, dataclasses of `core.fields` by part, for new
-      networks; '' where none is trained here, all being published ones.
+      networks; '' where it has none of its own: its parts are drafters of
+      other families.
     writers: modules with `write`, a Writer of `checkpoints.export`, by the name
       of the form that it writes.
   """
@@ -51,7 +52,15 @@ FAMILIES: dict[str, Entry] = {
     f'{_HERE}.masked_lm.family', options=f'{_HERE}.masked_lm.options'
   ),
   'dflash': Entry(
-    f'{_HERE}.dflash.family', writers={'dflash': f'{_HERE}.dflash.format'}
+    f'{_HERE}.dflash.family',
+    options=f'{_HERE}.dflash.options',
+    writers={
+      'dflash': f'{_HERE}.dflash.format',
+      'speculators': f'{_HERE}.dflash.speculators',
+    },
+  ),
+  'd2sd': Entry(
+    f'{_HERE}.d2sd.family', system='d2sd', parts=('first', 'second')
   ),
 }
 
@@ -92,7 +101,7 @@ def family_of(kind: str, path: str) -> str:
 def forms() -> dict[str, str]:
   """Returns the module that writes each form of a published drafter.
 
-  Example: list(forms()) == ['dflash']
+  Example: list(forms()) == ['dflash', 'speculators']
   """
   return {
     form: module

@@ -202,20 +202,10 @@ class BestFirst:
     return self.budget
 
   def pick(self, marginals, sampling, noise):
-    return jnp.argmax(self._scores(marginals, sampling, noise), axis=-1)
-
-  def _scores(self, marginals, sampling, noise):
-    def perturbed():
-      logits = sampling_lib.warped(marginals.logits, sampling)
-      hot = (sampling.temperature > 0)[:, None, None]
-      g = marginals_lib.shared_noise(marginals, noise)
-      return logits + jnp.where(hot, g, 0)
-
-    return lax.cond(
-      jnp.any(sampling.temperature > 0), perturbed, lambda: marginals.logits
-    )
+    scores = marginals_lib.conditioned(marginals, sampling, noise)
+    return jnp.argmax(scores, axis=-1)
 
   def __call__(self, marginals, sampling, noise, slots):
-    scores = self._scores(marginals, sampling, noise)
+    scores = marginals_lib.conditioned(marginals, sampling, noise)
     log_q = jax.nn.log_softmax(scores, axis=-1)
     return prefix_trees.best_first(log_q, marginals.ids, marginals.root, slots)

@@ -1,5 +1,7 @@
 """What drafters have in common that fill a window of slots at once."""
 
+import jax
+
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
@@ -66,7 +68,75 @@ class Window:
     slots: int,
   ) -> types.DraftTree:
     """Returns the tree of `slots` slots after the last pass."""
+    final = self.settled(marginals, revealed)
+    return self.strategy(final, sampling, noise, slots)
+
+  def settled(
+    self,
+    marginals: marginals_lib.Marginals | None,
+    revealed: denoising_lib.Revealed | None,
+  ) -> marginals_lib.Marginals:
+    """Returns the marginals of the slots that are used, after the last pass."""
     assert marginals is not None  # there is one pass at least
     final = self.denoising.settled(marginals, revealed)
-    final = final.replace(logits=final.logits[:, : self.gamma])
-    return self.strategy(final, sampling, noise, slots)
+    return final.replace(logits=final.logits[:, : self.gamma])
+
+
+class SharedContext(Window):
+  """A window over a KV cache of its own, which several windows can share."""
+
+  @property
+  def takes_prefixes(self) -> bool:
+    """Whether its slots can be shown tokens."""
+    return True
+
+  def draft(
+    self,
+    params: types.Params,
+    state: types.State,
+    context: types.Context,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    slots: int,
+  ) -> tuple[types.DraftTree, types.State]:
+    marginals = self.marginals(params, state, context, sampling, noise)
+    return self.strategy(marginals, sampling, noise, slots), state
+
+  def marginals(
+    self,
+    params: types.Params,
+    state: types.State,
+    context: types.Context,
+    sampling: types.Sampling,
+    noise: types.Noise,
+  ) -> marginals_lib.Marginals:
+    """Returns the marginals of the slots that are used, after all passes."""
+    marginals = revealed = token = shown = None
+    for step in range(self.denoising.steps):
+      revealed = self.reveal(step, marginals, revealed, sampling, noise)
+      if marginals is not None and revealed is not None:
+        token = marginals.ids[revealed.index][:, None]
+        shown = revealed.decided[:, None]
+      filled = self.branches(params, state, context, token, shown)
+      marginals = filled.replace(logits=filled.logits[:, 0])
+    return self.settled(marginals, revealed)
+
+  def branches(
+    self,
+    params: types.Params,
+    state: types.State,
+    context: types.Context,
+    token: jax.Array | None = None,
+    shown: jax.Array | None = None,
+  ) -> marginals_lib.Marginals:
+    """Returns the marginals [B, K, G, W] of K windows over one context.
+
+    Args:
+      params: the drafter's.
+      state: the drafter's.
+      context: what they follow.
+      token: [B, K, G] tokens of the verifier; None: there is one window, of
+        which nothing is shown. They may be less than the network's slots.
+      shown: [B, K, G] which of them a window's slots see.
+    """
+    raise NotImplementedError

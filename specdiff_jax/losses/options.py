@@ -78,6 +78,11 @@ class VariablePrefix(Decayed):
       0.9, 'of variable_prefix: l tokens are shown with weight base^l', above=0,
       high=1, within='above 0 and at most 1',
   )  # fmt: skip
+  prefix_pooled: bool = run(
+      False, 'of variable_prefix: the mean is over all targets by weight, as '
+      'in DFlash, which favours windows that show little; False: over windows, '
+      'each by its own weights, as in D2SD', newer=True,
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,12 +48,15 @@ def variable_prefix(
   valid: jax.Array,
   shown: slots.Shown,
   decay: jax.Array | float,
+  prefix_pooled: bool = False,
 ) -> slots.Value:
   """Returns D2SD's loss of the slots behind the shown prefix.
 
   With l shown tokens, -sum_{k>l} w_k log q_k / sum_{k>l} w_k and
   w_k = exp(-(k-l-1) / decay) (arXiv 2606.04446, Eq. 7; decay 7 in a public
-  trainer), averaged over the windows that have a target behind l.
+  trainer), averaged over the windows that have a target behind l. Pooled, both
+  sums go over all windows first, as a public trainer does: where nothing is
+  shown that is `windows.decayed_ce`.
 
   Serves: rule M over a tree whose branches keep a prefix of a first draft and
   fill the rest anew; also chains of more than one denoising step.
@@ -63,6 +66,7 @@ def variable_prefix(
     valid: [..., G].
     shown: views by `draw_prefixes`.
     decay: decay of the weights, in slots.
+    prefix_pooled: whether all windows have one sum of weights.
   """
   # A shown token need not lie in the draft vocabulary.
   prefix = shown.mask
@@ -71,10 +75,14 @@ def variable_prefix(
   weights = jnp.where(live, jnp.exp(-place / decay), 0)
   nll = -jnp.where(live, log_q, 0)
   total = jnp.sum(weights, axis=-1)
-  each = jnp.sum(weights * nll, axis=-1) / jnp.maximum(total, 1e-9)
+  summed = jnp.sum(weights * nll, axis=-1)
   counted = jnp.any(live, axis=-1)
+  if prefix_pooled:
+    loss = jnp.sum(summed) / jnp.maximum(jnp.sum(total), 1e-9)
+  else:
+    loss = windows.mean(summed / jnp.maximum(total, 1e-9), counted)
   length = jnp.sum(prefix, axis=-1).astype(log_q.dtype)
-  return windows.mean(each, counted), {
+  return loss, {
     'windows': jnp.sum(counted),
     'prefix': windows.mean(length, counted),
   }

@@ -20,6 +20,7 @@ from specdiff_jax.drafters import family as family_lib
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
+from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import tables
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import groups
@@ -117,6 +118,26 @@ def of_system(
     registry.systems()[name],
     paths(name, options),
   )
+
+
+def parts(
+  name: str, options: Options, checkpoint: weights.Checkpoint
+) -> dict[str, family_lib.Made]:
+  """Returns the drafters of windows that a system is made of, and params."""
+  given = paths(name, options)
+  for part, path in given.items():
+    if not path:
+      raise errors.InputError(
+        f'config.drafters.{name}.{part} is empty, but the system {name!r} needs '
+        f'its drafters {", ".join(given)}: give a path for each, or '
+        'config.drafter for those that are empty.'
+      )
+  return {
+    part: window(
+      dataclasses.replace(options, drafter=path), checkpoint, strategies.Chain()
+    )
+    for part, path in given.items()
+  }
 
 
 def paths(name: str, options: Options) -> dict[str, str]:

@@ -20,13 +20,14 @@ def check(recipe: recipe_lib.Recipe) -> None:
     field_lib.check(group)
   name, network = recipe.objective.loss, recipe.training.network
   fits = network.kind == 'diffusion' and network.ngram
+  fits |= network.kind == 'dflash'
   fits |= network.kind == 'masked_lm' and name == 'elbo'
   if making.LOSSES[name].show and not fits:
     raise errors.InputError(
       f'config.loss is {name!r}, which shows the drafter a part of '
       f'its window, but a drafter of kind {network.kind!r} with ngram '
       f'{network.ngram} has no input for that. Take network.kind=diffusion '
-      'and network.ngram of at least 1, or another loss.'
+      'and network.ngram of at least 1, network.kind=dflash, or another loss.'
     )
   if recipe.objective.served:
     _check_served(recipe)

@@ -47,7 +47,8 @@ class Batch:
 
 
 _KIND = field(
-    'diffusion', 'diffusion; autoregressive for the system sps; or '
+    'diffusion', 'diffusion; autoregressive for the system sps; dflash, as '
+    'published (mask token: masked_lm.mask_id); or '
     'masked_lm, all of the verifier adapted to diffusion, with a mask token '
     'of masked_lm.mask_id: first with loss elbo, of whole texts, then from '
     'it with one of windows', choices=tuple(registry.kinds()),
@@ -162,8 +163,8 @@ class Drafts:
 @dataclasses.dataclass(frozen=True)
 class Budget:
   budget: int = text(
-      32, 'tokens verified at once by the systems tree and best_first, the '
-      'last committed one included', low=2, high=limits.MOST_DRAFTED,
+      32, 'tokens verified at once by the systems tree, best_first and '
+      'd2sd, the last committed one included', low=2, high=limits.MOST_DRAFTED,
       reported=_REPORTED,
   )  # fmt: skip
 
@@ -248,6 +249,17 @@ class OfFamily(Drawn, Trained):
 
 
 @dataclasses.dataclass(frozen=True)
+class D2SD(Budget, Rule, Trained):
+  """A first draft, and others that go on from its prefixes."""
+
+  branches: int = text(
+      4, 'K, prefixes of the first draft that the second drafter of the system '
+      'd2sd goes on from, at most gamma', low=1, high=limits.MOST_DEEP,
+      newer=True, reported=_REPORTED,
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class EarlyExit(Drawn, Gamma):
   exit_layer: int = text(
       0, 'layers of the verifier that draft in the system early_exit; 0: four '
@@ -265,5 +277,6 @@ SYSTEMS: Mapping[str, type] = {
   'best_first': BestFirst,
   'adaptive': Adaptive,
   **dict.fromkeys(registry.systems(), OfFamily),
+  'd2sd': D2SD,
   'early_exit': EarlyExit,
 }

@@ -70,13 +70,13 @@ class Recipe:
 
   def _chosen(self, kinds, wanted: Callable[[fields.About, bool], bool]):
     flat = self.flat()
-    names = [
-      one.name
+    found = {
+      one.name: _without_newer(one.default, flat[one.name])
       for kind in kinds
       for one in dataclasses.fields(kind)
       if wanted(one.metadata['about'], flat[one.name] != one.default)
-    ]
-    return json.loads(json.dumps({name: flat[name] for name in names}))
+    }
+    return json.loads(json.dumps(found))
 
   def change(self, **values: Any) -> 'Recipe':
     """Returns the recipe with other values, by the names of a config.
@@ -100,6 +100,21 @@ class Recipe:
   def distributed(self) -> bool:
     """Whether the programs that can do so join other processes."""
     return self.processes.distributed
+
+
+def _without_newer(default: Any, value: Any) -> Any:
+  """Returns the value of a field, without newer ones in it that are unchanged.
+
+  Example: {'sps': 'a', 'd2sd': {'first': '', 'second': ''}} to {'sps': 'a'}
+  """
+  if not dataclasses.is_dataclass(default):
+    return value
+  plain = dataclasses.asdict(default)  # pyright: ignore[reportArgumentType]  # it is no class
+  return {
+    one.name: value[one.name]
+    for one in dataclasses.fields(default)
+    if not one.metadata['about'].newer or value[one.name] != plain[one.name]
+  }
 
 
 # What programs read, as `Command.fields` puts them together.

@@ -23,10 +23,12 @@ from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import strategies
+from specdiff_jax.drafters.d2sd import drafter as d2sd
 from specdiff_jax.models import int8 as int8_lib
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import drafters as build_drafters
+from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.recipes import recipe as recipe_lib
@@ -98,6 +100,13 @@ def _of_family(name, options: options_lib.OfFamily, checkpoint):
   return build_drafters.of_system(name, options, checkpoint, _chain(options))
 
 
+def _d2sd(options: options_lib.D2SD, checkpoint):
+  """Branches of a second drafter, behind prefixes of a first draft."""
+  parts = build_drafters.parts('d2sd', options, checkpoint)
+  with fields.rim():
+    return d2sd.make(parts, options.gamma, options.branches, options.budget)
+
+
 def _early_exit(options: options_lib.EarlyExit, checkpoint):
   """The verifier's own first layers."""
   most = checkpoint.config.layers - 1
@@ -152,6 +161,7 @@ SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
   'best_first': _best_first,
   'adaptive': _adaptive,
   **{name: functools.partial(_of_family, name) for name in registry.systems()},
+  'd2sd': _d2sd,
   'early_exit': _early_exit,
 }
 

@@ -216,6 +216,9 @@ def _run(
 ) -> distill.Run:
   options, schedule = recipe.training, recipe.schedule
   tuning = build_tuning.make(options, checkpoint)
+  network: Any = tuning.network
+  if options.network.kind == 'dflash':
+    check_mask(network.mask_id, train)
   return distill.Run(
     student=tuning.student(score(recipe, tuning.network)),
     reading=reading.Reading(
@@ -297,6 +300,17 @@ def _dataset(
   dataset.check_ids(folder, source, checkpoint.config.vocab_size)
   build_losses.check_data(recipe, header, folder)
   return source
+
+
+def check_mask(mask_id: int, source: windows.Source) -> None:
+  """Raises InputError where a text holds what stands for the unknown."""
+  for index in range(len(source)):
+    item = source[index]
+    if mask_id in item.prompt or mask_id in item.completion:
+      raise errors.InputError(
+        f'config.masked_lm.mask_id is {mask_id}, but the trajectory '
+        f'{item.id!r} holds that token. Give one that no text has.'
+      )
 
 
 def _trajectories(

@@ -61,8 +61,8 @@ class Tuning(NamedTuple):
 def check(config: Config) -> None:
   """Raises InputError on settings that no part could work with."""
   mask_id = config.masked_lm.mask_id
-  new = config.network.kind == 'masked_lm' and not config.start_from
-  if new and mask_id < 0:
+  masks = hasattr(registry.options(config.network.kind), 'mask_id')
+  if masks and not config.start_from and mask_id < 0:
     raise errors.InputError(
       f'config.masked_lm.mask_id is {mask_id}, but it has to be at least 0.'
     )

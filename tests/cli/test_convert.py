@@ -6,6 +6,7 @@ import shutil
 
 import gguf_writing
 import hf_reference
+import jax
 import lora_writing
 import numpy as np
 import published_models
@@ -15,7 +16,9 @@ from specdiff_jax.checkpoints import presets
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.cli import command
+from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import registry
+from specdiff_jax.drafters.dflash import options as dflash_options
 from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
@@ -174,6 +177,25 @@ def test_a_trained_drafter_says_what_serves_it(specdiff, root, tmp_path, form):
   safetensors_io.save(str(other), {'a': np.ones(2)}, {})
   refused(specdiff('convert', '--from', other, *to), 'a file of tensors alone')
   assert os.listdir(tmp_path) == ['d.safetensors']
+
+
+def test_convert_a_trained_dflash(specdiff, tmp_path):
+  checkpoint = presets.random('tiny', 'float32')
+  options = dflash_options.Options(layers=1, vocab=40, mask_id=9)
+  network = registry.network('dflash')
+  sizes = network.sizes(options, 4, checkpoint.config)
+  params = network.initial(sizes, jax.random.key(0))
+  path = str(tmp_path / 'drafter.safetensors')
+  drafter_file.save(path, sizes, params, np.arange(40), checkpoint, {})
+  run = specdiff('convert', '--from', path, '--to', tmp_path / 'x')
+  refused(run, "kind 'dflash'", 'dflash or speculators')
+  for form in ('dflash', 'speculators'):
+    to = tmp_path / form
+    run = specdiff('convert', '--from', path, '--to', to, f'--format={form}')
+    assert run.code == 0, run.err
+    told = specdiff('inspect', to).json
+    assert told['drafter'] == {'kind': 'DFlash', 'mask_id': 9}
+    assert told['network'] == 'DFlash' and not told['fault']
 
 
 @pytest.mark.parametrize('form', ['hf', 'gguf', 'native'])

@@ -53,6 +53,10 @@ REGISTRY = {
     _SPS | {'draft': 'sample', 'rule': 'block'},
     _SPS,
   ),
+  'd2sd': (
+    {'drafter': 'dflash', 'branches': 2, 'budget': 20},
+    {'drafter': 'random'},
+  ),
   'early_exit': (
     {'draft': 'argmax'},
     {'draft': 'sample'},

@@ -164,18 +164,16 @@ def block(published, params, noise, hidden):
   @jax.jit
   def whole(params, features, noise):
     model = dflash.DFlash(published.sizes)
-    at = jnp.arange(size + len(noise))[None]
-    keys = model.apply(
-      {'params': params}, features, at[:, :size], method='context'
-    )
+    at = jnp.arange(size)[None]
+    keys = model.apply({'params': params}, features, at, method='context')
     pad = ((0, 0), (0, 0), (0, room - size), (0, 0))
     keys = jax.tree.map(lambda x: jnp.pad(x, pad, constant_values=9), keys)
-    seen = (jnp.arange(room) < size)[None]
+    anchors = jnp.array([[size]])
     return model.apply(
-      {'params': params}, noise[None], at[:, size:], keys, seen
+      {'params': params}, noise[None, None], anchors, keys, serving=True
     )
 
-  return np.asarray(whole(params, features, noise.astype(np.float32)))[0]
+  return np.asarray(whole(params, features, noise.astype(np.float32)))[0, 0]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from specdiff_jax.losses import revealed
 from specdiff_jax.losses import slots
+from specdiff_jax.losses import windows
 
 
 def test_prefixes_are_drawn_as_told():
@@ -46,6 +47,27 @@ def test_variable_prefix_by_hand():
     expected = gradients.finite_differences(loss, log_q)
   assert gradients.distance(slope, expected) <= 1e-8
   assert (slope[shown] == 0).all() and (slope[2] == 0).all()
+
+
+def test_pooled_prefixes():
+  """One sum of weights; without a prefix it is DFlash's loss."""
+  q = np.random.default_rng(0).uniform(0.1, 0.9, (3, 4))
+  valid = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]], bool)
+  log_q = jnp.log(q)
+
+  def loss(lengths, pooled=True):
+    mask = jnp.arange(4) < jnp.asarray(lengths)[:, None]
+    seen = slots.Shown(mask, jnp.ones(3))
+    return revealed.variable_prefix(log_q, valid, seen, 5.0, pooled)[0]
+
+  plain = windows.decayed_ce(log_q, valid, 5.0)[0]
+  np.testing.assert_allclose(loss([0, 0, 0]), plain, rtol=1e-6)
+  assert abs(loss([0, 0, 0], False) - plain) > 1e-3  # the control
+  w = np.exp(-np.arange(4) / 5)
+  nll = -np.log(q)
+  sums = w[:2] @ nll[0, 2:], w[:3] @ nll[1, :3]
+  wanted = sum(sums) / (w[:2].sum() + w[:3].sum())
+  np.testing.assert_allclose(loss([2, 0, 1]), wanted, rtol=1e-6)
 
 
 def test_a_shown_token_need_not_be_drafted():

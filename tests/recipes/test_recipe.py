@@ -50,11 +50,11 @@ OF_LOSS = {
 BENCH = (
     'exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft',
     'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter', 'int8',
-    'drafters', 'masked_lm', 'template',
+    'drafters', 'masked_lm', 'template', 'branches',
 )  # fmt: skip
 VERIFY = (
     'drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype',
-    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'template',
+    'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'template', 'branches',
 )  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def block_params():
     name: jax.ShapeDtypeStruct(shape, jnp.float32)
     for name, shape in networks.shapes(c).items()
   }
-  return c, random(params_lib.nest(shapes), 8, 0.1)
+  return c, family.DrafterParams(random(params_lib.nest(shapes), 8, 0.1))
 
 
 @functools.cache

@@ -14,11 +14,12 @@ from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import window
 from specdiff_jax.drafters.dflash import network as dflash
 from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks
 
 
 @dataclasses.dataclass(frozen=True)
-class Block(window.Window):
+class Block(window.SharedContext):
   """Fills the slots of a block; a strategy makes a tree of the marginals.
 
   The state is the KV cache of the verified tokens, which are those before the
@@ -53,34 +54,32 @@ class Block(window.Window):
     del context
     return self._keep(params, state, features, start)
 
-  def draft(self, params, state, context, sampling, noise, slots):
-    marginals = revealed = None
-    for step in range(self.denoising.steps):
-      revealed = self.reveal(step, marginals, revealed, sampling, noise)
-      marginals = self._marginals(params, state, context, revealed)
-    return self.tree(marginals, revealed, sampling, noise, slots), state
-
-  def _marginals(self, params, cache, context, revealed):
-    """Runs one pass, given what is decided of the block."""
-    anchor, vocab_size = context.length - 1, context.verifier.vocab_size
-    masks = jnp.full((anchor.size, self.config.gamma), self.config.mask_id)
-    filled = masks
-    if revealed is not None:
-      filled = jnp.where(revealed.decided, revealed.index, masks)
+  def branches(self, params, state, context, token=None, shown=None):
+    anchor, size = context.length - 1, self.config.gamma
+    masks = jnp.full((anchor.size, 1, size), self.config.mask_id)
+    if token is not None and shown is not None:
+      room = (0, 0), (0, 0), (0, size - shown.shape[2])
+      token, shown = jnp.pad(token, room), jnp.pad(shown, room)
+      masks = jnp.where(shown, token, masks)
+    first = jnp.broadcast_to(context.last[:, None, None], masks[..., :1].shape)
     # The embedding as it is stored: DFlash knows no scale of it.
     x = networks.apply(
       dflash.DFlash(self.config),
-      params,
-      context.embed(jnp.concatenate([context.last[:, None], filled], axis=1)),
-      anchor[:, None] + jnp.arange(self.config.block),
-      cache.layers,
-      jnp.arange(cache.slots) < anchor[:, None],
-    )
+      params.network,
+      context.embed(jnp.concatenate([first, masks], axis=-1)),
+      jnp.broadcast_to(anchor[:, None], masks.shape[:2]),
+      state.layers,
+      serving=True,
+    )[:, :, 1:]
+    head = params.head
+    logits = context.head(x) if head is None else layers_lib.dense(x, head)
     # The network never drafts the mask, whatever the head makes of it.
-    ids = jnp.arange(vocab_size, dtype=jnp.int32)
-    barred = jnp.where(ids == self.config.mask_id, -jnp.inf, 0.0)
+    vocab_size = context.verifier.vocab_size
+    ids = params.vocab
+    if ids is None:
+      ids = jnp.arange(vocab_size, dtype=jnp.int32)
     return marginals_lib.Marginals(
-      logits=context.head(x[:, 1:]) + barred,
+      logits=logits + jnp.where(ids == self.config.mask_id, -jnp.inf, 0.0),
       ids=ids,
       root=context.last,
       length=context.length,
@@ -96,6 +95,8 @@ class Block(window.Window):
     positions = start[:, None] + jnp.arange(features.shape[1])
     network = dflash.DFlash(self.config)
     return cache.written(
-      networks.apply(network, params, features, positions, method='context'),
+      networks.apply(
+        network, params.network, features, positions, method='context'
+      ),
       start,
     )

@@ -1,6 +1,5 @@
-"""The family of DFlash drafters, published ones alone."""
+"""The family of DFlash drafters, published and trained ones."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,13 +7,62 @@ import jax.numpy as jnp
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
-from specdiff_jax.core import jax_settings
+from specdiff_jax.core import printing
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import published as published_lib
 from specdiff_jax.drafters.dflash import drafter
 from specdiff_jax.drafters.dflash import format as format_lib
 from specdiff_jax.drafters.dflash import network
+from specdiff_jax.drafters.dflash import options as options_lib
+from specdiff_jax.drafters.dflash import speculators
 from specdiff_jax.models import config as config_lib
+
+
+def _sizes(
+  options: options_lib.Options,
+  gamma: int,
+  verifier: config_lib.TransformerConfig,
+) -> network.TrainedConfig:
+  most = verifier.layers
+  if not 1 <= options.layers <= most:
+    raise errors.InputError(
+      f'layers is {options.layers}, but a drafter starts from the last '
+      f"of the verifier's {most} layers: give 1 to {most}."
+    )
+  features = tuple(options.features) or network.published_features(most)
+  if not all(0 <= layer < most for layer in features):
+    raise errors.InputError(
+      f'features is {features}, but the layers of the verifier are '
+      f'0 to {most - 1}.'
+    )
+  if not 0 <= options.mask_id < verifier.vocab_size:
+    raise errors.InputError(
+      f'masked_lm.mask_id is {options.mask_id}, but the tokens of the verifier '
+      f'are 0 to {verifier.vocab_size - 1}; give one that no text has.'
+    )
+  return network.TrainedConfig(
+    gamma=gamma,
+    layers=options.layers,
+    features=features,
+    mask_id=options.mask_id,
+    vocab=min(options.vocab, verifier.vocab_size),
+    window=options.window,
+    verifier=verifier,
+  )
+
+
+def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
+  one = parts['drafter']
+  _no_context_window(serving, one.source)
+  made = drafter.Block(config=one.config.run_as, **serving.window)
+  if one.config.vocab == checkpoint.config.vocab_size:
+    return made, family.DrafterParams(family.cast(one, checkpoint))
+  return made, family.with_head(one, checkpoint)
+
+
+def _no_context_window(serving: family.Serving, name: str) -> None:
+  why = 'a DFlash drafter keeps all its keys'
+  family.no_context_window(serving, name, why)
 
 
 def _published(
@@ -34,6 +82,20 @@ def _published(
         f'{theirs}, but that of {checkpoint.source} is {wanted}. Take the '
         'drafter of this verifier.'
       )
+  if sizes.verifier_layers not in (0, model.layers):
+    raise errors.InputError(
+      f'{folder}: the DFlash drafter was made for a verifier of '
+      f'{sizes.verifier_layers} layers (num_target_layers), but '
+      f'{checkpoint.source} has {model.layers}. Take the drafter of this '
+      'verifier.'
+    )
+  told = format_lib.facts(folder).get('verifier', checkpoint.fingerprint)
+  if told != checkpoint.fingerprint:
+    raise errors.InputError(
+      f'{folder}: the DFlash drafter was trained for the verifier with the '
+      f'fingerprint {printing.short(told)}, but {checkpoint.source} has '
+      f'{checkpoint.fingerprint}. Take the drafter of this verifier.'
+    )
   if not all(0 <= layer < model.layers for layer in sizes.features):
     raise errors.InputError(
       f'{folder}: the DFlash drafter reads the verifier layers '
@@ -47,11 +109,9 @@ def _published(
       f'{sizes.block} slots, of which the first is the last committed token: '
       f'it drafts {sizes.gamma} tokens at once. Lower gamma.'
     )
-  family.no_context_window(
-    serving, folder, 'a DFlash drafter keeps all its keys'
-  )
+  _no_context_window(serving, folder)
   one = drafter.Block(config=sizes, **serving.window)
-  return one, params
+  return one, family.DrafterParams(params)
 
 
 def _shape(
@@ -59,9 +119,8 @@ def _shape(
 ) -> family.Made:
   """Returns a drafter of zeros, of the shape that DFlash has for a verifier.
 
-  Five layers as wide as the verifier's, and as many of its layers read (of a
-  verifier of few layers, as for a test, half as many); a block of gamma tokens
-  and the last committed one.
+  Five layers as wide as the verifier's (half of its own, where they are few),
+  five of its layers read; a block of gamma tokens and the last committed one.
   """
   verifier = checkpoint.config
   if not isinstance(verifier, config_lib.TransformerConfig):
@@ -69,26 +128,19 @@ def _shape(
       f'preset:{name} is a drafter for transformers of the Llama and Qwen '
       f'families, not for {checkpoint.source}; take another verifier.'
     )
-  layers = max(1, min(5, verifier.layers // 2))
-  sizes = network.DFlashConfig(
-    network=dataclasses.replace(
-      verifier, layers=layers, scan_layers=False, qk_norm=True, tied_head=True
-    ),
-    features=tuple(
-      (2 * i + 1) * verifier.layers // (2 * layers) for i in range(layers)
-    ),
-    block=serving.gamma + 1,
+  sizes = network.TrainedConfig(
+    gamma=serving.gamma,
+    layers=max(1, min(5, verifier.layers // 2)),
+    features=network.published_features(verifier.layers),
     mask_id=verifier.vocab_size - 1,
+    vocab=verifier.vocab_size,
+    window=0,
+    verifier=verifier,
   )
   dtype = checkpoint.params['final_norm'].dtype
-  read = jnp.zeros((1, 1, layers, verifier.width))
-  shapes = jax.eval_shape(
-    lambda: network.DFlash(sizes).init(
-      jax_settings.key(0), read, jnp.zeros((1, 1), jnp.int32), method='context'
-    )['params']
-  )
-  params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), shapes)
-  return drafter.Block(config=sizes, **serving.window), params
+  params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), sizes.shapes())
+  one = drafter.Block(config=sizes.run_as, **serving.window)
+  return one, family.DrafterParams(params)
 
 
 def _describe(found: published_lib.Published) -> dict[str, Any]:
@@ -96,8 +148,23 @@ def _describe(found: published_lib.Published) -> dict[str, Any]:
 
 
 FAMILY = family.Family(
-  readers={'dflash': format_lib.read},
-  architectures={'DFlashDraftModel': 'dflash'},
+  networks={
+    'drafter': family.Network(
+      sizes=_sizes,
+      config=network.TrainedConfig,
+      initial=network.initial,
+      from_verifier=network.initial_from_verifier,
+      training=f'{__package__}.training',
+      remat=True,
+    )
+  },
+  drafter=_drafter,
+  readers={'dflash': format_lib.read, 'speculators': speculators.read},
+  architectures={
+    'DFlashDraftModel': 'dflash',
+    'DFlashSpeculator': 'speculators',
+  },
+  source=format_lib.trained,
   published=_published,
   shapes=('dflash',),
   shape=_shape,

@@ -1,19 +1,34 @@
-"""DFlash drafters on disk, in z-lab's form: config.json and tensor names."""
+"""DFlash drafters on disk, in z-lab's form: config.json and tensor names.
+
+What is written of a drafter that was trained here says in the metadata of its
+tensors which layers, mask and verifier it has, so that a config.json that was
+changed, or put beside other weights, is found.
+"""
 
 from collections.abc import Mapping
+import json
 import os
 from typing import Any
 
+import numpy as np
+
 from specdiff_jax.checkpoints import export
+from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
+from specdiff_jax.checkpoints import stored
+from specdiff_jax.checkpoints.hf import directory
+from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.checkpoints.hf import names
 from specdiff_jax.checkpoints.hf import sizes as hf_sizes
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
+from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters.dflash import network as dflash
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.text import tokenizer as tokenizer_lib
 
 Raw = published.Raw
 
@@ -22,7 +37,7 @@ Raw = published.Raw
 _KEYS = frozenset({
     'mask_token_id', 'target_layer_ids', 'block_size', 'mask_token',
     'num_target_layers', 'num_anchors', 'loss_decay_factor', 'loss_type',
-    'training_objective', 'version',
+    'training_objective', 'version', 'training_mode', 'prefix_weight_base',
 })  # fmt: skip
 # Keys of either place -> the values with which our network is theirs.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -55,8 +70,9 @@ _WINDOWS = ('swa_window_size', 'sliding_window', 'window_size')
 def read(file: str, raw: Raw) -> published.Published:
   """DFlash, whose block and verifier layers `dflash_config` tells.
 
-  Of its layers all see the whole text and each other's tokens; windows and
-  causal blocks, of which others write, are refused by their name.
+  A sliding layer of `layer_types` sees the `sliding_window` tokens that end with
+  a slot. Other windows and causal blocks, of which others write, are refused by
+  their name.
   """
   own = raw.get('dflash_config')
   own = own if isinstance(own, dict) else {}
@@ -71,12 +87,9 @@ def read(file: str, raw: Raw) -> published.Published:
       'change the network and is not supported. Take another drafter.'
     )
   raw = {**raw, **{k: v for k, v in own.items() if k not in _WINDOWS}}
-  count = hf_sizes.integer(file, raw, 'num_hidden_layers')
-  only = {
-    **_ONLY,
-    'layer_types': (['full_attention'] * count,),
-    'draft_vocab_size': (raw.get('vocab_size'),),
-  }
+  only = {**_ONLY, 'draft_vocab_size': (raw.get('vocab_size'),)}
+  if hf_sizes.LOCAL in (raw.get('layer_types') or ()):
+    del only['use_sliding_window']
   for key, good in only.items():
     if raw.get(key) not in (None, *good):
       raise errors.InputError(
@@ -101,6 +114,14 @@ def read(file: str, raw: Raw) -> published.Published:
       "where a list of numbers of the verifier's layers is expected; "
       'download the file again.'
     )
+  count = hf_sizes.integer(file, raw, 'num_target_layers', 0)
+  usual = dflash.published_features(count, len(layers)) if count else ()
+  if usual and layers == [layer + 1 for layer in usual]:
+    raise errors.InputError(
+      f'{file}: dflash_config.target_layer_ids is {layers}, each one more than '
+      f'in published drafters of verifiers with {count} layers, {list(usual)}: '
+      'they are counted as in the speculators form. Subtract one from each.'
+    )
   unread = dict.fromkeys(
     ('input_embedding_scale', 'output_multiplier', *_LEFT_OVER)
   )
@@ -113,10 +134,39 @@ def read(file: str, raw: Raw) -> published.Published:
     features=tuple(layers),
     block=hf_sizes.integer(file, raw, 'block_size', 16),
     mask_id=published.mask(file, raw),
+    verifier_layers=count,
   )
+  _as_written(file, sizes)
   ours = {theirs: name for name, theirs in tensor_names(sizes).items()}
   name = lambda theirs: ours.get(theirs, '')
   return published.Published(sizes, name, sizes.mask_id, 'dflash')
+
+
+def facts(folder: str) -> dict[str, str]:
+  """Returns what the file of tensors says of itself, as written here."""
+  path = os.path.join(folder, f'{directory.STEM}.safetensors')
+  return safetensors_io.metadata(path) if os.path.isfile(path) else {}
+
+
+def _facts(sizes: dflash.DFlashConfig) -> dict[str, str]:
+  """Returns what config.json has to say of these tensors."""
+  return {
+    'target_layer_ids': json.dumps(sizes.features),
+    'mask_token_id': str(sizes.mask_id),
+    'block_size': str(sizes.block),
+  }
+
+
+def _as_written(file: str, sizes: dflash.DFlashConfig) -> None:
+  """Raises InputError where the tensors were written with another config."""
+  told = facts(os.path.dirname(file))
+  for key, value in _facts(sizes).items():
+    if told.get(key, value) != value:
+      raise errors.InputError(
+        f'{file}: {key} is {value}, but the tensors beside it were written '
+        f'with {printing.short(told[key])}. Put that back, or take the '
+        'weights of this config.'
+      )
 
 
 def _agreeing(file: str, raw: Raw, own: Raw) -> None:
@@ -148,26 +198,98 @@ def tensor_names(config: dflash.DFlashConfig) -> dict[str, str]:
   }
 
 
+def trained(path: str) -> sources.Source:
+  """Opens a file that `distill` wrote, as a drafter with the whole head."""
+  tensors, metadata = safetensors_io.load(path)
+  config: Any = drafter_file.sizes(
+    path, metadata.get('config', ''), dflash.TrainedConfig
+  )
+  drafter_file.check_shapes(path, config, tensors)
+  sizes, flat = config.run_as, dict(params_lib.flatten(tensors['network']))
+  theirs = tensor_names(sizes)
+  found = {
+    name: stored.InMemory(np.asarray(value)) for name, value in flat.items()
+  }
+  return sources.Source(
+    name=path,
+    form='hf',
+    family='DFlashDraftModel',
+    folder='',
+    config=sizes,
+    tensors=lambda: ((name, theirs[name], x) for name, x in found.items()),
+    entries=list,
+    tokenizer=lambda: tokenizer_lib.Tokenizer.bytes(257),
+    drafter=metadata,
+  )
+
+
+def sizes_of(source: sources.Source) -> dflash.DFlashConfig:
+  """Returns the sizes of a DFlash drafter; InputError for any other network."""
+  if isinstance(source.config, dflash.DFlashConfig):
+    return source.config
+  kind = type(source.config).__name__.removesuffix('Config')
+  raise errors.InputError(
+    f'{source.name}: this is a {kind}, not a DFlash drafter, and no other '
+    'network can be written so; take --format=hf or native.'
+  )
+
+
+def write_new(
+  source: sources.Source, folder: str, dtype, progress, config: Raw
+) -> dict[str, Any]:
+  """Writes tensors under z-lab's names, and a config.json of its own."""
+  told = _facts(sizes_of(source))
+  before = facts(source.folder) if source.folder else source.drafter
+  if 'verifier' in before:
+    told['verifier'] = before['verifier']
+  tensors = {
+    theirs: tensor
+    for _, theirs, tensor in params_lib.checked(
+      source.config, source.tensors(), source.name
+    )
+  }
+  first = next(iter(tensors.values()))
+  kind = np.dtype(dtype or first.dtype).name
+  export.write_json(
+    os.path.join(folder, 'config.json'), {**config, 'dtype': kind}
+  )
+  return export.write_tensors(
+    folder, directory.STEM, tensors, dtype, progress, told
+  )
+
+
+def layers_config(sizes: dflash.DFlashConfig) -> dict[str, Any]:
+  """Returns what a config.json says of the layers."""
+  kinds = {True: hf_sizes.LOCAL, False: hf_sizes.GLOBAL}
+  return {
+    **families.hf_config(sizes.network),
+    'tie_word_embeddings': False,
+    'layer_types': [kinds[local] for local in sizes.network.local_layers],
+  }
+
+
 def write(
   source: sources.Source, folder: str, dtype, progress
 ) -> dict[str, Any]:
   """Writes z-lab's form, which vLLM and SGLang read too."""
-  sizes = source.config
-  if not isinstance(sizes, dflash.DFlashConfig):
-    kind = type(sizes).__name__.removesuffix('Config')
-    raise errors.InputError(
-      f'{source.name}: this is a {kind}, not a DFlash drafter, and no other '
-      'network can be written so; take --format=hf or native.'
-    )
-  summary = export.write_hf(source, folder, dtype, progress)
-  file = os.path.join(folder, 'config.json')
-  raw = files.read_json(file)
+  sizes = sizes_of(source)
   own = {
     'target_layer_ids': list(sizes.features),
     'mask_token_id': sizes.mask_id,
     'block_size': sizes.block,
   }
-  raw['dflash_config'] = {**(raw.get('dflash_config') or {}), **own}
-  raw['block_size'] = sizes.block  # some look for it here, some there
-  export.write_json(file, raw)
-  return summary
+  # Some look for the block here, some there.
+  both = {'dflash_config': own, 'block_size': sizes.block}
+  file = os.path.join(source.folder, 'config.json')
+  raw = files.read_json(file) if source.folder else {}
+  if 'DFlashDraftModel' in published.architectures(raw):
+    summary = export.write_hf(source, folder, dtype, progress)
+    file = os.path.join(folder, 'config.json')
+    raw = files.read_json(file)
+    both['dflash_config'] = {**(raw.get('dflash_config') or {}), **own}
+    export.write_json(file, {**raw, **both})
+    return summary
+  config = {**layers_config(sizes), 'architectures': ['DFlashDraftModel']}
+  if sizes.verifier_layers:
+    config['num_target_layers'] = sizes.verifier_layers
+  return write_new(source, folder, dtype, progress, {**config, **both})

@@ -5,11 +5,14 @@ see each other. Beside the block's own keys and values each layer has those of
 the verified text, made of the verifier's hidden states: the same fused state
 for all layers, mapped by each layer's own weights. Embedding and head are the
 verifier's. A slot is predicted by the output at its own position.
+
+N blocks of a row are computed together over one context: many anchors in
+training, branches of one draft (`d2sd`), a single block in decoding.
 """
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
@@ -17,11 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import jax_settings
+from specdiff_jax.drafters.diffusion import layer as window_layer
 from specdiff_jax.models import attention
-from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks
+from specdiff_jax.models import transformer
 from specdiff_jax.models import transformer_layer as layer_lib
 from specdiff_jax.models import views
 
@@ -34,15 +39,19 @@ class DFlashConfig:
 
   Attributes:
     network: the sizes of its layers; vocab_size and width are the verifier's.
+      In its local layers a slot sees the `window` tokens that end with it, and
+      none behind it.
     features: verifier layers whose outputs it reads, 0-based.
     block: slots of a block, the last committed token among them.
     mask_id: the verifier's id whose embedding stands for what is not known.
+    verifier_layers: how many the verifier has; 0 where that is not told.
   """
 
   network: config_lib.TransformerConfig
   features: tuple[int, ...]
   block: int
   mask_id: int
+  verifier_layers: int = 0
 
   def __post_init__(self):
     config_lib.check_type('DFlashConfig', 'block', int, self.block)
@@ -71,6 +80,67 @@ class DFlashConfig:
     return self.block - 1
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainedConfig:
+  """Sizes of one that is trained here; widths follow the verifier's.
+
+  Attributes:
+    gamma: tokens that a block drafts.
+    layers: of the drafter.
+    features: verifier layers (0-based outputs) that it reads.
+    mask_id: token that stands for what is not known.
+    vocab: number of tokens it can draft, the verifier's most frequent ones.
+    window: tokens that a slot of its layers sees; 0 for all of them.
+    verifier: the verifier's own sizes.
+  """
+
+  gamma: int
+  layers: int
+  features: tuple[int, ...]
+  mask_id: int
+  vocab: int
+  window: int
+  verifier: config_lib.TransformerConfig
+
+  kind: ClassVar[str] = 'dflash'
+  may_be_zero: ClassVar[tuple[str, ...]] = ('mask_id', 'window')
+
+  def __post_init__(self):
+    config_lib.require_transformer(self.verifier, 'A DFlash drafter')
+    _ = self.run_as  # raises InputError on an impossible mask token
+
+  @property
+  def run_as(self) -> DFlashConfig:
+    """Its network, whose layers are Qwen3's whatever the verifier's are."""
+    c = self.verifier
+    network = config_lib.TransformerConfig(
+      c.vocab_size, c.width, self.layers, c.heads, c.kv_heads, c.head_dim,
+      c.mlp_width, c.rope_base, c.norm_eps, max_positions=c.max_positions,
+      qk_norm=True, window=self.window, rope_scaling=c.rope_scaling,
+    )  # fmt: skip
+    return DFlashConfig(
+      network, self.features, self.gamma + 1, self.mask_id, c.layers
+    )
+
+  def shapes(self):
+    """Returns the tree of trained parameters as shapes."""
+    return jax.eval_shape(lambda: initial(self, jax_settings.key(0)))
+
+
+def published_features(layers: int, count: int = 5) -> tuple[int, ...]:
+  """Returns the layers that published drafters read of a verifier's.
+
+  `count` of them, evenly from the second to the last but two, or fewer where
+  these are not different; a single one is that in the middle.
+
+  Example: published_features(36) == (1, 9, 17, 25, 33)
+  """
+  count = max(1, min(count, layers - 3))
+  if count == 1:
+    return (layers // 2,)
+  return tuple(round(1 + i * (layers - 4) / (count - 1)) for i in range(count))
+
+
 def shapes(config: DFlashConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
   layer = layer_lib.shapes(config.network)
@@ -87,20 +157,19 @@ def _top_shapes(config: DFlashConfig) -> layers_lib.Shapes:
 
 
 class Layer(layer_lib.LayerParts):
-  """One layer, whose queries also see keys that the block does not have."""
+  """One layer, whose queries also see keys that the blocks do not have."""
 
-  def __call__(self, x, context, view):
-    """Returns x [B, M, E]; context (keys, values)."""
+  def __call__(self, x, context, mask, seen, own, cos, sin):
+    """Returns x [B, N, M, E]; the rest is that of `window_attention`."""
     h = self.norm(x, self.attention_norm)
-    layer = cache_lib.Layer(*context)
-    if found := self.attended(h, layer, view):
-      return self.after(x, found[0])
-    query, *own = self.queries_keys_values(h, view.cos, view.sin)
-    own = (new.astype(old.dtype) for old, new in zip(context, own))
-    out = attention.attend(
-      query, layer, view.mask, view.seen, self.config.score_scale,
-      self.config.attention, cache_lib.Layer(*own),
-    )  # fmt: skip
+    if x.shape[1] == 1 and own is None and mask.ndim == 3:
+      view = views.View(cos[:, 0], sin[:, 0], mask, seen)
+      found = self.attended(h[:, 0], cache_lib.Layer(*context), view)
+      if found:
+        return self.after(x, found[0][:, None])
+    query, *block = self.queries_keys_values(h, cos, sin)
+    query = query * self.config.score_scale
+    out = window_layer.window_attention(query, context, block, mask, seen, own)
     return self.after(x, out)
 
 
@@ -109,12 +178,14 @@ class DFlash(nn.Module):
 
   config: DFlashConfig
   param_dtype: Any = jnp.float32
+  remat: bool = False  # compute each layer again on the way back
 
   def setup(self):
     layers_lib.make_params(self, _top_shapes(self.config), self.param_dtype)
     network = self.config.network
+    layer = nn.remat(Layer) if self.remat else Layer
     self.layer = [
-      Layer(network, self.param_dtype) for _ in range(network.layers)
+      layer(network, self.param_dtype) for _ in range(network.layers)
     ]
 
   def context(
@@ -137,27 +208,87 @@ class DFlash(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    positions: jax.Array,
+    anchors: jax.Array,
     context: Sequence[tuple[jax.Array, jax.Array]],
-    seen: jax.Array,
+    serving: bool = False,
   ) -> jax.Array:
-    """Returns the final states [B, M, E] of blocks.
+    """Returns the final states [B, N, M, E] of blocks.
+
+    A block sees itself, and of the context what lies before its anchor.
 
     Args:
-      x: [B, M, E] embedded tokens of a block.
-      positions: [B, M].
-      context: keys and values of each layer, each [B, Hkv, S, Dh].
-      seen: [B, S] which of them the block sees.
+      x: [B, N, M, E] embedded tokens of blocks.
+      anchors: [B, N] position of the first token of each.
+      context: keys and values of each layer, each [B, Hkv, S, Dh], from
+        position 0 on.
+      serving: whether there is no gradient: what no block sees is not read.
     """
-    chex.assert_rank([x, positions, seen], [3, 2, 2])
-    network = self.config.network
-    angles = views.rope_of(network, positions, local=False)
-    mask = seen[:, None]
-    view = views.View(*angles, mask, attention.span(mask))
-    view = jax.lax.optimization_barrier(view)
-    for layer, keys in zip(self.layer, context):
-      x = layer(x, keys, view)
+    chex.assert_rank([x, anchors], [4, 2])
+    network, size = self.config.network, x.shape[2]
+    positions = anchors[..., None] + jnp.arange(size)
+    cos, sin = views.rope_of(network, positions, local=False)
+    index = jnp.arange(context[0][0].shape[2])
+    before = index < anchors[..., None, None]  # [B, N, 1, S]
+    masks: dict[bool, Any] = {False: (before, None)}
+    if network.window:
+      near = index > positions[..., None] - network.window
+      # Slots are near each other but in windows shorter than the block.
+      apart = jnp.arange(size)[:, None] - jnp.arange(size)
+      masks[True] = before & near, (apart >= 0) & (apart < network.window)
+    seen = _span(before) if serving else None
+    view = jax.lax.optimization_barrier((cos, sin, masks, seen))
+    cos, sin, masks, seen = view
+    for layer, local, keys in zip(
+      self.layer, network.local_layers, context, strict=True
+    ):
+      mask, own = masks[local]
+      x = layer(x, keys, mask, seen, own, cos, sin)
     return layers_lib.rms_norm(x, self.final_norm, network.norm_eps)
+
+
+def _span(mask: jax.Array) -> attention.Span:
+  """Returns the span of mask [B, N, M, S]."""
+  return attention.span(mask.reshape(mask.shape[0], -1, mask.shape[-1]))
+
+
+def initial(config: TrainedConfig, key: jax.Array) -> dict[str, Any]:
+  """Returns random parameters, float32."""
+  read = jnp.zeros((1, 1, len(config.features), config.verifier.width))
+  made: Any = DFlash(config.run_as).init(
+    key, read, jnp.zeros((1, 1), jnp.int32), method='context'
+  )
+  return made['params']
+
+
+def initial_from_verifier(
+  config: TrainedConfig, key: jax.Array, verifier
+) -> dict[str, Any]:
+  """Returns parameters whose layers are the verifier's last ones.
+
+  The fused features start as the state nearest to what those layers read there,
+  under the mean of their norms, so that keys of the context start near the
+  verifier's own. What the verifier's layers lack, or have besides, is new, or
+  left out.
+  """
+  params = initial(config, key)
+  c, verifier = config.verifier, layer_lib.parted(config.verifier, verifier)
+  number = lambda x: jnp.asarray(x, jnp.float32)
+  first = c.layers - config.layers
+  for i in range(config.layers):
+    layer = transformer.layer_params(verifier, first + i)
+    for name, own in params[f'layer_{i}'].items():
+      offset = c.norm_offset if name.endswith('norm') else 0.0
+      params[f'layer_{i}'][name] = (
+        number(layer[name]) + offset if name in layer else own
+      )
+  params['final_norm'] = number(verifier['final_norm']) + c.norm_offset
+  norms = [params[f'layer_{i}']['attention_norm'] for i in range(config.layers)]
+  params['context_norm'] = sum(norms) / len(norms)
+  near = min(config.features, key=lambda layer: abs(layer - first + 1))
+  at = config.features.index(near) * c.width
+  fuse = 0.1 * params['fuse']
+  params['fuse'] = fuse.at[:, at : at + c.width].add(jnp.eye(c.width))
+  return params
 
 
 # Not a language model of its own: it is called otherwise.

@@ -27,7 +27,7 @@ class DiffusionState:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedDiffusion(window.Window):
+class MaskedDiffusion(window.SharedContext):
   """Fills a window in one pass; a strategy makes a tree of its marginals.
 
   Attributes:
@@ -48,6 +48,10 @@ class MaskedDiffusion(window.Window):
   @property
   def features(self) -> tuple[int, ...]:
     return self.config.features
+
+  @property
+  def takes_prefixes(self) -> bool:
+    return self.config.ngram > 0
 
   def init(self, params, context):
     del params
@@ -78,32 +82,27 @@ class MaskedDiffusion(window.Window):
         positions, method='context',
     )  # fmt: skip
 
-  def draft(self, params, state, context, sampling, noise, slots):
-    seen = self._seen(state.context, context.length)
-    marginals = revealed = None
-    for step in range(self.denoising.steps):
-      revealed = self.reveal(step, marginals, revealed, sampling, noise)
-      marginals = self._marginals(params, state, context, seen, revealed)
-    return self.tree(marginals, revealed, sampling, noise, slots), state
-
-  def _marginals(self, params, state, context, seen, revealed):
-    """Runs one pass, given the keys that it sees and what is decided."""
-    cache, first = seen
-    if revealed is not None:
-      decided, index = revealed
-      revealed = (decided[:, None], params.vocab[index][:, None])
+  def branches(self, params, state, context, token=None, shown=None):
+    cache, first = self._seen(state.context, context.length)
+    anchors, last = (context.length - 1)[:, None], state.last[:, None]
+    revealed = None
+    if token is not None and shown is not None:
+      room = (0, 0), (0, 0), (0, self.config.gamma - shown.shape[2])
+      revealed = jnp.pad(shown, room), jnp.pad(token, room)
+      anchors = jnp.broadcast_to(anchors, shown.shape[:2])
+      last = jnp.broadcast_to(last, shown.shape[:2] + last.shape[2:])
     x = drafter_windows.fill(
       self.config,
       params.network,
       context.embed,
       context.tokens,
-      (context.length - 1)[:, None],
-      state.last[:, None],
+      anchors,
+      last,
       cache.layers,
       first,
       revealed,
       serving=True,
-    )[:, 0]
+    )
     return marginals_lib.Marginals(
       logits=layers_lib.dense(x, params.head),
       ids=params.vocab,

@@ -35,15 +35,17 @@ class DrafterLayer(transformer_layer.LayerParts):
     return self.after(x, window_attention(query, context, window, mask, seen))
 
 
-def window_attention(query, context, window, mask, seen=None):
+def window_attention(query, context, window, mask, seen=None, own=None):
   """Attends to the context and to the own window, under one softmax.
 
   Args:
     query: [B, N, G, H, Dh] float32, scaled.
     context: keys and values [B, Hkv, S, Dh], shared by the N windows.
     window: keys and values [B, N, Hkv, G, Dh].
-    mask: [B, N, S] bool, what each window sees of the context.
+    mask: [B, N, S] bool, what each window sees of the context; [B, N, G, S]
+      where its slots do not see the same.
     seen: the mask's span; None where all of it is read, as for a gradient.
+    own: [G, G] bool, what slots see of their window; None for all of it.
 
   Returns:
     [B, N, G, H * Dh] float32.
@@ -52,8 +54,11 @@ def window_attention(query, context, window, mask, seen=None):
   layer = cache_lib.Layer(*context)
   query = query.reshape(batch, windows, slots, layer.kv_heads, -1, head_dim)
   query = query.transpose(0, 3, 1, 4, 2, 5)  # [B, Hkv, N, H/Hkv, G, Dh]
-  outer = attention.part(query, layer, mask[:, None, :, None, None], seen)
+  mask = mask[:, :, None] if mask.ndim == 3 else mask
+  outer = attention.part(query, layer, mask[:, None, :, None], seen)
   scores = jnp.einsum('bknrgd,bnkcd->bknrgc', query, window[0])
+  if own is not None:
+    scores = jnp.where(own, scores, -jnp.inf)
   top = jax.lax.stop_gradient(scores.max(-1))
   weights = jnp.exp(scores - top[..., None])
   out = jnp.einsum('bknrgc,bnkcd->bknrgd', weights, window[1])

@@ -13,7 +13,8 @@ class Options(options.Options):
 
   features: tuple[int, ...] = fields.run(
       (), 'verifier layers that a diffusion drafter reads; by default the one '
-      'below its own and the last', element=int,
+      'below its own and the last, of kind dflash up to five, spread as in '
+      'published ones', element=int,
   )  # fmt: skip
   trunk: int = fields.run(
       1024, 'width of the MLP that starts its slots', low=1, high=1 << 20,

@@ -10,6 +10,7 @@ from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
+from specdiff_jax.drafters import family
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.dflash import drafter as block
 from specdiff_jax.drafters.dflash import network as dflash
@@ -47,6 +48,9 @@ def params(config, seed):
   )
 
 
+PARAMS = family.DrafterParams(params(CONFIG, 4))
+
+
 def drafter(gamma=BLOCK - 1, **options):
   chain = strategies.Chain(keep_q=True)
   return block.Block(CONFIG, gamma, chain, **options)
@@ -72,7 +76,7 @@ def law_of(one, state, length):
     noise = sampling_lib.request_noise(0, jnp.arange(2))
     return one.draft(p, state, context, law, noise, one.buckets[0])[0]
 
-  tree = draft(params(CONFIG, 4), state, context(length))
+  tree = draft(PARAMS, state, context(length))
   return np.exp(tree.log_q[:, 1:]), np.asarray(tree.token)
 
 
@@ -85,19 +89,13 @@ def expected(length):
   @jax.jit
   def whole(p, features, embedded):
     model = dflash.DFlash(CONFIG)
-    positions = jnp.arange(before + BLOCK)[None]
-    keys = model.apply(
-      {'params': p}, features, positions[:, :before], method='context'
-    )
-    seen = jnp.ones((1, before), bool)
-    return model.apply(
-      {'params': p}, embedded, positions[:, before:], keys, seen
-    )
+    positions = jnp.arange(before)[None]
+    keys = model.apply({'params': p}, features, positions, method='context')
+    return model.apply({'params': p}, embedded, jnp.array([[before]]), keys)
 
-  x = whole(
-    params(CONFIG, 4), FEATURES[:1, :before], verifier['embed'][tokens][None]
-  )
-  logits = np.asarray(x[0, 1:]) @ verifier['head'].T
+  embedded = verifier['embed'][tokens][None, None]
+  x = whole(PARAMS.network, FEATURES[:1, :before], embedded)
+  logits = np.asarray(x[0, 0, 1:]) @ verifier['head'].T
   logits[:, MASK] = -np.inf
   return np.asarray(jax.nn.softmax(logits, axis=-1))
 
@@ -108,7 +106,7 @@ def started(one, length):
   known = jnp.arange(ROOM) < jnp.asarray(length)[:, None] - 1
   features = jnp.where(known[..., None, None], features, 77.0)
   begun = jax.jit(prefilled.prefilled, static_argnums=0)
-  return begun(one, params(CONFIG, 4), context(length), features)
+  return begun(one, PARAMS, context(length), features)
 
 
 def observed(one, state, length, count):
@@ -121,7 +119,7 @@ def observed(one, state, length, count):
     path[row, : len(new)] = new
   verdict = types.Verdict(None, jnp.asarray(count), None)
   return jax.jit(one.observe, static_argnums=5)(
-    params(CONFIG, 4), state, context(length), verdict, jnp.asarray(path), BLOCK
+    PARAMS, state, context(length), verdict, jnp.asarray(path), BLOCK
   )
 
 

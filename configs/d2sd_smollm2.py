@@ -1,0 +1,40 @@
+"""D2SD: a first draft, and a second drafter that goes on from its prefixes.
+
+Why: D2SD (2606.04446) answers a first draft's doubts with a second drafter. Here
+the first draft is of the drafter that is shipped, or of a DFlash drafter; the
+second is one that learned behind prefixes
+(configs/distill_dflash_smollm2.py:second). The same first drafter as a chain and
+as a best-first tree of as many verified tokens stands beside it.
+
+Cost: each cycle runs two drafters, the second over K = 4 branches at once, and
+verifies up to 33 tokens.
+
+Expected: exact in every system; tau and speed are not measured yet, as the second
+drafter has to be trained first. `smoke` has random drafters.
+
+COMMAND:
+  python -m specdiff_jax distill \
+      --config=configs/distill_dflash_smollm2.py:second \
+      --config.data=runs/greedy,runs/sampled --workdir=runs/second
+  python -m specdiff_jax bench --config=configs/d2sd_smollm2.py
+"""
+
+import ml_collections
+
+import specdiff_jax as sd
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the recipe; 'smoke' is tiny, with random drafters."""
+  if variant not in ('', 'smoke'):
+    raise ValueError(f'the variants are "" and "smoke", not {variant!r}')
+  smoke = variant == 'smoke'
+  config = sd.load_config('tiny:smoke' if smoke else 'quickstart')
+  config.system = 'd2sd'
+  config.systems = ('ar', 'specdiff', 'best_first', 'd2sd')
+  config.gamma = 4 if smoke else 7
+  config.branches = 4
+  config.budget = 33
+  second = 'random' if smoke else 'runs/second/drafter.safetensors'
+  config.drafters = {'d2sd': {'first': config.drafter, 'second': second}}
+  return config
