@@ -120,6 +120,8 @@ class Family:
     shapes: names of drafters that are known by their shape alone.
     shape: (one of these, verifier, serving) -> drafter and params of zeros.
     describe: what is told of a published drafter, by `inspect`.
+    heads: whether its drafters take `heads`: their W tokens are those of the
+      file, and the verifier's head reads their states.
     by_output: names of matrices [out, in] of dense layers that a mesh splits
       by their outputs, besides those of the verifier's networks.
     by_input: names of those that it splits by their inputs.
@@ -136,6 +138,7 @@ class Family:
   shapes: tuple[str, ...] = ()
   shape: Callable[..., Made] | None = None
   describe: Callable[..., Mapping[str, Any]] | None = None
+  heads: bool = False
   by_output: tuple[str, ...] = ()
   by_input: tuple[str, ...] = ()
   sharding: tuple[rules.Rule, ...] = ()
@@ -148,6 +151,7 @@ class DrafterParams:
   network: Any  # of the drafter's network
   vocab: jax.Array  # [vocab] int32 ids that can be drafted, most frequent first
   head: jax.Array  # [vocab, E] their rows of the verifier's head
+  edges: Any = None  # of a lattice's source
 
 
 def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:

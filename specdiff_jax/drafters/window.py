@@ -1,5 +1,9 @@
 """What drafters have in common that fill a window of slots at once."""
 
+from typing import Any
+
+import jax
+
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
@@ -43,6 +47,10 @@ class Window:
   def max_depth(self) -> int:
     return self.gamma
 
+  def with_edges(self, params: Any, edges: Any) -> Any:
+    """Returns the drafter's params with those of a lattice's source."""
+    return params.replace(edges=edges)
+
   def reveal(
     self,
     step: int,
@@ -68,5 +76,7 @@ class Window:
     """Returns the tree of `slots` slots after the last pass."""
     assert marginals is not None  # there is one pass at least
     final = self.denoising.settled(marginals, revealed)
-    final = final.replace(logits=final.logits[:, : self.gamma])
+    used = final.logits, final.states
+    logits, states = jax.tree.map(lambda x: x[:, : self.gamma], used)
+    final = final.replace(logits=logits, states=states)
     return self.strategy(final, sampling, noise, slots)

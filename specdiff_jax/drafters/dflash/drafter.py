@@ -40,6 +40,9 @@ class Block(window.Window):
   def features(self) -> tuple[int, ...]:
     return self.config.features
 
+  def with_edges(self, params, edges):
+    return {**params, 'edges': edges}
+
   def init(self, params, context):
     del params
     return cache_lib.empty(
@@ -85,6 +88,8 @@ class Block(window.Window):
       root=context.last,
       length=context.length,
       vocab_size=vocab_size,
+      states=x[:, 1:],
+      edges=params.get('edges'),
     )
 
   def observe(self, params, state, context, verdict, features, slots):

@@ -110,6 +110,8 @@ class MaskedDiffusion(window.Window):
       root=context.last,
       length=context.length,
       vocab_size=context.verifier.vocab_size,
+      states=x,
+      edges=params.edges,
     )
 
   def _seen(self, cache, length):
