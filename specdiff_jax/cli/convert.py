@@ -103,10 +103,17 @@ def body(call: command.Call) -> int:
 def _refuse_trained(path: str) -> None:
   """Raises InputError for a drafter of ours, whose network others lack."""
   from specdiff_jax.drafters import drafter_file
+  from specdiff_jax.drafters import options
 
   if not drafter_file.is_one(path):
     return
   kind = drafter_file.kind(path)
+  if kind in options.HEADS:
+    raise errors.InputError(
+      f'{path}: this is a head of the kind {kind!r} that `distill` trained on a '
+      'drafter, and cannot be written in another form. This package serves it: '
+      '--config.system=lattice with this file as --config.head.'
+    )
   system = (
     registry.FAMILIES[registry.family_of(kind, path)].system or 'specdiff'
   )

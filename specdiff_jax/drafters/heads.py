@@ -118,10 +118,10 @@ class Head:
 
     def of_all(one):
       scores, index, edges = one
-      log_q = jax.nn.log_softmax(
-        scores[:, None] + layers_lib.dense(edges, params['successor']), axis=-1
-      )
-      return jnp.take_along_axis(log_q, index[:, None], axis=-1)
+      added = layers_lib.dense(edges, params['successor'])
+      all_of = scores[:, None] + added  # [B, K, W]
+      log_z = jax.nn.logsumexp(all_of, axis=-1, keepdims=True)
+      return jnp.take_along_axis(all_of, index[:, None], axis=-1) - log_z
 
     # A slot at a time: the scores of all, after all, would be large.
     rows = lax.map(

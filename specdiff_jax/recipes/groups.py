@@ -18,11 +18,17 @@ field, text, run = fields.field, fields.text, fields.run
 _REPORTED = ('bench', 'verify')
 
 
+# Systems with a drafter that the identities of files on disk have named since
+# the first day.
+_FIRST = ('specdiff', 'specdiff2', 'tree', 'best_first', 'adaptive', 'sps')
+
+
 def _paths(name: str) -> Any:
   """Returns the field of a system's drafter: a path, or one for each part."""
   parts = registry.parts(name)
   if len(parts) == 1:
-    return field('', f'drafter of the system {name}', path=True)
+    told, newer = f'drafter of the system {name}', name not in _FIRST
+    return field('', told, path=True, newer=newer)
   more = [
     (part, str, field('', f'the {part} of its networks', path=True))
     for part in parts

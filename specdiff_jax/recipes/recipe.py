@@ -70,13 +70,13 @@ class Recipe:
 
   def _chosen(self, kinds, wanted: Callable[[fields.About, bool], bool]):
     flat = self.flat()
-    names = [
-      one.name
+    found = {
+      one.name: _told(one.default, flat[one.name])
       for kind in kinds
       for one in dataclasses.fields(kind)
       if wanted(one.metadata['about'], flat[one.name] != one.default)
-    ]
-    return json.loads(json.dumps({name: flat[name] for name in names}))
+    }
+    return json.loads(json.dumps(found))
 
   def change(self, **values: Any) -> 'Recipe':
     """Returns the recipe with other values, by the names of a config.
@@ -145,6 +145,17 @@ def of(values: dict[str, Any]) -> Recipe:
     name: _filled(kind, values) for name, kind in loss_options.LOSSES.items()
   }
   return Recipe(systems=systems, losses=losses, **plain)
+
+
+def _told(default: Any, value: Any) -> Any:
+  """Returns a value without what is newer than files and as it always was."""
+  if not dataclasses.is_dataclass(default):
+    return value
+  return {
+    one.name: value[one.name]
+    for one in dataclasses.fields(default)
+    if not one.metadata['about'].newer or value[one.name] != one.default
+  }
 
 
 def _drafter(given: Any, default: str) -> Any:

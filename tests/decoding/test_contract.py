@@ -73,6 +73,7 @@ BY_HAND = (
   Row('tree', rule=accept.SelfSelection()),
   Row('garbage'),
   Row('block_shared_noise'),
+  Row('block_lattice'),
 )
 _SIZES = {
   'gamma': 4,
