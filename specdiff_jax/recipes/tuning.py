@@ -110,17 +110,17 @@ def _check_head(config: Config) -> None:
 
 def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
   """Returns what is trained, of a checked config and a verifier."""
-  vocab = params = None
   if config.start_from:
     network, params, vocab = _started(config, checkpoint)
     initial = lambda network, key, verifier: params
+    whole = Tuning(network, initial, vocab)
+    if config.head_kind:
+      one = family.Trained(network, params, vocab, config.start_from)
+      return _with_head(whole, config, one)
   else:
     network = build_drafters.sizes(config, checkpoint)
     initial = registry.network(config.network.kind).from_verifier
-  whole = Tuning(network, initial, vocab)
-  if config.head_kind:
-    one = family.Trained(network, params, vocab, config.start_from)
-    return _with_head(whole, config, one)
+    whole = Tuning(network, initial)
   if config.lora_rank:
     chosen = _chosen(config.train_only, network, 'matrix', 2)
     return _with_adapters(whole, config.lora_rank, chosen)

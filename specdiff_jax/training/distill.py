@@ -52,7 +52,7 @@ class Student:
   finished: Callable[[Any], Any] = lambda params: params
   vocab: np.ndarray | None = None
   part: drafter_file.Config | None = None
-  facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  facts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -75,7 +75,7 @@ def test_a_head_is_trained_and_drafts(
   # Of another drafter; of too many tokens; a drafter in its place.
   lattice = 'decode', tiny, '--prompt=a', '--config.system=lattice'
   for more, words in (
-    ([f'--config.head={head}'], ['head.safetensors', 'trained on the drafter']),
+    ([f'--config.head={head}'], ['head.safetensors', 'draft vocabulary']),
     (['--config.candidates=999'], ['candidates', '999', '257']),
     ([f'--config.head={drafter}'], ['drafter.safetensors', 'a head', kind]),
   ):
