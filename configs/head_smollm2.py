@@ -12,8 +12,10 @@ L1 distance to the verifier's distribution; with stored_law=True from what
 Cost: a step runs the frozen drafter once, without its backward pass. The head
 has 2 x 64 numbers for each token: 3.5 million here, 7 MB.
 
-Expected: what the head earns is tau of `lattice` with it over that without, at
-one budget; a small drafter's marginals are its limit (log.md, `Heads`).
+Expected: `tau_eval` is that of the chain of likeliest tokens, each given the one
+before: at step 0 the drafter's own (3.28, see specdiff_jax/zoo), which the head
+then has to beat. In `bench` the row `lattice` is to be compared with `best_first`
+at the same budget. Figures of a whole run are still to come.
 
 COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
   python -m specdiff_jax distill --config=configs/head_smollm2.py:gpu \
