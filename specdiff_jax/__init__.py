@@ -54,6 +54,7 @@ _NAMES = {
   'Chain': 'drafters.strategies',
   'Drafts': 'drafters.strategies',
   'BestFirst': 'drafters.strategies',
+  'Lattice': 'drafters.lattice',
   # Losses.
   'make_loss': 'losses.making:make',
   'register_loss': 'losses.registry:register',

@@ -264,7 +264,7 @@ def system(
 
   Args:
     name: 'ar', 'lookup', 'specdiff', 'specdiff2', 'tree', 'best_first',
-      'adaptive', 'sps' or 'early_exit'; a name of your own with a drafter of
+      'lattice', 'adaptive', 'sps' or 'early_exit'; a name of your own with a drafter of
       your own.
     verifier: of `load_verifier`.
     drafter: file of `distill`, directory or hub name of a published drafter,

@@ -118,10 +118,17 @@ def _trained(path: str, form: str):
   Raises InputError where no other program has its network in this form.
   """
   from specdiff_jax.drafters import drafter_file
+  from specdiff_jax.drafters import options
 
   if not drafter_file.is_one(path):
     return None
   kind = drafter_file.kind(path)
+  if kind in options.HEADS:
+    raise errors.InputError(
+      f'{path}: this is a head of the kind {kind!r} that `distill` trained on a '
+      'drafter, and cannot be written in another form. This package serves it: '
+      '--config.system=lattice with this file as --config.head.'
+    )
   family = registry.family_of(kind, path)
   entry, open_one = registry.FAMILIES[family], registry.family(family).source
   if open_one and form in entry.writers:

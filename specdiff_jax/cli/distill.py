@@ -1,5 +1,7 @@
 """`distill`: trains a drafter to follow its verifier."""
 
+import os
+
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
@@ -23,6 +25,8 @@ COMMAND = command.Command(
     WORKDIR holds checkpoints/ (with the data iterator: a run that was stopped
     goes on where it was, to the same bits), metrics.jsonl, and at the end
     drafter.safetensors, which --config.drafter of `decode` and `bench` takes.
+    With config.head_kind it trains a head of the drafter config.start_from, and
+    writes head.safetensors, for --config.head of the system lattice.
     The last line of stdout is one JSON object: steps, loss, tau_eval,
     params_sha256.
     """,
@@ -58,7 +62,8 @@ def body(call: command.Call) -> int:
   if result.interrupted:
     return stopped(result)
   if processes.is_first():
-    console.say(f'The drafter is in {path}.')
+    name, _ = os.path.splitext(os.path.basename(path))
+    console.say(f'The {name} is in {path}.')
     console.result(runs.figures(result) | {'drafter': path})
   return 0
 

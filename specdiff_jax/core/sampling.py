@@ -106,6 +106,16 @@ def largest(x: jax.Array) -> jax.Array:
   )
 
 
+def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """Returns values and indices [..., k] of the largest of x, as `lax.top_k`.
+
+  Behind a barrier: XLA's CPU backend no longer finds the form that it runs
+  fast where a part of the result is taken, and sorts all of x (250 times slower
+  over a vocabulary).
+  """
+  return lax.optimization_barrier(lax.top_k(x, k))
+
+
 # Purposes of draws that are made afresh in each cycle.
 DRAFT, ACCEPT, RESIDUAL = 0, 1, 2
 

@@ -122,6 +122,8 @@ class Family:
     shape: (one of these, verifier, serving) -> drafter and params of zeros.
     describe: what is told of a published drafter, by `inspect`.
     source: path of a file of ours -> what is written in the forms of others.
+    heads: whether its drafters take `heads`: their W tokens are those of the
+      file, and the verifier's head reads their states.
     by_output: names of matrices [out, in] of dense layers that a mesh splits
       by their outputs, besides those of the verifier's networks.
     by_input: names of those that it splits by their inputs.
@@ -139,6 +141,7 @@ class Family:
   shape: Callable[..., Made] | None = None
   describe: Callable[..., Mapping[str, Any]] | None = None
   source: Callable[[str], sources.Source] | None = None
+  heads: bool = False
   by_output: tuple[str, ...] = ()
   by_input: tuple[str, ...] = ()
   sharding: tuple[rules.Rule, ...] = ()
@@ -156,6 +159,7 @@ class DrafterParams:
   # [vocab] int32 ids that can be drafted, most frequent first
   vocab: Any = None
   head: Any = None  # [vocab, E] their rows of the verifier's head
+  edges: Any = None  # of a lattice's source
 
 
 def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:

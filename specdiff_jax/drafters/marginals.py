@@ -4,7 +4,7 @@ A one-pass drafter gives a distribution for each slot of its window, independent
 of the other slots' tokens. A strategy decides what is verified of it (`strategies`).
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -23,6 +23,8 @@ class Marginals(flax.struct.PyTreeNode):
   root: jax.Array  # [B] int32 last committed token
   length: jax.Array  # [B] committed tokens; slot j is at position length + j
   vocab_size: int = flax.struct.field(pytree_node=False)
+  states: jax.Array | None = None  # [B, G, E] what the head reads
+  edges: Any = None  # params of a lattice's source
 
 
 class Strategy(Protocol):

@@ -9,6 +9,8 @@ import dataclasses
 from specdiff_jax.core import fields
 from specdiff_jax.models import config as config_lib
 
+HEADS = ('markov', 'gated', 'selector')  # kinds of `heads`
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:

@@ -1,10 +1,11 @@
 """Prefix trees: of K chains, and of the most probable prefixes."""
 
+import chex
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 
@@ -54,36 +55,79 @@ def best_first(
 ) -> types.DraftTree:
   """Returns the most probable prefixes under marginals [B, G, W].
 
-  A beam of N = slots - 1 holds, for each depth, all prefixes that can be among
-  the N best: a prefix is never likelier than its own beginnings, and of each
-  slot's tokens only the N likeliest can matter.
+  The lattice of constant rows: of each slot's tokens only the N = slots - 1
+  likeliest can matter, and of each depth's prefixes too.
   """
-  batch, gamma, size = log_q.shape
   width = slots - 1
-  choices = min(width, size)
-  value, index = lax.top_k(log_q, choices)
-  score = jnp.zeros((batch, 1))
-  scores, pairs, table = [], [], []
+  value, index = sampling_lib.top_k(log_q, min(width, log_q.shape[-1]))
+  return lattice(
+    value[:, 0], value[:, 1:, None], ids[index], root, slots, width
+  )
+
+
+def lattice(
+  start: jax.Array,
+  trans: jax.Array,
+  token: jax.Array,
+  root: jax.Array,
+  slots: int,
+  frontier: int,
+) -> types.DraftTree:
+  """Returns the N = slots - 1 best prefixes of a lattice of candidates.
+
+  The score of a prefix is a sum of log-probabilities, the last one's given the
+  token before it:
+
+    score(c_1 .. c_d) = start[c_1] + sum_{j=2..d} trans[j - 2, c_{j-1}, c_j]
+
+  Best are those of the largest score, then the shallower, then those of the
+  better parent. No log-probability is above 0, hence each prefix comes after
+  its own beginnings. With `frontier` = N these are the N best of all;
+  a smaller one follows only so many prefixes of each depth further.
+
+  Args:
+    start: [B, K] log-probabilities of the first slot's candidates.
+    trans: [B, D - 1, K, K] of each later slot's, by the candidate before. Or
+      [B, D - 1, 1, K], where they are the same after all; then those of each
+      slot, `start` too, have to fall.
+    token: [B, D, K] the candidates.
+    root: [B] the last committed token.
+    slots: of the tree, its root included.
+    frontier: F, prefixes of each depth that are continued.
+  """
+  (batch, choices), gamma, width = start.shape, token.shape[1], slots - 1
+  chex.assert_shape(token, (batch, gamma, choices))
+  alike = trans.shape[2] == 1
+  score, scores, pairs, table = jnp.zeros((batch, 1)), [], [], []
+  edges = start[:, None]  # [B, 1, K]
   begin = -1  # of the prefixes above, in the pool of all depths; -1: the root
   for depth in range(gamma):
-    # The (i, j) best prefix and token have (i + 1)(j + 1) - 1 pairs that are no
-    # worse, so that few can be among the N best.
-    ranks = np.outer(1 + np.arange(score.shape[1]), 1 + np.arange(choices))
-    above, following = np.nonzero(ranks <= width)
-    total = score[:, above] + value[:, depth, following]
+    above, following = np.indices((score.shape[1], choices)).reshape(2, -1)
+    if alike:
+      # The (i, j) best prefix and token have (i + 1)(j + 1) - 1 pairs that are
+      # no worse, so that few can be among the N best.
+      few = (above + 1) * (following + 1) <= width
+      above, following = above[few], following[few]
+    total = score[:, above] + edges[:, 0 if alike else above, following]
     known = sum(one.shape[1] for one in table)
     table.append(np.stack(np.broadcast_arrays(depth, begin + above, following)))
-    begin += score.shape[1]
-    score, chosen = lax.top_k(total, min(width, total.shape[1]))
-    scores.append(score)
+    begin = begin + scores[-1].shape[1] if scores else 0
+    best, chosen = sampling_lib.top_k(total, min(width, total.shape[1]))
+    scores.append(best)
     pairs.append(known + chosen)
+    score = best[:, :frontier]
+    if depth + 1 < gamma:
+      edges = trans[:, depth]
+      if not alike:
+        rank = jnp.asarray(following)[chosen[:, :frontier]]
+        edges = jnp.take_along_axis(edges, rank[..., None], axis=1)
   # Ties go to the lower index, hence to the shallower prefix.
   pool = jnp.concatenate(scores, axis=1)
-  best, chosen = lax.top_k(pool, min(width, pool.shape[1]))
+  best, chosen = sampling_lib.top_k(pool, min(width, pool.shape[1]))
   valid = best > -jnp.inf
   pair = jnp.take_along_axis(jnp.concatenate(pairs, axis=1), chosen, axis=1)
   depth, parent, rank = jnp.asarray(np.concatenate(table, axis=1))[:, pair]
-  token = ids[index[jnp.arange(batch)[:, None], depth, rank]]
+  token = token[jnp.arange(batch)[:, None], depth, rank]
   here = parent[..., None] == chosen[:, None]  # [B, N, N]
 
   def slot(values: jax.Array):

@@ -17,6 +17,8 @@ class Predictions:
   place: jax.Array  # [B, W, G] int32 in 0..P-1
   # Tokens that passed the drafter for them, beside those of the rows.
   extra_tokens: int = flax.struct.field(pytree_node=False, default=0)
+  # [W, E] rows that states are multiplied with; None: of the verifier's head.
+  head: jax.Array | None = None
 
 
 # (params, view, batch, gamma, shown [B, W, G] or None) -> Predictions

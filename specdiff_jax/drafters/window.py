@@ -1,5 +1,7 @@
 """What drafters have in common that fill a window of slots at once."""
 
+from typing import Any
+
 import jax
 
 from specdiff_jax.core import types
@@ -45,6 +47,10 @@ class Window:
   def max_depth(self) -> int:
     return self.gamma
 
+  def with_edges(self, params: Any, edges: Any) -> Any:
+    """Returns the drafter's params with those of a lattice's source."""
+    return params.replace(edges=edges)
+
   def reveal(
     self,
     step: int,
@@ -79,7 +85,9 @@ class Window:
     """Returns the marginals of the slots that are used, after the last pass."""
     assert marginals is not None  # there is one pass at least
     final = self.denoising.settled(marginals, revealed)
-    return final.replace(logits=final.logits[:, : self.gamma])
+    used = final.logits, final.states
+    logits, states = jax.tree.map(lambda x: x[:, : self.gamma], used)
+    return final.replace(logits=logits, states=states)
 
 
 class SharedContext(Window):
@@ -118,7 +126,8 @@ class SharedContext(Window):
         token = marginals.ids[revealed.index][:, None]
         shown = revealed.decided[:, None]
       filled = self.branches(params, state, context, token, shown)
-      marginals = filled.replace(logits=filled.logits[:, 0])
+      logits, states = filled.logits[:, 0], filled.states[:, 0]
+      marginals = filled.replace(logits=logits, states=states)
     return self.settled(marginals, revealed)
 
   def branches(

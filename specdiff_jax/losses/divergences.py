@@ -136,6 +136,34 @@ def lk_loss(
   return loss, metrics | overlap_metrics(alpha, log_q, valid)
 
 
+@registry.register('dspark', statistics={'distance': tv})
+def dspark_loss(
+  distance: jax.Array,
+  log_q: jax.Array,
+  valid: jax.Array,
+  decay: jax.Array | float,
+  ce_share: jax.Array | float,
+) -> slots.Value:
+  """Returns a CE + (1 - a) |p - q|_1, both with weights exp(-(j-1) / decay).
+
+  DSpark (arXiv 2607.05147) takes a = 0.1 and decay = 4. |p - q|_1 is twice the
+  total variation: what rejection sampling loses of a token.
+
+  Serves: heads, and any tree or chain at a temperature above 0.
+
+  Args:
+    distance: [..., G] `tv`.
+    log_q: [..., G] of the targets.
+    valid: [..., G].
+    decay: of the weights.
+    ce_share: a.
+  """
+  ce, metrics = windows.decayed_ce(log_q, valid, decay)
+  l1 = windows.decayed_mean(2 * distance, windows.reached(log_q, valid), decay)
+  loss = ce_share * ce + (1 - ce_share) * l1
+  return loss, metrics | {'ce': ce, 'l1': l1}
+
+
 def soft_value(
   log_factor: jax.Array, log_last: jax.Array, valid: jax.Array
 ) -> jax.Array:

@@ -15,8 +15,8 @@ run, unit = fields.run, fields.unit
 @dataclasses.dataclass(frozen=True)
 class Decayed:
   decay: float = run(
-      7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce and '
-      'variable_prefix', above=0, within='positive',
+      7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce, '
+      'dspark and variable_prefix', above=0, within='positive',
   )  # fmt: skip
 
 
@@ -73,6 +73,13 @@ class Lk(Verifiers):
 
 
 @dataclasses.dataclass(frozen=True)
+class Dspark(Decayed, Verifiers):
+  ce_share: float = unit(
+      0.1, 'of dspark: share of the cross-entropy, beside the L1 distance',
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class VariablePrefix(Decayed):
   prefix_base: float = run(
       0.9, 'of variable_prefix: l tokens are shown with weight base^l', above=0,
@@ -109,6 +116,7 @@ LOSSES: Mapping[str, type] = {
   'js': Verifiers,
   'tv': WarmedVerifiers,
   'lk': Lk,
+  'dspark': Dspark,
   'rejection': WarmedVerifiers,
   'variable_prefix': VariablePrefix,
   'elbo': Elbo,

@@ -147,11 +147,7 @@ def decayed_ce(
   Serves: trees, whose candidates below the top it ranks well, and as the first
   part of any run. Undecayed it is the baseline that all others are held to.
   """
-  live = live_prefix(log_q, valid)
-  place = jnp.arange(log_q.shape[-1], dtype=log_q.dtype)
-  weights = jnp.where(live, jnp.exp(-place / decay), 0)
-  nll = -jnp.where(live, log_q, 0)
-  loss = jnp.sum(weights * nll) / jnp.maximum(jnp.sum(weights), 1e-9)
+  loss = decayed_mean(-log_q, live_prefix(log_q, valid), decay)
   return loss, window_metrics(log_q, valid)
 
 
@@ -240,6 +236,16 @@ def _ramp(step: jax.Array | int, start: int, end: int) -> jax.Array:
   if end <= start:
     return (step >= start).astype(jnp.float32)
   return jnp.clip((step - start) / (end - start), 0.0, 1.0)
+
+
+def decayed_mean(
+  values: jax.Array, where: jax.Array, decay: jax.Array | float
+) -> jax.Array:
+  """Returns the mean of the values there, weighted by exp(-(j-1) / decay)."""
+  place = jnp.arange(values.shape[-1], dtype=values.dtype)
+  weights = jnp.where(where, jnp.exp(-place / decay), 0)
+  total = jnp.sum(weights * jnp.where(where, values, 0))
+  return total / jnp.maximum(jnp.sum(weights), 1e-9)
 
 
 def mean(values: jax.Array, where: jax.Array) -> jax.Array:

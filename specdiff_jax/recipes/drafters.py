@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import jax.core
 import numpy as np
@@ -17,6 +18,7 @@ from specdiff_jax.core import jax_settings
 from specdiff_jax.drafters import denoising
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import family as family_lib
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
@@ -53,19 +55,22 @@ def sizes(
 def window(
   options: Options,
   checkpoint: weights.Checkpoint,
-  strategy: marginals.Strategy,
+  strategy: Any,
+  head: str = '',
 ) -> family_lib.Made:
   """Returns the drafter options.drafter, which fills windows, and its params.
 
   A directory is a published drafter, whose config.json names its family; a
-  file is one of ours.
+  file is one of ours. `head` is the file of a head, the source of a lattice.
   """
   serving, name = _serving(options, strategy), options.drafter
   if name.startswith(_PRESET):
     with fields.rim():
+      _no_head(head, name)
       return _of_shape(name.removeprefix(_PRESET), checkpoint, serving)
   if _is_published(name):
     folder = name if os.path.isdir(name) else hub.folder(name)
+    _no_head(head, name)
     return _published(folder, checkpoint, serving)
   kind = (
     options.network.kind
@@ -76,7 +81,26 @@ def window(
   # Of a kind that fills no windows, the file itself says what is wrong.
   kind = kind if kind in windows else windows[0]
   family, part = registry.kinds()[kind]
-  return _made(options, checkpoint, serving, family, {part: name})
+  return _made(options, checkpoint, serving, family, {part: name}, head)
+
+
+def _no_head(head: str, drafter: str) -> None:
+  """Raises InputError where there is a head that the drafter cannot take."""
+  if head:
+    raise errors.InputError(
+      f'config.head is {head!r}, but {drafter} takes no head: that is trained '
+      'on a drafter that `specdiff distill` wrote, of the kinds '
+      f'{", ".join(heads_go_with())}. Give such a drafter, or leave head empty.'
+    )
+
+
+def heads_go_with() -> list[str]:
+  """Returns the kinds of networks that take a head."""
+  return [
+    kind
+    for kind, (one, _) in registry.kinds().items()
+    if registry.family(one).heads
+  ]
 
 
 def _of_shape(name: str, checkpoint, serving) -> family_lib.Made:
@@ -146,15 +170,27 @@ def paths(name: str, options: Options) -> dict[str, str]:
     return registry.paths(name, options.drafter)
 
 
-def _made(options, checkpoint, serving, family: str, given: Mapping[str, str]):
+def _made(
+  options, checkpoint, serving, family: str, given: Mapping[str, str], head=''
+):
   """Returns the drafter of a family whose networks lie in these files."""
   networks = {
     part: load(options, checkpoint, kind, given[part])
     for kind, (one, part) in registry.kinds().items()
     if one == family
   }
+  made: Any = registry.family(family).drafter  # it is trained
   with fields.rim():
-    return registry.family(family).drafter(networks, checkpoint, serving)  # pyright: ignore[reportOptionalCall]  # it is trained
+    if not head:
+      return made(networks, checkpoint, serving)
+    if not registry.family(family).heads:
+      _no_head(head, f'a drafter of the kind {family}')
+    (one,) = networks.values()
+    source, edges = heads.load(shipped(head), one, checkpoint)
+    strategy = dataclasses.replace(serving.strategy, source=source)
+    serving = dataclasses.replace(serving, strategy=strategy)
+    drafter, params = made(networks, checkpoint, serving)
+    return drafter, drafter.with_edges(params, edges)
 
 
 def _serving(options: Options, strategy) -> family_lib.Serving:
@@ -222,7 +258,8 @@ def _drafter_path(name: str) -> str:
       f'{name}: this is a directory or a name on the hub, but this system '
       'drafts with a safetensors file that `specdiff distill` wrote '
       '(config.drafters has one for each system). Published diffusion '
-      'drafters go with specdiff, specdiff2, tree, best_first and adaptive.'
+      'drafters go with specdiff, specdiff2, tree, best_first, lattice and '
+      'adaptive.'
     )
   return shipped(name)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from specdiff_jax.core import fields
 from specdiff_jax.core import limits
+from specdiff_jax.drafters import options as drafter_options
 from specdiff_jax.drafters import registry
 from specdiff_jax.losses import options as loss_options
 from specdiff_jax.recipes import options as options_lib
@@ -17,11 +18,17 @@ field, text, run = fields.field, fields.text, fields.run
 _REPORTED = ('bench', 'verify')
 
 
+# Systems with a drafter that the identities of files on disk have named since
+# the first day.
+_FIRST = ('specdiff', 'specdiff2', 'tree', 'best_first', 'adaptive', 'sps')
+
+
 def _paths(name: str) -> Any:
   """Returns the field of a system's drafter: a path, or one for each part."""
   parts = registry.parts(name)
   if len(parts) == 1:
-    return field('', f'drafter of the system {name}', path=True)
+    told, newer = f'drafter of the system {name}', name not in _FIRST
+    return field('', told, path=True, newer=newer)
   more = [
     (part, str, field('', f'the {part} of its networks', path=True))
     for part in parts
@@ -79,8 +86,9 @@ class Drafting(options_lib.Drafter):
       'specdiff', 'what drafts: ar (nothing), lookup, sps (a small '
       'autoregressive drafter), early_exit (the first layers of the verifier), '
       'specdiff (one chain), specdiff2 (K chains, self-selected), tree (K '
-      'chains merged), best_first (the likeliest prefixes), d2sd (a draft '
-      'and branches of its prefixes) or adaptive (as much as pays)', choices=tuple(options_lib.SYSTEMS),
+      'chains merged), best_first (the likeliest prefixes), lattice (the same '
+      'by what a head says of pairs of tokens), d2sd (a draft and branches of '
+      'its prefixes) or adaptive (as much as pays)', choices=tuple(options_lib.SYSTEMS),
   )  # fmt: skip
   drafters: Any = text(
       Drafters(), 'drafters of single systems; each goes before '
@@ -204,6 +212,15 @@ class Training(
       'are merged into the drafter at the end; 0: the parameters themselves',
       low=0,
   )  # fmt: skip
+  head_kind: str = run(
+      '', 'train a head of the drafter start_from, which stays as it is, for the '
+      'system lattice: markov or gated (DSpark) or selector (DFlash 2), which '
+      "score each token by the one before; '': a drafter",
+      choices=('', *drafter_options.HEADS), newer=True,
+  )  # fmt: skip
+  head_rank: int = run(
+      64, 'rank of a new head', low=1, high=1 << 16, newer=True,
+  )  # fmt: skip
   tokens: int = run(
       512, 'tokens of a packed sequence; longer trajectories are cut', low=1,
       high=limits.MOST_TOKENS,
@@ -231,7 +248,7 @@ class Objective(loss_options.Warmed):
       'streak', 'streak (SpecDiff-2, Eq. 6); soft_streak (less noise, wants '
       'sampled trajectories); dpace (D-PACE); ce (cross-entropy), decayed_ce '
       "(DFlash) or ce_streak; against the verifier's distribution: kl, "
-      'reverse_kl, js, tv, lk (KL and TV mixed) or rejection (the length that '
+      'reverse_kl, js, tv, lk (KL and TV mixed), dspark (CE and L1) or rejection (the length that '
       'rule=rejection accepts; wants sampled trajectories); of partly shown '
       'windows: variable_prefix (D2SD) or elbo (masked diffusion). Chains '
       'under rule=match: streak, dpace; trees: ce, decayed_ce, kl; rejection: '

@@ -163,7 +163,7 @@ class Drafts:
 @dataclasses.dataclass(frozen=True)
 class Budget:
   budget: int = text(
-      32, 'tokens verified at once by the systems tree, best_first and '
+      32, 'tokens verified at once by the systems tree, best_first, lattice and '
       'd2sd, the last committed one included', low=2, high=limits.MOST_DRAFTED,
       reported=_REPORTED,
   )  # fmt: skip
@@ -232,6 +232,25 @@ class BestFirst(Budget, Rule, Diffusion):
 
 
 @dataclasses.dataclass(frozen=True)
+class Lattice(BestFirst):
+  """The likeliest prefixes of each slot's likeliest tokens, by a head."""
+
+  head: str = text(
+      '', 'safetensors file of a head of the drafter (distill with head_kind), '
+      'which scores tokens by the one before; empty: the marginals alone',
+      path=True, newer=True, reported=_REPORTED,
+  )  # fmt: skip
+  candidates: int = text(
+      8, 'K, likeliest tokens of each slot that the system lattice takes',
+      low=1, high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
+  )  # fmt: skip
+  frontier: int = text(
+      8, 'F, prefixes of each depth that it continues', low=1,
+      high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class Adaptive(PlainSlots, SpecDiff):
   gammas: tuple[int, ...] = text(
       (2, 4, 7), 'draft lengths that the system adaptive chooses among, up to '
@@ -275,6 +294,7 @@ SYSTEMS: Mapping[str, type] = {
   'specdiff2': SpecDiff2,
   'tree': Tree,
   'best_first': BestFirst,
+  'lattice': Lattice,
   'adaptive': Adaptive,
   **dict.fromkeys(registry.systems(), OfFamily),
   'd2sd': D2SD,

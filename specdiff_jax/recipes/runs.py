@@ -94,8 +94,9 @@ def train(
     report.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if processes.is_first() else ():
     report.say(f'Held whole by every device: {line}')
-  path = os.path.join(workdir, 'drafter.safetensors')
-  before = '; it had come to 0 when the drafter there was finished'
+  name = 'head' if config.training.head_kind else 'drafter'
+  path = os.path.join(workdir, f'{name}.safetensors')
+  before = f'; it had come to 0 when the {name} there was finished'
   before *= os.path.exists(path)
   with report.progress(what, run.schedule.steps) as show:
     new = True

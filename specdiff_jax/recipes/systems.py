@@ -19,6 +19,7 @@ from specdiff_jax.decoding.rules import block_verification
 from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import adaptive
 from specdiff_jax.drafters import early_exit
+from specdiff_jax.drafters import lattice
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import registry
@@ -95,6 +96,14 @@ def _best_first(options: options_lib.BestFirst, checkpoint):
   return build_drafters.window(options, checkpoint, strategy)
 
 
+def _lattice(options: options_lib.Lattice, checkpoint):
+  """The same of each slot's likeliest tokens, by what a head says of pairs."""
+  strategy = lattice.Lattice(
+    options.budget, options.frontier, options.candidates
+  )
+  return build_drafters.window(options, checkpoint, strategy, options.head)
+
+
 def _of_family(name, options: options_lib.OfFamily, checkpoint):
   """Chains of the one family that drafts for the system `name`."""
   return build_drafters.of_system(name, options, checkpoint, _chain(options))
@@ -159,6 +168,7 @@ SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
   'specdiff2': _specdiff2,
   'tree': _tree,
   'best_first': _best_first,
+  'lattice': _lattice,
   'adaptive': _adaptive,
   **{name: functools.partial(_of_family, name) for name in registry.systems()},
   'd2sd': _d2sd,

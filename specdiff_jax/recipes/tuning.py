@@ -11,6 +11,8 @@ import numpy as np
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import family
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import scores
 from specdiff_jax.models import adapters
@@ -22,6 +24,7 @@ from specdiff_jax.training import partial
 
 Config = groups.Training
 _LORA = r'^lora/'  # the adapters among the params that are trained
+_HEAD = r'^head/'
 
 
 class Tuning(NamedTuple):
@@ -35,15 +38,21 @@ class Tuning(NamedTuple):
   # in every step, where what is held has no gradient.
   finished: Callable[[Any], Any] = lambda params: params
   viewed: Callable[[Any], Any] = lambda params: params
+  head: heads.Head | None = None  # which is trained in place of the drafter
+  drafter: str = ''  # fingerprint of that drafter
 
   def student(self, score: scores.Score) -> distill.Student:
     """Returns the drafter, scored by the params that are trained."""
+    if self.head:
+      score = heads.score_of(self.head, score)
     return distill.Student(
       self.network,
       self.initial,
       lambda params, *rest: score(self.viewed(params), *rest),
       self.finished,
       self.vocab,
+      self.head,
+      {'drafter': self.drafter} if self.head else {},
     )
 
   def objective(
@@ -66,6 +75,8 @@ def check(config: Config) -> None:
     raise errors.InputError(
       f'config.masked_lm.mask_id is {mask_id}, but it has to be at least 0.'
     )
+  if config.head_kind:
+    _check_head(config)
   try:
     re.compile(config.train_only)
   except re.error as error:
@@ -75,16 +86,41 @@ def check(config: Config) -> None:
     ) from error
 
 
+def _check_head(config: Config) -> None:
+  """Raises InputError where no head could be trained."""
+  told = f'config.head_kind is {config.head_kind!r}'
+  if not config.start_from:
+    raise errors.InputError(
+      f'{told}, but config.start_from is empty: give the drafter that the head '
+      'is to be trained on.'
+    )
+  for name in ('lora_rank', 'train_only'):
+    if value := getattr(config, name):
+      raise errors.InputError(
+        f'{told} and config.{name} is {value!r}, but with a head all of it and '
+        'nothing else is trained; leave one of them out.'
+      )
+  kinds = build_drafters.heads_go_with()
+  if config.network.kind not in kinds:
+    raise errors.InputError(
+      f'{told}, but a drafter of kind {config.network.kind!r} takes no head: '
+      f'network.kind has to be one of {", ".join(kinds)}.'
+    )
+
+
 def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
   """Returns what is trained, of a checked config and a verifier."""
-  vocab = None
   if config.start_from:
     network, params, vocab = _started(config, checkpoint)
     initial = lambda network, key, verifier: params
+    whole = Tuning(network, initial, vocab)
+    if config.head_kind:
+      one = family.Trained(network, params, vocab, config.start_from)
+      return _with_head(whole, config, one)
   else:
     network = build_drafters.sizes(config, checkpoint)
     initial = registry.network(config.network.kind).from_verifier
-  whole = Tuning(network, initial, vocab)
+    whole = Tuning(network, initial)
   if config.lora_rank:
     chosen = _chosen(config.train_only, network, 'matrix', 2)
     return _with_adapters(whole, config.lora_rank, chosen)
@@ -133,6 +169,27 @@ def _in_part(whole: Tuning, pattern: str) -> Tuning:
   return whole._replace(
     trained=pattern,
     viewed=lambda params: partial.held(params, pattern),
+  )
+
+
+def _with_head(whole: Tuning, config: Config, one: family.Trained) -> Tuning:
+  """Trains a new head, and of the drafter nothing."""
+  sizes = one.config
+  head = heads.KINDS[config.head_kind](
+    config.head_rank, sizes.vocab, sizes.verifier
+  )
+
+  def initial(network, key, verifier):
+    drafter = whole.initial(network, key, verifier)
+    return {'drafter': drafter, 'head': head.initial(key)}
+
+  return whole._replace(
+    initial=initial,
+    trained=_HEAD,
+    finished=lambda params: params['head'],
+    viewed=lambda params: partial.held(params, _HEAD),
+    head=head,
+    drafter=heads.fingerprint(one),
   )
 
 

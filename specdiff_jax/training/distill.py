@@ -42,6 +42,8 @@ class Student:
     finished: function from the trained params to those of the drafter.
     vocab: draft vocabulary of the drafter that it starts from; None: the most
       frequent tokens of the data.
+    part: sizes of what is written where that is no drafter but a head of one.
+    facts: what its file says beside.
   """
 
   network: drafter_file.Config
@@ -49,6 +51,8 @@ class Student:
   score: scores.Score
   finished: Callable[[Any], Any] = lambda params: params
   vocab: np.ndarray | None = None
+  part: drafter_file.Config | None = None
+  facts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -290,9 +294,9 @@ class Run:
     }
     drafter_file.save(
       path,
-      self.student.network,
+      self.student.part or self.student.network,
       self.student.finished(params),
       self.vocab(),
       verifier,
-      facts,
+      facts | self.student.facts,
     )

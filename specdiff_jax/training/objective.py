@@ -92,24 +92,26 @@ def slots(
   last = batch.tokens.shape[1] - 1
   follower = jnp.minimum(predictions.position + 1, last)
   index = view.index[batch.tokens[rows[:, None], follower]]
-  log_q, match = head_lib.targets(predictions.states, view.head, index, block)
+  head = view.head if predictions.head is None else predictions.head
+  log_q, match = head_lib.targets(predictions.states, head, index, block)
   found = {'log_q': log_q, 'match': match}
   if loss is not None and loss.statistics:
     at = rows[:, None], jnp.minimum(predictions.position, last)
     distribution = jax.tree.map(lambda x: x[at], batch.distribution)
     drafted = predictions.states, distribution, index
-    found |= _compare(drafted, view, loss, block)
+    found |= _compare(drafted, head, view, loss, block)
   take = rows[:, None, None], predictions.place
   return slots_lib.Slots(valid=valid, **jax.tree.map(lambda x: x[take], found))
 
 
-def _compare(drafted, view, loss: slots_lib.Loss, block: int) -> dict[str, Any]:
+def _compare(
+  drafted, head, view, loss: slots_lib.Loss, block: int
+) -> dict[str, Any]:
   """Returns `log_p` of the targets and `statistics`, [B, P] each.
 
   With blocks, so many predictions are taken at once that their two
   distributions have the size of a block of the logits of all.
   """
-  head = view.head
 
   def one(drafted):
     states, distribution, index = drafted

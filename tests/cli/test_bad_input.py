@@ -178,6 +178,8 @@ def test_buffers_beyond_the_verifier(bad):
     (['drafts=0'], ['config.drafts', '0', 'at least 1']),
     (['budget=1'], ['config.budget', '1', 'at least 2']),
     (['budget=-5'], ['config.budget', '-5', 'at least 2']),
+    (['frontier=0'], ['config.frontier', '0', 'at least 1']),
+    (['candidates=0'], ['config.candidates', '0', 'at least 1']),
     (['rule=typical'], ['config.rule', 'typical', 'match', 'rejection']),
     (['draft=beam'], ['config.draft', 'beam', 'shared_noise']),
   ],

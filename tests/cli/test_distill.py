@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.cli import console
 from specdiff_jax.training import metrics
 
@@ -42,6 +43,64 @@ def test_trains_and_its_drafter_decodes(specdiff, argv, whole, tiny):
   again = specdiff(*argv, f'--workdir={whole}')
   assert again.code == 0 and again.json['steps'] == STEPS
   assert again.json['params_sha256'] == run.json['params_sha256']
+
+
+@pytest.mark.parametrize(
+  'kind, loss', [('markov', 'dspark'), ('selector', 'ce')]
+)
+def test_a_head_is_trained_and_drafts(
+  specdiff, argv, whole, tiny, tmp_path, kind, loss
+):
+  """The drafter stays as it is; the text too, whatever the head drafts."""
+  drafter = whole / 'drafter.safetensors'
+  before = drafter.read_bytes()
+  more = (f'--config.start_from={drafter}', f'--config.head_kind={kind}')
+  more += ('--config.head_rank=4', f'--config.loss={loss}', '--config.steps=3')
+  run = specdiff(*argv, *more, f'--workdir={tmp_path}')
+  assert run.code == 0, run.err
+  head = tmp_path / 'head.safetensors'
+  assert run.json['drafter'] == str(head) and run.json['tau_eval'] >= 1
+  tensors, facts = safetensors_io.load(str(head))
+  assert facts['kind'] == kind and tensors['network']['successor'].any()
+  assert drafter.read_bytes() == before
+  texts = [
+    specdiff('decode', tiny, '--prompt=a', f'--config.drafter={drafter}', *more)
+    for more in (
+      ['--config.system=ar'],
+      ['--config.system=lattice', f'--config.head={head}'],
+    )
+  ]
+  assert [done.code for done in texts] == [0, 0], texts
+  assert texts[0].out == texts[1].out != ''
+  # Of another drafter; of too many tokens; a drafter in its place.
+  lattice = 'decode', tiny, '--prompt=a', '--config.system=lattice'
+  for more, words in (
+    ([f'--config.head={head}'], ['head.safetensors', 'draft vocabulary']),
+    (['--config.candidates=999'], ['candidates', '999', '257']),
+    ([f'--config.head={drafter}'], ['drafter.safetensors', 'a head', kind]),
+  ):
+    run = specdiff(*lattice, *more)
+    assert run.code == 2 and all(word in run.err for word in words), run.err
+
+
+@pytest.mark.parametrize(
+  'more, words',
+  [
+    ([], ['head_kind', 'start_from', 'empty']),
+    (['start_from=a', 'lora_rank=2'], ['head_kind', 'lora_rank', '2']),
+    (['start_from=a', 'train_only=b'], ['head_kind', 'train_only', 'b']),
+    (
+      ['start_from=a', 'network.kind=masked_lm', 'masked_lm.mask_id=1'],
+      ['head_kind', 'masked_lm', 'diffusion'],
+    ),
+    (['head_kind=rnn'], ['head_kind', 'rnn', 'markov']),
+    (['head_rank=0'], ['head_rank', '0', 'at least 1']),
+  ],
+)
+def test_heads_that_cannot_be_trained(specdiff, argv, tmp_path, more, words):
+  more = [f'--config.{one}' for one in ['head_kind=markov', *more]]
+  run = specdiff(*argv, *more, f'--workdir={tmp_path}')
+  assert run.code == 2 and all(word in run.err for word in words), run.err
 
 
 @pytest.mark.parametrize(

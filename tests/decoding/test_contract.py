@@ -16,6 +16,7 @@ import pytest
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import registry
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import systems as systems_lib
@@ -47,6 +48,10 @@ REGISTRY = {
     {'rule': 'without_replacement'},
   ),
   'best_first': ({}, _MLM),
+  'lattice': (
+    _MLM | {'frontier': 2},
+    *({'head': kind, 'candidates': 4} for kind in heads.KINDS),
+  ),
   'adaptive': ({'gammas': (2, 4), 'budgets': (7,)},),
   'sps': (
     _SPS | {'draft': 'argmax'},
@@ -72,6 +77,7 @@ BY_HAND = (
   Row('tree', rule=accept.SelfSelection()),
   Row('garbage'),
   Row('block_shared_noise'),
+  Row('block_lattice'),
 )
 _SIZES = {
   'gamma': 4,
@@ -126,7 +132,28 @@ def _sizes(system: str) -> dict:
 
 
 @pytest.fixture(scope='module')
-def built(drafter_of):
+def head_of(drafter_of, tmp_path_factory):
+  """Returns a function from a kind of head to a file of it, of that drafter."""
+
+  @functools.cache
+  def path(kind: str) -> str:
+    verifier = models.tiny_verifier()
+    recipe = decoding.told(['lattice'], _sizes('lattice'))
+    drafter = systems_lib.build_drafters.load(
+      recipe.systems['lattice'], verifier, 'diffusion', drafter_of('diffusion')
+    )
+    head = heads.KINDS[kind](3, len(drafter.vocab), verifier.config)
+    params = systems.random(head.shapes(), 3, 0.7)
+    file = str(tmp_path_factory.mktemp('heads') / f'{kind}.safetensors')
+    facts = {'drafter': heads.fingerprint(drafter)}
+    drafter_file.save(file, head, params, drafter.vocab, verifier, facts)
+    return file
+
+  return path
+
+
+@pytest.fixture(scope='module')
+def built(drafter_of, head_of):
   """Returns a function from a case to its `Contract`, built once."""
 
   @functools.lru_cache(len(CASES))
@@ -146,6 +173,8 @@ def built(drafter_of):
       kind = options.get('drafter', 'diffusion')
       path = kind if kind == 'random' else drafter_of(kind)
       options |= {'drafter': path}
+    if 'head' in options:
+      options |= {'head': head_of(options['head'])}
     recipe = decoding.told([system], options)
     parts = systems_lib.parts(system, recipe.systems[system], verifier)
     return contract.Contract(parts.drafter, parts.params, verifier, parts.rule)

@@ -41,6 +41,7 @@ RUN = (
 OF_LOSS = {
   'dpace': ('dpace_smoothing',),
   'lk': ('law_temperature', 'stored_law', 'lk_eta'),
+  'dspark': ('law_temperature', 'stored_law', 'ce_share'),
   'variable_prefix': ('prefix_base',),
   'elbo': ('noise_schedule', 'anneal_fraction'),
 } | dict.fromkeys(
@@ -50,11 +51,13 @@ OF_LOSS = {
 BENCH = (
     'exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft',
     'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter', 'int8',
-    'drafters', 'masked_lm', 'template', 'branches',
+    'drafters', 'masked_lm', 'template', 'branches', 'head', 'candidates',
+    'frontier',
 )  # fmt: skip
 VERIFY = (
     'drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype',
     'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'template', 'branches',
+    'head', 'candidates', 'frontier',
 )  # fmt: skip
 
 
@@ -73,6 +76,17 @@ def test_what_decides_a_run_is_what_it_was(name):
   assert set(one.deciding('run')) == {*RUN, *OF_LOSS.get(name, ())}
   served = fields.typed({'loss': name, 'served': 0.5})
   assert served.deciding('run') == one.deciding('run') | {'served': 0.5}
+
+
+def test_a_new_system_leaves_what_is_on_disk_as_it_is():
+  """Where it has no drafter of its own; with one it does not."""
+  one = fields.typed({})
+  names = {'specdiff', 'specdiff2', 'tree', 'best_first', 'adaptive', 'sps'}
+  assert set(one.deciding('text')['drafters']) == names
+  other = fields.typed({'drafters': {'lattice': 'x', 'tree': 'y'}})
+  assert other.deciding('text')['drafters'] == {
+    **dict.fromkeys(names, ''), 'lattice': 'x', 'tree': 'y',
+  }  # fmt: skip
 
 
 def test_what_decides_a_trajectory_is_what_it_was():

@@ -22,6 +22,8 @@ from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import family
+from specdiff_jax.drafters import heads
+from specdiff_jax.drafters import lattice
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
 from specdiff_jax.drafters import strategies
@@ -203,6 +205,8 @@ def _drafts(arrangement, **options):
   )
 
 
+HEAD = heads.Gated(3, VOCAB, config())
+
 # Strategies over the marginals, with the gamma that fills the slots.
 DIFFUSION = {
   'argmax': (GAMMA, strategies.Chain(mode='argmax')),
@@ -212,6 +216,7 @@ DIFFUSION = {
   'distinct': _drafts('distinct'),
   'merged': (3, strategies.Drafts(drafts=4, temperature=1.5, budget=GAMMA + 1)),
   'best_first': (4, strategies.BestFirst(GAMMA + 1)),
+  'lattice': (4, lattice.Lattice(GAMMA + 1, 3, 4, HEAD)),
 }
 
 
@@ -267,7 +272,11 @@ class Row:
     if family in masked_lm_model.PREFIXES:
       return masked_params(family)[1]
     if family == 'block':
-      return block_params()[1]
+      params = block_params()[1]
+      if self.kind == 'block_lattice':
+        edges = random(HEAD.shapes(), 3, 0.7)
+        return self.drafter().with_edges(params, edges)
+      return params
     if family == 'sps':
       return causal_params(self.scan_layers)[1]
     if not isinstance(self.drafter(), scripted.Scripted):

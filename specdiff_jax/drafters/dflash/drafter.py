@@ -84,6 +84,8 @@ class Block(window.SharedContext):
       root=context.last,
       length=context.length,
       vocab_size=vocab_size,
+      states=x,
+      edges=params.edges,
     )
 
   def observe(self, params, state, context, verdict, features, slots):

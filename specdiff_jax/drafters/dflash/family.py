@@ -169,5 +169,6 @@ FAMILY = family.Family(
   shapes=('dflash',),
   shape=_shape,
   describe=_describe,
+  heads=True,
   by_output=('fuse',),
 )

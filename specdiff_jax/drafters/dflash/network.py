@@ -23,6 +23,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import jax_settings
 from specdiff_jax.drafters.diffusion import layer as window_layer
 from specdiff_jax.models import attention
+from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import networks

@@ -109,6 +109,8 @@ class MaskedDiffusion(window.SharedContext):
       root=context.last,
       length=context.length,
       vocab_size=context.verifier.vocab_size,
+      states=x,
+      edges=params.edges,
     )
 
   def _seen(self, cache, length):

@@ -61,6 +61,7 @@ FAMILY = family.Family(
     )
   },
   drafter=_drafter,
+  heads=True,
   by_output=('trunk', 'fuse', 'hint'),
   by_input=('expand',),
   sharding=((r'slot_(shift|scale)$', (None, 'model')),),

@@ -41,6 +41,7 @@ class MaskedLMParams:
   feed: jax.Array  # [V] int32 the drafter's id of each token; its mask for none
   ids: jax.Array  # [W] int32 the verifier's tokens that can be drafted
   drafter_ids: jax.Array  # [W] int32 their ids in the drafter
+  edges: Any = None  # of a lattice's source
 
 
 def make_params(
@@ -159,6 +160,8 @@ class MaskedLMDrafter(window.Window):
       root=context.last,
       length=context.length,
       vocab_size=params.feed.shape[0],
+      states=x,
+      edges=params.edges,
     )
 
   def observe(self, params, state, context, verdict, features, slots):

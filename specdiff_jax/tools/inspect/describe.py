@@ -18,6 +18,7 @@ from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import tables
@@ -135,8 +136,10 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
       'its directory, with config.json.'
     )
   kind = drafter_file.kind_of(facts)
-  registry.family_of(kind, path)
-  sizes_of = registry.network(kind).config
+  sizes_of: Any = heads.KINDS.get(kind)
+  if not sizes_of:
+    registry.family_of(kind, path)
+    sizes_of = registry.network(kind).config
   text = facts.get('config', '')
   config = drafter_file.fields(path, text, sizes_of)
   count = sum(

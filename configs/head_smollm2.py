@@ -1,0 +1,54 @@
+"""A head of the shipped drafter, and trees whose edges know their parent.
+
+Why: a window's slots are drafted independently of each other's tokens. A head of
+rank 64 says what a token adds to the scores of the next one (DSpark's Markov
+head; `head_kind` has two others), the drafter stays as it is, and the system
+`lattice` verifies the likeliest prefixes under both (PCTree). It is the recipe
+for a head of your own drafter: change `verifier`, `start_from`, `drafter` and
+the data. Losses: decayed cross-entropy, or loss=dspark (a tenth of it, and the
+L1 distance to the verifier's distribution; with stored_law=True from what
+`collect` stored).
+
+Cost: a step runs the frozen drafter once, without its backward pass. The head
+has 2 x 64 numbers for each token: 3.5 million here, 7 MB.
+
+Expected: `tau_eval` is that of the chain of likeliest tokens, each given the one
+before: at step 0 the drafter's own (3.28, see specdiff_jax/zoo), which the head
+then has to beat. In `bench` the row `lattice` is to be compared with `best_first`
+at the same budget. Figures of a whole run are still to come.
+
+COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
+  python -m specdiff_jax distill --config=configs/head_smollm2.py:gpu \
+      --config.data=runs/greedy,runs/sampled --workdir=runs/head
+  python -m specdiff_jax bench --config=configs/head_smollm2.py \
+      --config.head=runs/head/head.safetensors --limit=8
+"""
+
+import ml_collections
+
+import specdiff_jax as sd
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the recipe; 'gpu' is for one large GPU, 'smoke' is tiny."""
+  config = sd.load_config('distill_smollm2' + (variant and f':{variant}'))
+  smoke, drafter = variant == 'smoke', 'smollm2_135m_instruct.safetensors'
+  if smoke:
+    drafter = 'runs/tiny/drafter.safetensors'  # of configs/tiny.py:smoke
+    config.gamma = 4
+  # What `distill` does.
+  config.start_from = drafter
+  config.head_kind = 'markov'
+  config.head_rank = 4 if smoke else 64
+  config.loss = 'decayed_ce'
+  config.learning_rate = 2e-3
+  config.steps = 3 if smoke else 600
+  # What `bench` compares, at one budget.
+  config.prompts = 'prompts/tiny.jsonl' if smoke else 'prompts/quickstart.jsonl'
+  config.drafter = drafter
+  config.head = ''
+  config.systems = ('ar', 'specdiff', 'best_first', 'lattice')
+  config.budget = 8 if smoke else 17
+  config.candidates = 8
+  config.frontier = 8
+  return config

@@ -1,0 +1,242 @@
+"""Heads: what a token adds to the scores of the next one.
+
+A window's slots are scored independently of each other's tokens. A head of rank
+r, small and trained while the drafter is frozen, scores token c of slot k by the
+token x before it, too:
+
+  s_k(c | x) = s_k(c) + <e(h_k, x), B[c]>
+
+  markov    e = A[x]                              DSpark, 2607.05147
+  gated     e = sigmoid(H h_k + M A[x] + b) A[x]  DSpark, gated
+  selector  e = A[x] (H h_k)                      DFlash 2
+
+with h_k the state that the verifier's head reads, A = `predecessor`, and
+B = `successor`, which begins as zeros: a new head changes nothing. Probabilities
+are over the draft vocabulary; those of the selector, whose scores are then
+needed of the candidates alone, over these.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.checkpoints import safetensors_io
+from specdiff_jax.checkpoints import weights
+from specdiff_jax.core import errors
+from specdiff_jax.core import printing
+from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import family
+from specdiff_jax.drafters import options
+from specdiff_jax.drafters import scores as scores_lib
+from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers as layers_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """A head, by its sizes: the source of a lattice's edges.
+
+  Attributes:
+    rank: r.
+    vocab: tokens of the drafter's vocabulary.
+    verifier: the verifier's sizes.
+  """
+
+  rank: int
+  vocab: int
+  verifier: config_lib.TransformerConfig
+
+  kind: ClassVar[str]
+  may_be_zero: ClassVar[tuple[str, ...]] = ()
+  over_candidates: ClassVar[bool] = False
+
+  @property
+  def layers(self) -> int:
+    return 1
+
+  @property
+  def features(self) -> tuple[int, ...]:
+    return ()
+
+  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns its parameters as shapes."""
+    return {
+      name: jax.ShapeDtypeStruct(shape, jnp.float32)
+      for name, shape in self._shapes().items()
+    }
+
+  def _shapes(self) -> dict[str, tuple[int, ...]]:
+    return {
+      'predecessor': (self.verifier.vocab_size, self.rank),
+      'successor': (self.vocab, self.rank),
+    }
+
+  def initial(self, key: jax.Array) -> dict[str, jax.Array]:
+    """Returns the params of a new head, float32, which changes nothing."""
+    keys = jax.random.split(key, 3)
+    start = {
+      'predecessor': (nn.initializers.normal(1.0), keys[0]),
+      'hidden': (layers_lib.normal(), keys[1]),
+      'mix': (layers_lib.normal(), keys[2]),
+    }
+    return {
+      name: start[name][0](start[name][1], shape)
+      if name in start
+      else jnp.zeros(shape)
+      for name, shape in self._shapes().items()
+    }
+
+  def edges(
+    self, params: Any, states: jax.Array, parent: jax.Array
+  ) -> jax.Array:
+    """Returns e [..., P, r] of states [..., E] after tokens [..., P]."""
+    before = layers_lib.lookup(params['predecessor'], parent)
+    return self._edges(params, states, before)
+
+  def _edges(self, params, states, before):
+    raise NotImplementedError
+
+  def __call__(self, params, marginals, scores, index, scale):
+    token = marginals.ids[index]
+    root = jnp.broadcast_to(marginals.root[:, None, None], token[:, :1].shape)
+    parent = jnp.concatenate([root, token[:, :-1]], axis=1)  # [B, G, K]
+    edges = self.edges(params, marginals.states, parent)
+    edges = edges * scale[:, None, None, None]
+
+    def of_candidates(one):
+      scores, index, edges = one  # [B, W], [B, K], [B, K, r]
+      after = layers_lib.lookup(params['successor'], index)
+      added = jnp.sum(edges[:, :, None] * after[:, None], axis=-1)
+      here = jnp.take_along_axis(scores, index, axis=1)
+      return jax.nn.log_softmax(here[:, None] + added, axis=-1)
+
+    def of_all(one):
+      scores, index, edges = one
+      added = layers_lib.dense(edges, params['successor'])
+      all_of = scores[:, None] + added  # [B, K, W]
+      log_z = jax.nn.logsumexp(all_of, axis=-1, keepdims=True)
+      return jnp.take_along_axis(all_of, index[:, None], axis=-1) - log_z
+
+    # A slot at a time: the scores of all, after all, would be large.
+    rows = lax.map(
+      of_candidates if self.over_candidates else of_all,
+      jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (scores, index, edges)),
+    )
+    return rows[0, :, 0], jnp.swapaxes(rows[1:], 0, 1)
+
+
+class Markov(Head):
+  """The token before alone."""
+
+  kind = 'markov'
+
+  def _edges(self, params, states, before):
+    del params, states
+    return before
+
+
+class _OfStates(Head):
+  """A head that reads the states of the slots."""
+
+  def _shapes(self):
+    return super()._shapes() | {'hidden': (self.rank, self.verifier.width)}
+
+  def _hidden(self, params, states):
+    return layers_lib.dense(states, params['hidden'])[..., None, :]
+
+
+class Gated(_OfStates):
+  """The token before, as far as the slot's state lets it through."""
+
+  kind = 'gated'
+
+  def _shapes(self):
+    more = {'mix': (self.rank, self.rank), 'gate_bias': (self.rank,)}
+    return super()._shapes() | more
+
+  def _edges(self, params, states, before):
+    gate = layers_lib.affine(before, params['mix'], params['gate_bias'])
+    return jax.nn.sigmoid(self._hidden(params, states) + gate) * before
+
+
+class Selector(_OfStates):
+  """A bilinear form of token and state, which ranks the candidates."""
+
+  kind = 'selector'
+  over_candidates = True
+
+  def _edges(self, params, states, before):
+    return before * self._hidden(params, states)
+
+
+KINDS: dict[str, type[Head]] = dict(
+  zip(options.HEADS, (Markov, Gated, Selector), strict=True)
+)
+
+
+def score_of(head: Head, score: scores_lib.Score) -> scores_lib.Score:
+  """Returns the score of windows after the trajectory's own tokens.
+
+  Its params are {'drafter': those of `score`, 'head': those of the head}. What
+  the head adds stands in r more columns of states and rows alike.
+  """
+
+  def function(params, view, batch, *rest):
+    found = score(params['drafter'], view, batch, *rest)
+    rows = jnp.arange(batch.tokens.shape[0])[:, None]
+    last = batch.tokens.shape[1] - 1
+    parent = batch.tokens[rows, jnp.minimum(found.position, last)]
+    mine = params['head']
+    edges = head.edges(mine, found.states, parent[..., None])[..., 0, :]
+    return dataclasses.replace(
+      found,
+      states=jnp.concatenate([found.states, edges], axis=-1),
+      head=jnp.concatenate([view.head, mine['successor']], axis=-1),
+    )
+
+  return function
+
+
+def fingerprint(drafter: family.Trained) -> str:
+  """Returns what a head's file calls the drafter that it was trained on."""
+  return params_lib.fingerprint(drafter.config, drafter.params)
+
+
+def load(
+  path: str, drafter: family.Trained, verifier: weights.Checkpoint
+) -> tuple[Any, dict[str, Any]]:
+  """Returns a `Head` of this drafter's, and its params in the verifier's dtype.
+
+  Raises InputError if the file is damaged, is no head, or that of another
+  verifier, draft vocabulary or drafter.
+  """
+  facts = safetensors_io.metadata(path)
+  kind = drafter_file.kind_of(facts)
+  if facts.get('format') == drafter_file.FORMAT and kind not in KINDS:
+    raise errors.InputError(
+      f'{path}: this is a drafter of the kind {printing.short(kind)}, but a '
+      f'head is one of the kinds {", ".join(KINDS)}. Give a file that '
+      '`specdiff distill` wrote with head_kind.'
+    )
+  form: Any = KINDS.get(kind, Markov)  # which names what is wrong
+  head, params, vocab = drafter_file.load(path, verifier, form)
+  if not np.array_equal(vocab, drafter.vocab):
+    raise errors.InputError(
+      f'{path}: this head scores a draft vocabulary of {len(vocab)} tokens, '
+      f'but the {len(drafter.vocab)} tokens of the drafter {drafter.source} '
+      'are others. Use the head of this drafter, or train one.'
+    )
+  if facts.get('drafter') != fingerprint(drafter):
+    raise errors.InputError(
+      f'{path}: this head was trained on the drafter with the fingerprint '
+      f'{printing.short(facts.get("drafter"))}, but {drafter.source} has '
+      f'{fingerprint(drafter)}. Use the head of this drafter, or train one.'
+    )
+  dtype = verifier.params['final_norm'].dtype
+  return head, jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
