@@ -254,6 +254,7 @@ class Context(flax.struct.PyTreeNode):
   cache: Any  # the verifier's, `length - 1` tokens of each row
   params: Params  # the verifier's
   verifier: Verifier = flax.struct.field(pytree_node=False)
+  end_ids: Any = ()  # [N] int32 tokens that end a row; -1 pads
 
   @property
   def last(self) -> jax.Array:
@@ -371,11 +372,16 @@ class FeatureDrafter(Drafter, Protocol):
 
 
 class AdaptiveDrafter(Drafter, Protocol):
-  """A drafter of several buckets, which says what size pays.
+  """A drafter of several buckets, which says what size it wants.
 
-  What it chooses from is in its params: cycles of each bucket are measured on
-  the host before.
+  What it chooses from may be in its params: cycles of each bucket are measured
+  on the host before, if it is `calibrates`.
   """
+
+  @property
+  def calibrates(self) -> bool:
+    """Whether its choice depends on what `calibrated` is given."""
+    ...
 
   def wanted(self, params: Params, state: State) -> tuple[jax.Array, jax.Array]:
     """Returns the index of the bucket that each row wants next, and how long.

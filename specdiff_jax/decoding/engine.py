@@ -248,7 +248,12 @@ class Engine:
   ) -> types.Context:
     """Returns what the drafter may look at."""
     return types.Context(
-      state.tokens, state.length, state.cache, params, self.verifier
+      state.tokens,
+      state.length,
+      state.cache,
+      params,
+      self.verifier,
+      state.end_ids,
     )
 
   def _cycle(self, slots, params, drafter_params, state):

@@ -259,7 +259,7 @@ class Session:
     `cycles` of each of the drafter's buckets are timed, `rounds` times.
     """
     drafter = self.engine.adaptive
-    if drafter is None:
+    if drafter is None or not drafter.calibrates:
       return self
     every_row = jnp.int32(self.batch)  # `rows.run` gives it too: one program
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import flax.struct
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import sampling as sampling_lib
@@ -54,6 +55,26 @@ class Strategy(Protocol):
   ) -> types.DraftTree:
     """Returns a tree of `slots` slots."""
     ...
+
+
+def foreseen(
+  marginals: Marginals, sampling: types.Sampling, noise: types.Noise
+) -> jax.Array:
+  """Returns the logits [B, G, W] of what the verifier will draw.
+
+  At temperature > 0 they are conditioned on the noise that it will use: log q_t +
+  g_t takes the place of log q_t, since y_t = argmax(log p_t + g_t).
+  """
+
+  def perturbed():
+    logits = sampling_lib.warped(marginals.logits, sampling)
+    hot = (sampling.temperature > 0)[:, None, None]
+    g = shared_noise(marginals, noise)
+    return logits + jnp.where(hot, g, 0)
+
+  return lax.cond(
+    jnp.any(sampling.temperature > 0), perturbed, lambda: marginals.logits
+  )
 
 
 def shared_noise(marginals: Marginals, noise: types.Noise) -> jax.Array:

@@ -182,9 +182,8 @@ class Drafts(Tempered):
 class BestFirst:
   """The prefixes of largest prod_j q_j that fit a budget (DDTree, 2604.12989).
 
-  No other tree of as many slots has more expected accepted tokens under q. At
-  temperature > 0 q is conditioned on the noise that the verifier will use:
-  log q_t + g_t takes the place of log q_t, since y_t = argmax(log p_t + g_t).
+  No other tree of as many slots has more expected accepted tokens under q,
+  conditioned on the noise that the verifier will use (`marginals.foreseen`).
 
   Example:
     >>> import specdiff_jax as sd
@@ -202,20 +201,10 @@ class BestFirst:
     return self.budget
 
   def pick(self, marginals, sampling, noise):
-    return jnp.argmax(self._scores(marginals, sampling, noise), axis=-1)
-
-  def _scores(self, marginals, sampling, noise):
-    def perturbed():
-      logits = sampling_lib.warped(marginals.logits, sampling)
-      hot = (sampling.temperature > 0)[:, None, None]
-      g = marginals_lib.shared_noise(marginals, noise)
-      return logits + jnp.where(hot, g, 0)
-
-    return lax.cond(
-      jnp.any(sampling.temperature > 0), perturbed, lambda: marginals.logits
-    )
+    scores = marginals_lib.foreseen(marginals, sampling, noise)
+    return jnp.argmax(scores, axis=-1)
 
   def __call__(self, marginals, sampling, noise, slots):
-    scores = self._scores(marginals, sampling, noise)
+    scores = marginals_lib.foreseen(marginals, sampling, noise)
     log_q = jax.nn.log_softmax(scores, axis=-1)
     return prefix_trees.best_first(log_q, marginals.ids, marginals.root, slots)

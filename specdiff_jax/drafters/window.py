@@ -8,13 +8,13 @@ from specdiff_jax.drafters import marginals as marginals_lib
 class Window:
   """Makes trees of a window's marginals: a base of frozen dataclasses.
 
-  Their `draft` runs over the passes of the network:
+  Their `denoise` runs over the passes of the network:
 
     marginals = revealed = None
     for step in range(self.denoising.steps):
       revealed = self.reveal(step, marginals, revealed, sampling, noise)
       marginals = ...  # one pass, given what is revealed of the window
-    tree = self.tree(marginals, revealed, sampling, noise, slots)
+    marginals = self.settled(marginals, revealed)
 
   Attributes, which the dataclasses declare:
     gamma: slots of the window that are used.
@@ -43,6 +43,30 @@ class Window:
   def max_depth(self) -> int:
     return self.gamma
 
+  def draft(
+    self,
+    params: types.Params,
+    state: types.State,
+    context: types.Context,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    slots: int,
+  ) -> tuple[types.DraftTree, types.State]:
+    """See `Drafter`."""
+    marginals, state = self.denoise(params, state, context, sampling, noise)
+    return self.strategy(marginals, sampling, noise, slots), state
+
+  def denoise(
+    self,
+    params: types.Params,
+    state: types.State,
+    context: types.Context,
+    sampling: types.Sampling,
+    noise: types.Noise,
+  ) -> tuple[marginals_lib.Marginals, types.State]:
+    """Returns the marginals of the gamma slots after the text, and the state."""
+    raise NotImplementedError
+
   def reveal(
     self,
     step: int,
@@ -57,16 +81,12 @@ class Window:
     choice = self.strategy.pick(marginals, sampling, noise)
     return self.denoising.reveal(step, marginals, choice, revealed)
 
-  def tree(
+  def settled(
     self,
     marginals: marginals_lib.Marginals | None,
     revealed: denoising_lib.Revealed | None,
-    sampling: types.Sampling,
-    noise: types.Noise,
-    slots: int,
-  ) -> types.DraftTree:
-    """Returns the tree of `slots` slots after the last pass."""
+  ) -> marginals_lib.Marginals:
+    """Returns what the last pass makes of the gamma slots."""
     assert marginals is not None  # there is one pass at least
     final = self.denoising.settled(marginals, revealed)
-    final = final.replace(logits=final.logits[:, : self.gamma])
-    return self.strategy(final, sampling, noise, slots)
+    return final.replace(logits=final.logits[:, : self.gamma])

@@ -201,7 +201,8 @@ def _drafter_path(name: str) -> str:
       f'{name}: this is a directory or a name on the hub, but this system '
       'drafts with a safetensors file that `specdiff distill` wrote '
       '(config.drafters has one for each system). Published diffusion '
-      'drafters go with specdiff, specdiff2, tree, best_first and adaptive.'
+      'drafters go with specdiff, specdiff2, tree, best_first, diffuspec and '
+      'adaptive.'
     )
   return shipped(name)
 

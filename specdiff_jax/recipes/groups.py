@@ -79,8 +79,8 @@ class Drafting(options_lib.Drafter):
       'specdiff', 'what drafts: ar (nothing), lookup, sps (a small '
       'autoregressive drafter), early_exit (the first layers of the verifier), '
       'specdiff (one chain), specdiff2 (K chains, self-selected), tree (K '
-      'chains merged), best_first (the likeliest prefixes) or adaptive (as '
-      'much as pays)', choices=tuple(options_lib.SYSTEMS),
+      'chains merged), best_first (the likeliest prefixes), diffuspec (a path '
+      'searched with an n-gram model) or adaptive (as much as pays)', choices=tuple(options_lib.SYSTEMS),
   )  # fmt: skip
   drafters: Any = text(
       Drafters(), 'drafters of single systems; each goes before '

@@ -17,6 +17,8 @@ from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import registry
+from specdiff_jax.drafters.ngram import file as ngram_file
+from specdiff_jax.drafters.ngram import kneser_ney
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import systems as systems_lib
 from specdiff_jax.testing import contract
@@ -47,6 +49,11 @@ REGISTRY = {
     {'rule': 'without_replacement'},
   ),
   'best_first': ({}, _MLM),
+  'diffuspec': (
+    {'diffuspec': {'k_min': 1, 'delta': 2}},
+    {'diffuspec': {'adl': False}, 'rule': 'greedy', 'denoising_steps': 2},
+    _MLM | {'diffuspec': {'k_min': 2, 'ngram': 'NGRAM', 'tau': 0.99}},
+  ),
   'adaptive': ({'gammas': (2, 4), 'budgets': (7,)},),
   'sps': (
     _SPS | {'draft': 'argmax'},
@@ -82,7 +89,10 @@ def _name(case) -> str:
   if isinstance(case, Row):
     return name(case)
   system, options = case
-  return '-'.join(str(x) for x in (system, *options.values()))
+  return '-'.join(
+    ','.join(map(str, x.values())) if isinstance(x, dict) else str(x)
+    for x in (system, *options.values())
+  )
 
 
 CASES = [
@@ -122,7 +132,17 @@ def _sizes(system: str) -> dict:
 
 
 @pytest.fixture(scope='module')
-def built(drafter_of):
+def ngram(tmp_path_factory):
+  """Returns the file of an n-gram model of the verifier's own texts."""
+  path = str(tmp_path_factory.mktemp('ngram') / 'ngram.safetensors')
+  texts = [*systems.plain(SAMPLED), *systems.plain(GREEDY)]
+  levels = kneser_ney.fit(texts, systems.VOCAB, 3)
+  ngram_file.save(path, levels, models.tiny_verifier().tokenizer, {})
+  return path
+
+
+@pytest.fixture(scope='module')
+def built(drafter_of, ngram):
   """Returns a function from a case to its `Contract`, built once."""
 
   @functools.lru_cache(len(CASES))
@@ -142,6 +162,9 @@ def built(drafter_of):
       kind = options.get('drafter', 'diffusion')
       path = kind if kind == 'random' else drafter_of(kind)
       options |= {'drafter': path}
+    own = options.get('diffuspec', {})
+    if 'ngram' in own:
+      options['diffuspec'] = own | {'ngram': ngram}
     recipe = decoding.told([system], options)
     parts = systems_lib.parts(system, recipe.systems[system], verifier)
     return contract.Contract(parts.drafter, parts.params, verifier, parts.rule)

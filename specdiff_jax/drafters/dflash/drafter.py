@@ -53,12 +53,12 @@ class Block(window.Window):
     del context
     return self._keep(params, state, features, start)
 
-  def draft(self, params, state, context, sampling, noise, slots):
+  def denoise(self, params, state, context, sampling, noise):
     marginals = revealed = None
     for step in range(self.denoising.steps):
       revealed = self.reveal(step, marginals, revealed, sampling, noise)
       marginals = self._marginals(params, state, context, revealed)
-    return self.tree(marginals, revealed, sampling, noise, slots), state
+    return self.settled(marginals, revealed), state
 
   def _marginals(self, params, cache, context, revealed):
     """Runs one pass, given what is decided of the block."""

@@ -78,13 +78,13 @@ class MaskedDiffusion(window.Window):
         positions, method='context',
     )  # fmt: skip
 
-  def draft(self, params, state, context, sampling, noise, slots):
+  def denoise(self, params, state, context, sampling, noise):
     seen = self._seen(state.context, context.length)
     marginals = revealed = None
     for step in range(self.denoising.steps):
       revealed = self.reveal(step, marginals, revealed, sampling, noise)
       marginals = self._marginals(params, state, context, seen, revealed)
-    return self.tree(marginals, revealed, sampling, noise, slots), state
+    return self.settled(marginals, revealed), state
 
   def _marginals(self, params, state, context, seen, revealed):
     """Runs one pass, given the keys that it sees and what is decided."""
