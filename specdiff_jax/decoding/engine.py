@@ -139,7 +139,11 @@ class Engine:
       sampling=sampling,
       noise=noise,
       stats=types.Stats(
-        zeros, zeros, jnp.zeros((batch, depth + 1), jnp.int32), bad=zeros - 1
+        zeros,
+        zeros,
+        jnp.zeros((batch, depth + 1), jnp.int32),
+        bad=zeros - 1,
+        ends=jnp.zeros((batch, depth + 1, len(types.ENDS)), jnp.int32),
       ),
       logprobs=jnp.zeros(buffer.shape, jnp.float32) if self.logprobs else None,
     )

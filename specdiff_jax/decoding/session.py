@@ -315,6 +315,7 @@ class _Work:
       emitted=int(look.stats.emitted[row]),
       accepted=np.array(look.stats.accepted[row]),
       logprobs=self._new(look.logprobs, row, look),
+      ends=np.array(look.stats.ends[row]),
     )
 
   def tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:

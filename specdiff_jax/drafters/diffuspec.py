@@ -153,25 +153,29 @@ class DiffuSpec:
     length = k = jnp.minimum(state.k, slots - 1)
     ended = jnp.cumsum(ends[index], axis=1) > 0
     generated = jnp.minimum(jnp.sum(~ended, axis=1), k)
+    candidates = None
     if self.search is not None:
+      log_q = jax.nn.log_softmax(scores, axis=-1)
+      lattice = self.search.lattice(log_q, ends, k)
       index, length = self._path(
-        self.search, params.ngram, context, marginals, scores, ends, k,
-        sampling, noise,
-      )  # fmt: skip
+        self.search, lattice, params.ngram, context, marginals, sampling, noise
+      )
+      candidates = jnp.where(lattice.kept, marginals.ids[lattice.index], -1)
     token = jnp.concatenate(
       [marginals.root[:, None], marginals.ids[index]], axis=1
     ).astype(jnp.int32)
     tree = tree_lib.chain(token, jnp.arange(slots) <= length[:, None])
+    tree = tree.replace(candidates=candidates)
     return tree, state.replace(inner=kept, generated=generated)
 
   def _path(
-    self, search, ngram, context, marginals, scores, ends, k, sampling, noise
+    self, search, lattice, ngram, context, marginals, sampling, noise
   ) -> path_search.Path:
-    log_q = jax.nn.log_softmax(scores, axis=-1)
-    lattice = search.lattice(log_q, ends, k)
     before = ngram.order - 1 if ngram is not None else 0
     place = context.length[:, None] - before + jnp.arange(before)
-    text = context.tokens[jnp.arange(k.size)[:, None], jnp.maximum(place, 0)]
+    text = context.tokens[
+      jnp.arange(place.shape[0])[:, None], jnp.maximum(place, 0)
+    ]
     hot = sampling.temperature > 0
 
     def drawn():

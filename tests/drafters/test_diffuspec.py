@@ -32,8 +32,8 @@ ENDS = np.arange(V) == END
 def marginals(rows=40, scale=1.5, seed=0):
   """Returns log q [B, G, V], in some rows with likely ends."""
   z = scale * np.random.default_rng(seed).standard_normal((rows, GAMMA, V))
-  z[: rows // 2, :, END] -= 9
-  z[rows // 2 :, :, END] += 2.5
+  z[::3, :, END] -= 9
+  z[1::3, :, END] += 2.5
   return np.asarray(jax.nn.log_softmax(z.astype(np.float32)))
 
 
@@ -168,13 +168,14 @@ def test_it_is_the_plain_beam(beam, tau, candidates, lam):
 def test_another_score_is_noticed():
   """Negative controls: a narrow beam, lengths, and an n-gram read wrongly."""
   given = inputs()
-  got = run(WHOLE, *given)
-  narrow = dataclasses.replace(WHOLE, beam=1)
+  search = dataclasses.replace(WHOLE, tau=0.6)  # ends are added
+  got = run(search, *given)
+  narrow = dataclasses.replace(search, beam=1)
   assert got != run(narrow, *given)
   rows = [tuple(map(_row, row)) for row in zip(*given)]
-  assert got != [plain_beam(WHOLE, *row, normalised=True) for row in rows]
-  assert got != run(WHOLE, *given[:2], given[2][:, ::-1])
-  assert got != run(dataclasses.replace(WHOLE, lam=0.8), *given)
+  assert got != [plain_beam(search, *row, normalised=True) for row in rows]
+  assert got != run(search, *given[:2], given[2][:, ::-1])
+  assert got != run(dataclasses.replace(search, lam=0.8), *given)
 
 
 def test_the_candidates_of_a_slot():
@@ -322,17 +323,18 @@ def test_a_draft_is_cut_to_k_and_counts_its_tokens_before_an_end():
   )  # fmt: skip
   zeros = jnp.zeros(4)
   sampling = types.Sampling(zeros, zeros.astype(int), zeros + 1)
+  noise = types.Noise(jax.random.split(jax.random.key(0), 4))
   params = diffuspec.DiffuSpecParams(jnp.asarray(logits), None, jnp.int32(-1))
   state = drafter.init(params, context)
   assert state.k.tolist() == [4] * 4
   state = state.replace(k=jnp.array([3, 4, 4, 4]))
-  tree, state = drafter.draft(params, state, context, sampling, None, 5)
+  tree, state = drafter.draft(params, state, context, sampling, noise, 5)
   assert tree.token[:, 0].tolist() == [5] * 4
   assert tree.token[:, 1:].tolist() == raw.tolist()
   assert tree.valid.sum(1).tolist() == [4, 5, 5, 5]  # the root, and k
   assert state.generated.tolist() == [3, 1, 0, 3]
   # The smaller size holds two.
-  tree, state = drafter.draft(params, state, context, sampling, None, 3)
+  tree, state = drafter.draft(params, state, context, sampling, noise, 3)
   assert tree.token.shape == (4, 3) and tree.valid.all()
   assert state.generated.tolist() == [2, 1, 0, 2]
   verdict = types.Verdict(None, jnp.array([2, 1, 0, 0]), None)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import statistics
 
+from specdiff_jax.core import types
 from specdiff_jax.tools.bench import costs as costs_lib
 from specdiff_jax.tools.bench import timing
 
@@ -37,6 +38,8 @@ class Row:
   drafts: int  # of one pass
   verify_tokens: int  # scored by one call of the verifier
   costs: costs_lib.Costs | None = None  # if they were measured
+  # By `core.types.ENDS`: cycles by accepted draft tokens, as `histogram`.
+  ends: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,12 @@ def row(
     cycles=cycles,
     histogram=histogram,
     costs=costs,
+    ends={
+      name: add([c.ends[:, i].tolist() for c in found])
+      for i, name in enumerate(types.ENDS)
+    }
+    if (found := [c for c in measured.completions if c.ends is not None])
+    else {},
     **size,
   )
 
