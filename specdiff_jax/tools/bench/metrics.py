@@ -100,14 +100,20 @@ def row(
     cycles=cycles,
     histogram=histogram,
     costs=costs,
-    ends={
-      name: add([c.ends[:, i].tolist() for c in found])
-      for i, name in enumerate(types.ENDS)
-    }
-    if (found := [c for c in measured.completions if c.ends is not None])
-    else {},
+    ends=ends(measured),
     **size,
   )
+
+
+def ends(measured: timing.Measurement) -> dict[str, tuple[int, ...]]:
+  """Returns why drafts ended, by accepted tokens; nothing where not told."""
+  told = [c.ends for c in measured.completions if c.ends is not None]
+  if not told:
+    return {}
+  return {
+    name: add([one[:, i].tolist() for one in told])
+    for i, name in enumerate(types.ENDS)
+  }
 
 
 def failed(row: Row) -> bool:
