@@ -20,6 +20,7 @@ SUBCOMMANDS = {
   'verify': 'check that drafting leaves every token as plain decoding has it',
   'prompts': 'write a prompt file out of a dataset: JSONL, parquet, TFDS',
   'collect': "write the verifier's own completions of many prompts",
+  'ngram': "fit an n-gram model of the verifier's tokens, for diffuspec",
   'distill': 'train a drafter on collected completions',
   'sweep': 'distill every combination of some settings, and compare them',
   'aot': 'compile for a TPU pod on any machine, and say whether it fits',
@@ -32,6 +33,7 @@ Lossless speculative decoding with diffusion drafters, in JAX.
 
 usage: python -m specdiff_jax SUBCOMMAND --config=RECIPE [--config.FIELD=VALUE]
        python -m specdiff_jax prompts --from SOURCE --out FILE [FLAGS]
+       python -m specdiff_jax ngram --from SOURCE --out FILE [FLAGS]
        python -m specdiff_jax convert --from PATH --to PATH [FLAGS]
        python -m specdiff_jax inspect PATH [FLAGS]
        python -m specdiff_jax --version

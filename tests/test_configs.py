@@ -13,6 +13,7 @@ from specdiff_jax.cli import bench
 from specdiff_jax.cli import collect
 from specdiff_jax.cli import command
 from specdiff_jax.cli import distill
+from specdiff_jax.cli import ngram
 from specdiff_jax.cli import recipe_file
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
@@ -27,7 +28,7 @@ RECIPES = sorted(
 )
 PROGRAMS = {
     'aot': aot, 'bench': bench, 'collect': collect, 'distill': distill,
-    'sweep': sweep, 'verify': verify,
+    'sweep': sweep, 'verify': verify, 'ngram': ngram,
 }  # fmt: skip
 
 # Names that the issue promises of every config for decoding, for training.

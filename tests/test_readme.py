@@ -13,6 +13,7 @@ from specdiff_jax.cli import convert
 from specdiff_jax.cli import decode
 from specdiff_jax.cli import distill
 from specdiff_jax.cli import inspect
+from specdiff_jax.cli import ngram
 from specdiff_jax.cli import prompts
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
@@ -21,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
     'verify': verify, 'inspect': inspect, 'convert': convert, 'aot': aot,
-    'sweep': sweep, 'prompts': prompts,
+    'sweep': sweep, 'prompts': prompts, 'ngram': ngram,
 }  # fmt: skip
 
 

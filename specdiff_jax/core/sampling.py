@@ -56,7 +56,7 @@ def gumbel(
   Args:
     noise: keys of the requests.
     positions: [B, N].
-    tokens: [W] ids, or their number for all from 0 on.
+    tokens: [W] or [B, N, W] ids, or their number for all from 0 on.
   """
   if isinstance(tokens, int):
     tokens = jnp.arange(tokens)

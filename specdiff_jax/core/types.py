@@ -24,6 +24,14 @@ import jax.numpy as jnp
 Params = Any  # a pytree of arrays
 State = Any  # a pytree whose every leaf is [B, ...]
 
+# Why a cycle's draft ended where it did. The verifier's next token
+ENDS = {
+  'not in top-K': 'was no candidate of its slot',
+  'wrong parent': 'was drafted at its depth, after another token',
+  'budget': 'was a candidate, or past the window, but not drafted',
+  'end': "ended the text, or an accepted token did, or the text's limit",
+}
+
 PROPOSALS = {
   'deterministic': 'chosen, not drawn: argmax, search, lookup, shared noise',
   'iid': 'chains drawn independently from the marginals of one pass',
@@ -52,6 +60,9 @@ class DraftTree(flax.struct.PyTreeNode):
   log_q: jax.Array | None = None  # [B, M, V] what each slot was drawn from
   # [B, M, M] `tree.ancestors` of `parent`; None: computed where it is read.
   ancestors: jax.Array | None = None
+  # [B, G, K] int32 tokens that each depth was chosen from, -1 for none, for
+  # `Stats.ends`; None: what was drafted there.
+  candidates: jax.Array | None = None
 
 
 class Verdict(flax.struct.PyTreeNode):
@@ -118,6 +129,7 @@ class Stats(flax.struct.PyTreeNode):
   emitted: jax.Array  # [B] int32 tokens emitted by those calls
   accepted: jax.Array  # [B, D+1] int32 histogram of accepted draft tokens
   bad: jax.Array  # [B] int32 cycle of the verifier's first NaN; 0: prefill; -1
+  ends: jax.Array  # [B, D+1, 4] int32 `accepted` by why no more were, as ENDS
 
 
 class DecodeState(flax.struct.PyTreeNode):
@@ -254,6 +266,7 @@ class Context(flax.struct.PyTreeNode):
   cache: Any  # the verifier's, `length - 1` tokens of each row
   params: Params  # the verifier's
   verifier: Verifier = flax.struct.field(pytree_node=False)
+  end_ids: Any = ()  # [N] int32 tokens that end a row; -1 pads
 
   @property
   def last(self) -> jax.Array:
@@ -371,11 +384,16 @@ class FeatureDrafter(Drafter, Protocol):
 
 
 class AdaptiveDrafter(Drafter, Protocol):
-  """A drafter of several buckets, which says what size pays.
+  """A drafter of several buckets, which says what size it wants.
 
-  What it chooses from is in its params: cycles of each bucket are measured on
-  the host before.
+  What it chooses from may be in its params: cycles of each bucket are measured
+  on the host before, if it is `calibrates`.
   """
+
+  @property
+  def calibrates(self) -> bool:
+    """Whether its choice depends on what `calibrated` is given."""
+    ...
 
   def wanted(self, params: Params, state: State) -> tuple[jax.Array, jax.Array]:
     """Returns the index of the bucket that each row wants next, and how long.

@@ -16,6 +16,33 @@ def broken(logits: jax.Array) -> jax.Array:
   return ~jnp.all(logits < jnp.inf, axis=(1, 2))
 
 
+def why(
+  tree: types.DraftTree, verdict: types.Verdict, ended: jax.Array
+) -> jax.Array:
+  """Returns [B]: why no more was accepted, an index of `types.ENDS`.
+
+  Args:
+    tree: what was drafted.
+    verdict: what was accepted of it.
+    ended: [B] whether the text is over.
+  """
+  token = verdict.bonus[:, None]
+  here = tree.valid & (tree.depth == verdict.count[:, None] + 1)
+  drafted = jnp.any(here & (tree.token == token), axis=1)
+  open = ~jnp.any(here, axis=1)
+  if tree.candidates is not None:
+    last = tree.candidates.shape[1] - 1
+    of_depth = jnp.take_along_axis(
+      tree.candidates, jnp.minimum(verdict.count, last)[:, None, None], axis=1
+    )[:, 0]
+    known = jnp.any(of_depth == token, axis=1)
+    open = known | (verdict.count > last)
+  names = list(types.ENDS)
+  found = jnp.where(open, names.index('budget'), names.index('not in top-K'))
+  found = jnp.where(drafted, names.index('wrong parent'), found)
+  return jnp.where(ended, names.index('end'), found)
+
+
 def commit(
   state: types.DecodeState,
   tree: types.DraftTree,
@@ -48,6 +75,7 @@ def commit(
   place = jnp.where(index < count[:, None], place, nowhere)
   length = state.length + count
   ended = jnp.any(ends & (index < count[:, None]), axis=1)
+  over = ended | (length >= state.limit)
   live = (~state.done).astype(jnp.int32)
   logprobs = state.logprobs
   if logprobs is not None:
@@ -57,11 +85,14 @@ def commit(
   return state.replace(
     tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
     length=length,
-    done=state.done | bad | ended | (length >= state.limit),
+    done=state.done | bad | over,
     stats=types.Stats(
       cycles=state.stats.cycles + live,
       emitted=state.stats.emitted + count,
       accepted=accepted,
+      ends=state.stats.ends.at[
+        rows[:, 0], verdict.count, why(tree, verdict, over)
+      ].add(live),
       bad=jnp.where(bad & ~state.done, state.stats.cycles + 1, state.stats.bad),
     ),
     logprobs=logprobs,

@@ -139,7 +139,11 @@ class Engine:
       sampling=sampling,
       noise=noise,
       stats=types.Stats(
-        zeros, zeros, jnp.zeros((batch, depth + 1), jnp.int32), bad=zeros - 1
+        zeros,
+        zeros,
+        jnp.zeros((batch, depth + 1), jnp.int32),
+        bad=zeros - 1,
+        ends=jnp.zeros((batch, depth + 1, len(types.ENDS)), jnp.int32),
       ),
       logprobs=jnp.zeros(buffer.shape, jnp.float32) if self.logprobs else None,
     )
@@ -248,7 +252,12 @@ class Engine:
   ) -> types.Context:
     """Returns what the drafter may look at."""
     return types.Context(
-      state.tokens, state.length, state.cache, params, self.verifier
+      state.tokens,
+      state.length,
+      state.cache,
+      params,
+      self.verifier,
+      state.end_ids,
     )
 
   def _cycle(self, slots, params, drafter_params, state):

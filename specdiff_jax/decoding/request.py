@@ -127,6 +127,7 @@ class Completion:
   emitted: int  # tokens of those calls
   accepted: np.ndarray  # [D+1] histogram of accepted draft tokens
   logprobs: np.ndarray | None = None  # [C] float32, where the engine keeps them
+  ends: np.ndarray | None = None  # [D+1, 4] `accepted` by `core.types.ENDS`
 
   @property
   def tau(self) -> float:

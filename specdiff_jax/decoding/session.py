@@ -259,7 +259,7 @@ class Session:
     `cycles` of each of the drafter's buckets are timed, `rounds` times.
     """
     drafter = self.engine.adaptive
-    if drafter is None:
+    if drafter is None or not drafter.calibrates:
       return self
     every_row = jnp.int32(self.batch)  # `rows.run` gives it too: one program
 
@@ -315,6 +315,7 @@ class _Work:
       emitted=int(look.stats.emitted[row]),
       accepted=np.array(look.stats.accepted[row]),
       logprobs=self._new(look.logprobs, row, look),
+      ends=np.array(look.stats.ends[row]),
     )
 
   def tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:

@@ -67,6 +67,8 @@ class Adaptive:
   arms: tuple[types.Drafter, ...]
   plain: types.Drafter
 
+  calibrates = True
+
   def __post_init__(self):
     sizes = self.buckets
     if list(sizes) != sorted(set(sizes)):

@@ -182,9 +182,8 @@ class Drafts(Tempered):
 class BestFirst:
   """The prefixes of largest prod_j q_j that fit a budget (DDTree, 2604.12989).
 
-  No other tree of as many slots has more expected accepted tokens under q. At
-  temperature > 0 q is conditioned on the noise that the verifier will use:
-  log q_t + g_t takes the place of log q_t, since y_t = argmax(log p_t + g_t).
+  No other tree of as many slots has more expected accepted tokens under q,
+  conditioned on the noise that the verifier will use (`marginals.conditioned`).
 
   Example:
     >>> import specdiff_jax as sd

@@ -12,13 +12,13 @@ from specdiff_jax.drafters import marginals as marginals_lib
 class Window:
   """Makes trees of a window's marginals: a base of frozen dataclasses.
 
-  Their `draft` runs over the passes of the network:
+  Their `denoise` runs over the passes of the network:
 
     marginals = revealed = None
     for step in range(self.denoising.steps):
       revealed = self.reveal(step, marginals, revealed, sampling, noise)
       marginals = ...  # one pass, given what is revealed of the window
-    tree = self.tree(marginals, revealed, sampling, noise, slots)
+    marginals = self.settled(marginals, revealed)
 
   Attributes, which the dataclasses declare:
     gamma: slots of the window that are used.
@@ -51,6 +51,30 @@ class Window:
     """Returns the drafter's params with those of a lattice's source."""
     return params.replace(edges=edges)
 
+  def draft(
+    self,
+    params: types.Params,
+    state: types.State,
+    context: types.Context,
+    sampling: types.Sampling,
+    noise: types.Noise,
+    slots: int,
+  ) -> tuple[types.DraftTree, types.State]:
+    """See `Drafter`."""
+    marginals, state = self.denoise(params, state, context, sampling, noise)
+    return self.strategy(marginals, sampling, noise, slots), state
+
+  def denoise(
+    self,
+    params: types.Params,
+    state: types.State,
+    context: types.Context,
+    sampling: types.Sampling,
+    noise: types.Noise,
+  ) -> tuple[marginals_lib.Marginals, types.State]:
+    """Returns the marginals of the gamma slots after the text, and the state."""
+    raise NotImplementedError
+
   def reveal(
     self,
     step: int,
@@ -65,24 +89,12 @@ class Window:
     choice = self.strategy.pick(marginals, sampling, noise)
     return self.denoising.reveal(step, marginals, choice, revealed)
 
-  def tree(
-    self,
-    marginals: marginals_lib.Marginals | None,
-    revealed: denoising_lib.Revealed | None,
-    sampling: types.Sampling,
-    noise: types.Noise,
-    slots: int,
-  ) -> types.DraftTree:
-    """Returns the tree of `slots` slots after the last pass."""
-    final = self.settled(marginals, revealed)
-    return self.strategy(final, sampling, noise, slots)
-
   def settled(
     self,
     marginals: marginals_lib.Marginals | None,
     revealed: denoising_lib.Revealed | None,
   ) -> marginals_lib.Marginals:
-    """Returns the marginals of the slots that are used, after the last pass."""
+    """Returns what the last pass makes of the gamma slots."""
     assert marginals is not None  # there is one pass at least
     final = self.denoising.settled(marginals, revealed)
     used = final.logits, final.states
@@ -98,27 +110,14 @@ class SharedContext(Window):
     """Whether its slots can be shown tokens."""
     return True
 
-  def draft(
+  def denoise(
     self,
     params: types.Params,
     state: types.State,
     context: types.Context,
     sampling: types.Sampling,
     noise: types.Noise,
-    slots: int,
-  ) -> tuple[types.DraftTree, types.State]:
-    marginals = self.marginals(params, state, context, sampling, noise)
-    return self.strategy(marginals, sampling, noise, slots), state
-
-  def marginals(
-    self,
-    params: types.Params,
-    state: types.State,
-    context: types.Context,
-    sampling: types.Sampling,
-    noise: types.Noise,
-  ) -> marginals_lib.Marginals:
-    """Returns the marginals of the slots that are used, after all passes."""
+  ) -> tuple[marginals_lib.Marginals, types.State]:
     marginals = revealed = token = shown = None
     for step in range(self.denoising.steps):
       revealed = self.reveal(step, marginals, revealed, sampling, noise)
@@ -128,7 +127,7 @@ class SharedContext(Window):
       filled = self.branches(params, state, context, token, shown)
       logits, states = filled.logits[:, 0], filled.states[:, 0]
       marginals = filled.replace(logits=logits, states=states)
-    return self.settled(marginals, revealed)
+    return self.settled(marginals, revealed), state
 
   def branches(
     self,

@@ -258,7 +258,8 @@ def _drafter_path(name: str) -> str:
       f'{name}: this is a directory or a name on the hub, but this system '
       'drafts with a safetensors file that `specdiff distill` wrote '
       '(config.drafters has one for each system). Published diffusion '
-      'drafters go with specdiff, specdiff2, tree, best_first, lattice and '
+      'drafters go with specdiff, specdiff2, tree, best_first, lattice, '
+      'diffuspec and '
       'adaptive.'
     )
   return shipped(name)

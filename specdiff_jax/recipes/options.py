@@ -190,6 +190,53 @@ class PlainSlots:
   )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class DiffuSpecOwn:
+  """Path search and draft length of DiffuSpec, as the paper names them."""
+
+  cps: bool = field(
+      True, 'search the path that is verified; False: each slot\'s likeliest '
+      'token',
+  )  # fmt: skip
+  adl: bool = field(True, 'choose the length of drafts; False: always k_max')
+  ngram: str = field(
+      '', 'n-gram model that scores how tokens follow each other, a file of '
+      "`specdiff ngram` or a .arpa file; '': uniform", path=True,
+  )  # fmt: skip
+  beam: int = field(3, 'B, paths that the search keeps', low=1, high=64)
+  tau: float = field(
+      0.8, "probability mass that a slot's candidates are to hold", above=0,
+      high=1, within='above 0, and at most 1',
+  )  # fmt: skip
+  m_max: int = field(
+      15, 'M_max, the most candidates of a slot', low=1, high=256,
+  )  # fmt: skip
+  lam: float = field(
+      0.5, "lambda, weight of the drafter's log-probabilities; the n-gram's "
+      'have the rest', low=0, high=1, within='from 0 to 1',
+  )  # fmt: skip
+  k_min: int = field(
+      0, 'the shortest draft; 0: two thirds of k_max, as the 20 of 30 in the '
+      'paper', low=0, high=limits.MOST_DEEP,
+  )  # fmt: skip
+  k_max: int = field(
+      0, 'the longest draft, and the first; 0: gamma', low=0,
+      high=limits.MOST_DEEP,
+  )  # fmt: skip
+  delta: int = field(
+      10, 'tokens by which drafts grow while all of them are accepted', low=0,
+      high=limits.MOST_DEEP,
+  )  # fmt: skip
+  rho: float = field(
+      0.5, 'weight of the last cycle in the means that choose the length',
+      above=0, high=1, within='above 0, and at most 1',
+  )  # fmt: skip
+  sizes: int = field(
+      3, 'sizes of drafts that are compiled, from k_min to k_max; one in '
+      'between is computed in the next one and cut', low=1, high=16,
+  )  # fmt: skip
+
+
 # --- systems -----------------------------------------------------------------
 
 
@@ -251,6 +298,15 @@ class Lattice(BestFirst):
 
 
 @dataclasses.dataclass(frozen=True)
+class DiffuSpec(Rule, Diffusion):
+  """One path, searched through the marginals."""
+
+  diffuspec: DiffuSpecOwn = text(
+      DiffuSpecOwn(), 'the system diffuspec', newer=True, reported=('bench',),
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class Adaptive(PlainSlots, SpecDiff):
   gammas: tuple[int, ...] = text(
       (2, 4, 7), 'draft lengths that the system adaptive chooses among, up to '
@@ -295,6 +351,7 @@ SYSTEMS: Mapping[str, type] = {
   'tree': Tree,
   'best_first': BestFirst,
   'lattice': Lattice,
+  'diffuspec': DiffuSpec,
   'adaptive': Adaptive,
   **dict.fromkeys(registry.systems(), OfFamily),
   'd2sd': D2SD,

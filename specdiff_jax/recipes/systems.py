@@ -7,9 +7,10 @@ new drafter or rule is one line.
 from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
@@ -18,10 +19,12 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.decoding.rules import block_verification
 from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import adaptive
+from specdiff_jax.drafters import diffuspec
 from specdiff_jax.drafters import early_exit
 from specdiff_jax.drafters import lattice
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
+from specdiff_jax.drafters import path_search
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.d2sd import drafter as d2sd
@@ -31,6 +34,7 @@ from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import groups
+from specdiff_jax.recipes import ngrams
 from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.recipes import recipe as recipe_lib
 
@@ -104,6 +108,38 @@ def _lattice(options: options_lib.Lattice, checkpoint):
   return build_drafters.window(options, checkpoint, strategy, options.head)
 
 
+def _diffuspec(options: options_lib.DiffuSpec, checkpoint):
+  """A path through the window (2510.02358)."""
+  own = options.diffuspec
+  k_max = own.k_max or options.gamma
+  k_min = own.k_min or max(1, 2 * k_max // 3)
+  if k_max > options.gamma:
+    raise errors.InputError(
+      f'config.diffuspec.k_max is {k_max}, but config.gamma, the tokens that '
+      f'are drafted at once, is {options.gamma}. Lower the one, or raise the '
+      'other.'
+    )
+  if k_min > k_max:
+    raise errors.InputError(
+      f'config.diffuspec.k_min is {k_min}, but the longest draft has {k_max} '
+      'tokens (config.diffuspec.k_max, or config.gamma where that is 0). Lower '
+      'the one, or raise the other.'
+    )
+  search = length = ngram = None
+  if own.cps:
+    search = path_search.PathSearch(own.beam, own.tau, own.m_max, own.lam)
+    ngram = ngrams.load(own.ngram, checkpoint) if own.ngram else None
+  if own.adl:
+    length = diffuspec.DraftLength(k_min, k_max, own.delta, own.rho, own.sizes)
+  inner, params = build_drafters.window(
+    dataclasses.replace(options, gamma=k_max),
+    checkpoint,
+    strategies.Chain(mode='shared_noise'),
+  )
+  params = diffuspec.DiffuSpecParams(params, ngram, jnp.int32(-1))
+  return diffuspec.DiffuSpec(cast(Any, inner), search, length), params
+
+
 def _of_family(name, options: options_lib.OfFamily, checkpoint):
   """Chains of the one family that drafts for the system `name`."""
   return build_drafters.of_system(name, options, checkpoint, _chain(options))
@@ -169,6 +205,7 @@ SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
   'tree': _tree,
   'best_first': _best_first,
   'lattice': _lattice,
+  'diffuspec': _diffuspec,
   'adaptive': _adaptive,
   **{name: functools.partial(_of_family, name) for name in registry.systems()},
   'd2sd': _d2sd,

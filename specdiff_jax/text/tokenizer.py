@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import copy
+import hashlib
 import itertools
+import json
 from typing import Any, cast
 
 import tokenizers
@@ -102,6 +104,12 @@ class Tokenizer:
     for text in self.barred.values():
       tokens.pop(text, None)
     return tokens
+
+  @property
+  def fingerprint(self) -> str:
+    """16 hex digits of the texts and ids of all tokens."""
+    tokens = json.dumps(sorted(self.tokens().items())).encode()
+    return hashlib.sha256(tokens).hexdigest()[:16]
 
   def within(self, rows: int, source: str) -> 'Tokenizer':
     """Returns this tokenizer for weights with so many rows.

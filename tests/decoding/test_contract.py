@@ -18,6 +18,8 @@ from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import registry
+from specdiff_jax.drafters.ngram import file as ngram_file
+from specdiff_jax.drafters.ngram import kneser_ney
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import systems as systems_lib
 from specdiff_jax.testing import contract
@@ -51,6 +53,11 @@ REGISTRY = {
   'lattice': (
     _MLM | {'frontier': 2},
     *({'head': kind, 'candidates': 4} for kind in heads.KINDS),
+  ),
+  'diffuspec': (
+    {'diffuspec': {'k_min': 1, 'delta': 2}},
+    {'diffuspec': {'adl': False}, 'rule': 'greedy', 'denoising_steps': 2},
+    _MLM | {'diffuspec': {'k_min': 2, 'ngram': 'NGRAM', 'tau': 0.99}},
   ),
   'adaptive': ({'gammas': (2, 4), 'budgets': (7,)},),
   'sps': (
@@ -92,7 +99,10 @@ def _name(case) -> str:
   if isinstance(case, Row):
     return name(case)
   system, options = case
-  return '-'.join(str(x) for x in (system, *options.values()))
+  return '-'.join(
+    ','.join(map(str, x.values())) if isinstance(x, dict) else str(x)
+    for x in (system, *options.values())
+  )
 
 
 CASES = [
@@ -153,7 +163,17 @@ def head_of(drafter_of, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def built(drafter_of, head_of):
+def ngram(tmp_path_factory):
+  """Returns the file of an n-gram model of the verifier's own texts."""
+  path = str(tmp_path_factory.mktemp('ngram') / 'ngram.safetensors')
+  texts = [*systems.plain(SAMPLED), *systems.plain(GREEDY)]
+  levels = kneser_ney.fit(texts, systems.VOCAB, 3)
+  ngram_file.save(path, levels, models.tiny_verifier().tokenizer, {})
+  return path
+
+
+@pytest.fixture(scope='module')
+def built(drafter_of, head_of, ngram):
   """Returns a function from a case to its `Contract`, built once."""
 
   @functools.lru_cache(len(CASES))
@@ -175,6 +195,9 @@ def built(drafter_of, head_of):
       options |= {'drafter': path}
     if 'head' in options:
       options |= {'head': head_of(options['head'])}
+    own = options.get('diffuspec', {})
+    if 'ngram' in own:
+      options['diffuspec'] = own | {'ngram': ngram}
     recipe = decoding.told([system], options)
     parts = systems_lib.parts(system, recipe.systems[system], verifier)
     return contract.Contract(parts.drafter, parts.params, verifier, parts.rule)

@@ -62,6 +62,24 @@ def test_curves():
   assert metrics.add([[1, 2], [3], []]) == (4, 2)
 
 
+def test_why_drafts_ended():
+  whys = np.array([[2, 1, 0, 0], [0, 0, 3, 0], [0, 0, 0, 2]])
+  one = dataclasses.replace(completion([5, 6, 7, 8], 4, whys.sum(1)), ends=whys)
+  row = metrics.row(
+    'x', measured([20] * 3, [one, one]), AR, AR, [[5, 6, 7, 8]] * 2, SIZE
+  )
+  assert row.ends == {
+    'not in top-K': (4, 0, 0),
+    'wrong parent': (2, 0, 0),
+    'budget': (0, 6, 0),
+    'end': (0, 0, 4),
+  }
+  found = report.ends([row])
+  assert found is not None
+  assert found.rows[2] == ('x', 'budget', '0.0%', '75.0%', '0.0%')
+  assert report.ends([metrics.row('ar', AR, AR, AR, [[]], SIZE)]) is None
+
+
 def test_report_and_plot(tmp_path):
   rows = [
     metrics.row('ar', AR, AR, AR, [[5, 6, 7, 8]], SIZE),

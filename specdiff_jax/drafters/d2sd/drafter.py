@@ -109,7 +109,7 @@ class Dual:
     return features[:, :, jnp.array([every.index(x) for x in one.features])]
 
   def draft(self, params, state, context, sampling, noise, slots):
-    first = self.first.marginals(
+    first, _ = self.first.denoise(
       params.first, state.first, context, sampling, noise
     )
     token, confidence = chosen(first, sampling, noise)

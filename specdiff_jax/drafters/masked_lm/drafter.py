@@ -120,7 +120,7 @@ class MaskedLMDrafter(window.Window):
     state = PrefixState(cache, jnp.zeros(batch, jnp.int32))
     return self._catch_up(params, state, context)
 
-  def draft(self, params, state, context, sampling, noise, slots):
+  def denoise(self, params, state, context, sampling, noise):
     size, cache, keys = self.gamma + 1, None, None
     if self.model.prefix == 'full':
       size = context.tokens.shape[1]
@@ -147,8 +147,10 @@ class MaskedLMDrafter(window.Window):
       x, after = self._read(params, given, index, mask, cache, first)
       x = x[rows, slot - int(self.model.shifted)]
       marginals = self._marginals(params, context, x)
-    tree = self.tree(marginals, revealed, sampling, noise, slots)
-    return tree, state if after is None else PrefixState(after, context.length)
+    settled = self.settled(marginals, revealed)
+    return settled, state if after is None else PrefixState(
+      after, context.length
+    )
 
   def _marginals(self, params, context, x):
     """Returns the marginals that final states [B, G, E] give."""

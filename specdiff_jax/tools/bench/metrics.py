@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import statistics
 
+from specdiff_jax.core import types
 from specdiff_jax.tools.bench import costs as costs_lib
 from specdiff_jax.tools.bench import timing
 
@@ -37,6 +38,8 @@ class Row:
   drafts: int  # of one pass
   verify_tokens: int  # scored by one call of the verifier
   costs: costs_lib.Costs | None = None  # if they were measured
+  # By `core.types.ENDS`: cycles by accepted draft tokens, as `histogram`.
+  ends: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +100,20 @@ def row(
     cycles=cycles,
     histogram=histogram,
     costs=costs,
+    ends=ends(measured),
     **size,
   )
+
+
+def ends(measured: timing.Measurement) -> dict[str, tuple[int, ...]]:
+  """Returns why drafts ended, by accepted tokens; nothing where not told."""
+  told = [c.ends for c in measured.completions if c.ends is not None]
+  if not told:
+    return {}
+  return {
+    name: add([one[:, i].tolist() for one in told])
+    for i, name in enumerate(types.ENDS)
+  }
 
 
 def failed(row: Row) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from specdiff_jax.core import types
 from specdiff_jax.tools import tables
 from specdiff_jax.tools.bench import metrics
 
@@ -58,6 +59,25 @@ def curves(rows: Sequence[metrics.Row]) -> tables.Table | None:
   )
 
 
+def ends(rows: Sequence[metrics.Row]) -> tables.Table | None:
+  """Returns why drafts ended, by accepted tokens; None if none was drafted."""
+  drafted = [row for row in rows if row.ends and len(row.histogram) > 1]
+  if not drafted:
+    return None
+  most = max(len(row.histogram) for row in drafted)
+  lines = []
+  for row in drafted:
+    for name, cycles in row.ends.items():
+      cells = [f'{count / max(row.cycles, 1):.1%}' for count in cycles]
+      lines.append((row.system, name, *cells, *[''] * (most - len(cells))))
+  return tables.Table(
+    ('system', 'why', *map(str, range(most))),
+    lines,
+    'why drafts ended, by accepted tokens: share of cycles',
+    words=2,
+  )
+
+
 def rivals(
   found: Sequence[metrics.Rival], ar: float, rows: Sequence[metrics.Row]
 ) -> tables.Table | None:
@@ -110,5 +130,7 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
     '(near-ties: outputs that differ by less than rounding moves the logits; in '
     'distribution: the rule draws coins of its own). '
     'cond: a position is accepted, given that the one before it was; surv: '
-    'it is accepted.'
+    'it is accepted. Why drafts ended: '
+    + '; '.join(f'{n}: the next token {w}' for n, w in types.ENDS.items())
+    + '.'
   )

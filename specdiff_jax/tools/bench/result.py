@@ -45,8 +45,8 @@ class BenchResult:
     return self.ar_tokens_per_s / self.rival_tokens_per_s
 
   def tables(self) -> list[tables.Table]:
-    """Returns the main table, the acceptance curves, the costs of a cycle."""
-    found = report.table, report.curves, report.costs
+    """Returns the main table, acceptance, why drafts end, costs of a cycle."""
+    found = report.table, report.curves, report.ends, report.costs
     made = [make(self.rows) for make in found]
     made.append(report.rivals(self.rivals, self.ar_tokens_per_s, self.rows))
     return [table for table in made if table is not None]
@@ -118,6 +118,7 @@ def _system(row: metrics.Row) -> dict[str, Any]:
     'accepted_histogram': list(row.histogram),
     'cond': metrics.cond(row.histogram),
     'surv': metrics.surv(row.histogram),
+    'ends': {name: list(cycles) for name, cycles in row.ends.items()},
     'gamma': row.gamma,
     'drafts': row.drafts,
     'verify_tokens': row.verify_tokens,
