@@ -127,21 +127,22 @@ def lattice(
   valid = best > -jnp.inf
   pair = jnp.take_along_axis(jnp.concatenate(pairs, axis=1), chosen, axis=1)
   depth, parent, rank = jnp.asarray(np.concatenate(table, axis=1))[:, pair]
-  token = token[jnp.arange(batch)[:, None], depth, rank]
+  chosen_token = token[jnp.arange(batch)[:, None], depth, rank]
   here = parent[..., None] == chosen[:, None]  # [B, N, N]
 
   def slot(values: jax.Array):
     values = jnp.where(valid, values, 0)
     return jnp.pad(values, ((0, 0), (1, width - chosen.shape[1])))
 
-  return _tree(
-    slot(token),
+  tree = _tree(
+    slot(chosen_token),
     slot(jnp.sum(jnp.where(here, jnp.arange(chosen.shape[1]) + 1, 0), axis=2)),
     slot(depth + 1),
     slot(valid) > 0,
     root,
     gamma,
   )
+  return tree.replace(candidates=token.astype(jnp.int32))
 
 
 def _tree(token, parent, depth, valid, root, max_depth) -> types.DraftTree:

@@ -125,7 +125,8 @@ class SharedContext(Window):
         token = marginals.ids[revealed.index][:, None]
         shown = revealed.decided[:, None]
       filled = self.branches(params, state, context, token, shown)
-      logits, states = filled.logits[:, 0], filled.states[:, 0]
+      both = filled.logits, filled.states
+      logits, states = jax.tree.map(lambda x: x[:, 0], both)
       marginals = filled.replace(logits=logits, states=states)
     return self.settled(marginals, revealed), state
 
