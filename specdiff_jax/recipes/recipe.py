@@ -74,7 +74,7 @@ class Recipe:
       one.name: _without_newer(one.default, flat[one.name])
       for kind in kinds
       for one in dataclasses.fields(kind)
-      if wanted(one.metadata['about'], flat[one.name] != one.default)
+      if wanted(one.metadata['about'], flat[one.name] != _plain(one.default))
     }
     return json.loads(json.dumps(found))
 
@@ -102,6 +102,15 @@ class Recipe:
     return self.processes.distributed
 
 
+def _plain(default: Any) -> Any:
+  """Returns a default as `Recipe.flat` has it."""
+  return (
+    dataclasses.asdict(default)  # pyright: ignore[reportArgumentType]  # it is no class
+    if dataclasses.is_dataclass(default)
+    else default
+  )
+
+
 def _without_newer(default: Any, value: Any) -> Any:
   """Returns the value of a field, without newer ones in it that are unchanged.
 
@@ -109,7 +118,7 @@ def _without_newer(default: Any, value: Any) -> Any:
   """
   if not dataclasses.is_dataclass(default):
     return value
-  plain = dataclasses.asdict(default)  # pyright: ignore[reportArgumentType]  # it is no class
+  plain = _plain(default)
   return {
     one.name: value[one.name]
     for one in dataclasses.fields(default)

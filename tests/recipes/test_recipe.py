@@ -52,7 +52,7 @@ BENCH = (
     'exact', 'batch', 'gamma', 'drafts', 'budget', 'rule', 'draft',
     'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'drafter', 'int8',
     'drafters', 'masked_lm', 'template', 'branches', 'head', 'candidates',
-    'frontier',
+    'frontier', 'diffuspec',
 )  # fmt: skip
 VERIFY = (
     'drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype',
