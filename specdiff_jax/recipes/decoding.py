@@ -290,7 +290,7 @@ def system(
   systems.room(recipe, name, parts.drafter)
   systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
   if any(map(transformer_layer.is_merged, checkpoint.params.values())):
-    params = transformer_layer.merged(parts.params)
+    params = transformer_layer.merged(parts.params, platform)
     parts = parts._replace(params=params)
   return session(recipe, checkpoint, name, parts, platform)
 
