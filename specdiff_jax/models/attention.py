@@ -182,8 +182,8 @@ def _chunks(query, layer, mask, seen, row) -> Part:
     start = jnp.minimum(first, slots - size)
     here = lax.dynamic_slice_in_dim(mask, start, size, axis=-1)
     here = here & (start + jnp.arange(size) >= first)
-    pair = layer.part(start, size, row, query.shape[0])
-    return added(so_far, _part(query, *pair, here))
+    key, value = layer.part(start, size, row, query.shape[0])
+    return added(so_far, _part(query, key, value, here))
 
   nothing = Part(
     jnp.zeros(query.shape, jnp.float32),
