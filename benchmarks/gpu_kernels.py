@@ -1,11 +1,12 @@
 """Counts the kernels that a decode cycle launches on an H100 that is not here.
 
-  python benchmarks/gpu_kernels.py [--list] [--small] [SYSTEM ...]
+  python benchmarks/gpu_kernels.py [--list] [--small] [--kernel] [SYSTEM ...]
 
 Compiles the decode loop of ar, specdiff and specdiff2 (or those named) at batch
 1, temperature 0 and the quickstart's sizes. There launches, not bytes, are what
 a cycle costs on a GPU. --list prints every kernel, too; --small compiles three
-layers of the verifier in place of all. Needs the compiler for GPUs and no GPU
+layers of the verifier in place of all; --kernel compiles with
+config.attention=kernel. Needs the compiler for GPUs and no GPU
 (pip install 'specdiff_jax[cuda12]'). The last line is one JSON object.
 """
 
@@ -31,7 +32,9 @@ SIZES = {
 SMALL = {'network': SIZES['network'] | {'features': (0, 1, 2)}}
 
 
-def kernels(system: str, small: bool = False) -> collections.Counter:
+def kernels(
+  system: str, small: bool = False, attention: str = ''
+) -> collections.Counter:
   """Returns the kernels of a cycle by their names, layers taken together."""
   from specdiff_jax.cli import command
   from specdiff_jax.parallel import topology
@@ -39,7 +42,7 @@ def kernels(system: str, small: bool = False) -> collections.Counter:
   from specdiff_jax.tools.aot import lowering
 
   values = {'exact': False, 'prompt_buckets': (128,), **SIZES}
-  values |= SMALL if small else {}
+  values |= {'attention': attention} | (SMALL if small else {})
   config = command.load('configs/quickstart.py').change(system=system, **values)
   devices = topology.devices('h100')
   program = lowering.program(config, 'decode', devices, layers=3 * small)
@@ -59,7 +62,8 @@ def main(arguments: list[str]) -> None:
   totals = {}
   for system in [x for x in arguments if x[:2] != '--'] or SYSTEMS:
     try:
-      found = kernels(system, '--small' in arguments)
+      form = 'kernel' if '--kernel' in arguments else ''
+      found = kernels(system, '--small' in arguments, form)
     except errors.InputError as error:
       sys.exit(str(error))
     totals[system] = found.total()

@@ -9,9 +9,11 @@ part keys are read whole (`dense`), or chunk by chunk (`chunked`):
   scores of a chunk -> larger of the tops -> both sums faded to it -> added
 
 so that no scores are written to memory, and chunks past the longest row are not
-read. A chunk of which a query sees nothing changes no bit of its result.
+read. A chunk of which a query sees nothing changes no bit of its result. A third
+form, `attention_kernel`, is one kernel with all that stands around it.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,9 +21,11 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.parallel import pin
 
 FORMS = ('dense', 'chunked')
-_MASKED = -1e30  # finite, so that a query that sees nothing yields no NaN
+_SCORES = 1 << 26  # bytes of scores that are made at once: half a v5e's VMEM
+MASKED = -1e30  # finite, so that a query that sees nothing yields no NaN
 
 
 class Part(NamedTuple):
@@ -98,17 +102,15 @@ def part(
     layer: keys and values of S slots.
     mask: broadcasts to [B, Hkv, .., S].
     seen: slots that any query sees; None reads all of them at once.
-    form: one of FORMS; '' takes chunks on a TPU beyond one of them, on a GPU
+    form: one of FORMS; else chunks on a TPU beyond one of them, on a GPU
       beyond four, and on a CPU all at once.
   """
-  if (
-    seen is None
-    or form == 'dense'
-    or (not form and layer.slots <= cache_lib.CHUNK)
-  ):
+  if seen is None or form == 'dense':
     return dense(query, layer, mask)
-  if form:
+  if form == 'chunked':
     return chunked(query, layer, mask, seen)
+  if layer.slots <= cache_lib.CHUNK:
+    return dense(query, layer, mask)
   return lax.platform_dependent(
     query, layer, mask, seen,
     cpu=lambda query, layer, mask, seen: dense(query, layer, mask),
@@ -139,8 +141,38 @@ def chunked(
   """Returns the part of all keys, read chunk by chunk; see `part`.
 
   The last chunk begins earlier where S is no multiple of it, and masks what
-  was read before.
+  was read before. Of many rows some are done at once: their scores have to stay
+  in a chip's scratch memory.
   """
+  batch = query.shape[0]
+  rows = _rows_at_once(query, layer)
+  if rows == batch:
+    return _chunks(query, layer, mask, seen, 0)
+
+  def some(number):
+    row = number * rows
+    of = [
+      lax.dynamic_slice_in_dim(x, row, rows) if x.shape[0] == batch else x
+      for x in (query, mask)
+    ]
+    return _chunks(of[0], layer, of[1], seen, row)
+
+  parts = lax.map(some, jnp.arange(batch // rows))
+  return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), parts)
+
+
+def _rows_at_once(query: jax.Array, layer: cache_lib.Layer) -> int:
+  """Returns the most rows, a divisor of all, whose scores of a chunk fit."""
+  batch, size = query.shape[0], min(cache_lib.CHUNK, layer.slots)
+  if pin.split():
+    return batch
+  each = 4 * size * math.prod(query.shape[1:-1])
+  fitting = (n for n in range(batch, 1, -1) if batch % n == 0)
+  return next((n for n in fitting if n * each <= _SCORES), 1)
+
+
+def _chunks(query, layer, mask, seen, row) -> Part:
+  """Returns the part of the keys of rows from `row` on."""
   slots = layer.slots
   size = min(cache_lib.CHUNK, slots)
   turns = -(-slots // size)
@@ -150,12 +182,13 @@ def chunked(
     start = jnp.minimum(first, slots - size)
     here = lax.dynamic_slice_in_dim(mask, start, size, axis=-1)
     here = here & (start + jnp.arange(size) >= first)
-    return added(so_far, _part(query, *layer.part(start, size), here))
+    key, value = layer.part(start, size, row, query.shape[0])
+    return added(so_far, _part(query, key, value, here))
 
   nothing = Part(
     jnp.zeros(query.shape, jnp.float32),
     jnp.zeros(query.shape[:-1], jnp.float32),
-    jnp.full(query.shape[:-1], _MASKED, jnp.float32),
+    jnp.full(query.shape[:-1], MASKED, jnp.float32),
   )
   first, last = (0, turns)
   if seen is not None:
@@ -193,7 +226,7 @@ def _part(query, key, value, mask) -> Part:
     key,
     preferred_element_type=jnp.float32,
   ).reshape(*rows, -1)
-  scores = jnp.where(mask, scores, _MASKED)
+  scores = jnp.where(mask, scores, MASKED)
   top = lax.stop_gradient(scores.max(-1))
   weights = jnp.exp(scores - top[..., None])
   out = jnp.einsum(

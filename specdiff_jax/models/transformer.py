@@ -125,18 +125,13 @@ def run(
       which = jnp.asarray(local, jnp.int32)
       view = jax.tree.map(lambda *x: jnp.stack(x), views[False], views[True])
     return _scan(layers, config, x, cache, which, start, view, features)
-  outputs, caches = [], []
+  outputs = []
   for i, layer in enumerate(layers):
     x, (updated, output) = layer(
-      x,
-      None if cache is None else cache_lib.Layer(*cache.layers[i]),
-      None,
-      start,
-      views[local[i]],
+      x, cache and cache.layer(i), None, start, views[local[i]]
     )
     outputs.append(output)
-    caches.append(updated and updated.pair)
-  cache = None if cache is None else cache_lib.Cache(tuple(caches))
+    cache = cache and cache.updated(i, updated)
   taken = jnp.stack([outputs[i] for i in features], 2) if features else None
   return x, cache, taken
 
@@ -242,15 +237,13 @@ def first_layers(
   """
   local = config.local_layers[:count] if local is None else local
   views = views_lib.views_of(config, positions, mask, start, local)
-  caches = []
   for i in range(count):
     x, (updated, _) = layer_lib.Layer(config).apply(
         {'params': layer_params(params, i)},
-        x, None if cache is None else cache_lib.Layer(*cache.layers[i]), None,
-        start, views[local[i]],
+        x, cache and cache.layer(i), None, start, views[local[i]],
     )  # fmt: skip
-    caches.append(None if updated is None else updated.pair)  # pyright: ignore[reportAttributeAccessIssue]  # of linen
+    cache = cache and cache.updated(i, updated)  # pyright: ignore[reportArgumentType]  # of linen
   x = layers_lib.rms_norm(
     x, params['final_norm'], config.norm_eps, config.norm_offset
   )
-  return x, None if cache is None else cache_lib.Cache(tuple(caches))
+  return x, cache

@@ -15,8 +15,10 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.models import attention
+from specdiff_jax.models import attention_kernel
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import int8
 from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.parallel import pin
 
@@ -53,19 +55,24 @@ def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
   return table
 
 
-def merged(params: Any) -> Any:
+def merged(params: Any, platform: str = '') -> Any:
   """Returns params with the weights of each of GROUPS as one, in all layers.
 
-  Of arrays and of `int8.Int8`, stacked over layers or not.
+  Of arrays and of `int8.Int8`, stacked over layers or not. On a TPU gate and up
+  stay apart: there the second product multiplies its result with the first one,
+  and what is between them does not go to memory in float32.
 
-  Example: merged(checkpoint.params)
+  Example: merged(checkpoint.params, 'cpu')
   """
+  platform = platform or jax.default_backend()
 
   def one(layer):
     if not _is_plain(layer):
       return layer
     table, axis = dict(layer), _axis(layer)
     for group, kind in _JOINTS:
+      if platform == 'tpu' and group == GROUPS[1]:
+        continue
       if group[0] + kind in table:
         table['_'.join(group) + kind] = jax.tree.map(
           lambda *x: jnp.concatenate(x, axis),
@@ -140,27 +147,42 @@ class LayerParts(nn.Module):
 
     Queries are [..., T, H, Dh], the others as of `keys_values`.
     """
-    c = self.config
-    query, key, value = self._products(h, 'query', 'key', 'value')
-    query = query.reshape(h.shape[:-1] + (c.heads, c.head_dim))
-    if c.qk_norm:
-      query = self.norm(query, self.query_norm)
+    query, key, value = self._heads(h, 'query', 'key', 'value')
     query = layers_lib.rotate(query, cos, sin)
-    return query, *self._stored(key, value, cos, sin)
+    return query, *_stored(key, value, cos, sin)
 
   def keys_values(self, h, cos, sin):
     """Maps normed h [..., T, E] to keys and values [..., Hkv, T, Dh]."""
-    key, value = self._products(h, 'key', 'value')
-    return self._stored(key, value, cos, sin)
+    key, value = self._heads(h, 'key', 'value')
+    return _stored(key, value, cos, sin)
 
-  def _stored(self, key, value, cos, sin):
+  def attended(self, h, layer, view, start=None) -> Any:
+    """Attends by `attention_kernel`, from normed h [B, M, E] on.
+
+    Returns what it does; None where that is not asked for, or does not fit.
+    """
     c = self.config
-    shape = key.shape[:-1] + (c.kv_heads, c.head_dim)
-    key, value = key.reshape(shape), value.reshape(shape)
-    if c.qk_norm:
-      key = self.norm(key, self.key_norm)
-    key = layers_lib.rotate(key, cos, sin)
-    return jnp.swapaxes(key, -3, -2), jnp.swapaxes(value, -3, -2)
+    rows = h.shape[-2] * c.heads // c.kv_heads
+    if c.attention != 'kernel' or layer is None or view.seen is None:
+      return None
+    if not attention_kernel.fits(rows, layer):
+      return None
+    weight = self.output
+    dtype = jnp.float32 if isinstance(weight, int8.Int8) else weight.dtype
+    return attention_kernel.attend(
+      self._heads(h, *GROUPS[0]), (view.cos, view.sin), layer, view.mask,
+      view.seen, c.score_scale, start, dtype,
+    )  # fmt: skip
+
+  def _heads(self, h, *names):
+    """Maps h to heads [..., T, H, Dh] of these names, normed and not rotated."""
+    heads = []
+    for name, x in zip(names, self._products(h, *names), strict=True):
+      x = x.reshape(*x.shape[:-1], -1, self.config.head_dim)
+      if self.config.qk_norm and name != 'value':
+        x = self.norm(x, getattr(self, f'{name}_norm'))
+      heads.append(x)
+    return heads
 
   def _products(self, h, *names):
     """Maps h by weights of a group, all of them or the last ones."""
@@ -209,15 +231,24 @@ class Layer(LayerParts):
       view = jax.tree.map(lambda part: part[local], view)
     cos, sin, mask, seen = view
     h = self.norm(x, self.attention_norm)
-    query, key, value = self.queries_keys_values(h, cos, sin)
-    if cache is not None:
-      # New keys enter the cache before attention, so that a token's key sits
-      # at the same index whichever cycle scores it: sums keep their order.
-      cache = cache.written((key, value), start)
-    c = self.config
-    out = attention.attend(
-      query, cache or cache_lib.Layer(key, value), mask, seen, c.score_scale,
-      c.attention,
-    )  # fmt: skip
+    if found := self.attended(h, cache, view, start):
+      out, cache = found
+    else:
+      query, key, value = self.queries_keys_values(h, cos, sin)
+      if cache is not None:
+        # New keys enter the cache before attention, so that a token's key sits
+        # at the same index whichever cycle scores it: sums keep their order.
+        cache = cache.written((key, value), start)
+      c = self.config
+      out = attention.attend(
+        query, cache or cache_lib.Layer(key, value), mask, seen, c.score_scale,
+        c.attention,
+      )  # fmt: skip
     x = pin.rows(self.after(x, out))
     return x, (cache, x)
+
+
+def _stored(key, value, cos, sin):
+  """Returns keys, rotated, and values [..., Hkv, T, Dh]."""
+  key = layers_lib.rotate(key, cos, sin)
+  return jnp.swapaxes(key, -3, -2), jnp.swapaxes(value, -3, -2)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import json
+import math
 import os
 from typing import Any
 
@@ -25,6 +26,7 @@ from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import tables
+from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import int8
 from specdiff_jax.models import networks
 from specdiff_jax.models import transformer
@@ -234,6 +236,32 @@ def told(
     return recipe
 
 
+def _attending(
+  decoding: groups.Decoding, checkpoint: weights.Checkpoint, platform: str
+) -> weights.Checkpoint:
+  """Returns a verifier that attends as asked for."""
+  form = decoding.attention
+  if not form:
+    return checkpoint
+  platform = platform or jax.default_backend()
+  if form == 'kernel':
+    why = ''
+    if platform not in ('gpu', 'cuda', 'rocm'):
+      why = f'this is {platform}'
+    elif math.prod(decoding.decode_mesh) > 1:
+      why = f'config.decode_mesh={decoding.decode_mesh} has several devices'
+    elif not isinstance(checkpoint.config, config_lib.TransformerConfig):
+      why = f'the verifier is a {type(checkpoint.config).__name__}'
+    if why:
+      raise errors.InputError(
+        "config.attention='kernel' is for one GPU and networks of the Llama "
+        f"family and its kin, but {why}; leave it at '', which takes what is "
+        'fastest here: dense attention, or chunks of a long cache.'
+      )
+  config = dataclasses.replace(checkpoint.config, attention=form)
+  return dataclasses.replace(checkpoint, config=config)
+
+
 @fields.rim()
 def system(
   recipe: recipe_lib.Recipe,
@@ -257,11 +285,12 @@ def system(
       exact=False,
       ar_slots=options_lib.SlotsByDtype(float32=slots, bfloat16=slots),
     )
+  checkpoint = _attending(recipe.decoding, checkpoint, platform)
   parts = systems.parts(name, options, checkpoint, platform)
   systems.room(recipe, name, parts.drafter)
   systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
   if any(map(transformer_layer.is_merged, checkpoint.params.values())):
-    params = transformer_layer.merged(parts.params)
+    params = transformer_layer.merged(parts.params, platform)
     parts = parts._replace(params=params)
   return session(recipe, checkpoint, name, parts, platform)
 
@@ -279,9 +308,7 @@ def session(
   """
   decoding, tokenizer = recipe.decoding, checkpoint.tokenizer
   mesh = systems.decode_mesh(decoding)
-  config = checkpoint.config
-  if decoding.attention:
-    config = dataclasses.replace(config, attention=decoding.attention)
+  config = _attending(decoding, checkpoint, platform).config
   engine = engine_lib.Engine(
     verifier=causal.CausalVerifier(
       networks.network(config),

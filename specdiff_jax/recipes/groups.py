@@ -140,9 +140,10 @@ class Decoding(options_lib.Batch):
   )  # fmt: skip
   attention: str = text(
       '', "how the verifier reads its KV cache: dense, all slots at once; "
-      'chunked, as far as the longest text, without scores in memory; '
-      "'': chunked on a TPU, and on a GPU where it is long. Another way may "
-      'change the last bits', choices=('', 'dense', 'chunked'), newer=True,
+      'chunked, as far as the longest text, without scores in memory; kernel, by '
+      "one kernel a layer (one GPU; not tried on one yet); '': chunked on a TPU, "
+      'and on a GPU where it is long. Another way may change the last bits',
+      choices=('', 'dense', 'chunked', 'kernel'), newer=True,
   )  # fmt: skip
   decode_mesh: tuple[int, ...] = text(
       (1, 1), 'devices for (data, model) that decode together: requests are '

@@ -81,7 +81,11 @@ class CausalVerifier:
     return networks.apply(self.network, params, states, method='logits')
 
   def empty(self, batch, slots):
-    return cache_lib.empty(self.network.config, batch, slots, self.cache_dtype)
+    # An accepted path is then moved in all layers at once.
+    config = self.network.config
+    return cache_lib.empty(
+      config, batch, slots, self.cache_dtype, config.attention == 'kernel'
+    )
 
   def spec(self, tree, mesh):
     return rules.shardings(tree, SPLIT, mesh)

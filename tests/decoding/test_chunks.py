@@ -1,4 +1,4 @@
-"""Prompts and caches that are read chunk by chunk: the same contract."""
+"""Caches that are read otherwise, prompts in chunks: the same contract."""
 
 import dataclasses
 
@@ -21,9 +21,9 @@ def small_chunks(monkeypatch):
   monkeypatch.setattr(prefill, 'CHUNK', 5)
 
 
-def chunked(scan_layers):
+def reading(form, scan_layers):
   checkpoint = models.tiny_verifier(scan_layers)
-  config = dataclasses.replace(checkpoint.config, attention='chunked')
+  config = dataclasses.replace(checkpoint.config, attention=form)
   return dataclasses.replace(checkpoint, config=config)
 
 
@@ -36,19 +36,27 @@ ROWS = (
 )
 
 
-def pair(row):
-  """Returns the contract with chunks, and the one without."""
+def pair(row, form='chunked'):
+  """Returns the contract with this form, and the one without."""
   params = row.drafter_params(contract.SAMPLED)
   for checkpoint in (
-    chunked(row.scan_layers),
+    reading(form, row.scan_layers),
     models.tiny_verifier(row.scan_layers),
   ):
     yield contract.Contract(row.drafter(), params, checkpoint, row.rule)
 
 
-@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.kind)
-def test_tokens_are_those_of_plain_decoding(row):
-  one, _ = pair(row)
+@pytest.mark.parametrize(
+  'row, form',
+  [
+    *((row, 'chunked') for row in ROWS),
+    (systems.Row('tree'), 'kernel'),
+    (systems.Row('tree', scan_layers=True), 'kernel'),
+  ],
+  ids=lambda one: getattr(one, 'kind', one),
+)
+def test_tokens_are_those_of_plain_decoding(row, form):
+  one, _ = pair(row, form)
   for settings in SETTINGS:
     found = one.decode(settings)
     one.compare(found, one.plain(settings), str(settings))

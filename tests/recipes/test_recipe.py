@@ -239,6 +239,7 @@ def test_what_serves_is_merged_and_what_is_trained_from_is_not(checkpoint):
     ('lookup', {'gamma': 0}, '^gamma is 0, but it has to be at least 1'),
     ('early_exit', {'exit_layer': 99}, '^exit_layer is 99'),
     ('specdiff', {}, '^drafter is empty'),
+    ('lookup', {'attention': 'kernel'}, "^attention='kernel' is .*is cpu;"),
   ],
 )
 def test_bad_keyword_arguments(checkpoint, name, values, words):

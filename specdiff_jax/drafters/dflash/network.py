@@ -92,11 +92,14 @@ class Layer(layer_lib.LayerParts):
   def __call__(self, x, context, view):
     """Returns x [B, M, E]; context (keys, values)."""
     h = self.norm(x, self.attention_norm)
+    layer = cache_lib.Layer(*context)
+    if found := self.attended(h, layer, view):
+      return self.after(x, found[0])
     query, *own = self.queries_keys_values(h, view.cos, view.sin)
     own = (new.astype(old.dtype) for old, new in zip(context, own))
     out = attention.attend(
-      query, cache_lib.Layer(*context), view.mask, view.seen,
-      self.config.score_scale, self.config.attention, cache_lib.Layer(*own),
+      query, layer, view.mask, view.seen, self.config.score_scale,
+      self.config.attention, cache_lib.Layer(*own),
     )  # fmt: skip
     return self.after(x, out)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from specdiff_jax.models import attention
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import transformer_layer
+from specdiff_jax.models import views
 
 
 class DrafterLayer(transformer_layer.LayerParts):
@@ -24,6 +25,11 @@ class DrafterLayer(transformer_layer.LayerParts):
   def __call__(self, x, context, mask, seen, cos, sin):
     """Updates x [B, N, G, E]; mask [B, N, S] over the context, and its span."""
     h = self.norm(x, self.attention_norm)
+    if x.shape[1] == 1:
+      view = views.View(cos[:, 0], sin[:, 0], mask, seen)
+      found = self.attended(h[:, 0], cache_lib.Layer(*context), view)
+      if found:
+        return self.after(x, found[0][:, None])
     query, *window = self.queries_keys_values(h, cos, sin)
     query = query * self.config.score_scale
     return self.after(x, window_attention(query, context, window, mask, seen))

@@ -41,34 +41,33 @@ class Plan:
         result[name] = self.make(name, self.dtype, 0)
     return result
 
+  def padded(
+    self, systems: Mapping[str, session_lib.Session]
+  ) -> dict[int, session_lib.Session]:
+    """Returns plain AR through the shapes of each system, by their slots."""
+    slots = {self.same_shape(systems[name]) for name in self.names} - {0}
+    made = sorted(slots) if self.coupled else ()
+    return {each: self.make('ar', self.dtype, each) for each in made}
+
   def references(
     self,
     systems: Mapping[str, session_lib.Session],
+    padded: Mapping[int, session_lib.Session],
     batches: Batches,
     plain: list[list[int]],
   ) -> dict[str, list[list[int]]]:
     """Returns the tokens that each system of the table has to give.
 
-    They are those of plain AR padded to the system's own shapes, or of plain AR
-    at its fastest shape, `plain`; see `same_shape`.
+    They are those of plain AR `padded` to the system's own shapes, or of plain
+    AR at its fastest shape, `plain`; see `same_shape`.
     """
-    padded = {}
-    if not self.coupled:
-      return dict.fromkeys(self.names, plain)
-
-    def through(slots: int) -> list[list[int]]:
-      if slots not in padded:
-        ar = self.make('ar', self.dtype, slots)
-        padded[slots] = [
-          c.tokens.tolist() for b in batches for c in ar.decode(b)
-        ]
-      return padded[slots]
-
+    found = {
+      slots: [c.tokens.tolist() for b in batches for c in ar.decode(b)]
+      for slots, ar in padded.items()
+    }
     return {
-      name: through(slots) if slots else plain
-      for name, slots in (
-        (name, self.same_shape(systems[name])) for name in self.names
-      )
+      name: found.get(self.same_shape(systems[name]), plain)
+      for name in self.names
     }
 
   def same_shape(self, system: session_lib.Session) -> int:

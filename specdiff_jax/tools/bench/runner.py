@@ -1,7 +1,9 @@
 """Runs a bench: systems in turns over the same prompts, after a warm-up."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 import dataclasses
+import os
 from typing import Any
 
 from specdiff_jax.checkpoints import fetch
@@ -56,11 +58,10 @@ def run(
 
   systems: dict[str, Any] = plan.systems()
   others = _rivals(config, checkpoint, rivals, requests, systems)
+  padded = plan.padded(systems)
   with report.progress('compiling') as show:
-    for number, (name, system) in enumerate(systems.items()):
-      show(number, len(systems), name)
-      system.warm_up(requests)
-      systems[name] = system.calibrated(requests)
+    _warm_up([*systems.values(), *padded.values()], requests, show)
+  systems = {n: one.calibrated(requests) for n, one in systems.items()}
   if on_warm is not None:
     on_warm(systems[plan.names[-1]], requests[0])
   with report.progress('decoding') as show:
@@ -71,7 +72,7 @@ def run(
       show,
     )
   plain = metrics.tokens(measured['ar'])
-  references = plan.references(systems, batches, plain)
+  references = plan.references(systems, padded, batches, plain)
   speeds = {name: metrics.speed(one) for name, one in measured.items()}
   fastest = max(plan.ars, key=lambda name: speeds[name])
   parts = _costs(plan, systems, requests, report) if costs else {}
@@ -116,6 +117,20 @@ def run(
       for one in others
     ],
   )
+
+
+def _warm_up(
+  systems: Sequence[Any],
+  requests: Sequence[request_lib.Request],
+  show: reporting.Update,
+) -> None:
+  """Warms all up at once: compiling a program keeps one core busy."""
+  show(0, len(systems))
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    started = [pool.submit(one.warm_up, requests) for one in systems]
+    for number, done in enumerate(futures.as_completed(started), 1):
+      done.result()
+      show(number, len(systems))
 
 
 def _rivals(
