@@ -60,7 +60,8 @@ def merged(params: Any, platform: str = '') -> Any:
 
   Of arrays and of `int8.Int8`, stacked over layers or not. On a TPU gate and up
   stay apart: there the second product multiplies its result with the first one,
-  and what is between them does not go to memory in float32.
+  and what is between them does not go to memory in float32. `platform` is that
+  of the devices, by default of this process.
 
   Example: merged(checkpoint.params, 'cpu')
   """

@@ -239,7 +239,11 @@ def told(
 def _attending(
   decoding: groups.Decoding, checkpoint: weights.Checkpoint, platform: str
 ) -> weights.Checkpoint:
-  """Returns a verifier that attends as asked for."""
+  """Returns a verifier that attends as asked for; one that does stays so.
+
+  `system` asks before it makes a drafter of the verifier's sizes, and `session`
+  for drafters that others have made.
+  """
   form = decoding.attention
   if not form:
     return checkpoint
