@@ -221,7 +221,8 @@ def load_verifier(
   """Loads a verifier: sizes, weights on the devices, tokenizer, fingerprint.
 
   The weights are as serving wants them: those that meet the same input are one
-  (`query_key_value`, `gate_up`), and on a TPU layers are stacked.
+  (`query_key_value`, `gate_up`). On a TPU `gate` and `up` stay apart, and layers
+  are stacked.
 
   Args:
     name: a directory, a .gguf file, a hub name (org/name), 'quickstart' or

@@ -2,7 +2,8 @@
 
 A chunk sees itself and what was read before it, so that nothing of the size of
 a prompt is held but its KV cache, and what a chunk sees of it; what a drafter
-makes of the verifier's features it makes of each chunk. Chunks past the longest prompt are not read.
+makes of the verifier's features it makes of each chunk. Chunks past the longest
+prompt are not read.
 """
 
 from collections.abc import Callable

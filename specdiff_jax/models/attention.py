@@ -13,6 +13,7 @@ read. A chunk of which a query sees nothing changes no bit of its result. A thir
 form, `attention_kernel`, is one kernel with all that stands around it.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -20,8 +21,10 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.parallel import pin
 
 FORMS = ('dense', 'chunked')
+_SCORES = 1 << 26  # bytes of scores that are made at once: half a v5e's VMEM
 MASKED = -1e30  # finite, so that a query that sees nothing yields no NaN
 
 
@@ -138,8 +141,38 @@ def chunked(
   """Returns the part of all keys, read chunk by chunk; see `part`.
 
   The last chunk begins earlier where S is no multiple of it, and masks what
-  was read before.
+  was read before. Of many rows some are done at once: their scores have to stay
+  in a chip's scratch memory.
   """
+  batch = query.shape[0]
+  rows = _rows_at_once(query, layer)
+  if rows == batch:
+    return _chunks(query, layer, mask, seen, 0)
+
+  def some(number):
+    row = number * rows
+    of = [
+      lax.dynamic_slice_in_dim(x, row, rows) if x.shape[0] == batch else x
+      for x in (query, mask)
+    ]
+    return _chunks(of[0], layer, of[1], seen, row)
+
+  parts = lax.map(some, jnp.arange(batch // rows))
+  return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), parts)
+
+
+def _rows_at_once(query: jax.Array, layer: cache_lib.Layer) -> int:
+  """Returns the most rows, a divisor of all, whose scores of a chunk fit."""
+  batch, size = query.shape[0], min(cache_lib.CHUNK, layer.slots)
+  if pin.split():
+    return batch
+  each = 4 * size * math.prod(query.shape[1:-1])
+  fitting = (n for n in range(batch, 1, -1) if batch % n == 0)
+  return next((n for n in fitting if n * each <= _SCORES), 1)
+
+
+def _chunks(query, layer, mask, seen, row) -> Part:
+  """Returns the part of the keys of rows from `row` on."""
   slots = layer.slots
   size = min(cache_lib.CHUNK, slots)
   turns = -(-slots // size)
@@ -149,7 +182,8 @@ def chunked(
     start = jnp.minimum(first, slots - size)
     here = lax.dynamic_slice_in_dim(mask, start, size, axis=-1)
     here = here & (start + jnp.arange(size) >= first)
-    return added(so_far, _part(query, *layer.part(start, size), here))
+    key, value = layer.part(start, size, row, query.shape[0])
+    return added(so_far, _part(query, key, value, here))
 
   nothing = Part(
     jnp.zeros(query.shape, jnp.float32),

@@ -54,20 +54,29 @@ class Layer(NamedTuple):
     """Returns its keys and values [B, Hkv, S, Dh]."""
     return self.part(0, self.slots)
 
-  def part(self, start: jax.Array | int, size: int) -> Pair:
-    """Returns `size` slots from one on: [B, Hkv, size, Dh]."""
-    return self._part(self.keys, start, size), self._part(
-      self.values, start, size
-    )
+  def part(
+    self,
+    start: jax.Array | int,
+    size: int,
+    row: jax.Array | int = 0,
+    rows: int = 0,
+  ) -> Pair:
+    """Returns `size` slots from one on, of `rows` rows from one on (0: all).
 
-  def _part(self, array, start, size):
-    if self.index is None:
-      if size == self.slots:
+    Each is [rows, Hkv, size, Dh].
+    """
+    rows = rows or self.keys.shape[-4]
+
+    def one(array):
+      if self.index is None and (rows, size) == (array.shape[0], self.slots):
         return array
-      return lax.dynamic_slice_in_dim(array, start, size, axis=2)
-    _, batch, heads, _, head_dim = array.shape
-    at = self.index, 0, 0, start, 0
-    return lax.dynamic_slice(array, at, (1, batch, heads, size, head_dim))[0]
+      *layers, _, heads, _, head_dim = array.shape
+      at = *([] if self.index is None else [self.index]), row, 0, start, 0
+      shape = *(1 for _ in layers), rows, heads, size, head_dim
+      found = lax.dynamic_slice(array, at, shape)
+      return found if self.index is None else found[0]
+
+    return one(self.keys), one(self.values)
 
   def written(self, new: Pair, start: jax.Array) -> 'Layer':
     """Returns it with new pairs [B, Hkv, M, Dh] at start [B]."""

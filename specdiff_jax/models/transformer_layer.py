@@ -55,19 +55,25 @@ def shapes(config: config_lib.TransformerConfig) -> dict[str, tuple[int, ...]]:
   return table
 
 
-def merged(params: Any) -> Any:
+def merged(params: Any, platform: str = '') -> Any:
   """Returns params with the weights of each of GROUPS as one, in all layers.
 
-  Of arrays and of `int8.Int8`, stacked over layers or not.
+  Of arrays and of `int8.Int8`, stacked over layers or not. On a TPU gate and up
+  stay apart: there the second product multiplies its result with the first one,
+  and what is between them does not go to memory in float32. `platform` is that
+  of the devices, by default of this process.
 
-  Example: merged(checkpoint.params)
+  Example: merged(checkpoint.params, 'cpu')
   """
+  platform = platform or jax.default_backend()
 
   def one(layer):
     if not _is_plain(layer):
       return layer
     table, axis = dict(layer), _axis(layer)
     for group, kind in _JOINTS:
+      if platform == 'tpu' and group == GROUPS[1]:
+        continue
       if group[0] + kind in table:
         table['_'.join(group) + kind] = jax.tree.map(
           lambda *x: jnp.concatenate(x, axis),

@@ -239,7 +239,11 @@ def told(
 def _attending(
   decoding: groups.Decoding, checkpoint: weights.Checkpoint, platform: str
 ) -> weights.Checkpoint:
-  """Returns a verifier that attends as asked for."""
+  """Returns a verifier that attends as asked for; one that does stays so.
+
+  `system` asks before it makes a drafter of the verifier's sizes, and `session`
+  for drafters that others have made.
+  """
   form = decoding.attention
   if not form:
     return checkpoint
@@ -290,7 +294,7 @@ def system(
   systems.room(recipe, name, parts.drafter)
   systems.paired(options, name, lambda: accept.check(parts.drafter, parts.rule))
   if any(map(transformer_layer.is_merged, checkpoint.params.values())):
-    params = transformer_layer.merged(parts.params)
+    params = transformer_layer.merged(parts.params, platform)
     parts = parts._replace(params=params)
   return session(recipe, checkpoint, name, parts, platform)
 

@@ -344,7 +344,7 @@ def test_outcomes_are_told(specdiff, tiny, monkeypatch):
   """The exit codes and the JSON line, of a program that was not compiled."""
   costs = hlo_costs.Costs(
     12,
-    (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24),),
+    (hlo_costs.Traffic('all-reduce', 'a/b', 'f32[2]', 3, 24, looped=True),),
     (),
     (hlo_costs.Work('a/layer_3/dot', 2, True, 6, {'weights': 50}),),
   )

@@ -133,3 +133,21 @@ def test_a_query_that_sees_nothing_is_finite():
     query, layer, mask & False, attention.span(mask), form='chunked'
   )
   assert jnp.isfinite(found).all()
+
+
+@pytest.mark.parametrize('stacked', [False, True])
+def test_rows_that_are_done_apart_are_the_same(monkeypatch, stacked):
+  query, layer, mask = setting(24)
+  seen = attention.span(mask)
+  if stacked:
+    pair = jax.tree.map(lambda x: jnp.stack([x + 1, x]), layer.pair)
+    layer = cache.Layer(*pair, index=jnp.int32(1))
+
+  def run():
+    return attention.attend(query, layer, mask, seen, form='chunked')
+
+  whole = run()
+  monkeypatch.setattr(attention, '_SCORES', 1)
+  text = str(jax.make_jaxpr(run)())
+  assert f'f32[1,{KV_HEADS},2,{SLOTS},8]' in text  # scores of one row
+  np.testing.assert_allclose(run(), whole, atol=1e-6)

@@ -191,7 +191,7 @@ class _Serving:
       if systems.is_int8(config, 'verifier'):
         params = int8.quantise(params)
       if mesh.shape['model'] == 1:
-        params = transformer_layer.merged(params)
+        params = transformer_layer.merged(params, platform)
       one = dataclasses.replace(checkpoint, params=params)
       made.append(decoding.system(config, one, platform=platform))
       return made[0].params, made[0].drafter_params
