@@ -27,8 +27,8 @@ class Denoising:
 
   Attributes:
     steps: passes of the network; 1 is SpecDiff-2's.
-    order: 'confidence' (largest probability of a token first) or 'entropy'
-      (smallest entropy first).
+    order: 'confidence' (largest probability of a token first), 'entropy'
+      (smallest entropy first) or 'random' (by the text's length alone).
     remask: decide anew in every pass, also slots that were decided before.
   """
 
@@ -79,4 +79,10 @@ class Denoising:
     log_q = jax.nn.log_softmax(marginals.logits, axis=-1)
     if self.order == 'confidence':
       return log_q.max(axis=-1)
-    return jnp.sum(jnp.exp(log_q) * log_q, axis=-1)
+    if self.order == 'entropy':
+      return jnp.sum(jnp.exp(log_q) * log_q, axis=-1)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.key(0), marginals.length
+    )
+    draw = lambda key: jax.random.uniform(key, log_q.shape[1:2])
+    return jax.vmap(draw)(keys)

@@ -24,6 +24,7 @@ class Entry:
     system: the system that it alone drafts for; '' where it fills windows, as
       the drafters of specdiff and its kin do.
     parts: names of its networks, each in a file of its own.
+    optional: which of them it can do without.
     options: module with OPTIONS, dataclasses of `core.fields` by part, for new
       networks; '' where it has none of its own: its parts are drafters of
       other families.
@@ -34,6 +35,7 @@ class Entry:
   module: str
   system: str = ''
   parts: tuple[str, ...] = ('drafter',)
+  optional: tuple[str, ...] = ()
   options: str = ''
   writers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -61,6 +63,12 @@ FAMILIES: dict[str, Entry] = {
   ),
   'd2sd': Entry(
     f'{_HERE}.d2sd.family', system='d2sd', parts=('first', 'second')
+  ),
+  'mixture': Entry(
+    f'{_HERE}.mixture.family',
+    system='mixture',
+    parts=('first', 'second', 'third'),
+    optional=('third',),
   ),
 }
 
@@ -144,6 +152,12 @@ def parts(system: str) -> tuple[str, ...]:
   return FAMILIES[name].parts if name else ('drafter',)
 
 
+def optional(system: str) -> tuple[str, ...]:
+  """Returns those of `parts` that may be left out."""
+  name = systems().get(system)
+  return FAMILIES[name].optional if name else ()
+
+
 def drafters() -> dict[str, str | dict[str, str]]:
   """Returns an empty path, or one by part, for each of `systems`."""
   parts = {name: FAMILIES[one].parts for name, one in systems().items()}
@@ -161,7 +175,7 @@ def paths(
   Args:
     system: its name.
     given: a path, or a path by part; empty for the default.
-    default: the path for systems that are given none.
+    default: the path for parts that are given none, but for optional ones.
 
   Raises:
     InputError: a part that the system does not have, or one path for several.
@@ -178,7 +192,7 @@ def paths(
         )
     given = {part: path for part, path in given.items() if path}
   if not given:
-    return dict.fromkeys(names, default)
+    given = {}
   if isinstance(given, str):
     if len(names) > 1:
       raise errors.InputError(
@@ -186,4 +200,6 @@ def paths(
         f'{system!r} has the parts {", ".join(names)}: give a path for each.'
       )
     return dict.fromkeys(names, given)
-  return {part: given.get(part, default) for part in names}
+  missing = dict.fromkeys(names, default)
+  missing |= dict.fromkeys(optional(system), '')
+  return missing | given

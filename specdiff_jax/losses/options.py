@@ -68,6 +68,14 @@ class Dpace:
 
 
 @dataclasses.dataclass(frozen=True)
+class Suffix:
+  suffix_base: float = run(
+      1.01, 'of suffix: a slot weighs base^(R - j) among the last R', low=1,
+      high=2, within='from 1 to 2',
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class Lk(Verifiers):
   lk_eta: float = run(3.0, 'of lk: its share of KL is exp(-eta overlap)', low=0)
 
@@ -111,6 +119,7 @@ LOSSES: Mapping[str, type] = {
   'ce': Plainly,
   'decayed_ce': Decayed,
   'ce_streak': Plainly,
+  'suffix': Suffix,
   'kl': Verifiers,
   'reverse_kl': Verifiers,
   'js': Verifiers,

@@ -174,6 +174,31 @@ def ce_streak(log_q: jax.Array, valid: jax.Array) -> slots.Value:
   return loss, window_metrics(log_q, valid)
 
 
+@registry.register('suffix')
+def suffix(
+  log_q: jax.Array, valid: jax.Array, suffix_base: jax.Array | float
+) -> slots.Value:
+  """Returns the cross-entropy that weighs what is just behind the prefix.
+
+  DEER, arXiv 2512.15176, stage II: the last R tokens are masked, R uniform, and
+  the j-th of them weighs base^(R - j). Here R is uniform on the slots of a
+  window, and each slot has its mean weight over R,
+
+    w_j = 1/G sum_{R=j..G} base^(R - j)
+
+  which falls to 1/G at the last slot. The mean is over targets by weight.
+
+  Serves: chains that are drawn and accepted by min(1, p / q), and rule M.
+  """
+  live = live_prefix(log_q, valid)
+  gamma = log_q.shape[-1]
+  powers = jnp.asarray(suffix_base, log_q.dtype) ** jnp.arange(gamma)
+  weights = jnp.where(live, jnp.cumsum(powers)[::-1] / gamma, 0)
+  nll = -jnp.where(live, log_q, 0)
+  loss = jnp.sum(weights * nll) / jnp.maximum(jnp.sum(weights), 1e-9)
+  return loss, window_metrics(log_q, valid)
+
+
 def warmed(
   loss: slots.Value,
   log_q: jax.Array,

@@ -150,7 +150,7 @@ def parts(
   """Returns the drafters of windows that a system is made of, and params."""
   given = paths(name, options)
   for part, path in given.items():
-    if not path:
+    if not path and part not in registry.optional(name):
       raise errors.InputError(
         f'config.drafters.{name}.{part} is empty, but the system {name!r} needs '
         f'its drafters {", ".join(given)}: give a path for each, or '
@@ -161,6 +161,7 @@ def parts(
       dataclasses.replace(options, drafter=path), checkpoint, strategies.Chain()
     )
     for part, path in given.items()
+    if path
   }
 
 
@@ -258,9 +259,8 @@ def _drafter_path(name: str) -> str:
       f'{name}: this is a directory or a name on the hub, but this system '
       'drafts with a safetensors file that `specdiff distill` wrote '
       '(config.drafters has one for each system). Published diffusion '
-      'drafters go with specdiff, specdiff2, tree, best_first, lattice, '
-      'diffuspec and '
-      'adaptive.'
+      'drafters go with specdiff, dflash, deer, specdiff2, tree, best_first, '
+      'lattice, diffuspec and adaptive.'
     )
   return shipped(name)
 

@@ -85,10 +85,12 @@ class Drafting(options_lib.Drafter):
   system: str = text(
       'specdiff', 'what drafts: ar (nothing), lookup, sps (a small '
       'autoregressive drafter), early_exit (the first layers of the verifier), '
-      'specdiff (one chain), specdiff2 (K chains, self-selected), tree (K '
+      'specdiff (one chain; dflash: of a DFlash drafter; deer: drawn, and '
+      'accepted by rejection), specdiff2 (K chains, self-selected), tree (K '
       'chains merged), best_first (the likeliest prefixes), lattice (the same '
       'by what a head says of pairs of tokens), diffuspec (a path searched with '
-      'an n-gram model), d2sd (a draft and branches of its prefixes) or adaptive '
+      'an n-gram model), d2sd (a draft and branches of its prefixes), mixture '
+      '(a chain of each of several drafters) or adaptive '
       '(as much as pays)', choices=tuple(options_lib.SYSTEMS),
   )  # fmt: skip
   drafters: Any = text(

@@ -140,8 +140,8 @@ class Diffusion(Trained):
       high=64,
   )  # fmt: skip
   denoising_order: str = text(
-      'confidence', 'what a pass decides first: confidence or entropy',
-      choices=('confidence', 'entropy'),
+      'confidence', 'what a pass decides first: by confidence, by entropy or '
+      'random', choices=('confidence', 'entropy', 'random'),
   )  # fmt: skip
   remask: bool = text(
       False, 'later passes may change what earlier ones decided',
@@ -163,9 +163,9 @@ class Drafts:
 @dataclasses.dataclass(frozen=True)
 class Budget:
   budget: int = text(
-      32, 'tokens verified at once by the systems tree, best_first, lattice and '
-      'd2sd, the last committed one included', low=2, high=limits.MOST_DRAFTED,
-      reported=_REPORTED,
+      32, 'tokens verified at once by the systems tree, best_first, lattice, '
+      'd2sd and mixture, the last committed one included', low=2,
+      high=limits.MOST_DRAFTED, reported=_REPORTED,
   )  # fmt: skip
 
 
@@ -264,6 +264,22 @@ class SpecDiff(Drawn, Diffusion):
 
 
 @dataclasses.dataclass(frozen=True)
+class DFlash(SpecDiff):
+  """One chain of a DFlash drafter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Deer(Diffusion):
+  """One chain that is drawn, and accepted by min(1, p / q) (2512.15176)."""
+
+  # Its own, whatever the config says of other systems.
+  rule = 'rejection'
+  draft = 'sample'
+  draft_temperature = 0.0
+  draft_top_k = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class SpecDiff2(Drafts, Drawn, Diffusion):
   """K chains, of which the verifier selects one."""
 
@@ -335,6 +351,11 @@ class D2SD(Budget, Rule, Trained):
 
 
 @dataclasses.dataclass(frozen=True)
+class Mixture(Budget, Rule, Trained):
+  """A chain of each of several drafters."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EarlyExit(Drawn, Gamma):
   exit_layer: int = text(
       0, 'layers of the verifier that draft in the system early_exit; 0: four '
@@ -347,6 +368,8 @@ SYSTEMS: Mapping[str, type] = {
   'ar': Plain,
   'lookup': Lookup,
   'specdiff': SpecDiff,
+  'dflash': DFlash,
+  'deer': Deer,
   'specdiff2': SpecDiff2,
   'tree': Tree,
   'best_first': BestFirst,
@@ -355,5 +378,6 @@ SYSTEMS: Mapping[str, type] = {
   'adaptive': Adaptive,
   **dict.fromkeys(registry.systems(), OfFamily),
   'd2sd': D2SD,
+  'mixture': Mixture,
   'early_exit': EarlyExit,
 }

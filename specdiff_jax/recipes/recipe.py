@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from specdiff_jax.core import fields
+from specdiff_jax.drafters import registry
 from specdiff_jax.losses import options as loss_options
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import options as options_lib
@@ -161,7 +162,8 @@ def of(values: dict[str, Any]) -> Recipe:
   }
   systems = {
     name: _filled(
-      kind, values | {'drafter': _drafter(single.get(name), values['drafter'])}
+      kind,
+      values | {'drafter': _drafter(name, single.get(name), values['drafter'])},
     )
     for name, kind in options_lib.SYSTEMS.items()
   }
@@ -171,10 +173,14 @@ def of(values: dict[str, Any]) -> Recipe:
   return Recipe(systems=systems, losses=losses, **plain)
 
 
-def _drafter(given: Any, default: str) -> Any:
+def _drafter(system: str, given: Any, default: str) -> Any:
   """Returns the path of a system's drafter, or one for each of its parts."""
   if isinstance(given, Mapping):
-    return {part: path or default for part, path in given.items()}
+    without = registry.optional(system)
+    return {
+      part: path or ('' if part in without else default)
+      for part, path in given.items()
+    }
   return given or default
 
 

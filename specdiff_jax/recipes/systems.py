@@ -28,6 +28,8 @@ from specdiff_jax.drafters import path_search
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.d2sd import drafter as d2sd
+from specdiff_jax.drafters.dflash import drafter as block
+from specdiff_jax.drafters.mixture import drafter as mixture
 from specdiff_jax.models import int8 as int8_lib
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
@@ -79,6 +81,18 @@ def _lookup(options: options_lib.Lookup, checkpoint):
 def _specdiff(options: options_lib.SpecDiff, checkpoint):
   """One chain."""
   return build_drafters.window(options, checkpoint, _chain(options))
+
+
+def _dflash(options: options_lib.DFlash, checkpoint):
+  """The same of a DFlash drafter (2602.06036), and of no other."""
+  made = _specdiff(options, checkpoint)
+  if not isinstance(made[0], block.Block):
+    raise errors.InputError(
+      f'config.drafter is {options.drafter!r}, which is no DFlash drafter; the '
+      'system dflash drafts with a published one, or with one that was trained '
+      'with network.kind=dflash. Other drafters of windows go with specdiff.'
+    )
+  return made
 
 
 def _specdiff2(options: options_lib.SpecDiff2, checkpoint):
@@ -152,6 +166,13 @@ def _d2sd(options: options_lib.D2SD, checkpoint):
     return d2sd.make(parts, options.gamma, options.branches, options.budget)
 
 
+def _mixture(options: options_lib.Mixture, checkpoint):
+  """A chain of each of two or three drafters."""
+  parts = build_drafters.parts('mixture', options, checkpoint)
+  with fields.rim():
+    return mixture.make(parts, options.gamma, options.budget)
+
+
 def _early_exit(options: options_lib.EarlyExit, checkpoint):
   """The verifier's own first layers."""
   most = checkpoint.config.layers - 1
@@ -201,6 +222,8 @@ SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
   'ar': _ar,
   'lookup': _lookup,
   'specdiff': _specdiff,
+  'dflash': _dflash,
+  'deer': _specdiff,
   'specdiff2': _specdiff2,
   'tree': _tree,
   'best_first': _best_first,
@@ -209,6 +232,7 @@ SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
   'adaptive': _adaptive,
   **{name: functools.partial(_of_family, name) for name in registry.systems()},
   'd2sd': _d2sd,
+  'mixture': _mixture,
   'early_exit': _early_exit,
 }
 

@@ -15,6 +15,7 @@ from specdiff_jax.cli import convert
 from specdiff_jax.cli import decode
 from specdiff_jax.cli import distill
 from specdiff_jax.cli import inspect
+from specdiff_jax.cli import ngram
 from specdiff_jax.cli import prompts
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
@@ -25,7 +26,7 @@ from specdiff_jax.recipes import recipe
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
     'verify': verify, 'convert': convert, 'inspect': inspect, 'aot': aot,
-    'sweep': sweep, 'prompts': prompts,
+    'sweep': sweep, 'ngram': ngram, 'prompts': prompts,
 }  # fmt: skip
 
 

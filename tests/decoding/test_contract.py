@@ -42,6 +42,8 @@ REGISTRY = {
     _MLM,
     {'drafter': 'random', 'scan_layers': True},
   ),
+  'dflash': ({'drafter': 'dflash'},),
+  'deer': ({},),
   'specdiff2': ({},),
   'tree': (
     {},
@@ -69,6 +71,7 @@ REGISTRY = {
     {'drafter': 'dflash', 'branches': 2, 'budget': 20},
     {'drafter': 'random'},
   ),
+  'mixture': ({'drafter': {'first': 'diffusion', 'second': 'dflash'}},),
   'early_exit': (
     {'draft': 'argmax'},
     {'draft': 'sample'},
@@ -187,18 +190,22 @@ def built(drafter_of, head_of, ngram):
         case.rule,
       )
     system, options = case
-    options = _sizes(system) | options
+    options, named = _sizes(system) | options, {}
     verifier = models.tiny_verifier(options.pop('scan_layers', False))
     if 'network' in options:
       kind = options.get('drafter', 'diffusion')
-      path = kind if kind == 'random' else drafter_of(kind)
-      options |= {'drafter': path}
+      path = lambda kind: kind if kind == 'random' else drafter_of(kind)
+      named = kind if isinstance(kind, dict) else {'': kind}
+      named = {part: path(one) for part, one in named.items()}
+      options['drafter'] = named.pop('', '')
     if 'head' in options:
       options |= {'head': head_of(options['head'])}
     own = options.get('diffuspec', {})
     if 'ngram' in own:
       options['diffuspec'] = own | {'ngram': ngram}
-    recipe = decoding.told([system], options)
+    recipe = decoding.told(
+      [system], options, drafters={system: named} if named else {}
+    )
     parts = systems_lib.parts(system, recipe.systems[system], verifier)
     return contract.Contract(parts.drafter, parts.params, verifier, parts.rule)
 

@@ -89,6 +89,20 @@ def test_the_surest_slots_are_decided_first(order, first):
   assert np.isfinite(log_q[~decided]).all()
 
 
+def test_a_random_order_is_of_the_text_alone():
+  orders = set()
+  for length in range(8):
+    m = Recorder()(None, None)
+    m = m.replace(length=jnp.full(1, length))
+    one = denoising.Denoising(steps=4, order='random')
+    choice = jnp.argmax(m.logits, axis=-1)
+    shown = np.asarray(one.reveal(1, m, choice, None).decided)
+    again = one.reveal(1, m.replace(logits=-m.logits), choice, None).decided
+    np.testing.assert_array_equal(shown, again)
+    orders.add(int(shown[0].argmax()))
+  assert len(orders) > 2
+
+
 def test_remasking_changes_what_was_decided():
   run = Recorder()
   final = denoised(denoising.Denoising(steps=3, remask=True), run)

@@ -60,10 +60,13 @@ def test_kinds_and_systems(dual):
     'dual.second',
   ]  # fmt: skip
   assert registry.systems() == {
-    'sps': 'autoregressive', 'd2sd': 'd2sd', 'dual': 'dual',
+    'sps': 'autoregressive', 'd2sd': 'd2sd', 'mixture': 'mixture',
+    'dual': 'dual',
   }  # fmt: skip
   both = {'first': '', 'second': ''}
-  assert registry.drafters() == {'sps': '', 'd2sd': both, 'dual': both}
+  assert registry.drafters() == {
+    'sps': '', 'd2sd': both, 'mixture': both | {'third': ''}, 'dual': both,
+  }  # fmt: skip
 
 
 def test_every_family_says_what_its_line_says(dual):

@@ -76,4 +76,4 @@ def test_hyper_parameters_are_told_once():
     assert len(fields.abouts(loss.options)) == len(
       dataclasses.fields(loss.options)
     )
-  assert len(told) == 11
+  assert len(told) == 13

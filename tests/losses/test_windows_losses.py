@@ -97,6 +97,20 @@ def test_ce_streak_weights():
   np.testing.assert_allclose(gradient[0], [-1.0, -0.5, -0.2], rtol=1e-6)
 
 
+def test_suffix_weights():
+  """Of three slots; base^(R - j) averaged over R = 1, 2, 3."""
+  log_q = jnp.log(jnp.array([[0.5, 0.4, 0.9]]))
+  valid = jnp.ones((1, 3), bool)
+  w = np.array([1 + 1.5 + 1.5**2, 1 + 1.5, 1]) / 3
+  loss = lambda x: losses.suffix(x, valid, 1.5)[0]
+  value, gradient = jax.jit(jax.value_and_grad(loss))(log_q)
+  np.testing.assert_allclose(value, -(w * log_q[0]).sum() / w.sum(), rtol=1e-6)
+  np.testing.assert_allclose(gradient[0], -w / w.sum(), rtol=1e-6)
+  # An impossible target ends the window.
+  ended = losses.suffix(log_q.at[0, 1].set(-jnp.inf), valid, 1.5)[0]
+  np.testing.assert_allclose(ended, -log_q[0, 0], rtol=1e-6)
+
+
 def test_box_cox_ends():
   log_q, valid = (jnp.asarray(a) for a in draws())
   log_j = losses.streak_value(log_q, valid)

@@ -20,121 +20,56 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
-from specdiff_jax.core import types
-from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import prefix_trees
+from specdiff_jax.drafters import several
 from specdiff_jax.drafters import window
 
 
-@flax.struct.dataclass
-class Both:
-  """What the two drafters have: their params, or their states."""
-
-  first: Any
-  second: Any
-
-
 @dataclasses.dataclass(frozen=True)
-class Dual:
+class Dual(several.Several):
   """Drafts a tree of a first draft and of K that share prefixes with it.
 
   Under shared noise (rule M) both take the verifier's own draws at their
   positions, and probabilities are those given the draws.
 
   Attributes:
-    first: what makes the first draft.
-    second: what fills the rest of its prefixes.
+    members: what makes the first draft, and what fills the rest of its
+      prefixes.
     gamma: tokens of a draft.
     branches: K.
     budget: most slots of the tree, which is cut at its deepest tokens.
   """
 
-  first: Any  # a window.SharedContext
-  second: Any
+  members: tuple[window.SharedContext, window.SharedContext]
   gamma: int
   branches: int
   budget: int
 
-  proposal = 'deterministic'
-  chain = False
-
-  @property
-  def features(self) -> tuple[int, ...]:
-    return tuple(sorted({*self.first.features, *self.second.features}))
-
   @property
   def buckets(self) -> tuple[int, ...]:
-    k = (
-      self.branches
-    )  # the i-th prefix has i tokens of the first draft at least
+    k = self.branches
+    # The i-th prefix has i tokens of the first draft at least.
     whole = 1 + (k + 1) * self.gamma - k * (k - 1) // 2
     return (min(self.budget, whole),)
 
-  @property
-  def max_depth(self) -> int:
-    return self.gamma
-
-  def init(self, params, context):
-    return self._each(lambda one, params: one.init(params, context), params)
-
-  def read(self, params, state, context, features, start):
-    def read(one, params, state):
-      own = self._own(one, features)
-      return one.read(params, state, context, own, start)
-
-    return self._each(read, params, state)
-
-  def observe(self, params, state, context, verdict, features, slots):
-    def observe(one, params, state):
-      own = self._own(one, features)
-      return one.observe(params, state, context, verdict, own, slots)
-
-    return self._each(observe, params, state)
-
-  def _each(self, function, *both: Both) -> Both:
-    return Both(
-      function(self.first, *(x.first for x in both)),
-      function(self.second, *(x.second for x in both)),
-    )
-
-  def _own(self, one: Any, features: jax.Array) -> jax.Array:
-    """Returns the features [B, T, F, E] of the layers that a drafter reads."""
-    every = self.features
-    return features[:, :, jnp.array([every.index(x) for x in one.features])]
-
   def draft(self, params, state, context, sampling, noise, slots):
-    first, _ = self.first.denoise(
-      params.first, state.first, context, sampling, noise
-    )
-    token, confidence = chosen(first, sampling, noise)
+    first, second = self.members
+    draft, _ = first.denoise(params[0], state[0], context, sampling, noise)
+    token, confidence = several.chosen(draft, sampling, noise)
     length = prefixes(confidence, self.branches)
     shown = jnp.arange(self.gamma) < length[..., None]  # [B, K, G]
     kept = jnp.broadcast_to(token[:, None], shown.shape)
-    filled = self.second.branches(
-      params.second, state.second, context, kept, shown
-    )
+    filled = second.branches(params[1], state[1], context, kept, shown)
     logits = filled.logits[:, :, : self.gamma]
-    other, _ = chosen(filled.replace(logits=logits), sampling, noise)
-    branches = jnp.where(shown, kept, other)
+    new, _ = several.chosen(filled.replace(logits=logits), sampling, noise)
+    branches = jnp.where(shown, kept, new)
     chains = jnp.concatenate([token[:, None], branches], axis=1)
     return prefix_trees.merged(chains, context.last, slots), state
-
-
-def chosen(
-  marginals: marginals_lib.Marginals,
-  sampling: types.Sampling,
-  noise: types.Noise,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns each slot's likeliest token [B, .., G] and its probability."""
-  scores = marginals_lib.conditioned(marginals, sampling, noise)
-  token = marginals.ids[jnp.argmax(scores, axis=-1)]
-  return token, jnp.max(jax.nn.softmax(scores, axis=-1), axis=-1)
 
 
 def misses(confidence: jax.Array) -> jax.Array:
@@ -159,7 +94,7 @@ def prefixes(confidence: jax.Array, branches: int) -> jax.Array:
 
 def make(
   parts: Mapping[str, tuple[Any, Any]], gamma: int, branches: int, budget: int
-) -> tuple[Dual, Both]:
+) -> tuple[Dual, tuple[Any, Any]]:
   """Returns the drafter of a first and a second one, and its params.
 
   Args:
@@ -189,5 +124,5 @@ def make(
       'drafters.d2sd.second has no input for the tokens of a prefix (its ngram '
       'is 0); give one of the kind dflash.'
     )
-  one = Dual(parts['first'][0], second, gamma, branches, budget)
-  return one, Both(*(parts[name][1] for name in ('first', 'second')))
+  one = Dual((parts['first'][0], second), gamma, branches, budget)
+  return one, (parts['first'][1], parts['second'][1])

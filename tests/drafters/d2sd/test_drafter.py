@@ -79,13 +79,13 @@ def test_the_tree_of_a_first_draft_and_its_branches():
   for slot, p in enumerate(sure):
     logits[0, slot] = np.log((1 - p) / 7)
     logits[0, slot, slot + 1] = np.log(p)
-  one = d2sd.Dual(Told(4), Told(4), 4, 3, budget=99)
+  one = d2sd.Dual((Told(4), Told(4)), 4, 3, budget=99)
   assert one.buckets == (1 + 16 - 3,) and one.max_depth == 4
   context = types.Context(jnp.array([[5, 0]]), jnp.array([1]), None, None, None)
   like = jnp.zeros(1)
   tree = one.draft(
-    d2sd.Both(jnp.asarray(logits), jnp.asarray(logits)),
-    d2sd.Both((), ()),
+    (jnp.asarray(logits), jnp.asarray(logits)),
+    ((), ()),
     context,
     types.Sampling(like, like.astype(int), like + 1),
     sampling_lib.request_noise(0, jnp.arange(1)),
@@ -180,13 +180,14 @@ def test_each_reads_its_own_features():
   start = jnp.zeros(2, jnp.int32)
   state = one.init(params, context)
   state = one.read(params, state, context, features, start)
-  for part, own in (('first', features[:, :, 1:]), ('second', features)):
-    drafter, given = parts[part]
+  for kept, (drafter, given), own in zip(
+    state, parts.values(), (features[:, :, 1:], features), strict=True
+  ):
     alone = drafter.read(
       given, drafter.init(given, context), context, own, start
     )
     for got, wanted in zip(
-      jax.tree.leaves(getattr(state, part)), jax.tree.leaves(alone)
+      jax.tree.leaves(kept), jax.tree.leaves(alone), strict=True
     ):
       np.testing.assert_allclose(got, wanted, atol=1e-6)
 

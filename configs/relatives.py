@@ -1,0 +1,39 @@
+"""Every system that drafts by diffusion, on one model and its shipped drafters.
+
+Why: the relatives side by side: same weights, same prompts, same rule (M, which
+keeps the verifier's tokens). `budget` is what a tree verifies at once: compare
+best_first, lattice and tree at 5, 9, 17 and 33, and specdiff at gamma = budget - 1
+as far as the drafter reaches. Systems that want a drafter of their own (dflash,
+d2sd, mixture, eagle) join by `--config.systems` and `--config.drafters`.
+
+Cost: on 2 CPU cores each system takes a quarter of a minute a prompt.
+
+Expected: every output exact, at every temperature and dtype.
+
+COMMAND:
+  python -m specdiff_jax bench --config=configs/relatives.py
+  python -m specdiff_jax bench --config=configs/relatives.py \
+      --config.temperature=1.0 --config.budget=33
+  python -m specdiff_jax bench --config=configs/relatives.py \
+      --config.dtype=float32 --config.prompts=humaneval.jsonl --config.limit=32
+"""
+
+import ml_collections
+
+import specdiff_jax as sd
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the recipe; 'smoke' takes a prompt and a few tokens."""
+  config = sd.load_config('quickstart' + (variant and f':{variant}'))
+  config.systems = (
+    'ar', 'lookup', 'sps', 'specdiff', 'deer', 'specdiff2', 'tree',
+    'best_first', 'lattice', 'diffuspec', 'adaptive', 'early_exit',
+  )  # fmt: skip
+  config.gamma = 7
+  config.drafts = 4
+  config.budget = 9
+  config.candidates = 8
+  config.frontier = 8
+  config.rounds = 1
+  return config
