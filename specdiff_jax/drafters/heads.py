@@ -32,6 +32,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import family
+from specdiff_jax.drafters import lattice
 from specdiff_jax.drafters import options
 from specdiff_jax.drafters import scores as scores_lib
 from specdiff_jax.models import config as config_lib
@@ -103,9 +104,7 @@ class Head:
     raise NotImplementedError
 
   def __call__(self, params, marginals, scores, index, scale):
-    token = marginals.ids[index]
-    root = jnp.broadcast_to(marginals.root[:, None, None], token[:, :1].shape)
-    parent = jnp.concatenate([root, token[:, :-1]], axis=1)  # [B, G, K]
+    parent = lattice.parents(marginals, marginals.ids[index])
     edges = self.edges(params, marginals.states, parent)
     edges = edges * scale[:, None, None, None]
 

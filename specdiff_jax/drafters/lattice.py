@@ -42,10 +42,19 @@ class Source(Protocol):
         temperature and filters and with the noise of its position, which all
         parents share.
       index: [B, G, K] the candidates, by their places among the W tokens.
-      scale: [B] what logits are multiplied with before they add to scores: one
-        by the temperature.
+      scale: [B] what is multiplied with what it adds to scores: the lattice's
+        weight by the temperature.
     """
     ...
+
+
+def parents(marginals: marginals_lib.Marginals, token: jax.Array) -> jax.Array:
+  """Returns what may come before each slot, of candidates [B, G, K].
+
+  Before the first one that is the last committed token.
+  """
+  root = jnp.broadcast_to(marginals.root[:, None, None], token[:, :1].shape)
+  return jnp.concatenate([root, token[:, :-1]], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Lattice(strategies.BestFirst):
     frontier: F, prefixes of each depth that are continued.
     candidates: K, tokens of each slot.
     source: what tells the edges; None: the marginals, whatever the parent.
+    weight: of what the source adds to the scores of a slot alone.
 
   Example:
     >>> import specdiff_jax as sd
@@ -71,6 +81,7 @@ class Lattice(strategies.BestFirst):
   frontier: int = 8
   candidates: int = 8
   source: Source | None = None
+  weight: float = 1.0
 
   def __post_init__(self):
     for name, least in (('budget', 2), ('frontier', 1), ('candidates', 1)):
@@ -94,7 +105,7 @@ class Lattice(strategies.BestFirst):
     else:
       _, index = sampling_lib.top_k(scores, self.candidates)
       hot = sampling.temperature > 0
-      scale = 1 / jnp.where(hot, sampling.temperature, 1.0)
+      scale = self.weight / jnp.where(hot, sampling.temperature, 1.0)
       start, trans = self.source(m.edges, m, scores, index, scale)
     token = m.ids[index]
     return prefix_trees.lattice(

@@ -8,6 +8,7 @@ import numpy as np
 
 from specdiff_jax.checkpoints import fetch
 from specdiff_jax.checkpoints import presets
+from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
@@ -84,6 +85,13 @@ def fit(
     **found,
     'ngrams': [int(level.token.size) for level in levels],
   }
+
+
+def is_ngram(path: str) -> bool:
+  """Returns whether a file is an n-gram model, by what it says of itself."""
+  if path.endswith('.arpa'):
+    return True
+  return safetensors_io.metadata(path).get('format') == ngram_file.FORMAT
 
 
 def load(path: str, checkpoint: weights.Checkpoint) -> ngram_model.Tables:

@@ -300,8 +300,13 @@ class Lattice(BestFirst):
 
   head: str = text(
       '', 'safetensors file of a head of the drafter (distill with head_kind), '
-      'which scores tokens by the one before; empty: the marginals alone',
-      path=True, newer=True, reported=_REPORTED,
+      'which scores tokens by the one before; or an n-gram model (`specdiff '
+      'ngram`, .arpa); empty: the marginals alone', path=True, newer=True,
+      reported=_REPORTED,
+  )  # fmt: skip
+  head_weight: float = text(
+      1.0, 'what the head or n-gram adds to scores is multiplied with', low=0,
+      high=100, newer=True,
   )  # fmt: skip
   candidates: int = text(
       8, 'K, likeliest tokens of each slot that the system lattice takes',

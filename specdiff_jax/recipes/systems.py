@@ -30,6 +30,7 @@ from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.d2sd import drafter as d2sd
 from specdiff_jax.drafters.dflash import drafter as block
 from specdiff_jax.drafters.mixture import drafter as mixture
+from specdiff_jax.drafters.ngram import edges
 from specdiff_jax.models import int8 as int8_lib
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
@@ -117,9 +118,17 @@ def _best_first(options: options_lib.BestFirst, checkpoint):
 def _lattice(options: options_lib.Lattice, checkpoint):
   """The same of each slot's likeliest tokens, by what a head says of pairs."""
   strategy = lattice.Lattice(
-    options.budget, options.frontier, options.candidates
+    options.budget,
+    options.frontier,
+    options.candidates,
+    weight=options.head_weight,
   )
-  return build_drafters.window(options, checkpoint, strategy, options.head)
+  path = build_drafters.shipped(options.head)
+  if not path or not ngrams.is_ngram(path):
+    return build_drafters.window(options, checkpoint, strategy, path)
+  strategy = dataclasses.replace(strategy, source=edges.Edges())
+  drafter, params = build_drafters.window(options, checkpoint, strategy)
+  return drafter, drafter.with_edges(params, ngrams.load(path, checkpoint))
 
 
 def _diffuspec(options: options_lib.DiffuSpec, checkpoint):

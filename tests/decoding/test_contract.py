@@ -55,6 +55,7 @@ REGISTRY = {
   'lattice': (
     _MLM | {'frontier': 2},
     *({'head': kind, 'candidates': 4} for kind in heads.KINDS),
+    {'head': 'NGRAM', 'head_weight': 0.5},
   ),
   'diffuspec': (
     {'diffuspec': {'k_min': 1, 'delta': 2}},
@@ -199,7 +200,8 @@ def built(drafter_of, head_of, ngram):
       named = {part: path(one) for part, one in named.items()}
       options['drafter'] = named.pop('', '')
     if 'head' in options:
-      options |= {'head': head_of(options['head'])}
+      kind = options['head']
+      options['head'] = ngram if kind == 'NGRAM' else head_of(kind)
     own = options.get('diffuspec', {})
     if 'ngram' in own:
       options['diffuspec'] = own | {'ngram': ngram}

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from specdiff_jax.core import errors
+from specdiff_jax.drafters import marginals
+from specdiff_jax.drafters.ngram import edges
 from specdiff_jax.drafters.ngram import file
 from specdiff_jax.drafters.ngram import kneser_ney
 from specdiff_jax.drafters.ngram import model
@@ -278,3 +281,31 @@ def test_a_malformed_arpa_file_names_the_line(tmp_path, old, new, said):
   assert old in ARPA
   with pytest.raises(errors.InputError, match=said):
     arpa(tmp_path, ARPA.replace(old, new))
+
+
+@pytest.mark.parametrize('order', [2, 3])
+def test_edges_of_a_lattice_are_those_of_pairs(order):
+  """s(c) + weight (log p(c | x) - log p(c)), over the candidates."""
+  rng = np.random.default_rng(0)
+  tables = model.tables(kneser_ney.fit(TEXTS, VOCAB, order))
+  ids = rng.permutation(VOCAB)[:8]
+  m = marginals.Marginals(
+    logits=jnp.asarray(rng.normal(size=(2, 3, 8)), jnp.float32),
+    ids=jnp.asarray(ids),
+    root=jnp.array([4, 1]),
+    length=jnp.array([5, 5]),
+    vocab_size=VOCAB,
+  )
+  index = np.asarray(rng.permuted(np.tile(np.arange(8), (2, 3, 1)), axis=-1))
+  index, scale = index[..., :4], np.array([1.0, 0.5], np.float32)
+  start, trans = jax.jit(edges.Edges())(tables, m, m.logits, index, scale)
+  plain = Reference(TEXTS, order, VOCAB)
+  for b, slot, k in itertools.product(range(2), range(3), range(4)):
+    x = ids[index[b, slot - 1, k]] if slot else m.root[b]
+    token = ids[index[b, slot]]
+    pairs = [plain.p(int(c), (int(x),)) / plain.p(int(c), ()) for c in token]
+    score = np.asarray(m.logits)[b, slot, index[b, slot]]
+    wanted = scipy.special.log_softmax(score + scale[b] * np.log(pairs))
+    got = trans[b, slot - 1, k] if slot else start[b]
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+  assert np.ptp(np.asarray(trans), axis=2).max() > 0.1  # the parent matters
