@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
+import types
 from typing import Any
 
 import jax.core
@@ -145,9 +146,15 @@ def of_system(
 
 
 def parts(
-  name: str, options: Options, checkpoint: weights.Checkpoint
+  name: str,
+  options: Options,
+  checkpoint: weights.Checkpoint,
+  gammas: Mapping[str, int] = types.MappingProxyType({}),
 ) -> dict[str, family_lib.Made]:
-  """Returns the drafters of windows that a system is made of, and params."""
+  """Returns the drafters of windows that a system is made of, and params.
+
+  `gammas` are the tokens that parts draft, where they are not `options.gamma`.
+  """
   given = paths(name, options)
   for part, path in given.items():
     if not path and part not in registry.optional(name):
@@ -158,7 +165,11 @@ def parts(
       )
   return {
     part: window(
-      dataclasses.replace(options, drafter=path), checkpoint, strategies.Chain()
+      dataclasses.replace(
+        options, drafter=path, gamma=gammas.get(part, options.gamma)
+      ),
+      checkpoint,
+      strategies.Chain(),
     )
     for part, path in given.items()
     if path

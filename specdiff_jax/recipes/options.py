@@ -353,6 +353,10 @@ class D2SD(Budget, Rule, Trained):
       'd2sd goes on from, at most gamma', low=1, high=limits.MOST_DEEP,
       newer=True, reported=_REPORTED,
   )  # fmt: skip
+  second_gamma: int = text(
+      0, 'tokens of a draft of the second drafter of d2sd, at least gamma; 0: '
+      'gamma', low=0, high=limits.MOST_DEEP, newer=True,
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

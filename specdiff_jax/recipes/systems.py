@@ -170,9 +170,10 @@ def _of_family(name, options: options_lib.OfFamily, checkpoint):
 
 def _d2sd(options: options_lib.D2SD, checkpoint):
   """Branches of a second drafter, behind prefixes of a first draft."""
-  parts = build_drafters.parts('d2sd', options, checkpoint)
+  longer = {'second': options.second_gamma or options.gamma}
+  parts = build_drafters.parts('d2sd', options, checkpoint, longer)
   with fields.rim():
-    return d2sd.make(parts, options.gamma, options.branches, options.budget)
+    return d2sd.make(parts, options.branches, options.budget)
 
 
 def _mixture(options: options_lib.Mixture, checkpoint):

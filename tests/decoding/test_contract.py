@@ -69,7 +69,7 @@ REGISTRY = {
     _SPS,
   ),
   'd2sd': (
-    {'drafter': 'dflash', 'branches': 2, 'budget': 20},
+    {'drafter': 'dflash', 'gamma': 3, 'branches': 2, 'second_gamma': 4},
     {'drafter': 'random'},
   ),
   'mixture': ({'drafter': {'first': 'diffusion', 'second': 'dflash'}},),

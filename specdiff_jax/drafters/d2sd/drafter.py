@@ -14,6 +14,8 @@ largest r (Eq. 5) stay, and a second drafter fills what lies behind them:
 
 The K branches are windows of one row: each sees the context, which is read
 once, and itself. First draft and branches merge into one tree for the verifier.
+Where the second drafter's windows are longer, it goes on from the whole first
+draft too.
 """
 
 from collections.abc import Mapping
@@ -40,7 +42,7 @@ class Dual(several.Several):
   Attributes:
     members: what makes the first draft, and what fills the rest of its
       prefixes.
-    gamma: tokens of a draft.
+    gamma: tokens of a draft: the second's, at least as many as the first's.
     branches: K.
     budget: most slots of the tree, which is cut at its deepest tokens.
   """
@@ -62,13 +64,18 @@ class Dual(several.Several):
     draft, _ = first.denoise(params[0], state[0], context, sampling, noise)
     token, confidence = several.chosen(draft, sampling, noise)
     length = prefixes(confidence, self.branches)
+    longer = self.gamma - first.gamma
+    token = jnp.pad(token, ((0, 0), (0, longer)))[:, None]
+    if longer:
+      length = jnp.pad(length, ((0, 0), (1, 0)), constant_values=first.gamma)
     shown = jnp.arange(self.gamma) < length[..., None]  # [B, K, G]
-    kept = jnp.broadcast_to(token[:, None], shown.shape)
+    kept = jnp.broadcast_to(token, shown.shape)
     filled = second.branches(params[1], state[1], context, kept, shown)
     logits = filled.logits[:, :, : self.gamma]
     new, _ = several.chosen(filled.replace(logits=logits), sampling, noise)
-    branches = jnp.where(shown, kept, new)
-    chains = jnp.concatenate([token[:, None], branches], axis=1)
+    chains = jnp.where(shown, kept, new)
+    if not longer:
+      chains = jnp.concatenate([token, chains], axis=1)
     return prefix_trees.merged(chains, context.last, slots), state
 
 
@@ -93,36 +100,42 @@ def prefixes(confidence: jax.Array, branches: int) -> jax.Array:
 
 
 def make(
-  parts: Mapping[str, tuple[Any, Any]], gamma: int, branches: int, budget: int
+  parts: Mapping[str, tuple[Any, Any]], branches: int, budget: int
 ) -> tuple[Dual, tuple[Any, Any]]:
   """Returns the drafter of a first and a second one, and its params.
 
   Args:
     parts: (drafter, params) of 'first' and 'second'.
-    gamma: tokens of a draft.
     branches: K.
     budget: most tokens that are verified at once.
 
   Raises:
-    InputError: more branches than there are prefixes, or a drafter that is none
-      of windows over a shared context.
+    InputError: more branches than there are prefixes, a second draft that is
+      shorter than the first, or a drafter that is none of windows over a shared
+      context.
   """
-  if branches > gamma:
-    raise errors.InputError(
-      f'branches is {branches}, but a first draft of gamma={gamma} tokens has '
-      f'{gamma} prefixes to go on from; give at most {gamma}.'
-    )
   for part, (one, _) in parts.items():
     if not isinstance(one, window.SharedContext):
       raise errors.InputError(
         f'drafters.d2sd.{part} is a {type(one).__name__}, whose windows share '
         'no context; give a drafter of the kind dflash or diffusion.'
       )
-  second = parts['second'][0]
+  first, second = (parts[part][0] for part in ('first', 'second'))
+  if branches > first.gamma:
+    raise errors.InputError(
+      f'branches is {branches}, but a first draft of gamma={first.gamma} tokens '
+      f'has {first.gamma} prefixes to go on from; give at most {first.gamma}.'
+    )
+  if second.gamma < first.gamma:
+    raise errors.InputError(
+      f'second_gamma is {second.gamma}, but a second draft cannot be shorter '
+      f'than the first, of gamma={first.gamma} tokens; give 0, or at least '
+      f'{first.gamma}.'
+    )
   if not second.takes_prefixes:
     raise errors.InputError(
       'drafters.d2sd.second has no input for the tokens of a prefix (its ngram '
       'is 0); give one of the kind dflash.'
     )
-  one = Dual((parts['first'][0], second), gamma, branches, budget)
+  one = Dual((first, second), second.gamma, branches, budget)
   return one, (parts['first'][1], parts['second'][1])

@@ -72,15 +72,13 @@ class Told(window.SharedContext):
     )
 
 
-def test_the_tree_of_a_first_draft_and_its_branches():
-  """First draft 1 2 3 4, sure of 1 and of 3: branches at 1, 3 and 0."""
+def tree_of(one):
+  """Returns the paths of a draft that is sure of its 1st and its 3rd token."""
   sure = [0.9, 0.5, 0.8, 0.25]
   logits = np.zeros((1, 4, 8), np.float32)
   for slot, p in enumerate(sure):
     logits[0, slot] = np.log((1 - p) / 7)
     logits[0, slot, slot + 1] = np.log(p)
-  one = d2sd.Dual((Told(4), Told(4)), 4, 3, budget=99)
-  assert one.buckets == (1 + 16 - 3,) and one.max_depth == 4
   context = types.Context(jnp.array([[5, 0]]), jnp.array([1]), None, None, None)
   like = jnp.zeros(1)
   tree = one.draft(
@@ -98,9 +96,27 @@ def test_the_tree_of_a_first_draft_and_its_branches():
       path.append(int(tree.token[0, slot]))
       slot = int(tree.parent[0, slot])
     paths.add(tuple(path[::-1]))
+  return paths
+
+
+def beginnings(chains):
+  return {chain[:n] for chain in chains for n in range(5)}
+
+
+def test_the_tree_of_a_first_draft_and_its_branches():
+  """First draft 1 2 3 4: branches at 1, 3 and 0."""
+  one = d2sd.Dual((Told(4), Told(4)), 4, 3, budget=99)
+  assert one.buckets == (1 + 16 - 3,) and one.max_depth == 4
   chains = [(1, 2, 3, 4), (1, 4, 5, 6), (1, 2, 3, 0), (2, 3, 4, 5)]
-  wanted = {chain[:n] for chain in chains for n in range(5)}
-  assert paths == wanted
+  assert tree_of(one) == beginnings(chains)
+
+
+def test_a_longer_second_draft_goes_on_from_the_whole_first_one():
+  """First draft 1 2: branches at 2, 1 and 0."""
+  one = d2sd.Dual((Told(2), Told(4)), 4, 2, budget=99)
+  assert one.buckets == (1 + 12 - 1,) and one.max_depth == 4
+  chains = [(1, 2, 6, 7), (1, 4, 5, 6), (2, 3, 4, 5)]
+  assert tree_of(one) == beginnings(chains)
 
 
 def first_and_second(kind):
@@ -172,7 +188,7 @@ def test_branches_of_one_row_are_rows(kind):
 def test_each_reads_its_own_features():
   parts = {'first': first_and_second('diffusion')}
   parts['second'] = first_and_second('dflash')
-  one, params = d2sd.make(parts, GAMMA, BRANCHES, 32)
+  one, params = d2sd.make(parts, BRANCHES, 32)
   assert one.features == (0, 1)
   context = context_of(1)
   rng = np.random.default_rng(1)
@@ -201,13 +217,14 @@ def refused(word, **options):
 
 def test_what_is_refused(tmp_path):
   refused('branches is 5.*4 prefixes', drafter='random', branches=5)
+  refused('second_gamma is 2.*gamma=4', drafter='random', second_gamma=2)
   plain = {'layers': 1, 'trunk': 24, 'vocab': 40, 'ngram': 0}
   refused('second has no input', drafter='random', network=plain)
   recipe = decoding.told(['d2sd'], {}, drafters={'d2sd': {'second': 'random'}})
   with pytest.raises(errors.InputError, match='drafters.d2sd.first is empty'):
     systems.parts('d2sd', recipe.systems['d2sd'], VERIFIER)
   with pytest.raises(errors.InputError, match='share no context'):
-    d2sd.make({'first': (Other(), ()), 'second': (Told(4), ())}, 4, 2, 9)
+    d2sd.make({'first': (Other(), ()), 'second': (Told(4), ())}, 2, 9)
 
 
 class Other(window.Window):
