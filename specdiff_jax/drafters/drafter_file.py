@@ -50,14 +50,16 @@ def save(
   vocab: np.ndarray,
   verifier: weights.Checkpoint,
   facts: Mapping[str, Any],
+  int8: bool = False,
 ) -> None:
   """Writes a drafter in bfloat16; `facts` say where it comes from.
 
+  With `int8` its matrices take half of that: each row is rounded to 255 levels,
+  and what drafts is the rounded drafter.
+
   Example: save('drafter.safetensors', config, params, vocab, checkpoint, {})
   """
-  small = jax.tree.map(
-    lambda x: np.asarray(x).astype(ml_dtypes.bfloat16), params
-  )
+  small = jax.tree.map(_rounded if int8 else _narrow, params)
   metadata = {name: str(value) for name, value in facts.items()} | {
     'format': FORMAT,
     'kind': config.kind,
@@ -67,6 +69,43 @@ def save(
   }
   tensors = {'network': small, 'vocab': np.asarray(vocab, np.int32)}
   safetensors_io.save(path, tensors, metadata)
+
+
+def _narrow(x: Any) -> np.ndarray:
+  return np.asarray(x).astype(ml_dtypes.bfloat16)
+
+
+def _rounded(x: Any) -> Any:
+  """Returns a matrix as what `is_rounded` says; anything else in bfloat16."""
+  if x.ndim < 2:
+    return _narrow(x)
+  x = np.asarray(x, np.float32)
+  scale = np.abs(x).max(-1) / 127
+  values = np.round(x / np.where(scale > 0, scale, 1)[..., None])
+  return {'int8': values.astype(np.int8), 'scale': scale}
+
+
+def is_rounded(x: Any) -> bool:
+  """Whether this stands for a matrix: int8 [.., n], times scale [..]."""
+  return isinstance(x, dict) and x.keys() == {'int8', 'scale'}
+
+
+def widened(path: str, tensors: dict[str, Any]) -> dict[str, Any]:
+  """Returns the tensors of a file with rounded matrices in bfloat16."""
+
+  def widen(x):
+    if not is_rounded(x):
+      return x
+    values, scale = x['int8'], x['scale']
+    if values.dtype != np.int8 or scale.shape != values.shape[:-1]:
+      raise errors.InputError(
+        f'{path}: a tensor has int8 values {values.shape} of dtype '
+        f'{values.dtype} and scales {scale.shape}, which do not belong to '
+        'another. The file is damaged; download or train it again.'
+      )
+    return _narrow(values * scale[..., None].astype(np.float32))
+
+  return jax.tree.map(widen, tensors, is_leaf=is_rounded)
 
 
 def is_one(path: str) -> bool:
@@ -131,6 +170,7 @@ def load(
       'one with `specdiff distill`.'
     )
   config = sizes(path, metadata.get('config', ''), family)
+  tensors = widened(path, tensors)
   check_shapes(path, config, tensors)
   _check_values(path, tensors)
   _check_vocab(path, tensors['vocab'], size)

@@ -304,6 +304,10 @@ class Schedule:
       'of the checkpoint with the highest tau, of the steps that are both '
       'evaluated and saved', choices=('last', 'best'),
   )  # fmt: skip
+  store: str = field(
+      'bfloat16', "dtype of the drafter's file; int8 halves it, and rounds what "
+      'drafts, which changes no text', choices=('bfloat16', 'int8'),
+  )  # fmt: skip
   on_full_disk: str = field(
       'stop', 'what a checkpoint or line of metrics that cannot be written '
       'does to the run: stop, or go_on (but for the last ones)',

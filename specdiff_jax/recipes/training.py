@@ -188,6 +188,7 @@ def run(
     tensorboard=schedule.tensorboard,
     keep=schedule.keep,
     best=schedule.export == 'best',
+    int8=schedule.store == 'int8',
   )
   return _run(recipe, checkpoint, train, held_out, mesh(recipe), output, memory)
 

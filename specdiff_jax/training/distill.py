@@ -91,6 +91,7 @@ class Output:
     tensorboard: whether event files stand beside the JSON lines.
     keep: checkpoints that are kept, beside the best.
     best: whether the result is the best checkpoint, not the last.
+    int8: whether the drafter's matrices are stored rounded.
   """
 
   workdir: str
@@ -98,6 +99,7 @@ class Output:
   tensorboard: bool = False
   keep: int = 3
   best: bool = False
+  int8: bool = False
 
 
 class Program(NamedTuple):
@@ -299,4 +301,5 @@ class Run:
       self.vocab(),
       verifier,
       facts | self.student.facts,
+      self.output.int8,
     )

@@ -204,6 +204,7 @@ def trained(path: str) -> sources.Source:
   config: Any = drafter_file.sizes(
     path, metadata.get('config', ''), dflash.TrainedConfig
   )
+  tensors = drafter_file.widened(path, tensors)
   drafter_file.check_shapes(path, config, tensors)
   sizes, flat = config.run_as, dict(params_lib.flatten(tensors['network']))
   theirs = tensor_names(sizes)

@@ -153,7 +153,12 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
   told |= _stored((t.kind, t.nbytes) for t in tensors.values())
   try:
     made = drafter_file.sizes(path, text, sizes_of)
-    drafter_file.check_shapes(path, made, params_lib.nest(tensors))
+    whole = jax.tree.map(
+      lambda x: x['int8'] if drafter_file.is_rounded(x) else x,
+      params_lib.nest(tensors),
+      is_leaf=drafter_file.is_rounded,
+    )
+    drafter_file.check_shapes(path, made, whole)
   except errors.InputError as e:
     return told | {'fault': str(e)}
   return told | {'fault': ''}
