@@ -53,6 +53,7 @@ class Checkpointer:
     self.directory = os.path.abspath(directory)
     self._keep, self._say = keep, say
     self._writing: int | None = None  # the step whose save is not settled
+    self._untidy = False  # a save failed, whose threads may write a while yet
     memory.stop_leaks()
     disk.stop_noise()
     try:
@@ -168,6 +169,9 @@ class Checkpointer:
     step, self._writing = self._writing, None
     if step is not None:
       self._try(step, self._manager.wait_until_finished)
+      if self._untidy:
+        processes.on_first(lambda: disk.clear(self.directory))
+        self._untidy = False
       memory.give_back()
 
   def _probe(self) -> None:
@@ -184,6 +188,7 @@ class Checkpointer:
         self._manager.close()
       processes.on_first(lambda: disk.clear(self.directory))
       self._manager = self._open()
+      self._untidy = True
       raise errors.InputError(
         f'checkpoints: step {step} could not be written to '
         f'{self.directory} ({self._brief(error)}). Earlier checkpoints '
