@@ -206,17 +206,25 @@ class LayerParts(nn.Module):
 
   def after(self, x, attended):
     """Returns x after what it attended to [..., H * Dh], and after the MLP."""
-    c = self.config
+    x = x + self.attention_output(attended)
+    return x + self.mlp(self.norm(x, self.mlp_norm))
+
+  def attention_output(self, attended):
+    """Returns what is added to x for what was attended to."""
     out = layers_lib.dense(attended, self.output)
-    x = x + (self.norm(out, self.attention_post_norm) if c.post_norms else out)
-    h = self.norm(x, self.mlp_norm)
+    normed = self.config.post_norms
+    return self.norm(out, self.attention_post_norm) if normed else out
+
+  def mlp(self, h):
+    """Returns what the MLP adds to x, of normed x."""
+    c = self.config
     gate, up = self._products(h, 'gate', 'up')
     if c.activation == 'silu':
       gate = jax.nn.silu(gate)
     else:
       gate = jax.nn.gelu(gate, approximate=True)
     out = layers_lib.dense(gate * up, self.down)
-    return x + (self.norm(out, self.mlp_post_norm) if c.post_norms else out)
+    return self.norm(out, self.mlp_post_norm) if c.post_norms else out
 
 
 class Layer(LayerParts):

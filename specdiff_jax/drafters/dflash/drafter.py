@@ -66,11 +66,13 @@ class Block(window.SharedContext):
     x = networks.apply(
       dflash.DFlash(self.config),
       params.network,
-      context.embed(jnp.concatenate([first, masks], axis=-1)),
+      context.embed(
+        jnp.concatenate([first, masks], axis=-1)[..., : self.config.block]
+      ),
       jnp.broadcast_to(anchor[:, None], masks.shape[:2]),
       state.layers,
       serving=True,
-    )[:, :, 1:]
+    )[:, :, self.config.first :]
     head = params.head
     logits = context.head(x) if head is None else layers_lib.dense(x, head)
     # The network never drafts the mask, whatever the head makes of it.

@@ -48,6 +48,8 @@ def _sizes(
     vocab=min(options.vocab, verifier.vocab_size),
     window=options.window,
     verifier=verifier,
+    taps=options.conv,
+    from_anchor=int(options.from_anchor),
   )
 
 

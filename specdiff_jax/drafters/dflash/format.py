@@ -50,7 +50,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
   'input_embedding_scale': (1.0,),
   'output_multiplier': (1.0,),
   'final_logit_softcapping': (),
-  'sample_from_anchor': (False,),
+  'sample_from_anchor': (False, True),
   'shift_label': (False,),
   'use_aux_hidden_state': (True,),
   'use_confidence_head': (False,),
@@ -135,6 +135,7 @@ def read(file: str, raw: Raw) -> published.Published:
     block=hf_sizes.integer(file, raw, 'block_size', 16),
     mask_id=published.mask(file, raw),
     verifier_layers=count,
+    from_anchor=raw.get('sample_from_anchor') is True,
   )
   _as_written(file, sizes)
   ours = {theirs: name for name, theirs in tensor_names(sizes).items()}
@@ -227,6 +228,11 @@ def trained(path: str) -> sources.Source:
 def sizes_of(source: sources.Source) -> dflash.DFlashConfig:
   """Returns the sizes of a DFlash drafter; InputError for any other network."""
   if isinstance(source.config, dflash.DFlashConfig):
+    if source.config.taps:
+      raise errors.InputError(
+        f'{source.name}: this drafter has convolutions (network.conv), which '
+        'other programs read beside a selector alone; it is served here.'
+      )
     return source.config
   kind = type(source.config).__name__.removesuffix('Config')
   raise errors.InputError(
@@ -274,6 +280,12 @@ def write(
 ) -> dict[str, Any]:
   """Writes z-lab's form, which vLLM and SGLang read too."""
   sizes = sizes_of(source)
+  if sizes.from_anchor:
+    raise errors.InputError(
+      f'{source.name}: the first draft of this drafter is the output of the '
+      'committed token (network.from_anchor), for which this form has no key; '
+      'take --format=speculators.'
+    )
   own = {
     'target_layer_ids': list(sizes.features),
     'mask_token_id': sizes.mask_id,

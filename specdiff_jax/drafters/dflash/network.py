@@ -6,12 +6,16 @@ the verified text, made of the verifier's hidden states: the same fused state
 for all layers, mapped by each layer's own weights. Embedding and head are the
 verifier's. A slot is predicted by the output at its own position.
 
+DFlash 2 puts a convolution around attention and MLP, over the slots of a block
+alone; in DSpark's blocks the committed token's own output is the first draft.
+
 N blocks of a row are computed together over one context: many anchors in
 training, branches of one draft (`d2sd`), a single block in decoding.
 """
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import chex
@@ -46,6 +50,10 @@ class DFlashConfig:
     block: slots of a block, the last committed token among them.
     mask_id: the verifier's id whose embedding stands for what is not known.
     verifier_layers: how many the verifier has; 0 where that is not told.
+    taps: slots that a convolution reads, itself and those before; 0: none.
+    group: channels that share what a convolution adds by its input.
+    from_anchor: whether the first slot's output is a draft: slot k is then
+      predicted by the output before it.
   """
 
   network: config_lib.TransformerConfig
@@ -53,9 +61,21 @@ class DFlashConfig:
   block: int
   mask_id: int
   verifier_layers: int = 0
+  taps: int = 0
+  group: int = 16
+  from_anchor: bool = False
 
   def __post_init__(self):
     config_lib.check_type('DFlashConfig', 'block', int, self.block)
+    if self.taps and (
+      self.taps > self.block or self.network.width % self.group
+    ):
+      raise errors.InputError(
+        f'the convolutions of a DFlash drafter have {self.taps} taps and groups '
+        f'of {self.group} channels, but a block has {self.block} slots and '
+        f'{self.network.width} channels; correct conv_kernel_size or '
+        'conv_group_size in its config.json.'
+      )
     if not 2 <= self.block <= _MOST_BLOCK or not self.features:
       raise errors.InputError(
         f'a DFlash drafter has a block of {self.block} slots and reads the '
@@ -77,8 +97,13 @@ class DFlashConfig:
 
   @property
   def gamma(self) -> int:
-    """Tokens that a block drafts: its first slot is known."""
-    return self.block - 1
+    """Tokens that a block drafts."""
+    return self.block - self.first
+
+  @property
+  def first(self) -> int:
+    """The first slot whose output is a draft."""
+    return 0 if self.from_anchor else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +118,8 @@ class TrainedConfig:
     vocab: number of tokens it can draft, the verifier's most frequent ones.
     window: tokens that a slot of its layers sees; 0 for all of them.
     verifier: the verifier's own sizes.
+    taps: of its convolutions; 0: it has none.
+    from_anchor: 1 where the committed token's output is the first draft.
   """
 
   gamma: int
@@ -102,9 +129,13 @@ class TrainedConfig:
   vocab: int
   window: int
   verifier: config_lib.TransformerConfig
+  taps: int = 0
+  from_anchor: int = 0
 
   kind: ClassVar[str] = 'dflash'
-  may_be_zero: ClassVar[tuple[str, ...]] = ('mask_id', 'window')
+  may_be_zero: ClassVar[tuple[str, ...]] = (
+      'mask_id', 'window', 'taps', 'from_anchor',
+  )  # fmt: skip
 
   def __post_init__(self):
     config_lib.require_transformer(self.verifier, 'A DFlash drafter')
@@ -120,8 +151,9 @@ class TrainedConfig:
       qk_norm=True, window=self.window, rope_scaling=c.rope_scaling,
     )  # fmt: skip
     return DFlashConfig(
-      network, self.features, self.gamma + 1, self.mask_id, c.layers
-    )
+      network, self.features, self.gamma + 1 - self.from_anchor, self.mask_id,
+      c.layers, self.taps, math.gcd(16, c.width), bool(self.from_anchor),
+    )  # fmt: skip
 
   def shapes(self):
     """Returns the tree of trained parameters as shapes."""
@@ -144,8 +176,21 @@ def published_features(layers: int, count: int = 5) -> tuple[int, ...]:
 
 def shapes(config: DFlashConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
-  layer = layer_lib.shapes(config.network)
+  layer = layer_lib.shapes(config.network) | _conv_shapes(config)
   return layers_lib.layered(_top_shapes(config), layer, config.layers)
+
+
+def _conv_shapes(config: DFlashConfig) -> layers_lib.Shapes:
+  width, taps = config.network.width, config.taps
+  return {
+    f'{name}{kind}': shape
+    for name in ('attention_conv', 'mlp_conv')
+    for kind, shape in (
+      ('', (2, taps, width)),  # before and after
+      ('_map', (2 * taps * width // config.group, width)),
+    )
+    if taps
+  }
 
 
 def _top_shapes(config: DFlashConfig) -> layers_lib.Shapes:
@@ -160,18 +205,62 @@ def _top_shapes(config: DFlashConfig) -> layers_lib.Shapes:
 class Layer(layer_lib.LayerParts):
   """One layer, whose queries also see keys that the blocks do not have."""
 
+  convolutions: Any = None  # their shapes
+
+  def setup(self):
+    super().setup()
+    layers_lib.make_params(self, self.convolutions or {}, self.param_dtype)
+
   def __call__(self, x, context, mask, seen, own, cos, sin):
     """Returns x [B, N, M, E]; the rest is that of `window_attention`."""
     h = self.norm(x, self.attention_norm)
-    if x.shape[1] == 1 and own is None and mask.ndim == 3:
+    h, finish = self._convolved('attention_conv', h)
+    out = self._attended(h, context, mask, seen, own, cos, sin)
+    x = x + finish(self.attention_output(out))
+    h, finish = self._convolved('mlp_conv', self.norm(x, self.mlp_norm))
+    return x + finish(self.mlp(h))
+
+  def _attended(self, h, context, mask, seen, own, cos, sin):
+    if h.shape[1] == 1 and own is None and mask.ndim == 3:
       view = views.View(cos[:, 0], sin[:, 0], mask, seen)
       found = self.attended(h[:, 0], cache_lib.Layer(*context), view)
       if found:
-        return self.after(x, found[0][:, None])
+        return found[0][:, None]
     query, *block = self.queries_keys_values(h, cos, sin)
     query = query * self.config.score_scale
-    out = window_layer.window_attention(query, context, block, mask, seen, own)
-    return self.after(x, out)
+    return window_layer.window_attention(query, context, block, mask, seen, own)
+
+  def _convolved(self, name, h):
+    """Returns normed h [B, N, M, E] convolved, and what convolves the output.
+
+    Both by weights of their own, to which the same map of h adds.
+    """
+    if not self.convolutions:
+      return h, lambda out: out
+    weight = getattr(self, name)  # [2, taps, E]
+    added = layers_lib.dense(h, getattr(self, f'{name}_map'))
+    added = added.reshape(*h.shape[:-1], *weight.shape[:2], -1)
+    group = h.shape[-1] // added.shape[-1]
+    kernels = weight + jnp.repeat(added, group, axis=-1)
+    return (
+      convolution(h, kernels[..., 0, :, :]),
+      lambda out: convolution(out, kernels[..., 1, :, :]),
+    )
+
+
+def convolution(x: jax.Array, kernels: jax.Array) -> jax.Array:
+  """Returns sum_t kernels[.., i, t, :] x[.., i - t, :] for each slot i.
+
+  Args:
+    x: [.., M, E]; before its first slot there are zeros.
+    kernels: [.., M, taps, E].
+  """
+  size, room = x.shape[-2], [(0, 0)] * (x.ndim - 2)
+  total = jnp.zeros(())
+  for tap in range(kernels.shape[-2]):
+    before = jnp.pad(x, [*room, (tap, 0), (0, 0)])[..., :size, :]
+    total = total + kernels[..., tap, :] * before
+  return total
 
 
 class DFlash(nn.Module):
@@ -186,7 +275,8 @@ class DFlash(nn.Module):
     network = self.config.network
     layer = nn.remat(Layer) if self.remat else Layer
     self.layer = [
-      layer(network, self.param_dtype) for _ in range(network.layers)
+      layer(network, self.param_dtype, _conv_shapes(self.config))
+      for _ in range(network.layers)
     ]
 
   def context(
@@ -258,7 +348,14 @@ def initial(config: TrainedConfig, key: jax.Array) -> dict[str, Any]:
   made: Any = DFlash(config.run_as).init(
     key, read, jnp.zeros((1, 1), jnp.int32), method='context'
   )
-  return made['params']
+  params = made['params']
+  for i in range(config.layers):
+    # What changes nothing: the slot itself.
+    params[f'layer_{i}'] |= {
+      name: jnp.zeros(shape).at[:, :1].set(0.0 if '_map' in name else 1.0)
+      for name, shape in _conv_shapes(config.run_as).items()
+    }
+  return params
 
 
 def initial_from_verifier(

@@ -20,6 +20,14 @@ class Options(options.Options):
       'in its block; 0: all, and the whole block', low=0,
       high=config_lib.MOST_POSITIONS, newer=True,
   )  # fmt: skip
+  conv: int = fields.run(
+      0, 'taps of the convolutions in a drafter of kind dflash, over the slots '
+      'of a block (DFlash 2 has 2); 0: none', low=0, high=16, newer=True,
+  )  # fmt: skip
+  from_anchor: bool = fields.run(
+      False, "the committed token's own output is the first draft of a drafter "
+      'of kind dflash (DSpark)', newer=True,
+  )  # fmt: skip
   mask_id: int = fields.run(-1, 'token that stands for what is not known')
 
 

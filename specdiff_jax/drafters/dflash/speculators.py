@@ -24,6 +24,7 @@ _UNREAD = frozenset({
 _READ = (
     'transformer_layer_config', 'block_size', 'aux_hidden_state_layer_ids',
     'mask_token_id', 'draft_vocab_size', 'num_target_layers',
+    'sample_from_anchor',
 )  # fmt: skip
 
 
@@ -46,7 +47,6 @@ def read(file: str, raw: Raw) -> published.Published:
     )
   only = {
     'speculators_model_type': 'dflash',
-    'sample_from_anchor': False,
     'sliding_window_non_causal': False,
     'target_hidden_size': layers.get('hidden_size'),
   }
@@ -62,7 +62,8 @@ def read(file: str, raw: Raw) -> published.Published:
     'target_layer_ids': [x - 1 for x in ids],
     'mask_token_id': raw.get('mask_token_id'),
   }
-  more = {key: raw.get(key) for key in ('block_size', 'num_target_layers')}
+  same = ('block_size', 'num_target_layers', 'sample_from_anchor')
+  more = {key: raw.get(key) for key in same}
   more['draft_vocab_size'] = raw.get('draft_vocab_size')
   return format_lib.read(file, {**layers, **more, 'dflash_config': own})
 
@@ -90,7 +91,7 @@ def write(
     'aux_hidden_state_layer_ids': [x + 1 for x in sizes.features],
     'mask_token_id': sizes.mask_id,
     'sliding_window_non_causal': False,
-    'sample_from_anchor': False,
+    'sample_from_anchor': sizes.from_anchor,
   }
   return format_lib.write_new(source, folder, dtype, progress, config)
 

@@ -28,14 +28,18 @@ def score_of(config: dflash.TrainedConfig, remat: bool = False) -> scores.Score:
     tokens, anchors = batch.tokens, batch.anchors
     first = jnp.take_along_axis(tokens, anchors, axis=1)
     block = jnp.concatenate([first[..., None], slots], axis=-1)
-    network = dflash.DFlash(config.run_as, remat=remat)
+    sizes = config.run_as
+    drafted = sizes.first
+    block = block[..., : gamma + drafted]
+    network = dflash.DFlash(sizes, remat=remat)
     context = networks.apply(
         network, params, batch.features.astype(jnp.float32),
         jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape),
         method='context',
     )  # fmt: skip
     x = layers_lib.lookup(view.embed, block)
-    states = networks.apply(network, params, x, anchors, context)[:, :, 1:]
+    states = networks.apply(network, params, x, anchors, context)
+    states = states[:, :, drafted:]
     rows = targets.shape[0]
     place = jnp.arange(targets[0].size).reshape(targets[0].shape)
     return scores.Predictions(

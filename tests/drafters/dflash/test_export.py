@@ -158,6 +158,25 @@ def test_an_independent_forward_of_zlabs_form(tmp_path):
   np.testing.assert_allclose(got[0, 0], wanted, atol=1e-5)
 
 
+def test_first_drafts_of_the_anchor_go_as_speculators(tmp_path):
+  config = dataclasses.replace(CONFIG, from_anchor=1)
+  path = trained(tmp_path, config)
+  folder = convert(path, tmp_path / 'out', 'speculators')
+  assert raw_of(folder)['sample_from_anchor'] is True
+  assert raw_of(folder)['block_size'] == 3
+  read = published.open_drafter(folder).config
+  assert read.from_anchor and read.gamma == config.gamma
+  with pytest.raises(errors.InputError, match='no key.*format=speculators'):
+    convert(path, tmp_path / 'other', 'dflash')
+
+
+def test_convolutions_are_not_written(tmp_path):
+  path = trained(tmp_path, dataclasses.replace(CONFIG, taps=2))
+  for form in FORMS:
+    with pytest.raises(errors.InputError, match='has convolutions'):
+      convert(path, tmp_path / form, form)
+
+
 def test_windows_go_there_and_back(tmp_path):
   config = dataclasses.replace(CONFIG, window=5)
   path = trained(tmp_path, config)
@@ -204,7 +223,7 @@ def test_what_does_not_fit_is_refused(made):
   changed(speculators, {'aux_hidden_state_layer_ids': [0, 1]}, 'from 1 on')
   changed(speculators, {'aux_hidden_state_layer_ids': [2, 3]}, 'layer_ids')
   changed(speculators, {'mask_token_id': 7}, 'mask_token_id is 7')
-  changed(speculators, {'sample_from_anchor': True}, 'sample_from_anchor')
+  changed(speculators, {'sample_from_anchor': 'yes'}, 'sample_from_anchor')
   changed(speculators, {'draft_vocab_size': 9}, 'draft_vocab_size is 9')
   changed(speculators, {'markov_rank': 4}, 'markov_rank')
   changed(speculators, {'target_hidden_size': 9}, 'target_hidden_size')

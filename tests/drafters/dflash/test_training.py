@@ -51,6 +51,11 @@ CONFIG = dflash.TrainedConfig(
   verifier=VERIFIER.config,
 )
 SLIDING = dataclasses.replace(CONFIG, window=4, layers=1)
+SECOND = dataclasses.replace(CONFIG, taps=2, layers=1)  # DFlash 2
+ANCHORED = dataclasses.replace(CONFIG, from_anchor=1, layers=1)
+SIZES = {
+  'full': CONFIG, 'sliding': SLIDING, 'conv': SECOND, 'from_anchor': ANCHORED,
+}  # fmt: skip
 ANCHORS = np.array([[1, 6, 9, 10], [3, 4, 8, 12]])
 
 
@@ -115,7 +120,7 @@ def but_mask(logits):
   return logits[..., np.arange(models.VOCAB) != MASK]
 
 
-@pytest.mark.parametrize('config', [CONFIG, SLIDING], ids=['full', 'sliding'])
+@pytest.mark.parametrize('config', SIZES.values(), ids=SIZES)
 def test_packed_blocks_are_served_ones(config):
   text = batch()
   whole = packed(config, text)
@@ -129,7 +134,7 @@ def test_packed_blocks_are_served_ones(config):
   assert np.abs(but_mask(whole[:, 0]) - but_mask(one)).max() > 1e-2
 
 
-@pytest.mark.parametrize('config', [CONFIG, SLIDING], ids=['full', 'sliding'])
+@pytest.mark.parametrize('config', SIZES.values(), ids=SIZES)
 def test_a_block_sees_nothing_from_its_anchor_on(config):
   text = batch()
   before, other = packed(config, text), batch(1)
@@ -164,6 +169,53 @@ def test_sliding_layers_see_a_window_and_nothing_behind():
     got = packed(SLIDING, text.replace(tokens=tokens), shown)[0, 2]
     moved = np.abs(got - before).max(-1) > 1e-6
     np.testing.assert_array_equal(moved, np.arange(GAMMA) >= slot)
+
+
+def test_convolutions_by_hand():
+  """Weights of the slot and the one before, by group, and zeros before."""
+  rng = np.random.default_rng(0)
+  x, kernels = rng.normal(size=(2, 4, 6)), rng.normal(size=(2, 4, 2, 6))
+  got = dflash.convolution(jnp.asarray(x), jnp.asarray(kernels))
+  before = np.concatenate([np.zeros((2, 1, 6)), x[:, :-1]], axis=1)
+  wanted = kernels[:, :, 0] * x + kernels[:, :, 1] * before
+  np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_new_convolutions_change_nothing():
+  """And those of a block end at its beginning, with weights of groups."""
+  config = SECOND
+  assert config.run_as.group == 8 and config.run_as.network.width == 24
+  start = dflash.initial(config, jax.random.key(0))
+  plain = dataclasses.replace(config, taps=0)
+  rest = {
+    name: {k: v for k, v in one.items() if 'conv' not in k}
+    if name.startswith('layer')
+    else one
+    for name, one in start.items()
+  }
+  score = lambda config, params: (
+    training.score_of(config)(params, VIEW, batch(), GAMMA).states
+  )
+  np.testing.assert_allclose(
+    score(config, start), score(plain, rest), atol=1e-5
+  )
+  # The control: what is learnt.
+  drawn = params(config)
+  rest['layer_0'] = {
+    k: v for k, v in drawn['layer_0'].items() if 'conv' not in k
+  }
+  drawn = {**rest, 'layer_0': drawn['layer_0']}
+  other = np.abs(score(config, drawn) - score(plain, rest)).max()
+  assert other > 1e-2
+
+
+def test_the_anchors_output_is_the_first_draft():
+  """Fewer slots are computed, and each output is of the slot before."""
+  assert ANCHORED.run_as.block == GAMMA and ANCHORED.run_as.gamma == GAMMA
+  plain = dataclasses.replace(ANCHORED, from_anchor=0, gamma=GAMMA - 1)
+  assert plain.run_as.block == ANCHORED.run_as.block
+  both = packed(ANCHORED, batch()), packed(plain, batch())
+  np.testing.assert_allclose(both[0][:, :, 1:], both[1], atol=1e-5)
 
 
 def test_a_slot_sees_the_shown_prefix_alone():
