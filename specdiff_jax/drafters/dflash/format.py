@@ -193,6 +193,11 @@ def tensor_names(config: dflash.DFlashConfig) -> dict[str, str]:
   Example: tensor_names(config)['layer_0.up'] == 'layers.0.mlp.up_proj.weight'
   """
   usual = names.names(config.network)
+  for i in range(config.layers if config.taps else 0):
+    for conv in ('attention_conv', 'mlp_conv'):
+      theirs = f'layers.{i}.{conv}.'
+      usual[f'layer_{i}.{conv}'] = f'{theirs}base_kernel'
+      usual[f'layer_{i}.{conv}_map'] = f'{theirs}kernel_projection.weight'
   return {
     ours: _OTHERS.get(ours) or usual[ours].removeprefix('model.')
     for ours in dflash.shapes(config)
