@@ -38,7 +38,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     raise ValueError(f'the variants are {VARIANTS}, not {variant!r}')
   smoke = variant == 'smoke'
   config = sd.load_config('distill_smollm2' + (':smoke' if smoke else ''))
-  config.network.layers = 1 if variant == 'part' else 3
+  config.network.layers = 1 if variant in ('part', 'smoke') else 3
   config.system = 'mixture'
   config.systems = ('ar', 'specdiff', 'best_first', 'mixture')
   folder = 'runs/mixture/{}/drafter.safetensors'

@@ -325,6 +325,11 @@ def on_cpu(platform: str = '') -> bool:
   return (platform or jax.default_backend()) == 'cpu'
 
 
+def rule(recipe: recipe_lib.Recipe, name: str) -> str:
+  """Returns the name of the rule that accepts a system's drafts."""
+  return getattr(recipe.systems[name], 'rule', 'match')  # plain AR has none
+
+
 def is_int8(recipe: recipe_lib.Recipe, model: str) -> bool:
   """Returns whether the weights of 'verifier' or 'drafter' are rounded."""
   return recipe.model.int8 in (model, 'both')

@@ -1,6 +1,6 @@
 """What a bench run compares, and against what."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -26,7 +26,7 @@ class Plan:
   rounds: int
   exact: bool  # outputs are compared to plain AR through the same shapes
   temperature: float
-  coupled: bool  # seeded outputs are plain decoding's, token for token
+  coupled: Collection[str]  # systems whose very tokens are plain decoding's
   make: Callable[[str, str, int], session_lib.Session]  # name, dtype, slots
   facts: Mapping[str, Any]  # settings that a reader of the figures wants
 
@@ -45,9 +45,8 @@ class Plan:
     self, systems: Mapping[str, session_lib.Session]
   ) -> dict[int, session_lib.Session]:
     """Returns plain AR through the shapes of each system, by their slots."""
-    slots = {self.same_shape(systems[name]) for name in self.names} - {0}
-    made = sorted(slots) if self.coupled else ()
-    return {each: self.make('ar', self.dtype, each) for each in made}
+    slots = {self.same_shape(systems[name]) for name in self.coupled} - {0}
+    return {each: self.make('ar', self.dtype, each) for each in sorted(slots)}
 
   def references(
     self,
@@ -94,7 +93,7 @@ class Plan:
     """
     same = all(list(a) == list(b) for a, b in zip(expected, got))
     drafter, slots = system.engine.drafter, self.same_shape(system)
-    if same or not self.coupled or (slots and drafter.chain):
+    if same or system.name not in self.coupled or (slots and drafter.chain):
       return 0
     passes = reading.passes(slots or plain.engine.drafter.buckets[-1], drafter)
     comparison = divergence.Comparison(plain, passes)
@@ -131,7 +130,11 @@ def planned(
     rounds=rounds or options.rounds,
     exact=recipe.systems['ar'].exact,
     temperature=temperature,
-    coupled=recipe.flat()['rule'] == 'match' or temperature == 0,
+    coupled=[
+      name
+      for name in names
+      if temperature == 0 or systems.rule(recipe, name) == 'match'
+    ],
     make=make,
     facts=recipe.reported('bench'),
   )

@@ -86,7 +86,7 @@ def run(
       references[name],
       systems[name].size,
       parts.get(name),
-      plan.coupled or name == 'ar',
+      name in plan.coupled,
       plan.near_ties(
         systems[name],
         systems['ar'],
