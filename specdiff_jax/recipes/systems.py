@@ -127,6 +127,7 @@ def _lattice(options: options_lib.Lattice, checkpoint):
   if not path or not ngrams.is_ngram(path):
     return build_drafters.window(options, checkpoint, strategy, path)
   strategy = dataclasses.replace(strategy, source=edges.Edges())
+  drafter: Any
   drafter, params = build_drafters.window(options, checkpoint, strategy)
   return drafter, drafter.with_edges(params, ngrams.load(path, checkpoint))
 

@@ -133,6 +133,8 @@ def test_rules_that_are_equal_in_distribution_are_refused(
 def test_bad_input(specdiff, tiny):
   refused(specdiff('verify', tiny, '--systems=ar'), 'nothing to verify', 'tree')
   refused(specdiff('verify', tiny, '--systems=fast'), 'systems', 'fast', 'tree')
+  own = specdiff('verify', tiny, '--systems=deer')
+  refused(own, "system 'deer'", 'distribution', PROOF)
   refused(specdiff('verify', tiny, '--config.prompts='), 'no prompts')
   refused(specdiff('verify', tiny, '--config.gamma=0'), 'gamma', '0')
 
