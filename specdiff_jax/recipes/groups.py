@@ -88,8 +88,8 @@ class Drafting(options_lib.Drafter):
       'specdiff (one chain), specdiff2 (K chains, self-selected), tree (K '
       'chains merged), best_first (the likeliest prefixes), lattice (the same '
       'by what a head says of pairs of tokens), diffuspec (a path searched with '
-      'an n-gram model), d2sd (a draft and branches of its prefixes) or adaptive '
-      '(as much as pays)', choices=tuple(options_lib.SYSTEMS),
+      'an n-gram model), d2sd (a draft and branches of its prefixes), eagle (a '
+      "tree by the verifier's states) or adaptive (as much as pays)", choices=tuple(options_lib.SYSTEMS),
   )  # fmt: skip
   drafters: Any = text(
       Drafters(), 'drafters of single systems; each goes before '

@@ -47,8 +47,8 @@ class Batch:
 
 
 _KIND = field(
-    'diffusion', 'diffusion; autoregressive for the system sps; dflash, as '
-    'published (mask token: masked_lm.mask_id); or '
+    'diffusion', 'diffusion; autoregressive for the system sps; eagle for the '
+    'system eagle; dflash, as published (mask token: masked_lm.mask_id); or '
     'masked_lm, all of the verifier adapted to diffusion, with a mask token '
     'of masked_lm.mask_id: first with loss elbo, of whole texts, then from '
     'it with one of windows', choices=tuple(registry.kinds()),
@@ -123,8 +123,8 @@ class Drafter:
   drafter: str = text(
       '', 'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
       "'random' for an untrained one; or the directory (or hub name) of a "
-      'published diffusion drafter: Dream, DiffuCoder, LLaDA, A2D, MDLM, '
-      'DiffuLLaMA, DiffuGPT or DFlash', path=True, reported=_REPORTED,
+      'published drafter: Dream, DiffuCoder, LLaDA, A2D, MDLM, DiffuLLaMA, '
+      'DiffuGPT or DFlash; EAGLE-3 for the system eagle', path=True, reported=_REPORTED,
   )  # fmt: skip
 
 
@@ -163,9 +163,23 @@ class Drafts:
 @dataclasses.dataclass(frozen=True)
 class Budget:
   budget: int = text(
-      32, 'tokens verified at once by the systems tree, best_first, lattice and '
-      'd2sd, the last committed one included', low=2, high=limits.MOST_DRAFTED,
+      32, 'tokens verified at once by the systems tree, best_first, lattice, '
+      'd2sd and eagle (which drafts a chain where they are gamma + 1 or less), '
+      'the last committed one included', low=2, high=limits.MOST_DRAFTED,
       reported=_REPORTED,
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Branching:
+  candidates: int = text(
+      8, 'K, likeliest tokens that the system lattice takes of each slot, eagle '
+      'after each prefix', low=1, high=limits.MOST_DRAFTED, newer=True,
+      reported=_REPORTED,
+  )  # fmt: skip
+  frontier: int = text(
+      8, 'F, prefixes of each depth that they continue', low=1,
+      high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
   )  # fmt: skip
 
 
@@ -279,21 +293,13 @@ class BestFirst(Budget, Rule, Diffusion):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lattice(BestFirst):
+class Lattice(Branching, BestFirst):
   """The likeliest prefixes of each slot's likeliest tokens, by a head."""
 
   head: str = text(
       '', 'safetensors file of a head of the drafter (distill with head_kind), '
       'which scores tokens by the one before; empty: the marginals alone',
       path=True, newer=True, reported=_REPORTED,
-  )  # fmt: skip
-  candidates: int = text(
-      8, 'K, likeliest tokens of each slot that the system lattice takes',
-      low=1, high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
-  )  # fmt: skip
-  frontier: int = text(
-      8, 'F, prefixes of each depth that it continues', low=1,
-      high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
   )  # fmt: skip
 
 
@@ -335,6 +341,11 @@ class D2SD(Budget, Rule, Trained):
 
 
 @dataclasses.dataclass(frozen=True)
+class Eagle(Branching, Budget, Rule, Trained):
+  """A tree by a drafter that reads the verifier's states."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EarlyExit(Drawn, Gamma):
   exit_layer: int = text(
       0, 'layers of the verifier that draft in the system early_exit; 0: four '
@@ -355,5 +366,6 @@ SYSTEMS: Mapping[str, type] = {
   'adaptive': Adaptive,
   **dict.fromkeys(registry.systems(), OfFamily),
   'd2sd': D2SD,
+  'eagle': Eagle,
   'early_exit': EarlyExit,
 }
