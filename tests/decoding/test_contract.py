@@ -30,6 +30,7 @@ Row = systems.Row
 # Options of every system that change what is drafted, or how it is accepted.
 # 'drafter' is a kind of network, started from the verifier, or 'random'.
 _SPS, _MLM = {'drafter': 'autoregressive'}, {'drafter': 'masked_lm'}
+_EAGLE = {'drafter': 'eagle'}
 REGISTRY = {
   'ar': ({}, {'exact': False}),
   'lookup': ({}, {'rule': 'greedy'}),
@@ -68,6 +69,10 @@ REGISTRY = {
   'd2sd': (
     {'drafter': 'dflash', 'branches': 2, 'budget': 20},
     {'drafter': 'random'},
+  ),
+  'eagle': (
+    _EAGLE | {'candidates': 3, 'frontier': 2},
+    _EAGLE | {'budget': 5},
   ),
   'early_exit': (
     {'draft': 'argmax'},

@@ -56,14 +56,15 @@ def test_naming_the_families_imports_none():
 
 def test_kinds_and_systems(dual):
   assert list(registry.kinds()) == [
-    'diffusion', 'autoregressive', 'masked_lm', 'dflash', 'dual.first',
-    'dual.second',
+    'diffusion', 'autoregressive', 'masked_lm', 'dflash', 'eagle',
+    'dual.first', 'dual.second',
   ]  # fmt: skip
   assert registry.systems() == {
-    'sps': 'autoregressive', 'd2sd': 'd2sd', 'dual': 'dual',
+    'sps': 'autoregressive', 'eagle': 'eagle', 'd2sd': 'd2sd', 'dual': 'dual',
   }  # fmt: skip
   both = {'first': '', 'second': ''}
-  assert registry.drafters() == {'sps': '', 'd2sd': both, 'dual': both}
+  single = {'sps': '', 'eagle': ''}
+  assert registry.drafters() == {**single, 'd2sd': both, 'dual': both}
 
 
 def test_every_family_says_what_its_line_says(dual):
