@@ -16,6 +16,7 @@ A token's key is made of the verifier's state at the token before it, hence
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -41,6 +42,14 @@ class State:
   cache: cache_lib.Cache
   hidden: jax.Array  # [B, D+1, E] float32
   first: jax.Array  # [B] position of the key that the first of them makes
+
+
+class _Level(NamedTuple):
+  """The prefixes of one depth that are scored, [B, F K] each."""
+
+  score: jax.Array
+  token: jax.Array  # the last of each
+  parent: jax.Array  # in the pool of all depths; -1: the root
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,65 +129,62 @@ class Eagle:
 
   def draft(self, params, state, context, sampling, noise, slots):
     root = context.length - 1
-    last = jnp.clip(root - state.first, 0, state.hidden.shape[1] - 1)
     out, cache = self._text(
       params, context, state.hidden, state.cache, state.first
     )
-    out = _at(out, last)[:, None]  # [B, rows, E]
-    state = state.replace(cache=cache)
-    slot = jnp.arange(cache.slots)
+    last = jnp.clip(root - state.first, 0, out.shape[1] - 1)
+    out = _at(out, last)[:, None]  # [B, F, E] of the prefixes that go on
+    slot, batch = jnp.arange(cache.slots), len(root)
     seen = ((slot > 0) & (slot <= root[:, None]))[:, None]
-    score, above = jnp.zeros(out.shape[:2]), jnp.full(out.shape[:2], -1)
-    line, pair = jnp.zeros((*out.shape[:2], 0), bool), None
-    pool, tokens, begin = [], [], 0
-    for depth, rows in enumerate((*self._rows[1:], 0), start=1):
+    score, parent = jnp.zeros((batch, 1)), jnp.full((batch, 1), -1)
+    line, pair = jnp.zeros((batch, 1, 0), bool), None
+    pool, begin = [], 0
+    for depth in range(1, self.max_depth + 1):
       value, token = self._following(
         params, context, sampling, noise, out, depth
       )
-      total, token = score[..., None] + value, token.reshape(len(root), -1)
-      parent = jnp.broadcast_to(above[..., None], total.shape)
-      parent, total = (x.reshape(token.shape) for x in (parent, total))
-      pool.append((total, token, parent, jnp.full_like(token, depth)))
-      tokens.append(token)
-      if not rows:
+      above = jnp.broadcast_to(parent[..., None], value.shape)
+      level = _Level(score[..., None] + value, token, above)
+      level = jax.tree.map(lambda x: x.reshape(batch, -1), level)
+      pool.append(level)
+      if depth == self.max_depth:
         break
-      score, best = sampling_lib.top_k(total, rows)
-      above, begin = begin + best, begin + token.shape[1]
-      token = jnp.take_along_axis(token, best, axis=1)
-      from_ = best // self.tree.candidates
-      h, line = (
-        jnp.take_along_axis(x, from_[..., None], 1) for x in (out, line)
-      )
-      eye = jnp.broadcast_to(np.eye(rows, dtype=bool), (len(root), rows, rows))
-      line = jnp.concatenate([line, eye], axis=-1)
-      position = jnp.broadcast_to(
-        (root + depth)[:, None, None], (len(root), 1, rows)
-      )
+      rows = self._rows[depth]
+      score, best = sampling_lib.top_k(level.score, rows)
+      parent, begin = begin + best, begin + level.token.shape[1]
+      token = jnp.take_along_axis(level.token, best, axis=1)
+      above = (best // self.tree.candidates)[..., None]
+      out = jnp.take_along_axis(out, above, axis=1)
+      line = jnp.take_along_axis(line, above, axis=1)  # whom each sees
+      own = jnp.broadcast_to(jnp.eye(rows, dtype=bool), (batch, rows, rows))
+      line = jnp.concatenate([line, own], axis=-1)
       out, pair = self._run(
-        params, context.embed(token)[:, None], h[:, None], position,
+        params, context.embed(token)[:, None], out[:, None],
+        jnp.broadcast_to((root + depth)[:, None], token.shape)[:, None],
         cache.layer(0).pair, seen, pair, line[:, None, None, None],
         serving=True, method='beside',
       )  # fmt: skip
       out = out[:, 0]
+    return self._tree(context.last, pool, slots), state.replace(cache=cache)
+
+  def _tree(self, root, pool, slots):
+    """Returns the tree of the best prefixes of all levels."""
     if self.chain:
-      token = jnp.concatenate([context.last[:, None], *tokens], axis=1)
-      return tree_lib.chain(token, jnp.ones_like(token, bool)), state
-    total, token, parent, depth = (
-      jnp.concatenate(x, axis=1) for x in zip(*pool, strict=True)
-    )
-    best, chosen = sampling_lib.top_k(total, slots - 1)
-    of_chosen = (
-      jnp.take_along_axis(x, chosen, axis=1) for x in (token, parent, depth)
-    )
+      token = jnp.stack([root, *(one.token[:, 0] for one in pool)], axis=1)
+      return tree_lib.chain(token, jnp.ones_like(token, bool))
+    sizes = [one.token.shape[1] for one in pool]
+    depth = jnp.asarray(np.repeat(np.arange(1, len(pool) + 1), sizes))
+    every = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *pool)
+    best, chosen = sampling_lib.top_k(every.score, slots - 1)
+    token, parent = (jnp.take_along_axis(x, chosen, axis=1) for x in every[1:])
     tree = prefix_trees.of_pool(
-      best, chosen, *of_chosen, context.last, slots, self.max_depth
+      best, chosen, token, parent, depth[chosen], root, slots, self.max_depth
     )
-    most = max(x.shape[1] for x in tokens)
-    by_depth = [
-      jnp.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=-1)
-      for x in tokens
+    of_depth = [
+      jnp.pad(one.token, ((0, 0), (0, max(sizes) - size)), constant_values=-1)
+      for one, size in zip(pool, sizes, strict=True)
     ]
-    return tree.replace(candidates=jnp.stack(by_depth, axis=1)), state
+    return tree.replace(candidates=jnp.stack(of_depth, axis=1))
 
   def _following(self, params, context, sampling, noise, out, depth):
     """Returns log q [B, F, K] of the likeliest tokens after outputs, and them.

@@ -80,10 +80,13 @@ class TrainedConfig:
 
   kind: ClassVar[str] = 'eagle'
   may_be_zero: ClassVar[tuple[str, ...]] = ()
-  layers: ClassVar[int] = 1
 
   def __post_init__(self):
     config_lib.require_transformer(self.verifier, 'An EAGLE drafter')
+
+  @property
+  def layers(self) -> int:
+    return 1
 
   @property
   def run_as(self) -> EagleConfig:
@@ -144,25 +147,24 @@ class Layer(layer_lib.LayerParts):
   def text(self, x, h, cache, start, view):
     """Returns the outputs [B, T, E] and the cache with their keys."""
     cos, sin, mask, seen = view
-    query, *pair = self._projected(x, h, cos, sin)
+    query, key, value = self._projected(x, h, cos, sin)
     if cache is None:
-      cache = cache_lib.Layer(*pair)
+      cache = cache_lib.Layer(key, value)
     else:
-      cache = cache.written(tuple(pair), start)
+      cache = cache.written((key, value), start)
     scale = self.config.score_scale
-    return self.after(
-      h, attention.attend(query, cache, mask, seen, scale)
-    ), cache
+    out = attention.attend(query, cache, mask, seen, scale)
+    return self.after(h, out), cache
 
   def beside(self, x, h, context, mask, seen, before, own, cos, sin):
     """Returns the outputs [B, N, M, E], and the windows' pairs with theirs."""
-    query, *pair = self._projected(x, h, cos, sin)
+    query, key, value = self._projected(x, h, cos, sin)
     if before is not None:
-      join = lambda *both: jnp.concatenate(both, axis=-2)
-      pair = jax.tree.map(join, list(before), pair)
-    query = query * self.config.score_scale
+      key = jnp.concatenate([before[0], key], axis=-2)
+      value = jnp.concatenate([before[1], value], axis=-2)
+    query, pair = query * self.config.score_scale, (key, value)
     out = window_layer.window_attention(query, context, pair, mask, seen, own)
-    return self.after(h, out), tuple(pair)
+    return self.after(h, out), pair
 
   def _projected(self, x, h, cos, sin):
     both = self.norm(x, self.attention_norm), self.norm(h, self.hidden_norm)
