@@ -88,25 +88,26 @@ def test_eagle():
     family.Serving(systems.GAMMA, lattice.Lattice(systems.GAMMA + 1, 1, 1)),
   )
   network = networks.network(verifier.config)
+  weights = jax.tree.map(jnp.asarray, verifier.params)
 
   @jax.jit
-  def read(tokens, length):
+  def states(tokens, length):
     index = jnp.arange(tokens.shape[1])
     mask = views.causal_mask(length, tokens.shape[1])
     return network.apply(
-        {'params': verifier.params}, tokens,
+        {'params': weights}, tokens,
         jnp.broadcast_to(index, tokens.shape), mask, features=config.features,
     )[2]  # fmt: skip
+
+  def read(batch):
+    found = states(batch.tokens, batch.length)
+    return batch.replace(features=np.asarray(found))
 
   check(
     contract.Contract(one, made, verifier)
     .session(GREEDY)
     .decode(systems.REQUESTS),
-    simulated(
-      eagle_training.score_of(config),
-      params,
-      lambda batch: batch.replace(features=read(batch.tokens, batch.length)),
-    ),
+    simulated(eagle_training.score_of(config), params, read),
   )
 
 
