@@ -5,8 +5,8 @@ baseline of the papers of this field. This one learns from the trajectories of
 configs/distill_smollm2.py, with that drafter's draft vocabulary, steps and
 batches, as configs/distill_dflash_smollm2.py does: it has one layer for two, of
 which each is run for every token of a window in turn, and a head of its own,
-which starts as the verifier's. The weights of the tokens are the paper's,
-0.8^(j-1).
+which starts as the verifier's. The loss is the paper's: cross-entropy against the
+verifier's distribution, with weights 0.8^(j-1).
 
 Cost: not measured at full length; `smoke` a minute on two busy CPU cores.
 
@@ -35,7 +35,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = sd.load_config(
     f'distill_smollm2:{variant}' if variant else 'distill_smollm2'
   )
-  config.loss = 'decayed_ce'
+  config.loss = 'decayed_kl'
   config.decay = -1 / math.log(0.8)
   config.learning_rate = 3e-3 if smoke else 6e-4
   config.network = ml_collections.ConfigDict(
