@@ -254,6 +254,14 @@ def test_verifier_layers_that_eagle_reads(tmp_path, checkpoint):
   refused(full, deep, *words, name='eagle')
 
 
+def test_an_eagle_that_does_not_say_so(tmp_path, checkpoint):
+  folder = written(tmp_path, 'eagle3', architectures=['LlamaForCausalLM'])
+  full = config(folder)
+  refused(full, checkpoint, 'masked_lm.family', "'eagle3'", name='eagle')
+  full = config(folder, masked_lm={'family': 'eagle3'})
+  assert parts_of('eagle', full, checkpoint).drafter.config.vocab == 90
+
+
 @pytest.mark.parametrize(
   'd2t, words',
   [

@@ -116,7 +116,9 @@ FAMILY = family.Family(
   },
   drafter=_drafter,
   readers={'eagle3': format_lib.read},
-  architectures={'LlamaForCausalLMEagle3': 'eagle3'},
+  architectures=dict.fromkeys(
+    ('LlamaForCausalLMEagle3', 'Eagle3LlamaForCausalLM'), 'eagle3'
+  ),
   published=_published,
   describe=_describe,
   by_output=('fuse',),
