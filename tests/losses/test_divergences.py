@@ -115,8 +115,9 @@ def test_a_point_mass_is_cross_entropy():
 
 def test_decayed_kl_by_hand():
   divergence = np.array([[0.1, 0.4, 0.5], [0.2, 0.3, 9.0]])
-  log_q = np.log([[0.5, 0.2, 0.1], [0.3, 0.0, 0.9]])
-  valid = np.array([[True, True, True], [True, True, True]])
+  log_q = np.log([[0.5, 0.2, 0.1], [0.3, 0.2, 0.9]])
+  log_q[1, 1] = -np.inf
+  valid = np.ones((2, 3), bool)
   loss, told = divergences.decayed_kl(divergence, log_q, valid, 4.0)
   # Behind a target that cannot be drafted nothing counts.
   weight = np.exp(-np.arange(3) / 4) * [[1, 1, 1], [1, 1, 0]]
