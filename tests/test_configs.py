@@ -53,7 +53,7 @@ def test_there_are_the_promised_recipes():
 
 LARGE = (
     'distill_smollm2', 'distill_sps_smollm2', 'distill_dflash_smollm2',
-    'ablations/losses_smollm2',
+    'distill_eagle_smollm2', 'ablations/losses_smollm2',
 )  # fmt: skip
 
 
@@ -132,6 +132,7 @@ def test_bench_sees_a_wrong_output(specdiff, tiny, monkeypatch):
     ('distill_smollm2', 'specdiff'),
     ('distill_sps_smollm2', 'sps'),
     ('distill_dflash_smollm2', 'best_first'),
+    ('distill_eagle_smollm2', 'eagle'),
   ],
 )
 def test_distill_smoke_of_the_real_recipe(

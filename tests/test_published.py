@@ -1,5 +1,6 @@
 """Directories of published drafters, from config.drafter to decoded text."""
 
+import dataclasses
 import json
 
 import jax
@@ -207,6 +208,90 @@ def test_drafters_of_another_verifier_are_refused(tmp_path, checkpoint):
   refused(full, checkpoint, 'gamma is 5', '5 slots', 'drafts 4')
   full = config(tmp_path / 'c', context_window=9)
   refused(full, checkpoint, 'context_window', 'Give 0')
+
+
+def test_eagle_decodes_what_plain_decoding_does(tmp_path, checkpoint, plain):
+  full = config(written(tmp_path, 'eagle3'), budget=9, frontier=2, candidates=3)
+  got, one = decoded(full, checkpoint, 'eagle')
+  assert got == plain
+  drafter = one.engine.drafter
+  assert drafter.features == (0, 1, 0) and drafter.buckets == (9,)
+  wanted = np.flatnonzero(published_models.drafted()['t2d'])
+  np.testing.assert_array_equal(one.drafter_params.vocab, wanted)
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'eagle_config': None}, ('(0, 1)', 'fc.weight')),
+    ({'eagle_config': [0, 1, 7]}, ('(0, 1, 7)', '0 to 1')),
+    ({'draft_vocab_size': 89}, ("'lm_head.weight'", '(90, 24)')),
+    ({'vocab_size': 300}, ('vocab_size 300', 'is 264')),
+  ],
+)
+def test_an_eagle_of_another_verifier_is_refused(
+  tmp_path, checkpoint, changes, words
+):
+  layers = changes.get('eagle_config')
+  if layers:
+    layers = {'eagle_aux_hidden_state_layer_ids': layers}
+    changes = {'eagle_config': layers}
+  folder = written(tmp_path, 'eagle3', **changes)
+  refused(config(folder), checkpoint, str(folder), *words, name='eagle')
+
+
+def test_verifier_layers_that_eagle_reads(tmp_path, checkpoint):
+  deep = dataclasses.replace(checkpoint.config, layers=12)
+  deep = dataclasses.replace(checkpoint, config=deep)
+  full = config(written(tmp_path / 'a', 'eagle3', eagle_config=None))
+  assert parts_of('eagle', full, deep).drafter.features == (1, 5, 8)
+  layers = {'eagle_aux_hidden_state_layer_ids': [2, 6, 9]}  # as vLLM counts
+  told = {'eagle_config': None, **layers}
+  full = config(written(tmp_path / 'b', 'eagle3', **told))
+  assert parts_of('eagle', full, deep).drafter.features == (1, 5, 8)
+  full = config(written(tmp_path / 'c', 'eagle3', eagle_config=layers))
+  words = '(2, 6, 9)', '(1, 5, 8)', 'Subtract one'
+  refused(full, deep, *words, name='eagle')
+
+
+def test_an_eagle_that_does_not_say_so(tmp_path, checkpoint):
+  folder = written(tmp_path, 'eagle3', architectures=['LlamaForCausalLM'])
+  full = config(folder)
+  refused(full, checkpoint, 'masked_lm.family', "'eagle3'", name='eagle')
+  full = config(folder, masked_lm={'family': 'eagle3'})
+  assert parts_of('eagle', full, checkpoint).drafter.config.vocab == 90
+
+
+@pytest.mark.parametrize(
+  'd2t, words',
+  [
+    (None, ("'d2t'", 'missing')),
+    (np.zeros(89, np.int64), ('(89,)', '90')),
+    (np.zeros(90, np.float32), ('F32', '90')),
+    (np.full(90, 200), ('outside 0 to 263',)),
+    (np.arange(90)[::-1] % 7, ('twice',)),
+  ],
+)
+def test_tokens_that_eagle_drafts_have_to_be_told(
+  tmp_path, checkpoint, d2t, words
+):
+  raw, tensors = published_models.make('eagle3')
+  # As vLLM spells the names.
+  tensors = {k.replace('midlayer.', 'layers.0.'): v for k, v in tensors.items()}
+  tensors['embed_tokens.weight'] = np.zeros((1, 1), np.float32)  # not read
+  tensors.pop('d2t')
+  if d2t is not None:
+    tensors['d2t'] = d2t
+  published_models.write(tmp_path, raw, tensors)
+  refused(config(tmp_path), checkpoint, str(tmp_path), *words, name='eagle')
+
+
+def test_systems_of_other_drafters_are_refused(tmp_path, checkpoint):
+  folder = written(tmp_path / 'a', 'eagle3')
+  refused(config(folder), checkpoint, 'family eagle', 'system eagle')
+  folder = written(tmp_path / 'b', 'dflash')
+  words = 'family dflash', 'specdiff'
+  refused(config(folder), checkpoint, *words, name='eagle')
 
 
 def test_other_bad_input(tmp_path, checkpoint):

@@ -265,7 +265,7 @@ def system(
 
   Args:
     name: 'ar', 'lookup', 'specdiff', 'specdiff2', 'tree', 'best_first',
-      'lattice', 'adaptive', 'sps' or 'early_exit'; a name of your own with a drafter of
+      'lattice', 'adaptive', 'sps', 'eagle' or 'early_exit'; a name of your own with a drafter of
       your own.
     verifier: of `load_verifier`.
     drafter: file of `distill`, directory or hub name of a published drafter,

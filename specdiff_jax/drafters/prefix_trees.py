@@ -124,25 +124,52 @@ def lattice(
   # Ties go to the lower index, hence to the shallower prefix.
   pool = jnp.concatenate(scores, axis=1)
   best, chosen = sampling_lib.top_k(pool, min(width, pool.shape[1]))
-  valid = best > -jnp.inf
   pair = jnp.take_along_axis(jnp.concatenate(pairs, axis=1), chosen, axis=1)
   depth, parent, rank = jnp.asarray(np.concatenate(table, axis=1))[:, pair]
   chosen_token = token[jnp.arange(batch)[:, None], depth, rank]
+  tree = of_pool(
+    best, chosen, chosen_token, parent, depth + 1, root, slots, gamma
+  )
+  return tree.replace(candidates=token.astype(jnp.int32))
+
+
+def of_pool(
+  best: jax.Array,
+  chosen: jax.Array,
+  token: jax.Array,
+  parent: jax.Array,
+  depth: jax.Array,
+  root: jax.Array,
+  slots: int,
+  max_depth: int,
+) -> types.DraftTree:
+  """Returns the tree of prefixes that were chosen of a pool, parents first.
+
+  Args:
+    best: [B, N] their scores; -inf for none.
+    chosen: [B, N] their places in the pool.
+    token: [B, N] the last token of each.
+    parent: [B, N] the places of their parents in the pool; -1 for the root.
+    depth: [B, N].
+    root: [B] the last committed token.
+    slots: of the tree, its root included: N + 1 or more.
+    max_depth: of the deepest prefix.
+  """
+  valid = best > -jnp.inf
   here = parent[..., None] == chosen[:, None]  # [B, N, N]
 
   def slot(values: jax.Array):
     values = jnp.where(valid, values, 0)
-    return jnp.pad(values, ((0, 0), (1, width - chosen.shape[1])))
+    return jnp.pad(values, ((0, 0), (1, slots - 1 - chosen.shape[1])))
 
-  tree = _tree(
-    slot(chosen_token),
+  return _tree(
+    slot(token),
     slot(jnp.sum(jnp.where(here, jnp.arange(chosen.shape[1]) + 1, 0), axis=2)),
-    slot(depth + 1),
+    slot(depth),
     slot(valid) > 0,
     root,
-    gamma,
+    max_depth,
   )
-  return tree.replace(candidates=token.astype(jnp.int32))
 
 
 def _tree(token, parent, depth, valid, root, max_depth) -> types.DraftTree:

@@ -118,7 +118,7 @@ def _form(file: str, raw: Raw) -> str:
     hint = (
       'which is that of an autoregressive model. If it is a diffusion '
       "drafter of this form, say which: config.masked_lm.family is 'diffugpt'"
-      " or 'diffullama'"
+      " or 'diffullama'; or 'eagle3', if it is an EAGLE-3 drafter"
     )
   else:
     hint = f'which is not known here; known: {", ".join(forms)}'

@@ -61,6 +61,11 @@ FAMILIES: dict[str, Entry] = {
       'speculators': f'{_HERE}.dflash.speculators',
     },
   ),
+  'eagle': Entry(
+    f'{_HERE}.eagle.family',
+    system='eagle',
+    options=f'{_HERE}.eagle.options',
+  ),
   'd2sd': Entry(
     f'{_HERE}.d2sd.family', system='d2sd', parts=('first', 'second')
   ),

@@ -10,7 +10,8 @@ class Told:
   """What a published masked language model's own files do not tell."""
 
   family: str = fields.field(
-      '', 'its family where config.json does not tell it: diffullama, diffugpt',
+      '', 'its family where config.json does not tell it: diffullama, diffugpt; '
+      'or eagle3',
   )  # fmt: skip
   prefix: str = fields.field(
       '', 'whether its prefix sees the masks: full, as these are trained; or '

@@ -136,6 +136,24 @@ def lk_loss(
   return loss, metrics | overlap_metrics(alpha, log_q, valid)
 
 
+@registry.register('decayed_kl', statistics={'divergence': forward_kl})
+def decayed_kl(
+  divergence: jax.Array,
+  log_q: jax.Array,
+  valid: jax.Array,
+  decay: jax.Array | float,
+) -> slots.Value:
+  """Returns the mean of `forward_kl` with weights exp(-(j-1) / decay).
+
+  EAGLE-3 (arXiv 2503.01840) takes 0.8^(j-1), a decay of 4.48.
+
+  Serves: as `kl`, where first tokens matter most.
+  """
+  there = windows.reached(log_q, valid)
+  loss = windows.decayed_mean(divergence, there, decay)
+  return loss, windows.window_metrics(log_q, valid)
+
+
 @registry.register('dspark', statistics={'distance': tv})
 def dspark_loss(
   distance: jax.Array,

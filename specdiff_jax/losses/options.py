@@ -16,7 +16,7 @@ run, unit = fields.run, fields.unit
 class Decayed:
   decay: float = run(
       7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce, '
-      'dspark and variable_prefix', above=0, within='positive',
+      'decayed_kl, dspark and variable_prefix', above=0, within='positive',
   )  # fmt: skip
 
 
@@ -81,7 +81,12 @@ class Lk(Verifiers):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dspark(Decayed, Verifiers):
+class DecayedVerifiers(Decayed, Verifiers):
+  """A loss against the verifier's distribution, weighted by place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dspark(DecayedVerifiers):
   ce_share: float = unit(
       0.1, 'of dspark: share of the cross-entropy, beside the L1 distance',
   )  # fmt: skip
@@ -121,6 +126,7 @@ LOSSES: Mapping[str, type] = {
   'ce_streak': Plainly,
   'suffix': Suffix,
   'kl': Verifiers,
+  'decayed_kl': DecayedVerifiers,
   'reverse_kl': Verifiers,
   'js': Verifiers,
   'tv': WarmedVerifiers,

@@ -127,8 +127,12 @@ class LayerParts(nn.Module):
   config: config_lib.TransformerConfig
   param_dtype: Any = jnp.float32
 
+  def table(self) -> layers_lib.Shapes:
+    """Returns the shape of each of its tensors, none merged."""
+    return shapes(self.config)
+
   def setup(self):
-    table = shapes(self.config)
+    table = self.table()
     for group, kind in _JOINTS:
       joint = '_'.join(group) + kind
       if self.has_variable('params', joint):

@@ -70,9 +70,8 @@ def window(
       _no_head(head, name)
       return _of_shape(name.removeprefix(_PRESET), checkpoint, serving)
   if _is_published(name):
-    folder = name if os.path.isdir(name) else hub.folder(name)
     _no_head(head, name)
-    return _published(folder, checkpoint, serving)
+    return _published(_folder(name), checkpoint, serving)
   kind = (
     options.network.kind
     if name == 'random'
@@ -136,13 +135,11 @@ def of_system(
   strategy: marginals.Strategy,
 ) -> family_lib.Made:
   """Returns the drafter of a system that one family drafts for, and params."""
-  return _made(
-    options,
-    checkpoint,
-    _serving(options, strategy),
-    registry.systems()[name],
-    paths(name, options),
-  )
+  family, given = registry.systems()[name], paths(name, options)
+  serving, first = _serving(options, strategy), next(iter(given.values()))
+  if registry.family(family).readers and _is_published(first):
+    return _published(_folder(first), checkpoint, serving, name)
+  return _made(options, checkpoint, serving, family, given)
 
 
 def parts(
@@ -218,8 +215,18 @@ def _serving(options: Options, strategy) -> family_lib.Serving:
   )
 
 
-def _published(folder: str, checkpoint, serving) -> family_lib.Made:
-  """Returns the published drafter of a directory, and its params."""
+def _folder(name: str) -> str:
+  """Returns the directory of a published drafter, fetched if need be."""
+  return name if os.path.isdir(name) else hub.folder(name)
+
+
+def _published(
+  folder: str, checkpoint, serving, system: str = ''
+) -> family_lib.Made:
+  """Returns the published drafter of a directory, and its params.
+
+  `system` is the one that its family alone drafts for; '' for windows.
+  """
   form = serving.told.family
   with fields.rim():
     readers = tables.merged('readers')
@@ -230,6 +237,13 @@ def _published(folder: str, checkpoint, serving) -> family_lib.Made:
       )
     dtype = checkpoint.params['final_norm'].dtype.name
     found, params = published.load(folder, form, dtype)
+    wanted = registry.FAMILIES[found.family].system
+    if wanted != system:
+      goes = wanted or 'specdiff and others whose drafters fill windows'
+      raise errors.InputError(
+        f'{folder}: this is a drafter of the family {found.family}, which goes '
+        f'with the system {goes}; take that system, or another drafter.'
+      )
     return registry.family(found.family).published(  # pyright: ignore[reportOptionalCall]  # it has readers
       folder, found, params, checkpoint, serving
     )

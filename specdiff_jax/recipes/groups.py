@@ -90,8 +90,9 @@ class Drafting(options_lib.Drafter):
       'chains merged), best_first (the likeliest prefixes), lattice (the same '
       'by what a head says of pairs of tokens), diffuspec (a path searched with '
       'an n-gram model), d2sd (a draft and branches of its prefixes), mixture '
-      '(a chain of each of several drafters) or adaptive '
-      '(as much as pays)', choices=tuple(options_lib.SYSTEMS),
+      "(a chain of each of several drafters), eagle (a tree by the verifier's "
+      'states) or adaptive (as much as pays)',
+      choices=tuple(options_lib.SYSTEMS),
   )  # fmt: skip
   drafters: Any = text(
       Drafters(), 'drafters of single systems; each goes before '
@@ -251,8 +252,8 @@ class Objective(loss_options.Warmed):
       'streak', 'streak (SpecDiff-2, Eq. 6); soft_streak (less noise, wants '
       'sampled trajectories); dpace (D-PACE); ce (cross-entropy), decayed_ce '
       "(DFlash) or ce_streak; against the verifier's distribution: kl, "
-      'reverse_kl, js, tv, lk (KL and TV mixed), dspark (CE and L1) or rejection (the length that '
-      'rule=rejection accepts; wants sampled trajectories); of partly shown '
+      'decayed_kl (EAGLE), reverse_kl, js, tv, lk (KL and TV mixed), dspark (CE '
+      'and L1) or rejection (the length that rule=rejection accepts; wants sampled trajectories); of partly shown '
       'windows: variable_prefix (D2SD) or elbo (masked diffusion). Chains '
       'under rule=match: streak, dpace; trees: ce, decayed_ce, kl; rejection: '
       'rejection, lk; several denoising steps: elbo',

@@ -47,8 +47,8 @@ class Batch:
 
 
 _KIND = field(
-    'diffusion', 'diffusion; autoregressive for the system sps; dflash, as '
-    'published (mask token: masked_lm.mask_id); or '
+    'diffusion', 'diffusion; autoregressive for the system sps; eagle for the '
+    'system eagle; dflash, as published (mask token: masked_lm.mask_id); or '
     'masked_lm, all of the verifier adapted to diffusion, with a mask token '
     'of masked_lm.mask_id: first with loss elbo, of whole texts, then from '
     'it with one of windows', choices=tuple(registry.kinds()),
@@ -123,8 +123,8 @@ class Drafter:
   drafter: str = text(
       '', 'safetensors file of the drafter, or its name in specdiff_jax/zoo; '
       "'random' for an untrained one; or the directory (or hub name) of a "
-      'published diffusion drafter: Dream, DiffuCoder, LLaDA, A2D, MDLM, '
-      'DiffuLLaMA, DiffuGPT or DFlash', path=True, reported=_REPORTED,
+      'published drafter: Dream, DiffuCoder, LLaDA, A2D, MDLM, DiffuLLaMA, '
+      'DiffuGPT or DFlash; EAGLE-3 for the system eagle', path=True, reported=_REPORTED,
   )  # fmt: skip
 
 
@@ -164,8 +164,22 @@ class Drafts:
 class Budget:
   budget: int = text(
       32, 'tokens verified at once by the systems tree, best_first, lattice, '
-      'd2sd and mixture, the last committed one included', low=2,
-      high=limits.MOST_DRAFTED, reported=_REPORTED,
+      'd2sd, mixture and eagle (which drafts a chain where they are gamma + 1 or '
+      'less), the last committed one included', low=2, high=limits.MOST_DRAFTED,
+      reported=_REPORTED,
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Branching:
+  candidates: int = text(
+      8, 'K, likeliest tokens that the system lattice takes of each slot, eagle '
+      'after each prefix', low=1, high=limits.MOST_DRAFTED, newer=True,
+      reported=_REPORTED,
+  )  # fmt: skip
+  frontier: int = text(
+      8, 'F, prefixes of each depth that they continue', low=1,
+      high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
   )  # fmt: skip
 
 
@@ -295,7 +309,7 @@ class BestFirst(Budget, Rule, Diffusion):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lattice(BestFirst):
+class Lattice(Branching, BestFirst):
   """The likeliest prefixes of each slot's likeliest tokens, by a head."""
 
   head: str = text(
@@ -307,14 +321,6 @@ class Lattice(BestFirst):
   head_weight: float = text(
       1.0, 'what the head or n-gram adds to scores is multiplied with', low=0,
       high=100, newer=True,
-  )  # fmt: skip
-  candidates: int = text(
-      8, 'K, likeliest tokens of each slot that the system lattice takes',
-      low=1, high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
-  )  # fmt: skip
-  frontier: int = text(
-      8, 'F, prefixes of each depth that it continues', low=1,
-      high=limits.MOST_DRAFTED, newer=True, reported=_REPORTED,
   )  # fmt: skip
 
 
@@ -365,6 +371,11 @@ class Mixture(Budget, Rule, Trained):
 
 
 @dataclasses.dataclass(frozen=True)
+class Eagle(Branching, Budget, Rule, Trained):
+  """A tree by a drafter that reads the verifier's states."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EarlyExit(Drawn, Gamma):
   exit_layer: int = text(
       0, 'layers of the verifier that draft in the system early_exit; 0: four '
@@ -388,5 +399,6 @@ SYSTEMS: Mapping[str, type] = {
   **dict.fromkeys(registry.systems(), OfFamily),
   'd2sd': D2SD,
   'mixture': Mixture,
+  'eagle': Eagle,
   'early_exit': EarlyExit,
 }

@@ -184,6 +184,14 @@ def _mixture(options: options_lib.Mixture, checkpoint):
     return mixture.make(parts, options.gamma, options.budget)
 
 
+def _eagle(options: options_lib.Eagle, checkpoint):
+  """The likeliest prefixes (2406.16858), or one where there is room for one."""
+  alone = options.budget <= options.gamma + 1
+  width = (1, 1) if alone else (options.frontier, options.candidates)
+  tree = lattice.Lattice(options.budget, *width)
+  return build_drafters.of_system('eagle', options, checkpoint, tree)
+
+
 def _early_exit(options: options_lib.EarlyExit, checkpoint):
   """The verifier's own first layers."""
   most = checkpoint.config.layers - 1
@@ -244,6 +252,7 @@ SYSTEMS: Mapping[str, Callable[..., tuple[Any, Any]]] = {
   **{name: functools.partial(_of_family, name) for name in registry.systems()},
   'd2sd': _d2sd,
   'mixture': _mixture,
+  'eagle': _eagle,
   'early_exit': _early_exit,
 }
 

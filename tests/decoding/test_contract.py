@@ -30,6 +30,7 @@ Row = systems.Row
 # Options of every system that change what is drafted, or how it is accepted.
 # 'drafter' is a kind of network, started from the verifier, or 'random'.
 _SPS, _MLM = {'drafter': 'autoregressive'}, {'drafter': 'masked_lm'}
+_EAGLE = {'drafter': 'eagle'}
 REGISTRY = {
   'ar': ({}, {'exact': False}),
   'lookup': ({}, {'rule': 'greedy'}),
@@ -73,6 +74,10 @@ REGISTRY = {
     {'drafter': 'random'},
   ),
   'mixture': ({'drafter': {'first': 'diffusion', 'second': 'dflash'}},),
+  'eagle': (
+    _EAGLE | {'candidates': 3, 'frontier': 2},
+    _EAGLE | {'budget': 5},
+  ),
   'early_exit': (
     {'draft': 'argmax'},
     {'draft': 'sample'},

@@ -260,6 +260,34 @@ def changed(family, **fields):
       ),
       ('block_size is 7', 'dflash_config.block_size is 5'),
     ),
+    *(
+      (changed('eagle3', **{key: value}), (f'{key} is {value}',))
+      for key, value in {
+        'num_hidden_layers': 2,
+        'attention_bias': True,
+        'mlp_bias': True,
+        'target_hidden_size': 48,
+        'norm_before_residual': True,
+      }.items()
+    ),
+    (changed('eagle3', draft_vocab_size=265), ('265', 'draft_vocab_size')),
+    (
+      changed('eagle3', eagle_config={'use_mtp_layernorm': True}),
+      ('eagle_config.use_mtp_layernorm is True',),
+    ),
+    (
+      changed('eagle3', eagle_config={'use_aux_hidden_state': False}),
+      ('use_aux_hidden_state is False',),
+    ),
+    *(
+      (changed('eagle3', **keys), ('layer_ids', f'from {first} on'))
+      for first, keys in enumerate(
+        (
+          {'eagle_config': {'eagle_aux_hidden_state_layer_ids': [-1]}},
+          {'eagle_config': None, 'eagle_aux_hidden_state_layer_ids': [0]},
+        )
+      )
+    ),
     (changed('dream', num_hidden_layers=10**9), ('num_hidden_layers',)),
     (changed('mdlm', n_blocks=10**9), ('n_blocks',)),
     (changed('llada', n_layers=10**9), ('num_hidden_layers',)),

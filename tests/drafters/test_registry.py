@@ -56,16 +56,17 @@ def test_naming_the_families_imports_none():
 
 def test_kinds_and_systems(dual):
   assert list(registry.kinds()) == [
-    'diffusion', 'autoregressive', 'masked_lm', 'dflash', 'dual.first',
-    'dual.second',
+    'diffusion', 'autoregressive', 'masked_lm', 'dflash', 'eagle',
+    'dual.first', 'dual.second',
   ]  # fmt: skip
   assert registry.systems() == {
-    'sps': 'autoregressive', 'd2sd': 'd2sd', 'mixture': 'mixture',
-    'dual': 'dual',
+    'sps': 'autoregressive', 'eagle': 'eagle', 'd2sd': 'd2sd',
+    'mixture': 'mixture', 'dual': 'dual',
   }  # fmt: skip
   both = {'first': '', 'second': ''}
   assert registry.drafters() == {
-    'sps': '', 'd2sd': both, 'mixture': both | {'third': ''}, 'dual': both,
+    'sps': '', 'eagle': '', 'd2sd': both, 'mixture': both | {'third': ''},
+    'dual': both,
   }  # fmt: skip
 
 

@@ -113,6 +113,19 @@ def test_a_point_mass_is_cross_entropy():
     assert np.abs(slopes[name]).max() > 0, name
 
 
+def test_decayed_kl_by_hand():
+  divergence = np.array([[0.1, 0.4, 0.5], [0.2, 0.3, 9.0]])
+  log_q = np.log([[0.5, 0.2, 0.1], [0.3, 0.2, 0.9]])
+  log_q[1, 1] = -np.inf
+  valid = np.ones((2, 3), bool)
+  loss, told = divergences.decayed_kl(divergence, log_q, valid, 4.0)
+  # Behind a target that cannot be drafted nothing counts.
+  weight = np.exp(-np.arange(3) / 4) * [[1, 1, 1], [1, 1, 0]]
+  wanted = (weight * divergence).sum() / weight.sum()
+  np.testing.assert_allclose(loss, wanted)
+  assert told['windows'] == 2
+
+
 def test_lk_mixes_with_a_constant_share():
   logits, p = two_laws()
   log_p = jnp.log(jnp.asarray(p[:, :DRAFTED]))

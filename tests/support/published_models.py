@@ -14,6 +14,7 @@ from specdiff_jax.text import tokenizer as tokenizer_lib
 
 VOCAB, WIDTH, LAYERS, BETWEEN = 264, 24, 2, 40
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
+DRAFTED = 90  # tokens that EAGLE-3 drafts
 MASK = 260  # a spare token of the byte tokenizer
 _SIZES = {
   'hidden_act': 'silu',
@@ -221,6 +222,42 @@ def dflash():
   return _SIZES | raw, shapes
 
 
+def eagle3():
+  """For a verifier of width WIDTH with 2 layers, of which it reads one twice."""
+  raw = {
+      'architectures': ['LlamaForCausalLMEagle3'], 'model_type': 'llama',
+      'head_dim': HEAD_DIM, 'num_hidden_layers': 1, 'draft_vocab_size': DRAFTED,
+      'eagle_config': {
+          'eagle_aux_hidden_state_layer_ids': [0, 1, 0],
+          'use_aux_hidden_state': True,
+      },
+  }  # fmt: skip
+  query, key, twice = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, 2 * WIDTH
+  shapes = {
+    'fc.weight': (WIDTH, 3 * WIDTH),
+    'midlayer.hidden_norm.weight': (WIDTH,),
+    'midlayer.input_layernorm.weight': (WIDTH,),
+    'midlayer.post_attention_layernorm.weight': (WIDTH,),
+    'midlayer.self_attn.q_proj.weight': (query, twice),
+    'midlayer.self_attn.k_proj.weight': (key, twice),
+    'midlayer.self_attn.v_proj.weight': (key, twice),
+    'midlayer.self_attn.o_proj.weight': (WIDTH, query),
+    'midlayer.mlp.gate_proj.weight': (BETWEEN, WIDTH),
+    'midlayer.mlp.up_proj.weight': (BETWEEN, WIDTH),
+    'midlayer.mlp.down_proj.weight': (WIDTH, BETWEEN),
+    'norm.weight': (WIDTH,),
+    'lm_head.weight': (DRAFTED, WIDTH),
+  }
+  return _SIZES | raw, shapes
+
+
+def drafted():
+  """Returns d2t and t2d of an EAGLE-3 drafter."""
+  rng = np.random.default_rng(5)
+  ids = np.sort(rng.permutation(VOCAB)[:DRAFTED])
+  return {'d2t': ids - np.arange(DRAFTED), 't2d': np.isin(range(VOCAB), ids)}
+
+
 FAMILIES = {
   'dream': dream,
   'a2d_qwen3': a2d_qwen3,
@@ -229,13 +266,15 @@ FAMILIES = {
   'llada': llada,
   'mdlm': mdlm,
   'dflash': dflash,
+  'eagle3': eagle3,
 }
 
 
 def make(family, seed=0, scale=0.15):
   """Returns config.json and the tensors of a tiny drafter."""
   raw, shapes = FAMILIES[family]()
-  return raw, drawn(shapes, seed, scale)
+  more = drafted() if family == 'eagle3' else {}
+  return raw, drawn(shapes, seed, scale) | more
 
 
 def write(folder, raw, tensors, tokenizer=True):

@@ -137,3 +137,41 @@ def dflash(raw, tensors, noise, hidden):
     gated = silu(h @ w('mlp.gate_proj').T) * (h @ w('mlp.up_proj').T)
     x = x + gated @ w('mlp.down_proj').T
   return rms_norm(x, p['norm.weight'], eps)
+
+
+def eagle3(raw, tensors, embedded, hidden):
+  """Returns the outputs before the last norm [T, E], and logits [T, W].
+
+  Token by token, the first of them at position 1.
+
+  Args:
+    raw: config.json.
+    tensors: of the drafter.
+    embedded: [T, E] embeddings of the tokens.
+    hidden: [S, 3 * E] states of the verifier at the token before each of the
+      first S, joined; the others go on from the output before them.
+  """
+  p = {k: v.astype(np.float64) for k, v in tensors.items()}
+  w = lambda name: p[f'midlayer.{name}.weight']
+  eps, base = raw['rms_norm_eps'], raw['rope_theta']
+  heads, kv_heads = raw['num_attention_heads'], raw['num_key_value_heads']
+  keys, values, outputs, logits = [], [], [], []
+  for t, embedding in enumerate(embedded):
+    h = hidden[t] @ p['fc.weight'].T if t < len(hidden) else outputs[-1]
+    x = rms_norm(embedding, w('input_layernorm'), eps)
+    x = np.concatenate([x, rms_norm(h, w('hidden_norm'), eps)])[None]
+    at = np.array([t + 1])
+    q, k, v = (
+      heads_of(x @ w(f'self_attn.{name}_proj').T, count)
+      for name, count in (('q', heads), ('k', kv_heads), ('v', kv_heads))
+    )
+    keys.append(rotated(k, at, base))
+    values.append(v)
+    q = rotated(q, at, base)
+    seen = attended(q, np.concatenate(keys), np.concatenate(values))[0]
+    out = h + seen @ w('self_attn.o_proj').T
+    g = rms_norm(out, w('post_attention_layernorm'), eps)
+    gated = silu(g @ w('mlp.gate_proj').T) * (g @ w('mlp.up_proj').T)
+    outputs.append(out + gated @ w('mlp.down_proj').T)
+    logits.append(rms_norm(outputs[-1], p['norm.weight'], eps))
+  return np.array(outputs), np.array(logits) @ p['lm_head.weight'].T
