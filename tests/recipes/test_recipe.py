@@ -44,6 +44,7 @@ OF_LOSS = {
   'dspark': ('law_temperature', 'stored_law', 'ce_share'),
   'variable_prefix': ('prefix_base',),
   'elbo': ('noise_schedule', 'anneal_fraction'),
+  'suffix': ('suffix_base',),
 } | dict.fromkeys(
   ('soft_streak', 'kl', 'decayed_kl', 'reverse_kl', 'js', 'tv', 'rejection'),
   ('law_temperature', 'stored_law'),
