@@ -132,7 +132,7 @@ def _drafters(config: recipe.Recipe, options) -> int:
   found = served.check(
     config,
     command.verifier(config),
-    options.systems or config.bench.systems,
+    options.systems,
     options.prompts,
     options.limit,
     against=options.against or '',

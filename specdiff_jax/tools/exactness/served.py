@@ -494,7 +494,7 @@ def _differences(part: Part, params, view, batch, heard: replay.Heard):
 def check(
   recipe: recipe_lib.Recipe,
   checkpoint: weights.Checkpoint,
-  names: Sequence[str],
+  names: Sequence[str] | None,
   path: str | None,
   limit: int | None,
   *,
@@ -502,13 +502,16 @@ def check(
   tolerance: float = TOLERANCE,
   report: reporting.Reporter = reporting.SILENT,
 ) -> Report:
-  """Returns the comparison of the drafters of systems; see `parts`, `texts`."""
+  """Returns the comparison of the drafters of systems.
+
+  `names` are by default those of the config; see `parts`, `texts`, `compare`.
+  """
   if recipe.model.int8:
     raise errors.InputError(
       f'config.int8 is {recipe.model.int8!r}, but drafters are trained with '
       'weights that are not rounded; leave it empty.'
     )
-  found = parts(recipe, checkpoint, names, against)
+  found = parts(recipe, checkpoint, names or recipe.bench.systems, against)
   rows = []
   with jax.default_matmul_precision('highest'):
     given = texts(recipe, checkpoint, path, limit)
