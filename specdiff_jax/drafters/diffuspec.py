@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import path_search
 from specdiff_jax.drafters import window
@@ -80,6 +81,7 @@ class DiffuSpecParams:
   inner: Any  # of the drafter of windows
   ngram: ngram_model.Tables | None
   forced: jax.Array  # [] int32 the compiled size of every row, -1 to choose
+  confidence: Any = None  # of the head that cuts drafts
 
 
 @flax.struct.dataclass
@@ -100,11 +102,16 @@ class DiffuSpec:
     inner: fills the window, at most as long as its gamma.
     search: finds the path; None for each slot's likeliest token.
     length: chooses how long drafts are; None for gamma slots.
+    confidence: head that cuts a draft before the verifier is asked; None: none.
+    threshold: product of confidences that a draft's slots have at least. What is
+      left counts as L_gen, so that the sizes follow it.
   """
 
   inner: window.Window
   search: path_search.PathSearch | None = path_search.PathSearch()
   length: DraftLength | None = None
+  confidence: heads.Confidence | None = None
+  threshold: float = 0.0
 
   chain = True
   proposal = 'deterministic'  # chosen by a search: no marginal is its q
@@ -150,7 +157,14 @@ class DiffuSpec:
     scores = marginals_lib.conditioned(marginals, sampling, noise)
     ends = jnp.isin(marginals.ids, jnp.asarray(context.end_ids, jnp.int32))
     index = jnp.argmax(scores, axis=-1)  # the raw draft
-    length = k = jnp.minimum(state.k, slots - 1)
+    k = jnp.minimum(state.k, slots - 1)
+    if self.confidence is not None:
+      raw = marginals.ids[index]
+      sure = self.confidence.kept(
+        params.confidence, marginals, raw, self.threshold
+      )
+      k = jnp.minimum(k, sure)
+    length = k
     ended = jnp.cumsum(ends[index], axis=1) > 0
     generated = jnp.minimum(jnp.sum(~ended, axis=1), k)
     candidates = None

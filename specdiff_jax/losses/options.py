@@ -16,7 +16,7 @@ run, unit = fields.run, fields.unit
 class Decayed:
   decay: float = run(
       7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce, '
-      'dspark and variable_prefix', above=0, within='positive',
+      'dspark, confidence and variable_prefix', above=0, within='positive',
   )  # fmt: skip
 
 
@@ -80,6 +80,11 @@ class Dspark(Decayed, Verifiers):
 
 
 @dataclasses.dataclass(frozen=True)
+class DecayedVerifiers(Decayed, Verifiers):
+  """A weighted loss against the verifier's distribution."""
+
+
+@dataclasses.dataclass(frozen=True)
 class VariablePrefix(Decayed):
   prefix_base: float = run(
       0.9, 'of variable_prefix: l tokens are shown with weight base^l', above=0,
@@ -117,6 +122,7 @@ LOSSES: Mapping[str, type] = {
   'tv': WarmedVerifiers,
   'lk': Lk,
   'dspark': Dspark,
+  'confidence': DecayedVerifiers,
   'rejection': WarmedVerifiers,
   'variable_prefix': VariablePrefix,
   'elbo': Elbo,

@@ -94,14 +94,13 @@ def trained(
 ) -> tuple[family_lib.Trained, str]:
   """Returns options.drafter as it was trained for a system, and its kind.
 
-  Raises InputError where it is a published one: its training is not here.
+  Raises InputError where it is a published one.
   """
   path = options.drafter
   if path.startswith(_PRESET) or (path and _is_published(path)):
     raise errors.InputError(
-      f'config.drafter is {path}, which was trained elsewhere, so that there '
-      'is no training to compare it with; give a file that `specdiff distill` '
-      'wrote.'
+      f'config.drafter is {path}, which was trained elsewhere, but this needs '
+      'a file that `specdiff distill` wrote.'
     )
   family = registry.systems().get(name, '')
   kind = family if family in registry.kinds() else _kind(options)

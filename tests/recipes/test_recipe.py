@@ -45,7 +45,7 @@ OF_LOSS = {
   'variable_prefix': ('prefix_base',),
   'elbo': ('noise_schedule', 'anneal_fraction'),
 } | dict.fromkeys(
-  ('soft_streak', 'kl', 'reverse_kl', 'js', 'tv', 'rejection'),
+  ('soft_streak', 'kl', 'reverse_kl', 'js', 'tv', 'rejection', 'confidence'),
   ('law_temperature', 'stored_law'),
 )
 BENCH = (
