@@ -73,15 +73,15 @@ class Lk(Verifiers):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dspark(Decayed, Verifiers):
-  ce_share: float = unit(
-      0.1, 'of dspark: share of the cross-entropy, beside the L1 distance',
-  )  # fmt: skip
+class DecayedVerifiers(Decayed, Verifiers):
+  """A loss against the verifier's distribution, weighted by place."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DecayedVerifiers(Decayed, Verifiers):
-  """A weighted loss against the verifier's distribution."""
+class Dspark(DecayedVerifiers):
+  ce_share: float = unit(
+      0.1, 'of dspark: share of the cross-entropy, beside the L1 distance',
+  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,10 +42,11 @@ OF_LOSS = {
   'dpace': ('dpace_smoothing',),
   'lk': ('law_temperature', 'stored_law', 'lk_eta'),
   'dspark': ('law_temperature', 'stored_law', 'ce_share'),
+  'confidence': ('law_temperature', 'stored_law'),
   'variable_prefix': ('prefix_base',),
   'elbo': ('noise_schedule', 'anneal_fraction'),
 } | dict.fromkeys(
-  ('soft_streak', 'kl', 'reverse_kl', 'js', 'tv', 'rejection', 'confidence'),
+  ('soft_streak', 'kl', 'reverse_kl', 'js', 'tv', 'rejection'),
   ('law_temperature', 'stored_law'),
 )
 BENCH = (

@@ -211,7 +211,10 @@ def parts(
     options = recipe.systems[name]
     if not isinstance(options, options_lib.Trained):
       continue
-    for part, path in build_drafters.paths(name, options).items():
+    of_parts = build_drafters.paths(name, options)
+    for part, path in of_parts.items():
+      if not path and len(of_parts) > 1:
+        continue
       head = '' if against else getattr(options, 'head', '')
       prefixes = (name, part) == ('d2sd', 'second')
       label = name if part == 'drafter' else f'{name}.{part}'
