@@ -105,6 +105,11 @@ def body(call: command.Call) -> int:
   options = call.options
   config = plan.settle(call.config, options.fast)
   if options.drafter:
+    if options.fast:
+      raise errors.InputError(
+        '--fast is about systems, but drafters are compared in float32; leave '
+        'out --fast or --drafter.'
+      )
     return _drafters(config, options)
   for name in ('against', 'tolerance'):
     if options[name].present:

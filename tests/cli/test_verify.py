@@ -150,6 +150,8 @@ def test_drafters_are_checked_on_recorded_texts(specdiff, tiny, data):
   assert 'NOT what was trained' in run.out
   refused(specdiff('verify', tiny, '--against=a'), '--against', '--drafter')
   refused(specdiff(*more[:3], '--systems=ar'), 'No system of ar')
+  refused(specdiff(*more[:3], '--fast'), '--fast', 'float32')
+  refused(specdiff(*more, '--against=gs://a'), '--against', 'gs://a')
 
 
 # --- a verifier with NaN in its weights ---------------------------------------

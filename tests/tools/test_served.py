@@ -96,6 +96,7 @@ CASES = {
   'masked_lm': ('masked_lm', 'specdiff', other_shift),
   'autoregressive': ('autoregressive', 'sps', other_vocab),
   'second': ('dflash', 'd2sd', other_mask),
+  'second diffusion': ('diffusion', 'd2sd', other_layers),
 }
 
 
