@@ -104,7 +104,8 @@ class DiffuSpec:
     length: chooses how long drafts are; None for gamma slots.
     confidence: head that cuts a draft before the verifier is asked; None: none.
     threshold: product of confidences that a draft's slots have at least. What is
-      left counts as L_gen, so that the sizes follow it.
+      left of the whole window counts as L_gen, so that sizes follow it, and a
+      draft is as long as its size has room.
   """
 
   inner: window.Window
@@ -150,23 +151,27 @@ class DiffuSpec:
     return state.replace(inner=inner)
 
   def draft(self, params, state, context, sampling, noise, slots):
-    inner = dataclasses.replace(self.inner, gamma=slots - 1)  # pyright: ignore[reportArgumentType]  # a dataclass
+    # A confidence is asked of all slots, else lengths could never grow again.
+    size = slots - 1 if self.confidence is None else self.max_depth
+    inner = dataclasses.replace(self.inner, gamma=size)  # pyright: ignore[reportArgumentType]  # a dataclass
     marginals, kept = inner.denoise(
       params.inner, state.inner, context, sampling, noise
     )
     scores = marginals_lib.conditioned(marginals, sampling, noise)
     ends = jnp.isin(marginals.ids, jnp.asarray(context.end_ids, jnp.int32))
     index = jnp.argmax(scores, axis=-1)  # the raw draft
-    k = jnp.minimum(state.k, slots - 1)
-    if self.confidence is not None:
-      raw = marginals.ids[index]
-      sure = self.confidence.kept(
-        params.confidence, marginals, raw, self.threshold
-      )
-      k = jnp.minimum(k, sure)
-    length = k
     ended = jnp.cumsum(ends[index], axis=1) > 0
-    generated = jnp.minimum(jnp.sum(~ended, axis=1), k)
+    generated = jnp.sum(~ended, axis=1)
+    k = jnp.minimum(state.k, slots - 1)
+    if self.confidence is None:
+      generated = jnp.minimum(generated, k)
+    else:
+      sure = self.confidence.kept(
+        params.confidence, marginals, marginals.ids[index], self.threshold
+      )
+      generated, k = jnp.minimum(generated, sure), jnp.minimum(sure, slots - 1)
+      index, scores = index[:, : slots - 1], scores[:, : slots - 1]
+    length = k
     candidates = None
     if self.search is not None:
       log_q = jax.nn.log_softmax(scores, axis=-1)

@@ -379,6 +379,10 @@ def test_a_confidence_cuts_drafts_and_decides_their_next_length(search):
   state = drafter.observe(params, state, context, verdict, None, 5)
   assert state.k.tolist() == [2, 1, 4]
   assert drafter.wanted(params, state)[0].tolist() == [1, 0, 2]
+  # A smaller size has room for two, and counts what the window would have.
+  tree, state = drafter.draft(params, state, context, sampling, noise, 3)
+  assert (tree.valid.sum(1) - 1).tolist() == [2, 0, 2]
+  assert state.generated.tolist() == [2, 0, 4]
 
 
 def test_a_searched_draft_ends_with_its_end_token():
