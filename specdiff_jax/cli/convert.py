@@ -123,11 +123,14 @@ def _trained(path: str, form: str):
   if not drafter_file.is_one(path):
     return None
   kind = drafter_file.kind(path)
-  if kind in options.HEADS:
+  if kind in (*options.HEADS, options.CONFIDENCE):
+    system, field = 'lattice', 'head'
+    if kind == options.CONFIDENCE:
+      system, field = 'diffuspec', 'diffuspec.confidence'
     raise errors.InputError(
       f'{path}: this is a head of the kind {kind!r} that `distill` trained on a '
       'drafter, and cannot be written in another form. This package serves it: '
-      '--config.system=lattice with this file as --config.head.'
+      f'--config.system={system} with this file as --config.{field}.'
     )
   family = registry.family_of(kind, path)
   entry, open_one = registry.FAMILIES[family], registry.family(family).source

@@ -3,6 +3,7 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
+from specdiff_jax.core import errors
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
@@ -18,6 +19,23 @@ _FLAGS = flag.PROMPTS | {
     'undecided there: by no more than its logits move between the shapes',
     False,
     'bool',
+  ),
+  'drafter': flag.Flag(
+    'check the drafters of the systems instead: that each is served as it was '
+    'trained',
+    False,
+    'bool',
+  ),
+  'against': flag.Flag(
+    'with --drafter: what is served in place of the drafter, such as the '
+    'directory that it was exported to'
+  ),
+  'tolerance': flag.Flag(
+    'with --drafter: the largest difference of two log-probabilities that '
+    'passes',
+    1e-3,
+    'float',
+    0,
   ),
 }
 
@@ -45,23 +63,35 @@ COMMAND = command.Command(
     give its distribution, which the tests prove by enumeration; verify refuses
     them.
 
+    With --drafter it compares the two sides of each trained drafter instead.
+    Recorded texts (of config.data, else greedy ones of the prompts) pass
+    through the forward that its loss sees, and through the decode engine, with
+    prefill, passes of the verifier and caches, as far as each draft is right;
+    the log-probabilities of every slot have to be the same. Of a drafter that
+    goes on from its own tokens slots count up to the first that is not the
+    text's; a head (config.head) is compared after the text's own tokens; the
+    second drafter of d2sd is shown beginnings of its windows.
+
     It prints a certificate: what was verified, and a table. The last line of
     stdout is one JSON object.
     """,
   flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING)
-  | recipe.described(groups.Bench, only=('prompts', 'limit', 'systems')),
+  | recipe.described(groups.Bench, only=('prompts', 'limit', 'systems'))
+  | recipe.described(groups.Training, only=('data',)),
   examples=(
     'verify --config=configs/quickstart.py',
     'verify --config=configs/quickstart.py --fast --prompts my.jsonl '
     '--limit 8 --config.batch=4 --config.temperature=0.7',
     'verify --config=configs/tiny.py --systems '
     'lookup,specdiff,specdiff2,tree,best_first',
+    'verify --drafter --config=configs/quickstart.py --systems specdiff,sps',
   ),
   exit_codes={
     0: 'every output equals plain decoding (trees, and with --fast all: '
-    'every difference is within the rounding)',
-    1: 'an output differs; the table says where',
+    'every difference is within the rounding); with --drafter: no score '
+    'differs by more than --tolerance',
+    1: 'an output or a score differs; the table says where',
   },
 )
 
@@ -74,6 +104,18 @@ def body(call: command.Call) -> int:
 
   options = call.options
   config = plan.settle(call.config, options.fast)
+  if options.drafter:
+    if options.fast:
+      raise errors.InputError(
+        '--fast is about systems, but drafters are compared in float32; leave '
+        'out --fast or --drafter.'
+      )
+    return _drafters(config, options)
+  for name in ('against', 'tolerance'):
+    if options[name].present:
+      raise errors.InputError(
+        f'--{name} says how drafters are checked; give --drafter with it.'
+      )
   prompts = decoding.prompts(config, options.prompts, options.limit)
   checkpoint = command.verifier(config)
   found = certificate.verify(
@@ -83,6 +125,26 @@ def body(call: command.Call) -> int:
     console.out().print(line)
   for table in found.tables():
     console.table(table)
+  console.out().print(found.verdict())
+  console.result(found.to_json())
+  return 0 if found.passed else 1
+
+
+def _drafters(config: recipe.Recipe, options) -> int:
+  """Checks that drafters are served as they were trained."""
+  from specdiff_jax.tools.exactness import served
+
+  found = served.check(
+    config,
+    command.verifier(config),
+    options.systems,
+    options.prompts,
+    options.limit,
+    against=options.against or '',
+    tolerance=options.tolerance,
+    report=console,
+  )
+  console.table(found.table())
   console.out().print(found.verdict())
   console.result(found.to_json())
   return 0 if found.passed else 1

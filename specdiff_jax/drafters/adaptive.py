@@ -3,7 +3,11 @@
 `Adaptive` is a drafter made of others, its arms. Each arm is a bucket of its
 own size, compiled once; plain decoding is the smallest. The loop takes the arm
 with the most expected tokens for each unit of time: the time of a whole cycle
-is measured beforehand (`costs`), the tokens are estimated while decoding.
+is measured beforehand (`costs`), the tokens are estimated while decoding. That
+is CAST's rule (2610.00321) for widths that are compiled: with rho_r the share of
+cycles that accept the slot of rank r, and l(N) the time of a cycle of N drafted
+slots, the N of largest (1 + rho_1 + ... + rho_N) / l(N), none among them. Both
+are measured: what a drafter thinks of a slot is no acceptance rate.
 """
 
 import dataclasses
@@ -29,7 +33,7 @@ class AdaptiveParams:
 
   arms: Any  # of the arms, which share them
   cost: jax.Array  # [A+1] time of a cycle without a draft (1), then of each arm
-  cond: jax.Array  # [A, D] prior of Pr(accept position j | accepted j - 1)
+  cond: jax.Array  # [A, R] prior of what the arms' curves say of each rank
   weight: jax.Array  # [] cycles that the prior counts for
   forced: jax.Array  # [] int32 the arm to take whatever pays, -1 to choose
 
@@ -39,8 +43,8 @@ class AdaptiveState:
   """What a row has seen of its arms."""
 
   arms: Any
-  reached: jax.Array  # [B, A, D] cycles in which position j was tried
-  accepted: jax.Array  # [B, A, D] and accepted
+  reached: jax.Array  # [B, A, R] cycles in which rank r was tried
+  accepted: jax.Array  # [B, A, R] and accepted
   quiet: jax.Array  # [B] int32 cycles since the last draft
   wait: jax.Array  # [B] int32 after so many the row drafts again, as a trial
   # [B, W, F, E] features of the tokens since the last draft; () if the arms
@@ -52,15 +56,18 @@ class AdaptiveState:
 class Adaptive:
   """Drafts with the arm that pays most, or not at all.
 
-  An arm's expected tokens are 1 + sum_j surv_j, surv_j the product of its
-  acceptance curve up to j; the curve is a discounted mean that starts from the
-  prior. Chains share one curve: of one drafter, they differ in length only.
+  An arm's expected tokens are 1 + sum_r rho_r, by its curve, a discounted mean
+  that starts from the prior. Chains share one curve, of one drafter they differ in
+  length only: Pr(accept position r | accepted r - 1), whose products are rho.
+  Trees share another, rho itself, as a smaller one is the beginning of a larger
+  one: what a wide tree accepts tells what any narrower one would.
   Where no draft pays, a row decodes plainly and tries the shortest arm again
   after a wait that doubles each time it fails.
 
   Attributes:
     arms: drafters of one family, with the same params and state, each of one
-      bucket, in the order of their sizes.
+      bucket, in the order of their sizes; trees have their slots in one order,
+      the likeliest first.
     plain: drafts nothing.
   """
 
@@ -103,13 +110,17 @@ class Adaptive:
   @property
   def _curves(self) -> tuple[int, ...]:
     """Returns, for each arm, the index of the curve that it learns."""
-    chains = [i for i, arm in enumerate(self.arms) if arm.chain]
-    curves = enumerate(self.arms)
-    return tuple(chains[-1] if arm.chain else i for i, arm in curves)
+    last = {arm.chain: i for i, arm in enumerate(self.arms)}
+    return tuple(last[arm.chain] for arm in self.arms)
+
+  @property
+  def ranks(self) -> int:
+    """R: drafted slots of the largest arm."""
+    return self.buckets[-1] - 1
 
   def init(self, params, context):
     batch = context.length.shape[0]
-    ones = jnp.ones((batch, len(self.arms), self.max_depth))
+    ones = jnp.ones((batch, len(self.arms), self.ranks))
     count = jnp.zeros(batch, jnp.int32)
     return AdaptiveState(
       arms=self.arms[-1].init(params.arms, context),
@@ -180,12 +191,12 @@ class Adaptive:
 
   def _best(self, params, state):
     """Returns [B] the arm of most tokens a time, 0 for plain decoding."""
-    cond = state.accepted / jnp.maximum(state.reached, 1e-6)
-    surv = jnp.cumprod(cond, axis=-1)  # [B, A, D]
-    ahead = jnp.cumsum(surv, axis=-1)
+    share = state.accepted / jnp.maximum(state.reached, 1e-6)
+    of_chains = jnp.cumprod(share, axis=-1)  # [B, A, R]
     tokens = [jnp.ones(state.quiet.shape)]
     for arm, curve in zip(self.arms, self._curves):
-      tokens.append(1 + ahead[:, curve, arm.max_depth - 1])
+      rho = (of_chains if arm.chain else share)[:, curve]
+      tokens.append(1 + jnp.sum(rho[:, : arm.buckets[-1] - 1], axis=-1))
     rate = jnp.stack(tokens, axis=1) / params.cost
     return jnp.argmax(rate, axis=1).astype(jnp.int32)
 
@@ -213,15 +224,20 @@ class Adaptive:
       rows = jnp.arange(verdict.count.size)
       kept = state.unread.at[:, 0].set(features[rows, verdict.count])
       state = state.replace(unread=kept)
-    # How many positions of its curve this cycle tells about.
-    curve, depth = self._curves[index - 1], self.arms[index - 1].max_depth
-    position = jnp.arange(1, self.max_depth + 1)
-    count = verdict.count[:, None]
-    reached = (position <= depth) & (count >= position - 1)
+    # The ranks of its curve that this cycle tells about, and those accepted.
+    arm, curve = self.arms[index - 1], self._curves[index - 1]
+    rank, count = jnp.arange(1, self.ranks + 1), verdict.count[:, None]
+    reached = jnp.broadcast_to(rank < slots, (count.size, rank.size))
+    if arm.chain:
+      reached, hit = reached & (count >= rank - 1), count >= rank
+    else:
+      depth = jnp.arange(verdict.path.shape[1])
+      there = (depth > 0) & (depth <= count)
+      here = verdict.path[..., None] == rank
+      hit = jnp.any(here & there[..., None], axis=1)
     here = (jnp.arange(len(self.arms)) == curve)[:, None]
-    told = here & reached[:, None]  # [B, A, D]
-    hit = (count >= position)[:, None]
-    failed = verdict.count < depth
+    told, hit = here & reached[:, None], hit[:, None]  # [B, A, R]
+    failed = verdict.count < arm.max_depth
     wait = jnp.where(failed, 2 * state.wait, _FIRST_WAIT)
     return state.replace(
       arms=arms,
@@ -235,15 +251,18 @@ class Adaptive:
 def uncalibrated(drafter: Adaptive, arms: types.Params) -> AdaptiveParams:
   """Returns params with plain guesses, for `calibrated` to replace.
 
-  A verified token more costs a tenth of a plain step, a drafter's pass a
-  fifth, and a position is accepted three times in five.
+  A verified token more costs a tenth of a plain step, a drafter's pass a fifth; a
+  chain's position is accepted three times in five, a tree's slot of rank r so
+  many in 5 r.
   """
   sizes = jnp.array(drafter.buckets, jnp.float32)
   drafting = 0.2 * (jnp.arange(sizes.size) > 0)
+  rank = jnp.arange(1, drafter.ranks + 1, dtype=jnp.float32)
+  of = {True: jnp.full(rank.shape, 0.6, jnp.float32), False: 0.6 / rank}
   return AdaptiveParams(
     arms=arms,
     cost=1 + 0.1 * (sizes - sizes[0]) + drafting,
-    cond=jnp.full((len(drafter.arms), drafter.max_depth), 0.6, jnp.float32),
+    cond=jnp.stack([of[arm.chain] for arm in drafter.arms]),
     weight=jnp.float32(4),
     forced=jnp.int32(-1),
   )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import path_search
 from specdiff_jax.drafters import window
@@ -80,6 +81,7 @@ class DiffuSpecParams:
   inner: Any  # of the drafter of windows
   ngram: ngram_model.Tables | None
   forced: jax.Array  # [] int32 the compiled size of every row, -1 to choose
+  confidence: Any = None  # of the head that cuts drafts
 
 
 @flax.struct.dataclass
@@ -100,11 +102,17 @@ class DiffuSpec:
     inner: fills the window, at most as long as its gamma.
     search: finds the path; None for each slot's likeliest token.
     length: chooses how long drafts are; None for gamma slots.
+    confidence: head that cuts a draft before the verifier is asked; None: none.
+    threshold: product of confidences that a draft's slots have at least. What is
+      left of the whole window counts as L_gen, so that sizes follow it, and a
+      draft is as long as its size has room.
   """
 
   inner: window.Window
   search: path_search.PathSearch | None = path_search.PathSearch()
   length: DraftLength | None = None
+  confidence: heads.Confidence | None = None
+  threshold: float = 0.0
 
   chain = True
   proposal = 'deterministic'  # chosen by a search: no marginal is its q
@@ -143,16 +151,27 @@ class DiffuSpec:
     return state.replace(inner=inner)
 
   def draft(self, params, state, context, sampling, noise, slots):
-    inner = dataclasses.replace(self.inner, gamma=slots - 1)  # pyright: ignore[reportArgumentType]  # a dataclass
+    # A confidence is asked of all slots, else lengths could never grow again.
+    size = slots - 1 if self.confidence is None else self.max_depth
+    inner = dataclasses.replace(self.inner, gamma=size)  # pyright: ignore[reportArgumentType]  # a dataclass
     marginals, kept = inner.denoise(
       params.inner, state.inner, context, sampling, noise
     )
     scores = marginals_lib.conditioned(marginals, sampling, noise)
     ends = jnp.isin(marginals.ids, jnp.asarray(context.end_ids, jnp.int32))
     index = jnp.argmax(scores, axis=-1)  # the raw draft
-    length = k = jnp.minimum(state.k, slots - 1)
     ended = jnp.cumsum(ends[index], axis=1) > 0
-    generated = jnp.minimum(jnp.sum(~ended, axis=1), k)
+    generated = jnp.sum(~ended, axis=1)
+    k = jnp.minimum(state.k, slots - 1)
+    if self.confidence is None:
+      generated = jnp.minimum(generated, k)
+    else:
+      sure = self.confidence.kept(
+        params.confidence, marginals, marginals.ids[index], self.threshold
+      )
+      generated, k = jnp.minimum(generated, sure), jnp.minimum(sure, slots - 1)
+      index, scores = index[:, : slots - 1], scores[:, : slots - 1]
+    length = k
     candidates = None
     if self.search is not None:
       log_q = jax.nn.log_softmax(scores, axis=-1)

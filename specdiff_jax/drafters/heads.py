@@ -14,8 +14,11 @@ with h_k the state that the verifier's head reads, A = `predecessor`, and
 B = `successor`, which begins as zeros: a new head changes nothing. Probabilities
 are over the draft vocabulary; those of the selector, whose scores are then
 needed of the candidates alone, over these.
+
+Another kind scores no tokens, but slots: `Confidence`.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
@@ -30,6 +33,7 @@ from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
+from specdiff_jax.core import training_types
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import lattice
@@ -103,6 +107,24 @@ class Head:
   def _edges(self, params, states, before):
     raise NotImplementedError
 
+  def scored(
+    self,
+    params: Any,
+    found: scores_lib.Predictions,
+    view: training_types.VerifierView,
+    parent: jax.Array,
+  ) -> scores_lib.Predictions:
+    """Returns predictions after tokens [B, P].
+
+    What the head adds stands in r more columns of states and rows alike.
+    """
+    edges = self.edges(params, found.states, parent[..., None])[..., 0, :]
+    return dataclasses.replace(
+      found,
+      states=jnp.concatenate([found.states, edges], axis=-1),
+      head=jnp.concatenate([view.head, params['successor']], axis=-1),
+    )
+
   def __call__(self, params, marginals, scores, index, scale):
     parent = lattice.parents(marginals, marginals.ids[index])
     edges = self.edges(params, marginals.states, parent)
@@ -174,16 +196,68 @@ class Selector(_OfStates):
     return before * self._hidden(params, states)
 
 
+class Confidence(Head):
+  """How likely the verifier takes a slot's token (DSpark, 2607.05147).
+
+    c_k = sigmoid(<w, [h_k, A[x_{k-1}]]> + b)
+
+  trained to 1 - TV(p, q_k) (loss `confidence`): the chance that rejection
+  sampling accepts what the drafter draws. Any drafter may cut its drafts by it,
+  since lossless rules are lossless for any draft.
+  """
+
+  kind = options.CONFIDENCE
+
+  def _shapes(self):
+    return {
+      'predecessor': (self.verifier.vocab_size, self.rank),
+      'weights': (self.verifier.width + self.rank,),
+      'bias': (1,),
+    }
+
+  def logits(
+    self, params: Any, states: jax.Array, parent: jax.Array
+  ) -> jax.Array:
+    """Returns the logits of c [...], of states [..., E] after tokens [...]."""
+    before = layers_lib.lookup(params['predecessor'], parent)
+    read = jnp.concatenate([states, before.astype(states.dtype)], axis=-1)
+    weights = params['weights'].astype(jnp.float32)
+    return jnp.sum(read * weights, axis=-1) + params['bias'][0]
+
+  def scored(self, params, found, view, parent):
+    logits = self.logits(params, found.states, parent)
+    return dataclasses.replace(found, confidence=logits)
+
+  def kept(
+    self,
+    params: Any,
+    marginals: Any,
+    token: jax.Array,
+    threshold: float,
+  ) -> jax.Array:
+    """Returns [B] the first slots whose c_1 ... c_k is at least `threshold`.
+
+    Args:
+      params: the head's.
+      marginals: of the window's slots.
+      token: [B, G] the draft.
+      threshold: 0 to 1.
+    """
+    parent = jnp.concatenate([marginals.root[:, None], token[:, :-1]], axis=1)
+    chance = jax.nn.sigmoid(self.logits(params, marginals.states, parent))
+    return jnp.sum(jnp.cumprod(chance, axis=1) >= threshold, axis=1)
+
+
 KINDS: dict[str, type[Head]] = dict(
   zip(options.HEADS, (Markov, Gated, Selector), strict=True)
 )
+CONFIDENCES: dict[str, type[Head]] = {options.CONFIDENCE: Confidence}
 
 
 def score_of(head: Head, score: scores_lib.Score) -> scores_lib.Score:
   """Returns the score of windows after the trajectory's own tokens.
 
-  Its params are {'drafter': those of `score`, 'head': those of the head}. What
-  the head adds stands in r more columns of states and rows alike.
+  Its params are {'drafter': those of `score`, 'head': those of the head}.
   """
 
   def function(params, view, batch, *rest):
@@ -191,13 +265,7 @@ def score_of(head: Head, score: scores_lib.Score) -> scores_lib.Score:
     rows = jnp.arange(batch.tokens.shape[0])[:, None]
     last = batch.tokens.shape[1] - 1
     parent = batch.tokens[rows, jnp.minimum(found.position, last)]
-    mine = params['head']
-    edges = head.edges(mine, found.states, parent[..., None])[..., 0, :]
-    return dataclasses.replace(
-      found,
-      states=jnp.concatenate([found.states, edges], axis=-1),
-      head=jnp.concatenate([view.head, mine['successor']], axis=-1),
-    )
+    return head.scored(params['head'], found, view, parent)
 
   return function
 
@@ -208,22 +276,26 @@ def fingerprint(drafter: family.Trained) -> str:
 
 
 def load(
-  path: str, drafter: family.Trained, verifier: weights.Checkpoint
+  path: str,
+  drafter: family.Trained,
+  verifier: weights.Checkpoint,
+  kinds: Mapping[str, type[Head]] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
   """Returns a `Head` of this drafter's, and its params in the verifier's dtype.
 
-  Raises InputError if the file is damaged, is no head, or that of another
-  verifier, draft vocabulary or drafter.
+  Raises InputError if the file is damaged, is no head of these kinds (None: of
+  KINDS), or that of another verifier, draft vocabulary or drafter.
   """
+  kinds = kinds or KINDS
   facts = safetensors_io.metadata(path)
   kind = drafter_file.kind_of(facts)
-  if facts.get('format') == drafter_file.FORMAT and kind not in KINDS:
+  if facts.get('format') == drafter_file.FORMAT and kind not in kinds:
     raise errors.InputError(
-      f'{path}: this is a drafter of the kind {printing.short(kind)}, but a '
-      f'head is one of the kinds {", ".join(KINDS)}. Give a file that '
-      '`specdiff distill` wrote with head_kind.'
+      f'{path}: this is a file of the kind {printing.short(kind)}, but a head '
+      f'is wanted of the kind {" or ".join(kinds)}. Give one that '
+      '`specdiff distill` wrote with such a head_kind.'
     )
-  form: Any = KINDS.get(kind, Markov)  # which names what is wrong
+  form: Any = kinds.get(kind, next(iter(kinds.values())))  # it names the fault
   head, params, vocab = drafter_file.load(path, verifier, form)
   if not np.array_equal(vocab, drafter.vocab):
     raise errors.InputError(

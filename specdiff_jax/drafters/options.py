@@ -9,7 +9,8 @@ import dataclasses
 from specdiff_jax.core import fields
 from specdiff_jax.models import config as config_lib
 
-HEADS = ('markov', 'gated', 'selector')  # kinds of `heads`
+HEADS = ('markov', 'gated', 'selector')  # kinds of `heads` that score tokens
+CONFIDENCE = 'confidence'  # and the one that scores slots
 
 
 @dataclasses.dataclass(frozen=True)

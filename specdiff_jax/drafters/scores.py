@@ -19,6 +19,7 @@ class Predictions:
   extra_tokens: int = flax.struct.field(pytree_node=False, default=0)
   # [W, E] rows that states are multiplied with; None: of the verifier's head.
   head: jax.Array | None = None
+  confidence: jax.Array | None = None  # [B, P] logits of `heads.Confidence`
 
 
 # (params, view, batch, gamma, shown [B, W, G] or None) -> Predictions

@@ -182,6 +182,40 @@ def dspark_loss(
   return loss, metrics | {'ce': ce, 'l1': l1}
 
 
+@registry.register('confidence', statistics={'distance': tv})
+def confidence_loss(
+  confidence: jax.Array,
+  distance: jax.Array,
+  log_q: jax.Array,
+  valid: jax.Array,
+  decay: jax.Array | float,
+) -> slots.Value:
+  """Returns the binary cross-entropy of c against 1 - TV(p, q), with weights.
+
+  DSpark (arXiv 2607.05147): 1 - TV is the chance that rejection sampling accepts
+  a drawn token. The weights are exp(-(j-1) / decay).
+
+  Serves: the head `confidence`, by which drafts are cut.
+
+  Args:
+    confidence: [..., G] logits of c.
+    distance: [..., G] `tv`, from which nothing is learned.
+    log_q: [..., G] of the targets.
+    valid: [..., G].
+    decay: of the weights.
+  """
+  where = windows.reached(log_q, valid)
+  target = 1 - jax.lax.stop_gradient(distance)
+  entropy = jax.nn.softplus(confidence) - target * confidence
+  loss = windows.decayed_mean(entropy, where, decay)
+  chance = jax.nn.sigmoid(confidence)
+  return loss, {
+    'confidence': windows.mean(chance, where),
+    'overlap': windows.mean(target, where),
+    'confidence_error': windows.mean(jnp.abs(chance - target), where),
+  }
+
+
 def soft_value(
   log_factor: jax.Array, log_last: jax.Array, valid: jax.Array
 ) -> jax.Array:

@@ -16,7 +16,8 @@ run, unit = fields.run, fields.unit
 class Decayed:
   decay: float = run(
       7.0, 'decay of the weights exp(-(j - 1) / decay) in decayed_ce, '
-      'decayed_kl, dspark and variable_prefix', above=0, within='positive',
+      'decayed_kl, dspark, confidence and variable_prefix', above=0,
+      within='positive',
   )  # fmt: skip
 
 
@@ -132,6 +133,7 @@ LOSSES: Mapping[str, type] = {
   'tv': WarmedVerifiers,
   'lk': Lk,
   'dspark': Dspark,
+  'confidence': DecayedVerifiers,
   'rejection': WarmedVerifiers,
   'variable_prefix': VariablePrefix,
   'elbo': Elbo,

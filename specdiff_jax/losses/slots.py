@@ -27,6 +27,7 @@ class Slots(flax.struct.PyTreeNode):
   log_p: jax.Array | None = None  # [B, W, G] of the target under the verifier
   statistics: Mapping[str, jax.Array] | None = None  # [B, W, G] by name
   shown: Shown | None = None  # what the drafter saw of the windows
+  confidence: jax.Array | None = None  # [B, W, G] logits of the drafter's own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,13 @@ def window(
   if _is_published(name):
     _no_head(head, name)
     return _published(_folder(name), checkpoint, serving)
+  family, part = registry.kinds()[_kind(options)]
+  return _made(options, checkpoint, serving, family, {part: name}, head)
+
+
+def _kind(options: Options) -> str:
+  """Returns the kind of options.drafter, a network that fills windows."""
+  name = options.drafter
   kind = (
     options.network.kind
     if name == 'random'
@@ -79,9 +86,25 @@ def window(
   )
   windows = [k for k, (one, _) in registry.kinds().items() if _fills(one)]
   # Of a kind that fills no windows, the file itself says what is wrong.
-  kind = kind if kind in windows else windows[0]
-  family, part = registry.kinds()[kind]
-  return _made(options, checkpoint, serving, family, {part: name}, head)
+  return kind if kind in windows else windows[0]
+
+
+def trained(
+  name: str, options: Options, checkpoint: weights.Checkpoint
+) -> tuple[family_lib.Trained, str]:
+  """Returns options.drafter as it was trained for a system, and its kind.
+
+  Raises InputError where it is a published one.
+  """
+  path = options.drafter
+  if path.startswith(_PRESET) or (path and _is_published(path)):
+    raise errors.InputError(
+      f'config.drafter is {path}, which was trained elsewhere, but this needs '
+      'a file that `specdiff distill` wrote.'
+    )
+  family = registry.systems().get(name, '')
+  kind = family if family in registry.kinds() else _kind(options)
+  return load(options, checkpoint, kind), kind
 
 
 def _no_head(head: str, drafter: str) -> None:

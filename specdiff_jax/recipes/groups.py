@@ -219,8 +219,10 @@ class Training(
   head_kind: str = run(
       '', 'train a head of the drafter start_from, which stays as it is, for the '
       'system lattice: markov or gated (DSpark) or selector (DFlash 2), which '
-      "score each token by the one before; '': a drafter",
-      choices=('', *drafter_options.HEADS), newer=True,
+      'score each token by the one before; or confidence (DSpark), by which '
+      "drafts are cut (diffuspec.confidence); '': a drafter",
+      choices=('', *drafter_options.HEADS, drafter_options.CONFIDENCE),
+      newer=True,
   )  # fmt: skip
   head_rank: int = run(
       64, 'rank of a new head', low=1, high=1 << 16, newer=True,

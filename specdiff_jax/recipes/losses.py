@@ -5,6 +5,7 @@ from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
+from specdiff_jax.drafters import options as drafter_options
 from specdiff_jax.drafters import registry
 from specdiff_jax.losses import making
 from specdiff_jax.losses import revealed
@@ -31,6 +32,13 @@ def check(recipe: recipe_lib.Recipe) -> None:
     )
   if recipe.objective.served:
     _check_served(recipe)
+  head, own = recipe.training.head_kind, drafter_options.CONFIDENCE
+  if (name == own) != (head == own):
+    raise errors.InputError(
+      f'config.loss is {name!r} and config.head_kind is {head!r}, but the head '
+      f'{own!r} is trained with the loss {own!r}, and nothing else is. Give both, '
+      'or neither.'
+    )
 
 
 def _check_served(recipe: recipe_lib.Recipe) -> None:

@@ -245,6 +245,14 @@ class DiffuSpecOwn:
       0.5, 'weight of the last cycle in the means that choose the length',
       above=0, high=1, within='above 0, and at most 1',
   )  # fmt: skip
+  confidence: str = field(
+      '', 'head of the drafter (distill with head_kind=confidence) that cuts '
+      'drafts, a safetensors file', path=True,
+  )  # fmt: skip
+  threshold: float = field(
+      0.3, 'product of confidences that the slots of a draft are to have', low=0,
+      high=1, within='from 0 to 1',
+  )  # fmt: skip
   sizes: int = field(
       3, 'sizes of drafts that are compiled, from k_min to k_max; one in '
       'between is computed in the next one and cut', low=1, high=16,

@@ -21,6 +21,7 @@ from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import adaptive
 from specdiff_jax.drafters import diffuspec
 from specdiff_jax.drafters import early_exit
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import lattice
 from specdiff_jax.drafters import lookup
 from specdiff_jax.drafters import none
@@ -160,8 +161,17 @@ def _diffuspec(options: options_lib.DiffuSpec, checkpoint):
     checkpoint,
     strategies.Chain(mode='shared_noise'),
   )
-  params = diffuspec.DiffuSpecParams(params, ngram, jnp.int32(-1))
-  return diffuspec.DiffuSpec(cast(Any, inner), search, length), params
+  confidence = scores = None
+  if own.confidence:
+    one, _ = build_drafters.trained('diffuspec', options, checkpoint)
+    file = build_drafters.shipped(own.confidence)
+    confidence, scores = heads.load(file, one, checkpoint, heads.CONFIDENCES)
+  params = diffuspec.DiffuSpecParams(params, ngram, jnp.int32(-1), scores)
+  inner = cast(Any, inner)
+  return (
+    diffuspec.DiffuSpec(inner, search, length, confidence, own.threshold),
+    params,
+  )
 
 
 def _of_family(name, options: options_lib.OfFamily, checkpoint):

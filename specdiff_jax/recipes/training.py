@@ -84,7 +84,7 @@ def placement(recipe: recipe_lib.Recipe) -> Callable[[Any], Any] | None:
   no process holds it whole. None, so that each does: where features are kept
   (config.feature_cache), or this verifier first completes prompts.
   """
-  if recipe.placement.feature_cache or _is_prompts(recipe.training.data):
+  if recipe.placement.feature_cache or is_prompts(recipe.training.data):
     return None
   return functools.partial(
     rules.shardings, rules=split_frozen(recipe), mesh=mesh(recipe)
@@ -133,12 +133,13 @@ def data(recipe: recipe_lib.Recipe, workdir: str) -> tuple[list[str], str]:
       'config.data is empty: give the work directory of `specdiff collect`, '
       'or a JSONL file of prompts.'
     )
-  if _is_prompts(where):
+  if is_prompts(where):
     return [os.path.join(workdir, 'trajectories')], where
   return _folders(where), ''
 
 
-def _is_prompts(path: str) -> bool:
+def is_prompts(path: str) -> bool:
+  """Whether config.data names prompts, whose trajectories are yet to be made."""
   return path.endswith('.jsonl') and not os.path.isdir(path)
 
 

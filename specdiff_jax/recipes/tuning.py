@@ -175,7 +175,7 @@ def _in_part(whole: Tuning, pattern: str) -> Tuning:
 def _with_head(whole: Tuning, config: Config, one: family.Trained) -> Tuning:
   """Trains a new head, and of the drafter nothing."""
   sizes = one.config
-  head = heads.KINDS[config.head_kind](
+  head = (heads.KINDS | heads.CONFIDENCES)[config.head_kind](
     config.head_rank, sizes.vocab, sizes.verifier
   )
 

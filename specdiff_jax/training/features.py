@@ -111,13 +111,13 @@ def abstract_stored(
   return batch.replace(distribution=training_types.TopK(ids, log_p))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames='kept')
 def forward(
-  model, layers, temperature, params, tokens, length
+  model, layers, temperature, params, tokens, length, kept=KEPT
 ) -> dict[str, Any]:
   """Returns what `Features` adds to a batch of tokens [B, T], length [B].
 
-  features      [B, T, F, E] bfloat16
+  features      [B, T, F, E] of dtype `kept`
   distribution  [B, T, ...] `training_types.Distribution`
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -127,7 +127,7 @@ def forward(
   )
   found = {}
   if layers:
-    found['features'] = features.astype(KEPT)
+    found['features'] = features.astype(kept)
   if temperature:
     head = params.get('head', params['embed'])
     log_z = head_lib.log_z(state, head, _BLOCK, temperature)

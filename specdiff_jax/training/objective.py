@@ -95,6 +95,8 @@ def slots(
   head = view.head if predictions.head is None else predictions.head
   log_q, match = head_lib.targets(predictions.states, head, index, block)
   found = {'log_q': log_q, 'match': match}
+  if predictions.confidence is not None:
+    found['confidence'] = predictions.confidence
   if loss is not None and loss.statistics:
     at = rows[:, None], jnp.minimum(predictions.position, last)
     distribution = jax.tree.map(lambda x: x[at], batch.distribution)

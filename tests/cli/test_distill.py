@@ -83,6 +83,35 @@ def test_a_head_is_trained_and_drafts(
     assert run.code == 2 and all(word in run.err for word in words), run.err
 
 
+def test_a_confidence_head_is_trained_and_cuts_drafts(
+  specdiff, argv, whole, tiny, tmp_path
+):
+  drafter = f'{whole}/drafter.safetensors'
+  more = f'--config.start_from={drafter}', '--config.steps=3'
+  both = '--config.head_kind=confidence', '--config.loss=confidence'
+  run = specdiff(*argv, *more, *both, f'--workdir={tmp_path}')
+  assert run.code == 0, run.err
+  head = str(tmp_path / 'head.safetensors')
+  line = (tmp_path / 'metrics.jsonl').read_text().splitlines()[0]
+  assert 0 < json.loads(line)['overlap'] < 1
+  tensors, facts = safetensors_io.load(head)
+  assert facts['kind'] == 'confidence' and tensors['network']['weights'].any()
+  own = '--config.diffuspec.cps=False', f'--config.diffuspec.confidence={head}'
+  runs = [
+    specdiff('decode', tiny, '--prompt=a', f'--config.drafter={drafter}', *one)
+    for one in (
+      ['--config.system=ar'],
+      ['--config.system=diffuspec', *own],
+      ['--config.system=lattice', f'--config.head={head}'],
+    )
+  ]
+  assert [done.code for done in runs] == [0, 0, 2], runs
+  assert runs[0].out == runs[1].out != ''
+  assert 'confidence' in runs[2].err and 'markov' in runs[2].err
+  run = specdiff(*argv, *more, both[0], f'--workdir={tmp_path}')
+  assert run.code == 2 and 'config.loss' in run.err
+
+
 @pytest.mark.parametrize(
   'more, words',
   [

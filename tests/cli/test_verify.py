@@ -139,6 +139,23 @@ def test_bad_input(specdiff, tiny):
   refused(specdiff('verify', tiny, '--config.gamma=0'), 'gamma', '0')
 
 
+def test_drafters_are_checked_on_recorded_texts(specdiff, tiny, data):
+  more = ('verify', '--drafter', tiny, '--systems=specdiff', '--limit=2')
+  run = specdiff(*more, f'--config.data={data}')
+  assert run.code == 0, (run.out, run.err)
+  (line,) = run.json['drafters']
+  assert run.json['passed'] and run.json['texts'] == 2
+  assert line['windows'] > 2 and len(line['by_slot']) == 4
+  assert 'is what was trained' in run.out
+  run = specdiff(*more, '--tolerance=0')  # of prompts
+  assert run.code == 1 and not run.json['passed']
+  assert 'NOT what was trained' in run.out
+  refused(specdiff('verify', tiny, '--against=a'), '--against', '--drafter')
+  refused(specdiff(*more[:3], '--systems=ar'), 'No system of ar')
+  refused(specdiff(*more[:3], '--fast'), '--fast', 'float32')
+  refused(specdiff(*more, '--against=gs://a'), '--against', 'gs://a')
+
+
 # --- a verifier with NaN in its weights ---------------------------------------
 
 

@@ -60,6 +60,7 @@ REGISTRY = {
   ),
   'diffuspec': (
     {'diffuspec': {'k_min': 1, 'delta': 2}},
+    {'diffuspec': {'k_min': 1, 'confidence': 'HEAD'}},
     {'diffuspec': {'adl': False}, 'rule': 'greedy', 'denoising_steps': 2},
     _MLM | {'diffuspec': {'k_min': 2, 'ngram': 'NGRAM', 'tau': 0.99}},
   ),
@@ -161,7 +162,8 @@ def head_of(drafter_of, tmp_path_factory):
     drafter = systems_lib.build_drafters.load(
       recipe.systems['lattice'], verifier, 'diffusion', drafter_of('diffusion')
     )
-    head = heads.KINDS[kind](3, len(drafter.vocab), verifier.config)
+    kinds = heads.KINDS | heads.CONFIDENCES
+    head = kinds[kind](3, len(drafter.vocab), verifier.config)
     params = systems.random(head.shapes(), 3, 0.7)
     file = str(tmp_path_factory.mktemp('heads') / f'{kind}.safetensors')
     facts = {'drafter': heads.fingerprint(drafter)}
@@ -210,6 +212,8 @@ def built(drafter_of, head_of, ngram):
       kind = options['head']
       options['head'] = ngram if kind == 'NGRAM' else head_of(kind)
     own = options.get('diffuspec', {})
+    if 'confidence' in own:
+      options['diffuspec'] = own | {'confidence': head_of('confidence')}
     if 'ngram' in own:
       options['diffuspec'] = own | {'ngram': ngram}
     recipe = decoding.told(

@@ -122,6 +122,92 @@ def test_the_arm_with_most_tokens_for_its_time_is_taken():
   assert wanted(0.9, [1.0, 9.0, 9.0, 9.0]) == 0
 
 
+def trees(budgets):
+  c, _ = systems.diffusion_params()
+  return tuple(
+    diffusion.MaskedDiffusion(c, 4, strategies.BestFirst(m)) for m in budgets
+  )
+
+
+def test_a_tree_tells_what_narrower_ones_would_accept():
+  one = controller.Adaptive((arms((2,))[0], *trees((4, 6, 9))), none.NoDraft(1))
+  params = controller.uncalibrated(one, ())
+  zeros = jnp.zeros((1, 4, one.ranks))
+  count = jnp.zeros(1, jnp.int32)
+  state = controller.AdaptiveState((), zeros, zeros, count, count + 32)
+
+  class Silent:
+    """An arm that takes nothing in."""
+
+    features = ()
+
+    def __init__(self, arm):
+      self.max_depth, self.chain = arm.max_depth, arm.chain
+      self.buckets = arm.buckets
+
+    def observe(self, params, state, *rest):
+      return state
+
+  silent = controller.Adaptive(tuple(map(Silent, one.arms)), one.plain)
+  # The widest accepts its slots 2 and 7, then 1 alone; the next one 2.
+  seen = (9, [0, 2, 7], 2), (9, [0, 1, 0], 1), (6, [0, 2, 0], 1)
+  for slots, path, accepted in seen:
+    verdict = types.Verdict(
+      jnp.array([path]), jnp.array([accepted]), jnp.zeros(1, jnp.int32)
+    )
+    state = silent.observe(params, state, None, verdict, None, slots)
+  m = 0.97
+  reached = [1 + m + m * m] * 5 + [m + 1] * 3
+  accepted = [m, 1 + m * m, 0, 0, 0, 0, m, 0]
+  np.testing.assert_allclose(state.reached[0, 3], reached, rtol=1e-5)
+  np.testing.assert_allclose(state.accepted[0, 3], accepted, atol=1e-5)
+  assert not state.reached[0, :3].any()
+  # All three trees read this curve, each as far as it goes.
+  rho = np.array(accepted) / reached
+  expected = [1 + rho[: n - 1].sum() for n in (4, 6, 9)]
+  for arm, tokens in enumerate(expected, 2):
+    for edge in (0.99, 1.01):
+      cost = np.full(5, 1e6)
+      cost[[0, arm]] = 1, edge * tokens
+      costs = params.replace(cost=jnp.asarray(cost, jnp.float32))
+      best = int(silent.wanted(costs, state.replace(quiet=count))[0][0])
+      assert best == (arm if edge < 1 else 0)
+
+
+def test_the_choice_is_casts_width():
+  """g = sum of rho; stop when rho_{N+1} < (g + 1) / l(N) c1 (2610.00321)."""
+  sizes = tuple(range(2, 34))
+  one = controller.Adaptive(trees(sizes), none.NoDraft(1))
+  rng = np.random.default_rng(0)
+  chosen = set()
+  for _ in range(100):
+    rho = np.sort(rng.random(one.ranks) ** rng.integers(1, 9))[::-1]
+    c0, c1 = rng.uniform(0.2, 2), rng.uniform(0.005, 0.3)
+    ell = lambda n: 1 + c0 + c1 * (n + 1)
+    g, wanted_width = 0.0, one.ranks
+    for n in range(1, one.ranks):
+      g += rho[n - 1]
+      if rho[n] < (g + 1) / ell(n) * c1:
+        wanted_width = n
+        break
+    shape = 1, len(sizes), one.ranks
+    state = controller.AdaptiveState(
+      (), jnp.ones(shape), jnp.broadcast_to(rho, shape).astype(jnp.float32),
+      jnp.zeros(1, jnp.int32), jnp.full(1, 32, jnp.int32),
+    )  # fmt: skip
+    cost = [1e9, *(ell(m - 1) for m in sizes)]  # a draft it is
+    params = controller.uncalibrated(one, ())
+    params = params.replace(cost=jnp.asarray(cost, jnp.float32))
+    best = int(one.wanted(params, state)[0][0])
+    assert sizes[best - 1] - 1 == wanted_width
+    chosen.add(best)
+    # No draft at all, where that is the fastest.
+    cost[0] = 1 / (0.01 + (1 + rho.sum()) / ell(1))
+    params = params.replace(cost=jnp.asarray(cost, jnp.float32))
+    assert int(one.wanted(params, state)[0][0]) == 0
+  assert len(chosen) > 10
+
+
 def test_a_quiet_row_tries_again_and_waits_longer():
   quiet = jnp.array([31])
   assert wanted(0.01, COST, quiet=quiet) == 0

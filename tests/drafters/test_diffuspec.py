@@ -14,6 +14,7 @@ import pytest
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.drafters import diffuspec
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import path_search
 from specdiff_jax.drafters import strategies
@@ -304,6 +305,7 @@ class Fixed(window.Window):
       root=context.last,
       length=context.length,
       vocab_size=V,
+      states=params[:, : self.gamma],
     )
     return found, state
 
@@ -341,6 +343,46 @@ def test_a_draft_is_cut_to_k_and_counts_its_tokens_before_an_end():
   state = drafter.observe(params, state, context, verdict, None, 3)
   assert state.mean.tolist() == [[1, 1], [0.5, 0.5], [0, 0], [1, 0]]
   assert state.k.tolist() == [4, 4, 4, 2]  # all were accepted but the last
+
+
+@pytest.mark.parametrize('search', [None, path_search.PathSearch()])
+def test_a_confidence_cuts_drafts_and_decides_their_next_length(search):
+  verifier = dataclasses.replace(
+    models.tiny_config(), vocab_size=V, width=V, head_dim=2
+  )
+  head = heads.Confidence(1, V, verifier)
+  logits = np.full((3, GAMMA, V), -9.0, 'f')
+  logits[..., 1] = 9.0  # the likeliest token of all slots
+  logits[0, 2, 0] = logits[1, 0, 0] = 5.0  # and what the head reads
+  params = {
+    'weights': jnp.asarray([-1.0] + [0.0] * V),
+    'predecessor': jnp.zeros((V, 1)),
+    'bias': jnp.zeros(1),
+  }
+  drafter = diffuspec.DiffuSpec(
+    Fixed(GAMMA), search, diffuspec.DraftLength(1, GAMMA, 0, 1.0), head, 0.5
+  )
+  context = types.Context(
+    jnp.full((3, 5), 5), jnp.full(3, 3), None, None, None, jnp.array([END])
+  )
+  zeros = jnp.zeros(3)
+  sampling = types.Sampling(zeros, zeros.astype(int), zeros + 1)
+  noise = types.Noise(jax.random.split(jax.random.key(0), 3))
+  params = diffuspec.DiffuSpecParams(
+    jnp.asarray(logits), None, jnp.int32(-1), params
+  )
+  state = drafter.init(params, context)
+  tree, state = drafter.draft(params, state, context, sampling, noise, 5)
+  assert (tree.valid.sum(1) - 1).tolist() == [2, 0, 4]
+  assert state.generated.tolist() == [2, 0, 4]
+  verdict = types.Verdict(None, jnp.array([2, 0, 1]), None)
+  state = drafter.observe(params, state, context, verdict, None, 5)
+  assert state.k.tolist() == [2, 1, 4]
+  assert drafter.wanted(params, state)[0].tolist() == [1, 0, 2]
+  # A smaller size has room for two, and counts what the window would have.
+  tree, state = drafter.draft(params, state, context, sampling, noise, 3)
+  assert (tree.valid.sum(1) - 1).tolist() == [2, 0, 2]
+  assert state.generated.tolist() == [2, 0, 4]
 
 
 def test_a_searched_draft_ends_with_its_end_token():
@@ -381,6 +423,8 @@ def build(options, **more):
     ({'beam': 0}, 'beam is 0, but it has to be at least 1'),
     ({'ngram': 'no.safetensors'}, 'no such safetensors file'),
     ({'ngram': 'no.arpa'}, 'no such file'),
+    ({'confidence': 'no.safetensors'}, 'no such safetensors file'),
+    ({'threshold': 1.5}, 'threshold is 1.5, but it has to be from 0 to 1'),
   ],
 )
 def test_bad_options(options, said):

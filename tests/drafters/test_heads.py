@@ -36,7 +36,8 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 def made(kind, scale=0.7, rank=R):
   """Returns a head over the tiny verifier, and its random params."""
-  head = heads.KINDS[kind](rank, W, models.tiny_config())
+  kinds = heads.KINDS | heads.CONFIDENCES
+  head = kinds[kind](rank, W, models.tiny_config())
   return head, models.random_params(head.shapes(), 4, scale)
 
 
@@ -67,7 +68,9 @@ def edge(kind, p, state, token):
 
 def test_all_kinds_have_a_name():
   assert tuple(heads.KINDS) == options.HEADS
-  assert all(name == kind.kind for name, kind in heads.KINDS.items())
+  every = heads.KINDS | heads.CONFIDENCES
+  assert all(name == kind.kind for name, kind in every.items())
+  assert set(every) == {*options.HEADS, options.CONFIDENCE}
 
 
 @pytest.mark.parametrize('kind', options.HEADS)
@@ -256,6 +259,105 @@ def drafter(seed=2):
   return family.Trained(config, params, IDS, f'drafter {seed}')
 
 
+# Confidence.
+
+
+def sureness(p, state, token):
+  """Returns c(h, x) by its equation."""
+  read = np.concatenate([state, p['predecessor'][token]])
+  return scipy.special.expit(p['weights'] @ read + p['bias'][0])
+
+
+def test_drafts_are_cut_where_the_product_of_confidences_falls():
+  head, params = made('confidence', 0.3)
+  m = drafted()
+  token = IDS[np.argmax(m.logits, axis=-1)]
+  parent = np.concatenate([m.root[:, None], token[:, :-1]], axis=1)
+  chance = np.array(
+    [
+      [sureness(params, m.states[b, k], parent[b, k]) for k in range(G)]
+      for b in range(B)
+    ]
+  )
+  product = np.cumprod(chance, axis=1)
+  found = []
+  for threshold in np.sort(product.ravel())[1::3] - 1e-4:
+    kept = jax.jit(head.kept)(params, m, token, threshold)
+    np.testing.assert_array_equal(kept, (product >= threshold).sum(1))
+    found.append(kept.tolist())
+  assert len(set(map(tuple, found))) > 2
+  assert (head.kept(params, m, token, 0.0) == G).all()
+  assert (head.kept(params, m, token, 1.0) == 0).all()
+  # A new one says a half of everything.
+  new = head.initial(jax.random.key(0))
+  assert {n: x.shape for n, x in new.items()} == {
+    n: x.shape for n, x in head.shapes().items()
+  }
+  assert head.kept(new, m, token, 0.25).tolist() == [2] * B
+  # The control: another token before it, another confidence.
+  other = head.logits(params, m.states, jnp.asarray(np.roll(parent, 1, axis=0)))
+  assert np.abs(jax.nn.sigmoid(other) - chance).max() > 1e-2
+
+
+def test_confidence_is_trained_after_the_trajectorys_own_token():
+  head, params = made('confidence')
+  rng, gamma = np.random.default_rng(1), 3
+  tokens = rng.choice(IDS, (B, 12)).astype(np.int32)
+  batch = training_types.TrainBatch(
+    tokens=jnp.asarray(tokens),
+    length=jnp.full(B, 12),
+    prompt_length=jnp.ones(B, jnp.int32),
+    anchors=jnp.asarray(WINDOWS),
+    anchor_valid=jnp.ones(WINDOWS.shape, bool),
+    record=jnp.arange(B),
+  )
+  view = training_types.VerifierView(
+    jnp.zeros((models.VOCAB, E)),
+    jnp.asarray(rng.normal(size=(W, E)), jnp.float32),
+    np.arange(models.VOCAB) % (W + 1) - 1,
+  )
+  states = jnp.asarray(rng.normal(size=(B, 2, gamma, E)), jnp.float32)
+  _, valid = windows.targets(batch, gamma)
+  given = {'drafter': states, 'head': params}
+  score = heads.score_of(head, plain_score)
+  found = objective.slots(score(given, view, batch, gamma), view, batch, valid)
+  plain = plain_score(states, view, batch, gamma)
+  plain = objective.slots(plain, view, batch, valid)
+  np.testing.assert_array_equal(found.log_q, plain.log_q)  # tokens as before
+  assert plain.confidence is None
+  for b, w, j in np.ndindex(B, 2, gamma):
+    wanted = sureness(params, states[b, w, j], tokens[b, WINDOWS[b, w] + j])
+    got = jax.nn.sigmoid(found.confidence[b, w, j])
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_the_confidence_loss_by_hand():
+  chance = np.array([[0.9, 0.6, 0.2], [0.5, 0.1, 0.7]])
+  distance = np.array([[0.1, 0.4, 0.5], [0.2, 0.3, 0.9]], np.float32)
+  valid = np.array([[True, True, True], [True, True, False]])
+  target, weight = 1 - distance, np.exp(-np.arange(3) / 4) * valid
+  bce = -(target * np.log(chance) + (1 - target) * np.log(1 - chance))
+  given = {
+    'confidence': jnp.asarray(scipy.special.logit(chance), jnp.float32),
+    'log_q': jnp.zeros(valid.shape), 'valid': valid, 'decay': 4.0,
+  }  # fmt: skip
+  loss = making.LOSSES['confidence'].function
+  value, told = loss(distance=distance, **given)
+  wanted = (weight * bce).sum() / weight.sum()
+  np.testing.assert_allclose(value, wanted, rtol=1e-5)
+  np.testing.assert_allclose(told['overlap'], target[valid].mean(), rtol=1e-5)
+  error = np.abs(chance - target)[valid].mean()
+  np.testing.assert_allclose(told['confidence_error'], error, rtol=1e-5)
+  # It is least where c is 1 - TV; the distance learns nothing.
+  least = given | {'confidence': scipy.special.logit(target)}
+  slope = jax.grad(
+    lambda c: loss(distance=distance, **least | {'confidence': c})[0]
+  )
+  assert np.abs(slope(jnp.asarray(least['confidence']))).max() < 1e-6
+  slope = jax.grad(lambda d: loss(distance=d, **given)[0])
+  assert not slope(jnp.asarray(distance)).any()
+
+
 def saved(tmp_path, kind='markov', **facts):
   head, params = made(kind)
   path = str(tmp_path / 'head.safetensors')
@@ -265,10 +367,11 @@ def saved(tmp_path, kind='markov', **facts):
   return path, head, params
 
 
-@pytest.mark.parametrize('kind', options.HEADS)
+@pytest.mark.parametrize('kind', [*options.HEADS, options.CONFIDENCE])
 def test_a_head_comes_back(tmp_path, kind):
   path, head, params = saved(tmp_path, kind)
-  found, loaded = heads.load(path, drafter(), models.tiny_verifier())
+  kinds = heads.KINDS | heads.CONFIDENCES
+  found, loaded = heads.load(path, drafter(), models.tiny_verifier(), kinds)
   assert found == head
   for name, value in params.items():
     np.testing.assert_allclose(loaded[name], value, rtol=1e-2)
@@ -293,6 +396,9 @@ def test_a_head_of_something_else_is_refused(tmp_path):
   # And a head as a drafter.
   with pytest.raises(errors.InputError, match="kind 'markov', but"):
     drafter_file.load(path, verifier, network.DrafterConfig)
+  # And one that scores tokens where one that scores slots is wanted.
+  with pytest.raises(errors.InputError, match="'markov'.*kind confidence"):
+    heads.load(path, one, verifier, heads.CONFIDENCES)
   # Tensors of another rank than the config's.
   head, _ = made('markov', rank=R + 1)
   drafter_file.save(path, head, params, IDS, verifier, {})

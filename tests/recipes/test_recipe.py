@@ -42,6 +42,7 @@ OF_LOSS = {
   'dpace': ('dpace_smoothing',),
   'lk': ('law_temperature', 'stored_law', 'lk_eta'),
   'dspark': ('law_temperature', 'stored_law', 'ce_share'),
+  'confidence': ('law_temperature', 'stored_law'),
   'variable_prefix': ('prefix_base',),
   'elbo': ('noise_schedule', 'anneal_fraction'),
   'suffix': ('suffix_base',),

@@ -39,6 +39,14 @@ def test_row():
   assert row.tau == pytest.approx(1.5)
   assert row.accepted == pytest.approx(0.5)
   assert (row.exact, row.new_tokens, row.cycles) == (True, 4, 2)
+  # Three times as fast with half a token more a cycle: it takes half a step.
+  assert row.break_even_tau == pytest.approx(0.5)
+  assert '0.50' in report.table([row]).markdown()
+  assert metrics.row('ar', AR, AR, AR, [[5]], SIZE).break_even_tau == 1
+  still = dataclasses.replace(row, speedup=0.0)
+  assert (
+    still.break_even_tau is None and '| - |' in report.table([still]).markdown()
+  )
 
 
 @pytest.mark.parametrize('wrong', [[5, 6, 7, 9], [5, 6, 7], [5, 6, 7, 8, 8]])

@@ -176,12 +176,16 @@ def drawn_slots(score_params, names, rng):
     valid=valid,
     log_p=jnp.take_along_axis(log_p, at, -1)[..., 0] * (index >= 0),
     statistics={name: f(log_q, log_p) for name, f in names.items()},
+    confidence=score_params[..., 0],
   )
 
 
 @pytest.mark.parametrize('name', making.LOSSES)
 def test_every_loss_of_a_config(name):
-  config = settings(loss=name, ce_fraction=0.5, steps=4, vocab_block=5)
+  head = 'confidence' if name == 'confidence' else ''
+  config = settings(
+    loss=name, ce_fraction=0.5, steps=4, vocab_block=5, head_kind=head
+  )
   build_losses.check(config)
   loss = build_losses.make(config).loss
 
@@ -219,6 +223,8 @@ def test_every_loss_of_a_config(name):
     ({'law_temperature': 0.0}, ['law_temperature']),
     ({'noise_schedule': 'cosine'}, ['cosine', 'linear']),
     ({'vocab_block': -1}, ['vocab_block']),
+    ({'loss': 'confidence'}, ['confidence', 'head_kind', 'both']),
+    ({'head_kind': 'confidence'}, ['streak', 'confidence', 'both']),
     (
       {'loss': 'elbo', 'network': {'kind': 'autoregressive'}},
       ['elbo', 'autoregressive', 'diffusion'],

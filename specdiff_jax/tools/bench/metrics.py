@@ -41,6 +41,11 @@ class Row:
   # By `core.types.ENDS`: cycles by accepted draft tokens, as `histogram`.
   ends: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
+  @property
+  def break_even_tau(self) -> float | None:
+    """tau at which it would be as fast as `ar`: a cycle over a plain step."""
+    return self.tau / self.speedup if self.speedup else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Rival:

@@ -9,7 +9,8 @@ from specdiff_jax.tools.bench import metrics
 
 def table(rows: Sequence[metrics.Row]) -> tables.Table:
   """Returns the main table."""
-  columns = 'system', 'tokens/s', 'speed-up', 'over fastest AR', 'tau', 'exact'
+  columns = 'system', 'tokens/s', 'speed-up', 'over fastest AR', 'tau'
+  columns += 'break-even', 'exact'
   return tables.Table(
     columns,
     [
@@ -19,6 +20,7 @@ def table(rows: Sequence[metrics.Row]) -> tables.Table:
         f'{row.speedup:.2f}x',
         f'{row.speedup_over_fastest_ar:.2f}x',
         f'{row.tau:.2f}',
+        f'{row.break_even_tau:.2f}' if row.break_even_tau else '-',
         _exact(row),
       )
       for row in rows
@@ -126,7 +128,8 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
     f'prefill and compilation, median of {rounds} interleaved rounds. '
     f'speed-up: over ar in {dtype}; over fastest AR: over ar in any dtype '
     f'(here {fastest}). tau: tokens per call of the verifier, the bonus '
-    f'token included. exact: every output equals {reference}, token for token '
+    'token included; break-even: the tau at which a system would be as fast as '
+    f'ar, its cycle over a plain step. exact: every output equals {reference}, token for token '
     '(near-ties: outputs that differ by less than rounding moves the logits; in '
     'distribution: the rule draws coins of its own). '
     'cond: a position is accepted, given that the one before it was; surv: '

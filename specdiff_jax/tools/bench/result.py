@@ -122,6 +122,7 @@ def _system(row: metrics.Row) -> dict[str, Any]:
     'gamma': row.gamma,
     'drafts': row.drafts,
     'verify_tokens': row.verify_tokens,
+    'break_even_tau': row.break_even_tau and round(row.break_even_tau, 4),
   } | _costs(row)
 
 

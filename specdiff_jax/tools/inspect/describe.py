@@ -136,7 +136,7 @@ def _of_our_drafter(path: str) -> dict[str, Any]:
       'its directory, with config.json.'
     )
   kind = drafter_file.kind_of(facts)
-  sizes_of: Any = heads.KINDS.get(kind)
+  sizes_of: Any = (heads.KINDS | heads.CONFIDENCES).get(kind)
   if not sizes_of:
     registry.family_of(kind, path)
     sizes_of = registry.network(kind).config
