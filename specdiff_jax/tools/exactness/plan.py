@@ -12,7 +12,7 @@ from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import verification
 
 _EQUAL_IN_DISTRIBUTION = (
-  'The rule of {} is {!r}. Its output has the distribution of plain decoding, but '
+  '{} is {!r}. Its output has the distribution of plain decoding, but '
   'not its tokens: it draws coins and residuals of its own, so that no two runs '
   'can be compared token for token. What proves it is the enumeration of '
   'all outcomes in tests/decoding/test_rules_enumeration.py. To verify this '
@@ -25,7 +25,7 @@ def settle(recipe: recipe_lib.Recipe, fast: bool) -> recipe_lib.Recipe:
   """Returns the recipe that `verify` runs: float32 and exact, unless `fast`."""
   decoding.check(recipe)
   if (rule := recipe.flat()['rule']) != 'match':
-    raise errors.InputError(_EQUAL_IN_DISTRIBUTION.format('the config', rule))
+    raise errors.InputError(_EQUAL_IN_DISTRIBUTION.format('config.rule', rule))
   if fast:
     return recipe.change(exact=False)
   return recipe.change(exact=True, dtype='float32')
@@ -45,7 +45,7 @@ def plan(
   for name in names:
     systems.one_of('systems', name, systems.SYSTEMS)
     if (rule := systems.rule(recipe, name)) != 'match':
-      told = f'the system {name!r}'
+      told = f'the rule of the system {name!r}'
       raise errors.InputError(_EQUAL_IN_DISTRIBUTION.format(told, rule))
   if not names:
     raise errors.InputError(
