@@ -113,11 +113,11 @@ def abstract_stored(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames='kept')
 def forward(
-  model, layers, temperature, params, tokens, length, kept=KEPT
+  model, layers, temperature, params, tokens, length, kept=None
 ) -> dict[str, Any]:
   """Returns what `Features` adds to a batch of tokens [B, T], length [B].
 
-  features      [B, T, F, E] of dtype `kept`
+  features      [B, T, F, E] of dtype `kept`, by default KEPT
   distribution  [B, T, ...] `training_types.Distribution`
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -127,7 +127,7 @@ def forward(
   )
   found = {}
   if layers:
-    found['features'] = features.astype(kept)
+    found['features'] = features.astype(kept or KEPT)
   if temperature:
     head = params.get('head', params['embed'])
     log_z = head_lib.log_z(state, head, _BLOCK, temperature)
