@@ -221,8 +221,8 @@ class Layer(layer_lib.LayerParts):
     return x + finish(self.mlp(h))
 
   def _attended(self, h, context, mask, seen, own, cos, sin):
-    if h.shape[1] == 1 and own is None and mask.ndim == 3:
-      view = views.View(cos[:, 0], sin[:, 0], mask, seen)
+    if h.shape[1] == 1 and own is None:
+      view = views.View(cos[:, 0], sin[:, 0], mask[:, 0], seen)
       found = self.attended(h[:, 0], cache_lib.Layer(*context), view)
       if found:
         return found[0][:, None]
