@@ -105,7 +105,9 @@ def main(argv=None):
         system, *more = spec.split(',')
         for budget in flags.budgets:
           own = options_of(system, more, budget, flags.gamma)
-          found = decoded(f'{name}-{budget}', system, own, suite, temperature)
+          # A chain ends where the drafter does, whatever the budget.
+          size = own.get('budget', 1 + own['gamma'] * own.get('drafts', 1))
+          found = decoded(f'{name}-{size}', system, own, suite, temperature)
           tau = statistics.mean(x for x, _ in found)
           rows[name][f'{suite} T={temperature:g} N={budget}'] = round(tau, 3)
           same = [a[1] == b[1] for a, b in zip(found, plain, strict=True)]

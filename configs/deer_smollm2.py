@@ -6,7 +6,7 @@ suffix), and verifies what it draws by rejection. Stage I is any drafter with a
 plain loss; here the recipe goes on from the one that is shipped. Beside it stands
 rule M on the same drafter, which keeps the verifier's own draws.
 
-Cost: that of configs/distill_smollm2.py.
+Cost: a step is one of configs/distill_smollm2.py.
 
 Expected: at temperature 0 the same tokens as plain decoding; above it, the
 verifier's distribution (its tokens are not those that plain decoding draws from

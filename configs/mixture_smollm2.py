@@ -7,7 +7,7 @@ generalist of three layers, trained on all of it, writes the chain of `specdiff`
 and the tree of `best_first`, which verifies as many tokens. A variant trains each:
 `--config=...:part` has one layer, `...:whole` three.
 
-Cost: each training that of configs/distill_smollm2.py, of fewer layers.
+Cost: not measured.
 
 Expected: every output is exact; tau is not measured yet.
 

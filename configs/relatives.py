@@ -1,14 +1,15 @@
 """Every system that drafts by diffusion, on one model and its shipped drafters.
 
-Why: the relatives side by side: same weights, same prompts, same rule (M, which
-keeps the verifier's tokens). `budget` is what a tree verifies at once: compare
+Why: the relatives side by side: same weights, same prompts, and rule M, which
+keeps the verifier's tokens, in all but deer, whose rule is rejection. `budget` is what a tree verifies at once: compare
 best_first, lattice and tree at 5, 9, 17 and 33, and specdiff at gamma = budget - 1
 as far as the drafter reaches. Systems that want a drafter of their own (dflash,
 d2sd, mixture, eagle) join by `--config.systems` and `--config.drafters`.
 
-Cost: on 2 CPU cores each system takes a quarter of a minute a prompt.
+Cost: not measured.
 
-Expected: every output exact, at every temperature and dtype.
+Expected: every output exact, at every temperature and dtype; deer's above
+temperature 0 in distribution.
 
 COMMAND:
   python -m specdiff_jax bench --config=configs/relatives.py

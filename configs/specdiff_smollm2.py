@@ -7,7 +7,7 @@ whole masks. `config.denoising_order` (confidence, entropy, random) is what a pa
 decides first. At equal cost, two passes of a window compete with one of a drafter
 that is twice as large, or simply with a faster cycle.
 
-Cost: that of configs/distill_smollm2.py. A cycle runs the drafter once a pass.
+Cost: training that of configs/distill_smollm2.py, whose network it is. A cycle runs the drafter once a pass.
 
 Expected: every output is exact; tau is not measured at full length.
 

@@ -265,7 +265,8 @@ def system(
 
   Args:
     name: 'ar', 'lookup', 'specdiff', 'specdiff2', 'tree', 'best_first',
-      'lattice', 'adaptive', 'sps', 'eagle' or 'early_exit'; a name of your own with a drafter of
+      'lattice', 'diffuspec', 'adaptive', 'dflash', 'deer', 'd2sd', 'mixture',
+      'sps', 'eagle' or 'early_exit'; a name of your own with a drafter of
       your own.
     verifier: of `load_verifier`.
     drafter: file of `distill`, directory or hub name of a published drafter,

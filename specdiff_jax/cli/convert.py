@@ -39,8 +39,8 @@ COMMAND = command.Command(
     too (dequantised); beyond 5 GB in several files. --format=native: our names
     and config, and to the byte what lay beside the weights, so that
     --format=hf gives back the bytes of every tensor. --format=dflash or
-    speculators: a DFlash drafter, published or trained here (a
-    network.kind of dflash), as z-lab, vLLM and SGLang, or vLLM's speculators load it, always
+    speculators: a DFlash drafter, published or trained here (a network.kind of
+    dflash), as z-lab, vLLM and SGLang, or vLLM's speculators load it, always
     with the verifier's whole vocabulary. Other networks have no such form and
     are refused, other drafters that `distill` trained among them: no other
     program has their networks, and it says how they are served here.

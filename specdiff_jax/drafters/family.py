@@ -180,6 +180,33 @@ def with_head(one: Trained, checkpoint: weights.Checkpoint) -> DrafterParams:
   )
 
 
+def same_verifier(
+  drafter: str, sizes: Any, checkpoint: weights.Checkpoint
+) -> None:
+  """Raises InputError where a published drafter has another verifier's sizes."""
+  for name in ('width', 'vocab_size'):
+    theirs = getattr(sizes.network, name)
+    wanted = getattr(checkpoint.config, name)
+    if theirs != wanted:
+      raise errors.InputError(
+        f'{drafter} was made for a verifier with {name} {theirs}, but that of '
+        f'{checkpoint.source} is {wanted}. Take the drafter of this verifier.'
+      )
+
+
+def read_layers(
+  given: tuple[int, ...], usual: tuple[int, ...], layers: int
+) -> tuple[int, ...]:
+  """Returns the verifier's layers that a new network reads, given or usual."""
+  features = tuple(given) or usual
+  if not all(0 <= layer < layers for layer in features):
+    raise errors.InputError(
+      f'features is {features}, but the layers of the verifier are '
+      f'0 to {layers - 1}.'
+    )
+  return features
+
+
 def no_context_window(serving: Serving, drafter: str, why: str) -> None:
   """Raises InputError where a context window would gain nothing."""
   if serving.context_window:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
-import types
 from typing import Any
 
 import jax.core
@@ -169,7 +168,7 @@ def parts(
   name: str,
   options: Options,
   checkpoint: weights.Checkpoint,
-  gammas: Mapping[str, int] = types.MappingProxyType({}),
+  gammas: Mapping[str, int] | None = None,
 ) -> dict[str, family_lib.Made]:
   """Returns the drafters of windows that a system is made of, and params.
 
@@ -186,7 +185,7 @@ def parts(
   return {
     part: window(
       dataclasses.replace(
-        options, drafter=path, gamma=gammas.get(part, options.gamma)
+        options, drafter=path, gamma=(gammas or {}).get(part, options.gamma)
       ),
       checkpoint,
       strategies.Chain(),

@@ -255,7 +255,8 @@ class Objective(loss_options.Warmed):
       'sampled trajectories); dpace (D-PACE); ce (cross-entropy), decayed_ce '
       "(DFlash) or ce_streak; against the verifier's distribution: kl, "
       'decayed_kl (EAGLE), reverse_kl, js, tv, lk (KL and TV mixed), dspark (CE '
-      'and L1) or rejection (the length that rule=rejection accepts; wants sampled trajectories); of partly shown '
+      'and L1) or rejection (the length that rule=rejection accepts; wants '
+      'sampled trajectories); of partly shown '
       'windows: variable_prefix (D2SD) or elbo (masked diffusion). Chains '
       'under rule=match: streak, dpace; trees: ce, decayed_ce, kl; rejection: '
       'rejection, lk; several denoising steps: elbo',

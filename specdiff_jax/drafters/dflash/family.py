@@ -29,12 +29,8 @@ def _sizes(
       f'layers is {options.layers}, but a drafter starts from the last '
       f"of the verifier's {most} layers: give 1 to {most}."
     )
-  features = tuple(options.features) or network.published_features(most)
-  if not all(0 <= layer < most for layer in features):
-    raise errors.InputError(
-      f'features is {features}, but the layers of the verifier are '
-      f'0 to {most - 1}.'
-    )
+  usual = network.published_features(most)
+  features = family.read_layers(options.features, usual, most)
   if not 0 <= options.mask_id < verifier.vocab_size:
     raise errors.InputError(
       f'masked_lm.mask_id is {options.mask_id}, but the tokens of the verifier '
@@ -76,14 +72,7 @@ def _published(
 ) -> family.Made:
   """Returns the drafter; InputError where it is another verifier's."""
   sizes, model = published.sizes, checkpoint.config
-  for name in ('width', 'vocab_size'):
-    theirs, wanted = getattr(sizes.network, name), getattr(model, name)
-    if theirs != wanted:
-      raise errors.InputError(
-        f'{folder}: the DFlash drafter was made for a verifier with {name} '
-        f'{theirs}, but that of {checkpoint.source} is {wanted}. Take the '
-        'drafter of this verifier.'
-      )
+  family.same_verifier(f'{folder}: the DFlash drafter', sizes, checkpoint)
   if sizes.verifier_layers not in (0, model.layers):
     raise errors.InputError(
       f'{folder}: the DFlash drafter was made for a verifier of '

@@ -25,12 +25,8 @@ def _sizes(
 ) -> network.TrainedConfig:
   del gamma  # it drafts as long as it is asked to
   most = verifier.layers
-  features = tuple(options.features) or network.published_features(most)
-  if not all(0 <= layer < most for layer in features):
-    raise errors.InputError(
-      f'features is {features}, but the layers of the verifier are '
-      f'0 to {most - 1}.'
-    )
+  usual = network.published_features(most)
+  features = family.read_layers(options.features, usual, most)
   return network.TrainedConfig(
     features=features,
     vocab=min(options.vocab, verifier.vocab_size),
@@ -68,14 +64,7 @@ def _published(
 ) -> family.Made:
   """Returns the drafter; InputError where it is another verifier's."""
   sizes, model = published.sizes, checkpoint.config
-  for name in ('width', 'vocab_size'):
-    theirs, wanted = getattr(sizes.network, name), getattr(model, name)
-    if theirs != wanted:
-      raise errors.InputError(
-        f'{folder}: the EAGLE drafter was made for a verifier with {name} '
-        f'{theirs}, but that of {checkpoint.source} is {wanted}. Take the '
-        'drafter of this verifier.'
-      )
+  family.same_verifier(f'{folder}: the EAGLE drafter', sizes, checkpoint)
   usual = network.published_features(model.layers)
   layers = sizes.features or usual
   told = f'{folder}: the EAGLE drafter reads the verifier layers {layers}'

@@ -67,6 +67,9 @@ BASE = {
   'gamma': 4,
   'budget': 99,
 }
+OF_ONE = {k: v for k, v in BASE.items() if k != 'budget'} | {
+  'drafter': 'random'
+}
 
 
 def build(**paths):
@@ -87,11 +90,6 @@ def test_the_third_may_be_left_out():
 def test_what_is_refused():
   with pytest.raises(errors.InputError, match='second is a int.*no windows'):
     mixture.make({'first': (Told(3), ()), 'second': (1, ())}, 3, 9)
-  recipe = decoding.told(['dflash'], BASE_OF_ONE)
+  recipe = decoding.told(['dflash'], OF_ONE)
   with pytest.raises(errors.InputError, match='no DFlash drafter'):
     systems.parts('dflash', recipe.systems['dflash'], models.tiny_verifier())
-
-
-BASE_OF_ONE = {k: v for k, v in BASE.items() if k != 'budget'} | {
-  'drafter': 'random'
-}
