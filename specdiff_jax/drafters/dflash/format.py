@@ -88,7 +88,8 @@ def read(file: str, raw: Raw) -> published.Published:
     )
   raw = {**raw, **{k: v for k, v in own.items() if k not in _WINDOWS}}
   only = {**_ONLY, 'draft_vocab_size': (raw.get('vocab_size'),)}
-  if hf_sizes.LOCAL in (raw.get('layer_types') or ()):
+  kinds = raw.get('layer_types')
+  if isinstance(kinds, list) and hf_sizes.LOCAL in kinds:
     del only['use_sliding_window']
   for key, good in only.items():
     if raw.get(key) not in (None, *good):
