@@ -25,6 +25,11 @@ _FLAGS = {
     'enum',
     choices=('', 'float32', 'bfloat16', 'float16'),
   ),
+  'head': flag.Flag(
+    'file of a head that `distill` trained on a DFlash drafter of ours, to be '
+    'written with it',
+    '',
+  ),
   'adapter': flag.Flag('directory of a LoRA adapter (PEFT) to merge in', ''),
 }
 
@@ -41,7 +46,9 @@ COMMAND = command.Command(
     --format=hf gives back the bytes of every tensor. --format=dflash or
     speculators: a DFlash drafter, published or trained here (a network.kind of
     dflash), as z-lab, vLLM and SGLang, or vLLM's speculators load it, always
-    with the verifier's whole vocabulary. Other networks have no such form and
+    with the verifier's whole vocabulary; with a --head of the kind selector and
+    convolutions it is DFlash 2, with one of the kind markov or gated DSpark.
+    Other networks have no such form and
     are refused, other drafters that `distill` trained among them: no other
     program has their networks, and it says how they are served here.
 
@@ -85,7 +92,14 @@ def body(call: command.Call) -> int:
   from specdiff_jax.drafters import published
   from specdiff_jax.recipes import drafters
 
-  source = _trained(drafters.shipped(origin), options.format)
+  source = _trained(
+    drafters.shipped(origin), options.format, drafters.shipped(options.head)
+  )
+  if options.head and not source:
+    raise errors.InputError(
+      f'--head is {options.head}, but {origin} is no drafter that `distill` '
+      'trained. Give the drafter that this head was trained on.'
+    )
   if not source and not options.adapter:
     source = published.open_drafter(origin)
   source = source or sources.open_model(origin, options.adapter)
@@ -112,7 +126,7 @@ def body(call: command.Call) -> int:
   return 0
 
 
-def _trained(path: str, form: str):
+def _trained(path: str, form: str, head: str):
   """Opens a drafter of ours; None for anything else.
 
   Raises InputError where no other program has its network in this form.
@@ -135,7 +149,7 @@ def _trained(path: str, form: str):
   family = registry.family_of(kind, path)
   entry, open_one = registry.FAMILIES[family], registry.family(family).source
   if open_one and form in entry.writers:
-    return open_one(path)
+    return open_one(path, head)
   if open_one:
     raise errors.InputError(
       f'{path}: this is a drafter of the kind {kind!r} that `distill` trained, '

@@ -130,9 +130,11 @@ def kind_of(metadata: Mapping[str, str]) -> str:
 
 
 def load(
-  path: str, verifier: weights.Checkpoint, family: type[Config]
+  path: str, verifier: weights.Checkpoint | None, family: type[Config]
 ) -> tuple[Config, dict[str, Any], np.ndarray]:
   """Returns config, params and draft vocabulary of this verifier's drafter.
+
+  Without a verifier, that of any.
 
   Raises InputError if the file is damaged, holds a drafter of another family,
   or belongs to another verifier: its drafts would still be safe, but hardly
@@ -154,6 +156,20 @@ def load(
       'this drafter was made for, or train one with `specdiff distill` and '
       f'config.network.kind={family.kind}.'
     )
+  if verifier:
+    _check_verifier(path, metadata, verifier)
+  config = sizes(path, metadata.get('config', ''), family)
+  tensors = widened(path, tensors)
+  check_shapes(path, config, tensors)
+  _check_values(path, tensors)
+  _check_vocab(path, tensors['vocab'], config.verifier.vocab_size)
+  return config, tensors['network'], tensors['vocab']
+
+
+def _check_verifier(
+  path: str, metadata: Mapping[str, str], verifier: weights.Checkpoint
+) -> None:
+  """Raises InputError where a file is another verifier's."""
   size = verifier.config.vocab_size
   if metadata.get('vocab_size') != str(size):
     raise errors.InputError(
@@ -169,12 +185,6 @@ def load(
       f'{verifier.fingerprint}. Use the drafter of this verifier, or train '
       'one with `specdiff distill`.'
     )
-  config = sizes(path, metadata.get('config', ''), family)
-  tensors = widened(path, tensors)
-  check_shapes(path, config, tensors)
-  _check_values(path, tensors)
-  _check_vocab(path, tensors['vocab'], size)
-  return config, tensors['network'], tensors['vocab']
 
 
 def fields(path: str, text: str, family: type[Config]) -> dict[str, Any]:

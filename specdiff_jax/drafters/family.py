@@ -121,7 +121,8 @@ class Family:
     shapes: names of drafters that are known by their shape alone.
     shape: (one of these, verifier, serving) -> drafter and params of zeros.
     describe: what is told of a published drafter, by `inspect`.
-    source: path of a file of ours -> what is written in the forms of others.
+    source: (path of a file of ours, path of a head's or '') -> what is written
+      in the forms of others.
     heads: whether its drafters take `heads`: their W tokens are those of the
       file, and the verifier's head reads their states.
     by_output: names of matrices [out, in] of dense layers that a mesh splits
@@ -140,7 +141,7 @@ class Family:
   shapes: tuple[str, ...] = ()
   shape: Callable[..., Made] | None = None
   describe: Callable[..., Mapping[str, Any]] | None = None
-  source: Callable[[str], sources.Source] | None = None
+  source: Callable[[str, str], sources.Source] | None = None
   heads: bool = False
   by_output: tuple[str, ...] = ()
   by_input: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ token x before it, too:
   s_k(c | x) = s_k(c) + <e(h_k, x), B[c]>
 
   markov    e = A[x]                              DSpark, 2607.05147
-  gated     e = sigmoid(H h_k + M A[x] + b) A[x]  DSpark, gated
+  gated     e = sigmoid(G [h_k, A[x]] + b) A[x]   DSpark, gated
   selector  e = A[x] (H h_k)                      DFlash 2
 
 with h_k the state that the verifier's head reads, A = `predecessor`, and
@@ -88,7 +88,7 @@ class Head:
     start = {
       'predecessor': (nn.initializers.normal(1.0), keys[0]),
       'hidden': (layers_lib.normal(), keys[1]),
-      'mix': (layers_lib.normal(), keys[2]),
+      'gate': (layers_lib.normal(), keys[2]),
     }
     return {
       name: start[name][0](start[name][1], shape)
@@ -162,38 +162,36 @@ class Markov(Head):
     return before
 
 
-class _OfStates(Head):
-  """A head that reads the states of the slots."""
-
-  def _shapes(self):
-    return super()._shapes() | {'hidden': (self.rank, self.verifier.width)}
-
-  def _hidden(self, params, states):
-    return layers_lib.dense(states, params['hidden'])[..., None, :]
-
-
-class Gated(_OfStates):
+class Gated(Head):
   """The token before, as far as the slot's state lets it through."""
 
   kind = 'gated'
 
   def _shapes(self):
-    more = {'mix': (self.rank, self.rank), 'gate_bias': (self.rank,)}
+    read = self.verifier.width + self.rank
+    more = {'gate': (self.rank, read), 'gate_bias': (self.rank,)}
     return super()._shapes() | more
 
   def _edges(self, params, states, before):
-    gate = layers_lib.affine(before, params['mix'], params['gate_bias'])
-    return jax.nn.sigmoid(self._hidden(params, states) + gate) * before
+    of_state, of_token = jnp.split(
+      params['gate'], [self.verifier.width], axis=1
+    )
+    here = layers_lib.dense(states, of_state)[..., None, :]
+    gate = here + layers_lib.affine(before, of_token, params['gate_bias'])
+    return jax.nn.sigmoid(gate) * before
 
 
-class Selector(_OfStates):
+class Selector(Head):
   """A bilinear form of token and state, which ranks the candidates."""
 
   kind = 'selector'
   over_candidates = True
 
+  def _shapes(self):
+    return super()._shapes() | {'hidden': (self.rank, self.verifier.width)}
+
   def _edges(self, params, states, before):
-    return before * self._hidden(params, states)
+    return before * layers_lib.dense(states, params['hidden'])[..., None, :]
 
 
 class Confidence(Head):
@@ -270,6 +268,16 @@ def score_of(head: Head, score: scores_lib.Score) -> scores_lib.Score:
   return function
 
 
+def serving_own(strategy: Any, head: Head) -> Any:
+  """Returns a strategy whose lattice has a drafter's own head.
+
+  One with another source, or that reads marginals alone, is returned as it is.
+  """
+  if isinstance(strategy, lattice.Lattice) and not strategy.source:
+    return dataclasses.replace(strategy, source=head)
+  return strategy
+
+
 def fingerprint(drafter: family.Trained) -> str:
   """Returns what a head's file calls the drafter that it was trained on."""
   return params_lib.fingerprint(drafter.config, drafter.params)
@@ -278,10 +286,12 @@ def fingerprint(drafter: family.Trained) -> str:
 def load(
   path: str,
   drafter: family.Trained,
-  verifier: weights.Checkpoint,
+  verifier: weights.Checkpoint | None,
   kinds: Mapping[str, type[Head]] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
   """Returns a `Head` of this drafter's, and its params in the verifier's dtype.
+
+  Without a verifier they are as the file has them.
 
   Raises InputError if the file is damaged, is no head of these kinds (None: of
   KINDS), or that of another verifier, draft vocabulary or drafter.
@@ -309,5 +319,7 @@ def load(
       f'{printing.short(facts.get("drafter"))}, but {drafter.source} has '
       f'{fingerprint(drafter)}. Use the head of this drafter, or train one.'
     )
+  if not verifier:
+    return head, params
   dtype = verifier.params['final_norm'].dtype
   return head, jax.tree.map(lambda x: jnp.asarray(x, dtype), params)

@@ -321,7 +321,7 @@ def test_configs_that_are_refused(tmp_path, raw, words):
     ({'use_causal_mask': True}, 'use_causal_mask'),
     ({'projector_type': 'dspark'}, "projector_type is 'dspark'"),
     ({'projector_type': 'dflash'}, ''),
-    ({'markov_rank': 4}, 'dflash_config.markov_rank is 4'),
+    ({'markov_rank': 4, 'markov_head_type': 'rnn'}, "type is 'rnn'"),
     ({'linear_context': {'variant': 'gdn'}}, 'dflash_config.linear_context'),
     ({'use_aux_hidden_state': False}, 'use_aux_hidden_state is False'),
   ],

@@ -59,10 +59,9 @@ def edge(kind, p, state, token):
   before = p['predecessor'][token]
   if kind == 'markov':
     return before
-  hidden = p['hidden'] @ state
   if kind == 'selector':
-    return before * hidden
-  gate = hidden + p['mix'] @ before + p['gate_bias']
+    return before * (p['hidden'] @ state)
+  gate = p['gate'] @ np.concatenate([state, before]) + p['gate_bias']
   return scipy.special.expit(gate) * before
 
 

@@ -118,8 +118,28 @@ def dflash(raw, tensors, noise, hidden):
   target = rms_norm(hidden @ p['fc.weight'].T, p['hidden_norm.weight'], eps)
   before, at = np.arange(len(hidden)), len(hidden) + np.arange(len(noise))
   x = noise
+  group = raw['dflash_config'].get('conv_group_size')
   for i in range(raw['num_hidden_layers']):
     w = lambda name: p[f'layers.{i}.{name}.weight']
+
+    def convolved(name, h):
+      """Returns h before a sublayer, and what is done to its output."""
+      base = p.get(f'layers.{i}.{name}.base_kernel')  # [2, taps, E]
+      if base is None:
+        return h, lambda out: out
+      added = h @ w(f'{name}.kernel_projection').T
+      added = added.reshape(len(h), *base.shape[:2], -1)
+
+      def one(side, y):
+        out = np.zeros_like(y)
+        for slot in range(len(y)):
+          for tap in range(min(base.shape[1], slot + 1)):
+            for c in range(y.shape[1]):
+              kernel = base[side, tap, c] + added[slot, side, tap, c // group]
+              out[slot, c] += kernel * y[slot - tap, c]
+        return out
+
+      return one(0, h), lambda out: one(1, out)
 
     def key_value(h, positions):
       k = heads_of(h @ w('self_attn.k_proj').T, kv_heads)
@@ -127,16 +147,42 @@ def dflash(raw, tensors, noise, hidden):
       v = heads_of(h @ w('self_attn.v_proj').T, kv_heads)
       return rotated(k, positions, base), v
 
-    h = rms_norm(x, w('input_layernorm'), eps)
+    h, finish = convolved(
+      'attention_conv', rms_norm(x, w('input_layernorm'), eps)
+    )
     q = heads_of(h @ w('self_attn.q_proj').T, heads)
     q = rotated(rms_norm(q, w('self_attn.q_norm'), eps), at, base)
     parts = zip(key_value(target, before), key_value(h, at))
     k, v = (np.concatenate(pair) for pair in parts)
-    x = x + attended(q, k, v) @ w('self_attn.o_proj').T
+    x = x + finish(attended(q, k, v) @ w('self_attn.o_proj').T)
     h = rms_norm(x, w('post_attention_layernorm'), eps)
+    h, finish = convolved('mlp_conv', h)
     gated = silu(h @ w('mlp.gate_proj').T) * (h @ w('mlp.up_proj').T)
-    x = x + gated @ w('mlp.down_proj').T
+    x = x + finish(gated @ w('mlp.down_proj').T)
   return rms_norm(x, p['norm.weight'], eps)
+
+
+def pair_scores(tensors, state, token):
+  """Returns what a head adds to all tokens' scores [T, V].
+
+  Args:
+    tensors: of the drafter.
+    state: [T, E] of the slots.
+    token: [T] before them.
+  """
+  p = {k: v.astype(np.float64) for k, v in tensors.items()}
+  if 'markov_head.markov_w1.weight' not in p:
+    p = {k.removeprefix('candidate_selector.'): v for k, v in p.items()}
+    edge = p['predecessor_codebook'][token]
+    edge = edge * (state @ p['hidden_projection.weight'].T)
+    return edge @ p['successor_codebook'].T
+  p = {k.removeprefix('markov_head.'): v for k, v in p.items()}
+  edge = p['markov_w1.weight'][token]
+  if 'gate_proj.weight' in p:
+    read = np.concatenate([state, edge], -1)
+    gate = read @ p['gate_proj.weight'].T + p['gate_proj.bias']
+    edge = edge / (1 + np.exp(-gate))
+  return edge @ p['markov_w2.weight'].T
 
 
 def eagle3(raw, tensors, embedded, hidden):

@@ -1,5 +1,6 @@
 """The family of DFlash drafters, published and trained ones."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.drafters import family
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import published as published_lib
 from specdiff_jax.drafters.dflash import drafter
 from specdiff_jax.drafters.dflash import format as format_lib
 from specdiff_jax.drafters.dflash import network
 from specdiff_jax.drafters.dflash import options as options_lib
 from specdiff_jax.drafters.dflash import speculators
+from specdiff_jax.drafters.dflash import variants
 from specdiff_jax.models import config as config_lib
 
 
@@ -101,8 +104,15 @@ def _published(
       f'it drafts {sizes.gamma} tokens at once. Lower gamma.'
     )
   _no_context_window(serving, folder)
-  one = drafter.Block(config=sizes, **serving.window)
-  return one, family.DrafterParams(params)
+  edges = None
+  if sizes.head:
+    params = dict(params)
+    edges = params.pop('head')
+    strategy = heads.serving_own(serving.strategy, sizes.head)
+    serving = dataclasses.replace(serving, strategy=strategy)
+  network = dataclasses.replace(sizes, head=None)
+  one = drafter.Block(config=network, **serving.window)
+  return one, family.DrafterParams(params, edges=edges)
 
 
 def _shape(
@@ -135,7 +145,16 @@ def _shape(
 
 
 def _describe(found: published_lib.Published) -> dict[str, Any]:
-  return {'kind': 'DFlash', 'mask_id': found.mask_id}
+  told = {'kind': 'DFlash', 'mask_id': found.mask_id}
+  if found.sizes.head:
+    told['head'] = found.sizes.head.kind
+  return told
+
+
+def _read(file: str, raw: published_lib.Raw) -> published_lib.Published:
+  """Reads either form: both know the same architectures."""
+  reader = speculators if format_lib.told_as(raw) else format_lib
+  return reader.read(file, raw)
 
 
 FAMILY = family.Family(
@@ -150,10 +169,11 @@ FAMILY = family.Family(
     )
   },
   drafter=_drafter,
-  readers={'dflash': format_lib.read, 'speculators': speculators.read},
+  readers={'dflash': _read, 'speculators': speculators.read},
   architectures={
-    'DFlashDraftModel': 'dflash',
+    **dict.fromkeys(variants.ARCHITECTURES.values(), 'dflash'),
     'DFlashSpeculator': 'speculators',
+    'DSparkSpeculator': 'speculators',
   },
   source=format_lib.trained,
   published=_published,

@@ -25,8 +25,11 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.drafters import drafter_file
+from specdiff_jax.drafters import family
+from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters.dflash import network as dflash
+from specdiff_jax.drafters.dflash import variants
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
@@ -36,8 +39,9 @@ Raw = published.Raw
 # dflash_config that leave the network as it is, whatever they say.
 _KEYS = frozenset({
     'mask_token_id', 'target_layer_ids', 'block_size', 'mask_token',
-    'num_target_layers', 'num_anchors', 'loss_decay_factor', 'loss_type',
+    'num_target_layers', 'loss_decay_factor', 'loss_type',
     'training_objective', 'version', 'training_mode', 'prefix_weight_base',
+    *variants.KEYS,
 })  # fmt: skip
 # Keys of either place -> the values with which our network is theirs.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -68,12 +72,13 @@ _WINDOWS = ('swa_window_size', 'sliding_window', 'window_size')
 
 
 def read(file: str, raw: Raw) -> published.Published:
-  """DFlash, whose block and verifier layers `dflash_config` tells.
+  """DFlash and its kin, whose block and verifier layers `dflash_config` tells.
 
   A sliding layer of `layer_types` sees the `sliding_window` tokens that end with
   a slot. Other windows and causal blocks, of which others write, are refused by
   their name.
   """
+  raw = variants.flat(raw)
   own = raw.get('dflash_config')
   own = own if isinstance(own, dict) else {}
   _agreeing(file, raw, own)
@@ -124,7 +129,7 @@ def read(file: str, raw: Raw) -> published.Published:
       'they are counted as in the speculators form. Subtract one from each.'
     )
   unread = dict.fromkeys(
-    ('input_embedding_scale', 'output_multiplier', *_LEFT_OVER)
+    ('input_embedding_scale', 'output_multiplier', *_LEFT_OVER, *variants.KEYS)
   )
   network = published.like(
       'Qwen3ForCausalLM', file, raw, tie_word_embeddings=True,
@@ -136,11 +141,13 @@ def read(file: str, raw: Raw) -> published.Published:
     block=hf_sizes.integer(file, raw, 'block_size', 16),
     mask_id=published.mask(file, raw),
     verifier_layers=count,
-    from_anchor=raw.get('sample_from_anchor') is True,
+    **variants.read(file, raw, network),
   )
   _as_written(file, sizes)
   ours = {theirs: name for name, theirs in tensor_names(sizes).items()}
-  name = lambda theirs: ours.get(theirs, '')
+  name = lambda theirs: (
+    None if variants.is_spare(sizes, theirs) else ours.get(theirs, '')
+  )
   return published.Published(sizes, name, sizes.mask_id, 'dflash')
 
 
@@ -193,7 +200,7 @@ def tensor_names(config: dflash.DFlashConfig) -> dict[str, str]:
 
   Example: tensor_names(config)['layer_0.up'] == 'layers.0.mlp.up_proj.weight'
   """
-  usual = names.names(config.network)
+  usual = names.names(config.network) | variants.tensor_names(config.head)
   for i in range(config.layers if config.taps else 0):
     for conv in ('attention_conv', 'mlp_conv'):
       theirs = f'layers.{i}.{conv}.'
@@ -205,18 +212,31 @@ def tensor_names(config: dflash.DFlashConfig) -> dict[str, str]:
   }
 
 
-def trained(path: str) -> sources.Source:
-  """Opens a file that `distill` wrote, as a drafter with the whole head."""
+def trained(path: str, head: str = '') -> sources.Source:
+  """Opens a file that `distill` wrote, as a drafter with the whole vocabulary.
+
+  head: the file of a head that was trained on it, which is to lie beside it.
+  """
   tensors, metadata = safetensors_io.load(path)
   config: Any = drafter_file.sizes(
     path, metadata.get('config', ''), dflash.TrainedConfig
   )
   tensors = drafter_file.widened(path, tensors)
   drafter_file.check_shapes(path, config, tensors)
-  sizes, flat = config.run_as, dict(params_lib.flatten(tensors['network']))
+  sizes, params = config.run_as, tensors['network']
+  if head:
+    drafter = family.Trained(config, params, tensors['vocab'], path)
+    one, found = heads.load(head, drafter, None)
+    sizes = variants.with_head(sizes, one)
+    # Of tokens that the drafter had not to draft it says nothing.
+    rows = found['successor']
+    whole = np.zeros((sizes.network.vocab_size, one.rank), rows.dtype)
+    whole[drafter.vocab] = rows
+    params = {**params, 'head': {**found, 'successor': whole}}
   theirs = tensor_names(sizes)
   found = {
-    name: stored.InMemory(np.asarray(value)) for name, value in flat.items()
+    name: stored.InMemory(np.asarray(value))
+    for name, value in params_lib.flatten(params)
   }
   return sources.Source(
     name=path,
@@ -234,11 +254,6 @@ def trained(path: str) -> sources.Source:
 def sizes_of(source: sources.Source) -> dflash.DFlashConfig:
   """Returns the sizes of a DFlash drafter; InputError for any other network."""
   if isinstance(source.config, dflash.DFlashConfig):
-    if source.config.taps:
-      raise errors.InputError(
-        f'{source.name}: this drafter has convolutions (network.conv), which '
-        'other programs read beside a selector alone; it is served here.'
-      )
     return source.config
   kind = type(source.config).__name__.removesuffix('Config')
   raise errors.InputError(
@@ -286,29 +301,43 @@ def write(
 ) -> dict[str, Any]:
   """Writes z-lab's form, which vLLM and SGLang read too."""
   sizes = sizes_of(source)
-  if sizes.from_anchor:
+  kind = variants.kind_of(source.name, sizes)
+  if sizes.from_anchor and kind == 'dflash':
     raise errors.InputError(
       f'{source.name}: the first draft of this drafter is the output of the '
-      'committed token (network.from_anchor), for which this form has no key; '
-      'take --format=speculators.'
+      'committed token (network.from_anchor), for which this form has no key '
+      'but in DSpark; take --format=speculators, or --head a Markov head.'
     )
   own = {
     'target_layer_ids': list(sizes.features),
     'mask_token_id': sizes.mask_id,
     'block_size': sizes.block,
   }
+  more = variants.keys(kind, sizes)
+  if kind == 'dspark':
+    # All of it stands beside the layers; vLLM asks for the bonus by its own name.
+    more |= own | {'sample_from_anchor': sizes.from_anchor}
+    more['dspark_bonus_anchor'] = not sizes.from_anchor
+  else:
+    own, more = own | more, {'block_size': sizes.block}
   # Some look for the block here, some there.
-  both = {'dflash_config': own, 'block_size': sizes.block}
+  both = {'dflash_config': own, **more}
   file = os.path.join(source.folder, 'config.json')
   raw = files.read_json(file) if source.folder else {}
-  if 'DFlashDraftModel' in published.architectures(raw):
+  architecture = variants.ARCHITECTURES[kind]
+  if architecture in published.architectures(raw) and not told_as(raw):
     summary = export.write_hf(source, folder, dtype, progress)
     file = os.path.join(folder, 'config.json')
     raw = files.read_json(file)
     both['dflash_config'] = {**(raw.get('dflash_config') or {}), **own}
     export.write_json(file, {**raw, **both})
     return summary
-  config = {**layers_config(sizes), 'architectures': ['DFlashDraftModel']}
+  config = {**layers_config(sizes), 'architectures': [architecture]}
   if sizes.verifier_layers:
     config['num_target_layers'] = sizes.verifier_layers
   return write_new(source, folder, dtype, progress, {**config, **both})
+
+
+def told_as(raw: Raw) -> Any:
+  """Returns what the speculators form calls a drafter; None in z-lab's."""
+  return raw.get('speculators_model_type')

@@ -54,6 +54,8 @@ class DFlashConfig:
     group: channels that share what a convolution adds by its input.
     from_anchor: whether the first slot's output is a draft: slot k is then
       predicted by the output before it.
+    head: a `heads.Head` whose tensors lie beside those of the network, which
+      does not read them.
   """
 
   network: config_lib.TransformerConfig
@@ -64,6 +66,7 @@ class DFlashConfig:
   taps: int = 0
   group: int = 16
   from_anchor: bool = False
+  head: Any = None
 
   def __post_init__(self):
     config_lib.check_type('DFlashConfig', 'block', int, self.block)
@@ -152,7 +155,8 @@ class TrainedConfig:
     )  # fmt: skip
     return DFlashConfig(
       network, self.features, self.gamma + 1 - self.from_anchor, self.mask_id,
-      c.layers, self.taps, math.gcd(16, c.width), bool(self.from_anchor),
+      c.layers, self.taps, math.gcd(16, c.width) if self.taps else 16,
+      bool(self.from_anchor),
     )  # fmt: skip
 
   def shapes(self):
@@ -177,7 +181,9 @@ def published_features(layers: int, count: int = 5) -> tuple[int, ...]:
 def shapes(config: DFlashConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""
   layer = layer_lib.shapes(config.network) | _conv_shapes(config)
-  return layers_lib.layered(_top_shapes(config), layer, config.layers)
+  network = layers_lib.layered(_top_shapes(config), layer, config.layers)
+  head = config.head.shapes() if config.head else {}
+  return network | {f'head.{name}': leaf.shape for name, leaf in head.items()}
 
 
 def _conv_shapes(config: DFlashConfig) -> layers_lib.Shapes:

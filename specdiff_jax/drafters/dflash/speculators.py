@@ -13,6 +13,7 @@ from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters.dflash import format as format_lib
+from specdiff_jax.drafters.dflash import variants
 
 Raw = published.Raw
 # What only its own programs read.
@@ -24,8 +25,14 @@ _UNREAD = frozenset({
 _READ = (
     'transformer_layer_config', 'block_size', 'aux_hidden_state_layer_ids',
     'mask_token_id', 'draft_vocab_size', 'num_target_layers',
-    'sample_from_anchor',
+    'speculators_model_type', *variants.KEYS,
 )  # fmt: skip
+
+_ARCHITECTURES = {
+  'dflash': 'DFlashSpeculator',
+  'dflash2': variants.ARCHITECTURES['dflash2'],
+  'dspark': 'DSparkSpeculator',
+}
 
 
 def read(file: str, raw: Raw) -> published.Published:
@@ -45,8 +52,19 @@ def read(file: str, raw: Raw) -> published.Published:
       "numbers of the verifier's layers, from 1 on, are expected; download the "
       'file again.'
     )
+  kind = format_lib.told_as(raw)
+  if kind not in _ARCHITECTURES:
+    raise errors.InputError(
+      f'{file}: speculators_model_type is {printing.short(kind)}; only '
+      f'{", ".join(_ARCHITECTURES)} are supported. Take another drafter.'
+    )
+  if kind == 'dspark' and type(raw.get('sample_from_anchor')) is not bool:
+    raise errors.InputError(
+      f'{file}: sample_from_anchor is missing, which older programs take for '
+      'false and newer ones for true. Add it: true where block_size tokens are '
+      'drafted, false where it is one less.'
+    )
   only = {
-    'speculators_model_type': 'dflash',
     'sliding_window_non_causal': False,
     'target_hidden_size': layers.get('hidden_size'),
   }
@@ -62,9 +80,9 @@ def read(file: str, raw: Raw) -> published.Published:
     'target_layer_ids': [x - 1 for x in ids],
     'mask_token_id': raw.get('mask_token_id'),
   }
-  same = ('block_size', 'num_target_layers', 'sample_from_anchor')
+  same = ('block_size', 'num_target_layers', 'draft_vocab_size', *variants.KEYS)
   more = {key: raw.get(key) for key in same}
-  more['draft_vocab_size'] = raw.get('draft_vocab_size')
+  more['architectures'] = [variants.ARCHITECTURES[kind]]
   return format_lib.read(file, {**layers, **more, 'dflash_config': own})
 
 
@@ -73,13 +91,14 @@ def write(
 ) -> dict[str, Any]:
   """Writes what vLLM and speculators load."""
   sizes = format_lib.sizes_of(source)
+  kind = variants.kind_of(source.name, sizes)
   proposal = {'proposal_type': 'greedy', 'speculative_tokens': sizes.gamma}
   config = {
-    'architectures': ['DFlashSpeculator'],
-    'speculators_model_type': 'dflash',
+    'architectures': [_ARCHITECTURES[kind]],
+    'speculators_model_type': kind,
     'speculators_version': '0.9.0',
     'speculators_config': {
-      'algorithm': 'dflash',
+      'algorithm': kind,
       'proposal_methods': [proposal],
       'default_proposal_method': 'greedy',
       'verifier': {'name_or_path': _verifier(source), 'architectures': []},
@@ -92,6 +111,7 @@ def write(
     'mask_token_id': sizes.mask_id,
     'sliding_window_non_causal': False,
     'sample_from_anchor': sizes.from_anchor,
+    **variants.keys(kind, sizes),
   }
   return format_lib.write_new(source, folder, dtype, progress, config)
 
