@@ -15,6 +15,8 @@ _CACHE = tempfile.TemporaryDirectory(prefix='jax-cache-')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _CACHE.name)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+# Compiling is most of what tests do; this takes a third of it.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -67,16 +69,6 @@ def fresh_programs():
   import jax
 
   jax.clear_caches()
-
-
-@pytest.fixture(scope='module')
-def quick_compilation():
-  """Halves the time that compiling takes, for modules that mostly compile."""
-  import jax
-
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='session')

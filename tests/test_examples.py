@@ -5,10 +5,7 @@ import runpy
 
 import pytest
 
-pytestmark = [
-  pytest.mark.slow,
-  pytest.mark.usefixtures('quick_compilation'),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 
 import specdiff_jax as sd
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 PROMPT = 'one two one two'
 
 

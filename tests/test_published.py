@@ -24,9 +24,6 @@ PRESETS = {'diffullama', 'diffugpt'}
 PROMPTS = ('A stitch in time', 'saves nine, they say; do they?')
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def checkpoint():
   """Returns a random verifier with the tokens of the byte tokenizer."""

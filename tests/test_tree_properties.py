@@ -16,8 +16,6 @@ from specdiff_jax.core import types
 from specdiff_jax.decoding.rules import rejection
 from specdiff_jax.drafters import prefix_trees
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 SLOTS, VOCAB, DRAFTS, GAMMA = 7, 4, 3, 3
 ancestors = jax.jit(tree_lib.ancestors)
 matched_path = jax.jit(tree_lib.matched_path, static_argnums=2)

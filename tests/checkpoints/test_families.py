@@ -36,14 +36,6 @@ LENGTH, PROMPT, SLOTS = 12, 8, 20
 FINGERPRINT = 'fd34821873e17632'  # of LLAMA, before there were other families
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Compiling is most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 LLAMA = config_lib.TransformerConfig(
   vocab_size=67,
   width=32,

@@ -11,7 +11,6 @@ from specdiff_jax.data import dataset
 from specdiff_jax.data import outputs
 from specdiff_jax.data import prompts as prompts_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 TEMPLATE = (
   '{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}'
   '{% if tools %}T{{ tools|length }};{% endif %}'

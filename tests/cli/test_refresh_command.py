@@ -14,9 +14,6 @@ MASKED_LM = (
 ALL = 320  # tokens of the tiny verifier
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def made(tmp_path_factory, root):
   """Trajectories with the whole law of each token, and a drafter of them."""

@@ -40,9 +40,6 @@ CONTEXT = types.Context(
 )
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def sampling(temperature):
   return types.Sampling(
     jnp.full(2, temperature), jnp.zeros(2, jnp.int32), jnp.ones(2)

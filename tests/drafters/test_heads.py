@@ -31,9 +31,6 @@ B, G, W, K, R, E = 3, 5, 12, 4, 6, 24
 IDS = np.random.default_rng(9).permutation(models.VOCAB)[:W].astype(np.int32)
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def made(kind, scale=0.7, rank=R):
   """Returns a head over the tiny verifier, and its random params."""
   kinds = heads.KINDS | heads.CONFIDENCES

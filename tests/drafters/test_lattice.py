@@ -14,9 +14,6 @@ lattice = jax.jit(prefix_trees.lattice, static_argnums=(4, 5))
 best_first = jax.jit(prefix_trees.best_first, static_argnums=3)
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def log_softmax(x):
   x = x - x.max(-1, keepdims=True)
   return x - np.log(np.exp(x).sum(-1, keepdims=True))

@@ -19,9 +19,6 @@ merged = jax.jit(prefix_trees.merged, static_argnums=2)
 best_first = jax.jit(prefix_trees.best_first, static_argnums=3)
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def prefixes(tree, row):
   """Returns the prefix of each valid slot, after checks of the structure."""
   token, parent, depth, valid = (

@@ -28,11 +28,9 @@ DIVERGENCES = {
 
 @pytest.fixture(scope='module', autouse=True)
 def doubles():
-  """In float64; and half the time that compiling takes, most of these tests."""
-  jax.config.update('jax_disable_most_optimizations', True)
+  """In float64."""
   with jax.enable_x64(True):
     yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @jax.jit

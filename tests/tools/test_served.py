@@ -21,8 +21,7 @@ from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
 from specdiff_jax.testing import models
 from specdiff_jax.tools.exactness import served
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
+from specdiff_jax.tools.exactness import served_report
 
 CHECKPOINT = models.tiny_verifier()
 CHECKPOINT = dataclasses.replace(
@@ -195,10 +194,10 @@ def test_what_cannot_be_compared_is_refused():
 
 def test_a_nan_is_no_agreement():
   values = ('a', 'b', 'b', 3, 9, 1.0)
-  row = served.Row(*values, (0.0, float('nan')), 'text', 4, 2, 1e-2)
+  row = served_report.Row(*values, (0.0, float('nan')), 'text', 4, 2, 1e-2)
   assert not row.passed and row.json()['worst'] == 'nan'
   good = dataclasses.replace(row, by_slot=(0.0, 1e-3))
   assert good.passed
-  report = served.Report([good, row], {'tolerance': 1e-2})
+  report = served_report.Report([good, row], {'tolerance': 1e-2})
   assert not report.passed and 'NOT' in report.verdict()
   assert 'NO' in report.table().markdown()

@@ -39,16 +39,14 @@ def test_rows_stay_in_their_places():
 
 @pytest.fixture(scope='module', autouse=True)
 def settings():
-  """Half the time that compiling takes; features that are not rounded.
+  """Features that are not rounded.
 
   In bfloat16 the last bits of a pass over fewer rows would turn some of them
   by 0.4 %.
   """
-  jax.config.update('jax_disable_most_optimizations', True)
   kept, features.KEPT = features.KEPT, jnp.float32
   yield
   features.KEPT = kept
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

@@ -37,9 +37,6 @@ CAUSAL = causal_network.CausalConfig(start=(0,), vocab=20, verifier=VERIFIER)
 VOCAB = np.random.default_rng(3).permutation(29)[:20]
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def verifier():
   one = jnp.zeros((1, 1), jnp.int32)

@@ -26,9 +26,6 @@ DRAFTER = drafter_network.DrafterConfig(
 )  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def packed(count):
   """Returns the pipeline's batch of one full row, with made-up features."""
   rng = np.random.default_rng(0)

@@ -20,9 +20,6 @@ ROWS, WINDOWS, GAMMA, VOCAB, WIDTH = 4, 20, 3, 6, 40
 KEY = jax.random.key(0)
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def settings(**values):
   return fields.typed(values)
 

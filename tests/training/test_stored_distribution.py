@@ -35,9 +35,6 @@ ASKED = {
 }  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def verifier():
   params = jax.tree.map(jnp.asarray, tiny_model.random_params(VERIFIER))

@@ -5,7 +5,7 @@ loss sees, many anchors at once, and through the engine, cycle by cycle. The
 log-probabilities of each slot have to be the same but for rounding.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -36,13 +36,11 @@ from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import training as build_training
-from specdiff_jax.tools import tables
 from specdiff_jax.tools.exactness import replay
-from specdiff_jax.tools.exactness import verification
+from specdiff_jax.tools.exactness import served_report
 from specdiff_jax.training import features
 from specdiff_jax.training import objective
 
-SCHEMA = 1
 TOLERANCE = 1e-3
 _WINDOWS = 16  # of each text whose scores exist at once
 _CHAIN = strategies.Chain(mode='argmax', temperature=1.0, keep_q=True)
@@ -83,105 +81,6 @@ class Part:
   replay: replay.Replay
   replay_params: Any
   layers: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """What was compared of one drafter."""
-
-  name: str
-  source: str
-  served: str
-  windows: int
-  slots: int
-  agreement: float  # share of slots whose likeliest token is the same
-  by_slot: tuple[float, ...]  # largest difference of each slot of the window
-  text: str  # id of the text of the largest difference
-  anchor: int  # its last committed token
-  slot: int  # of its window, from 1 on
-  tolerance: float
-
-  @property
-  def worst(self) -> float:
-    """The largest difference of two log-probabilities."""
-    return float(np.max(self.by_slot))  # a NaN counts
-
-  @property
-  def passed(self) -> bool:
-    """Whether no difference is above the tolerance."""
-    return self.worst <= self.tolerance
-
-  def json(self) -> dict[str, Any]:
-    """Returns the row as the last line of the program holds it."""
-    number = lambda x: verification.number(float(f'{x:.3g}'))
-    return {
-      'system': self.name,
-      'drafter': self.source,
-      'served': self.served,
-      'windows': self.windows,
-      'slots': self.slots,
-      'agreement': round(self.agreement, 6),
-      'worst': number(self.worst),
-      'by_slot': [number(value) for value in self.by_slot],
-      'trajectory': self.text,
-      'anchor': self.anchor,
-      'slot': self.slot,
-      'passed': self.passed,
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """What `verify --drafter` found."""
-
-  rows: Sequence[Row]
-  facts: Mapping[str, Any]
-
-  @property
-  def passed(self) -> bool:
-    return all(row.passed for row in self.rows)
-
-  def to_json(self) -> dict[str, Any]:
-    """Returns what the last line of `verify --drafter` holds."""
-    rows = [row.json() for row in self.rows]
-    return {
-      'schema': SCHEMA,
-      'drafters': rows,
-      'passed': self.passed,
-      **self.facts,
-    }
-
-  def table(self) -> tables.Table:
-    """Returns a line for each drafter."""
-    columns = ('system', 'drafter', 'served', 'windows', 'slots')
-    columns += ('argmax agrees', 'largest difference', 'where', 'equal')
-    return tables.Table(columns, [_line(row) for row in self.rows], words=3)
-
-  def verdict(self) -> str:
-    """Returns the last words."""
-    bad = ', '.join(dict.fromkeys(r.name for r in self.rows if not r.passed))
-    allowed = f'the tolerance {self.facts["tolerance"]:g}'
-    if not bad:
-      return f'What is served is what was trained, within {allowed}.'
-    return (
-      f'What is served is NOT what was trained: {bad} is above {allowed}. See '
-      'which slots differ (by_slot): all of them point to features, positions '
-      'or the mask token; the later ones to the order of slots.'
-    )
-
-
-def _line(row: Row) -> tuple[str, ...]:
-  return (
-    row.name,
-    row.source,
-    '' if row.served == row.source else row.served,
-    str(row.windows),
-    str(row.slots),
-    f'{row.agreement:.4f}',
-    f'{row.worst:.2g}',
-    f'{row.text}, anchor {row.anchor}, slot {row.slot}',
-    'yes' if row.passed else 'NO',
-  )
 
 
 # --- what is compared --------------------------------------------------------
@@ -355,7 +254,7 @@ def compare(
   buckets: Sequence[int],
   batch: int,
   tolerance: float = TOLERANCE,
-) -> Row:
+) -> served_report.Row:
   """Returns how far a drafter's two sides are apart on texts.
 
   Args:
@@ -409,7 +308,7 @@ def compare(
   return _row(part, given, tolerance, found)
 
 
-def _row(part: Part, given, tolerance, found) -> Row:
+def _row(part: Part, given, tolerance, found) -> served_report.Row:
   number, anchor, slot, apart, same = map(np.concatenate, zip(*found))
   gamma = part.replay.max_depth
   if not len(apart):
@@ -419,7 +318,7 @@ def _row(part: Part, given, tolerance, found) -> Row:
     )
   by_slot = [apart[slot == j].max(initial=0.0) for j in range(gamma)]
   worst = int(np.argmax(apart))  # a NaN, if there is one
-  return Row(
+  return served_report.Row(
     name=part.name,
     source=part.source,
     served=part.served,
@@ -504,7 +403,7 @@ def check(
   against: str = '',
   tolerance: float = TOLERANCE,
   report: reporting.Reporter = reporting.SILENT,
-) -> Report:
+) -> served_report.Report:
   """Returns the comparison of the drafters of systems.
 
   `names` are by default those of the config; see `parts`, `texts`, `compare`.
@@ -533,7 +432,7 @@ def check(
             tolerance,
           )  # fmt: skip
         )
-  return Report(
+  return served_report.Report(
     rows,
     {
       'verifier': checkpoint.source,

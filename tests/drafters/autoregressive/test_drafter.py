@@ -33,9 +33,6 @@ CONFIG = causal_network.CausalConfig((0, 2), 25, VERIFIER)
 IDS = np.random.default_rng(0).permutation(VOCAB)[: CONFIG.vocab]
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @functools.cache
 def verifier():
   """Returns params whose text depends on more than its last token."""

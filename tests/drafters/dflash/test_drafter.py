@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import prefilled
-import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import sampling as sampling_lib
@@ -33,9 +32,6 @@ CONFIG = dflash.DFlashConfig(
 FEATURES = np.random.default_rng(5).standard_normal((2, ROOM, 2, 16))
 FEATURES = FEATURES.astype(np.float32)
 TEXT = np.random.default_rng(1).integers(0, VOCAB, (2, ROOM))
-
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def params(config, seed):

@@ -34,8 +34,6 @@ from specdiff_jax.testing import models
 from specdiff_jax.training import objective
 from specdiff_jax.verifiers import causal
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 VERIFIER = models.tiny_verifier()
 VERIFIER = dataclasses.replace(
   VERIFIER, params=jax.tree.map(jnp.asarray, VERIFIER.params)

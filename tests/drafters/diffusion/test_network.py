@@ -45,9 +45,6 @@ CONFIG = drafter_network.DrafterConfig(
 BUCKET, NEW = 8, 20
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def random(shapes, seed, scale):
   """Returns params: norms near 1, the rest of this scale."""
   rng = np.random.default_rng(seed)

@@ -38,8 +38,6 @@ FEATURES = RNG.standard_normal((2, ROOM, 3, WIDTH)).astype(np.float32)
 EMBED = RNG.standard_normal((VOCAB, WIDTH)).astype(np.float32)
 LENGTH = np.array([9, 14])
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @functools.cache
 def published():

@@ -21,8 +21,6 @@ from specdiff_jax.losses import options as loss_options
 from specdiff_jax.testing import models
 from specdiff_jax.training import objective
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 VERIFIER = models.tiny_verifier()
 GAMMA, TOKENS = 3, 14
 VOCAB = np.random.default_rng(0).permutation(models.VOCAB)[:40]

@@ -24,9 +24,6 @@ VERIFIER = config_lib.TransformerConfig(
 MASK, GAMMA = 29, 3
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def parts():
   """Returns (sizes, params, view, batch) of a verifier as it is."""

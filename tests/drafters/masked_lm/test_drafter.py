@@ -38,9 +38,6 @@ MAPPED[np.isin(MAPPED, (3, 4))] = id_map.MASKED
 TEXT = np.random.default_rng(1).integers(0, VOCAB, (2, ROOM))
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def drafter(prefix='full', shifted=False, gamma=GAMMA, **options):
   model = model_lib.MaskedLM(SIZES, MASK, shifted, prefix)
   chain = strategies.Chain(keep_q=True)
