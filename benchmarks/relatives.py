@@ -5,7 +5,8 @@
       --row='markov=lattice,head=runs/head/head.safetensors' \
       --budgets=5,9,17,33 --temperatures=0,1 --limit=32 --out=runs/relatives
 
-A row is NAME=SYSTEM, and options of the system. A budget is what a cycle
+A row is NAME=SYSTEM, and options of the system, FIELD.PART=VALUE for one that has
+parts (drafter.second=runs/second/drafter.safetensors). A budget is what a cycle
 verifies, the last committed token included: chains draft one less, as far as the
 drafter reaches. Prompts are decoded in batches (--batch), since tau does not
 depend on it; every text is compared with plain decoding's. --out is a folder: a
@@ -15,6 +16,7 @@ line is JSON.
 
 import argparse
 import collections
+import contextlib
 import json
 import pathlib
 import statistics
@@ -54,9 +56,12 @@ def options_of(system, more, budget, gamma):
     own['drafts'] = max(1, (budget - 1) // own['gamma'])
   for field in more:
     name, value = field.split('=', 1)
-    try:
-      own[name] = json.loads(value)
-    except ValueError:
+    with contextlib.suppress(ValueError):
+      value = json.loads(value)
+    name, _, part = name.partition('.')
+    if part:
+      own.setdefault(name, {})[part] = value
+    else:
       own[name] = value
   return own
 

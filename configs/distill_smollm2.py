@@ -28,10 +28,11 @@ COMMAND (prompts.jsonl: fields `id` and `prompt`, such as GSM8K's train split):
   python -m specdiff_jax bench --config=configs/quickstart.py \
       --config.drafter=runs/distill/drafter.safetensors
 
-On a CPU:
+On a CPU (exact=False: plain decoding of one token a pass, not as many as drafts
+have; its texts differ at near ties):
   python -m specdiff_jax collect --config=configs/distill_smollm2.py \
-      --config.system=ar --config.batch=64 --prompts=prompts.jsonl \
-      --limit=1216 --workdir=runs/trajectories
+      --config.system=ar --config.exact=False --config.batch=64 \
+      --prompts=prompts.jsonl --limit=1216 --workdir=runs/trajectories
   python -m specdiff_jax distill --config=configs/distill_smollm2.py \
       --config.data=runs/trajectories --workdir=runs/distill
 """

@@ -23,6 +23,7 @@ SUBCOMMANDS = {
   'ngram': "fit an n-gram model of the verifier's tokens, for diffuspec",
   'distill': 'train a drafter on collected completions',
   'sweep': 'distill every combination of some settings, and compare them',
+  'report': 'draw results of bench and distill as one HTML page',
   'aot': 'compile for a TPU pod on any machine, and say whether it fits',
   'convert': 'write a model in another form: Hugging Face, native, DFlash',
   'inspect': "say what a model's files hold, and whether it fits on a mesh",
@@ -36,6 +37,7 @@ usage: python -m specdiff_jax SUBCOMMAND --config=RECIPE [--config.FIELD=VALUE]
        python -m specdiff_jax ngram --from SOURCE --out FILE [FLAGS]
        python -m specdiff_jax convert --from PATH --to PATH [FLAGS]
        python -m specdiff_jax inspect PATH [FLAGS]
+       python -m specdiff_jax report --out PAGE.html RESULT... [FLAGS]
        python -m specdiff_jax --version
 
 {lines}

@@ -15,6 +15,7 @@ from specdiff_jax.cli import distill
 from specdiff_jax.cli import inspect
 from specdiff_jax.cli import ngram
 from specdiff_jax.cli import prompts
+from specdiff_jax.cli import report
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 
@@ -23,6 +24,7 @@ PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
     'verify': verify, 'inspect': inspect, 'convert': convert, 'aot': aot,
     'sweep': sweep, 'prompts': prompts, 'ngram': ngram,
+    'report': report,
 }  # fmt: skip
 
 

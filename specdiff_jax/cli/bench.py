@@ -3,6 +3,7 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
+from specdiff_jax.core import files
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
@@ -25,6 +26,9 @@ _FLAGS = flag.PROMPTS | {
     'predict its speed-up from them; half a minute of compilation a system',
     False,
     'bool',
+  ),
+  'out': flag.Flag(
+    'write the JSON object into this file too, for `report`; it is replaced'
   ),
   'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
 }
@@ -51,6 +55,7 @@ COMMAND = command.Command(
     'bench --config=configs/quickstart.py',
     'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '
     '--config.temperature=1.0 --config.max_new_tokens=256',
+    'bench --config=configs/quickstart.py --costs --out quickstart.json',
     'bench --config=configs/tiny.py --systems ar,specdiff '
     '--config.drafter=runs/tiny/drafter.safetensors',
   ),
@@ -86,8 +91,11 @@ def body(call: command.Call) -> int:
   for table in found.tables():
     console.table(table)
   console.out().print(found.legend())
-  console.result(found.to_json(call.recipe))
-  if options.plot:  # last: what was measured is out whatever the disk says
+  told = found.to_json(call.recipe)
+  console.result(told)
+  if options.out:  # after it was printed: whatever the disk says, it is out
+    files.write_json(options.out, told)
+  if options.plot:
     found.plot(options.plot)
   return 0 if found.passed else 1
 

@@ -41,8 +41,13 @@ class Call:
   config: Any  # recipe with the overrides; None of programs that take none
   options: flags.FlagValues  # the subcommand's own flags
   recipe: str  # RECIPE[:VARIANT] as it was given
-  argument: str  # the positional one
+  arguments: Sequence[str]  # the positional ones
   argv: Sequence[str]  # as it was given
+
+  @property
+  def argument(self) -> str:
+    """The only positional one."""
+    return self.arguments[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Command:
   # Other ones, or more to say of them, than _EXIT_CODES.
   exit_codes: Mapping[int, str] = dataclasses.field(default_factory=dict)
   recipe: bool = True  # it needs --config
-  takes: str = ''  # what its one positional argument is called
+  # What its one positional argument is called; with '...' there may be more.
+  takes: str = ''
 
   def run(
     self,
@@ -125,8 +131,8 @@ class Command:
     if self.recipe:
       values = options.config.to_dict()
       recipe = _typed(values, f'{spec}, with the command line,')
-    path = paths.expand(rest[0], f'the {self.takes}') if rest else ''
-    return Call(recipe, options, spec, path, given)
+    given_paths = [paths.expand(one, f'the {self.takes}') for one in rest]
+    return Call(recipe, options, spec, given_paths, given)
 
   def _check_overrides(self, argv, config, spec: str) -> None:
     """Raises InputError if an override names a field that is not read."""
@@ -164,7 +170,8 @@ class Command:
         )
 
   def _check_positional(self, rest: Sequence[str]) -> None:
-    if self.takes and len(rest) != 1:
+    several = self.takes.endswith('...')
+    if self.takes and (not rest if several else len(rest) != 1):
       raise errors.InputError(
         f'{self.name} takes one {self.takes}, but was given '
         f'{" ".join(rest) or "none"}. '

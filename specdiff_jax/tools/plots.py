@@ -21,6 +21,10 @@ _STYLE: dict[Any, Any] = {
   ),
   **dict.fromkeys(('ytick.color', 'grid.color'), _INK),
 }
+# Of Okabe and Ito: told apart by colour-blind readers, on white and on black.
+_COLOURS = (
+  '#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7', '#56b4e9', '#8a6d1f',
+)  # fmt: skip
 _DASHES = ('-', '--', '-.', ':')
 _MARKERS = 'osD^vPX*'
 _ENDINGS = ('.png', '.svg', '.pdf')
@@ -59,7 +63,8 @@ def canvas(path: str, title: str, wide: float, high: float) -> Iterator[Any]:
   import matplotlib  # half a second; only who plots waits for it
   from matplotlib import figure
 
-  with matplotlib.rc_context(_STYLE):
+  cycle = {'axes.prop_cycle': matplotlib.cycler(color=_COLOURS)}
+  with matplotlib.rc_context(_STYLE | cycle):
     made = figure.Figure(figsize=(wide, high), layout='constrained')
     yield made
     made.suptitle(title, parse_math=False)  # a path may hold $

@@ -17,6 +17,7 @@ from specdiff_jax.cli import distill
 from specdiff_jax.cli import inspect
 from specdiff_jax.cli import ngram
 from specdiff_jax.cli import prompts
+from specdiff_jax.cli import report
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
@@ -26,7 +27,7 @@ from specdiff_jax.recipes import recipe
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
     'verify': verify, 'convert': convert, 'inspect': inspect, 'aot': aot,
-    'sweep': sweep, 'ngram': ngram, 'prompts': prompts,
+    'sweep': sweep, 'ngram': ngram, 'prompts': prompts, 'report': report,
 }  # fmt: skip
 
 

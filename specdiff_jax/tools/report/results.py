@@ -1,0 +1,145 @@
+"""Result files: what `bench` printed, and how runs of `distill` learnt."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.core import printing
+from specdiff_jax.tools.bench import result as bench_result
+
+_METRICS = 'metrics.jsonl'
+# Of results that stand in one report: speeds of others do not compare.
+_SAME = ('verifier', 'dtype')
+_NEEDED = ('system', 'tokens_per_s', 'speedup', 'tau', 'exact')
+
+
+class Bench(NamedTuple):
+  """A result of `bench`.
+
+  Attributes:
+    name: of its file, without the ending.
+    told: the JSON object.
+  """
+
+  name: str
+  told: Mapping[str, Any]
+
+  @property
+  def systems(self) -> Sequence[Mapping[str, Any]]:
+    return self.told['systems']
+
+
+class Run(NamedTuple):
+  """How a drafter learnt: (step, held-out tau) in order."""
+
+  name: str
+  curve: Sequence[tuple[int, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What a report is made of, in the order in which it was given."""
+
+  benches: Sequence[Bench]
+  runs: Sequence[Run]
+
+
+def read(paths: Sequence[str]) -> Results:
+  """Reads result files, and workdirs of `distill`.
+
+  Raises InputError where one is neither, is of another schema, or was measured
+  with another verifier or in another dtype than the first.
+  """
+  benches, runs = [], []
+  for path, name in zip(paths, _names(paths), strict=True):
+    if os.path.isdir(path):
+      path = os.path.join(path, _METRICS)
+    found = _read(path)
+    if isinstance(found, list):
+      runs.append(Run(name, found))
+    else:
+      benches.append((path, Bench(name, found)))
+  for path, one in benches[1:]:
+    first, told = benches[0]
+    for key in _SAME:
+      if one.told.get(key) != told.told.get(key):
+        raise errors.InputError(
+          f'{path}: {key} is {printing.short(one.told.get(key))}, but in '
+          f'{first} it is {printing.short(told.told.get(key))}; give results '
+          'of one verifier in one dtype, and make a report for each.'
+        )
+  return Results([one for _, one in benches], runs)
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+  """Returns names of the files; longer ones where these are not different."""
+  parts = [pathlib.Path(path) for path in paths]
+  names = [p.parent.name if p.name == _METRICS else p.stem for p in parts]
+  return [
+    name if names.count(name) == 1 else path
+    for name, path in zip(names, paths, strict=True)
+  ]
+
+
+def _read(path: str) -> Any:
+  """Returns the object of a bench, or the curve of a run."""
+  try:
+    with open(path, encoding='utf-8') as file:
+      lines = [line for line in file if line.strip()]
+  except (OSError, UnicodeDecodeError) as error:
+    why = getattr(error, 'strerror', None) or error
+    raise errors.InputError(
+      f'{path}: cannot be read ({why}). Give a file that `specdiff '
+      'bench --out` wrote, or the workdir of `specdiff distill`.'
+    ) from error
+  if path.endswith('.jsonl'):
+    return _curve(path, lines)
+  try:
+    found = files.parse_json(lines[-1] if lines else '')
+  except ValueError:
+    try:
+      found = files.parse_json(''.join(lines))  # over several lines
+    except ValueError:
+      found = None
+  told = found.get('systems') if isinstance(found, dict) else None
+  if not isinstance(told, list) or not told:
+    raise errors.InputError(
+      f'{path}: this is no result of `specdiff bench`; give a file that it wrote '
+      '(bench --out=FILE).'
+    )
+  if found.get('schema') != bench_result.SCHEMA:
+    raise errors.InputError(
+      f'{path}: schema is {printing.short(found.get("schema"))}, but this '
+      f'version reads {bench_result.SCHEMA}; run the bench again.'
+    )
+  for row in told:
+    for key in _NEEDED:
+      if not isinstance(row, dict) or key not in row:
+        raise errors.InputError(
+          f'{path}: systems has an entry without {key!r}; the file is damaged, '
+          'or was written by hand. Run the bench again.'
+        )
+  return found
+
+
+def _curve(path: str, lines: Sequence[str]) -> list[tuple[int, float]]:
+  """Returns (step, held-out tau) of a run's metrics."""
+  found = []
+  for number, line in enumerate(lines, 1):
+    try:
+      told = files.parse_json(line)
+      step, held_out = told['step'], told.get('eval')
+      if held_out is not None:
+        found.append((int(step), float(held_out['tau'])))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+      if number == len(lines) and not line.endswith('\n'):
+        break  # of a run that is writing it
+      raise errors.InputError(
+        f'{path}, line {number}: no metrics of `specdiff distill` '
+        f'({type(error).__name__}). Give the workdir of a run.'
+      ) from error
+  return found
