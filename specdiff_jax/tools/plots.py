@@ -60,10 +60,11 @@ def canvas(path: str, title: str, wide: float, high: float) -> Iterator[Any]:
   It can be read on white and on dark pages. Raises InputError if the file
   cannot be written or its ending is unknown.
   """
+  import cycler
   import matplotlib  # half a second; only who plots waits for it
   from matplotlib import figure
 
-  cycle = {'axes.prop_cycle': matplotlib.cycler(color=_COLOURS)}
+  cycle: dict[Any, Any] = {'axes.prop_cycle': cycler.cycler(color=_COLOURS)}
   with matplotlib.rc_context(_STYLE | cycle):
     made = figure.Figure(figsize=(wide, high), layout='constrained')
     yield made

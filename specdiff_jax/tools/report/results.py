@@ -1,6 +1,7 @@
 """Result files: what `bench` printed, and how runs of `distill` learnt."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -98,15 +99,15 @@ def _read(path: str) -> Any:
     ) from error
   if path.endswith('.jsonl'):
     return _curve(path, lines)
-  try:
-    found = files.parse_json(lines[-1] if lines else '')
-  except ValueError:
-    try:
-      found = files.parse_json(''.join(lines))  # over several lines
-    except ValueError:
-      found = None
+  found = None
+  for text in (
+    ''.join(lines),
+    lines[-1] if lines else '',
+  ):  # or what it printed
+    with contextlib.suppress(ValueError):
+      found = found or files.parse_json(text)
   told = found.get('systems') if isinstance(found, dict) else None
-  if not isinstance(told, list) or not told:
+  if not isinstance(found, dict) or not isinstance(told, list) or not told:
     raise errors.InputError(
       f'{path}: this is no result of `specdiff bench`; give a file that it wrote '
       '(bench --out=FILE).'
