@@ -15,7 +15,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix='jax-cache-')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _CACHE.name)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
-# Compiling is most of what tests do; this takes a third of it.
+# Compiling is most of what tests do; this saves a third of it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -268,8 +268,8 @@ def score_of(head: Head, score: scores_lib.Score) -> scores_lib.Score:
   return function
 
 
-def serving_own(strategy: Any, head: Head) -> Any:
-  """Returns a strategy whose lattice has a drafter's own head.
+def with_own_head(strategy: Any, head: Head) -> Any:
+  """Returns a strategy whose lattice has its edges from the drafter's own head.
 
   One with another source, or that reads marginals alone, is returned as it is.
   """

@@ -8,7 +8,7 @@ from typing import Any
 from specdiff_jax.core import errors
 
 # As far from a white page as from a dark one (4.3 to 1), and no page of its own.
-_INK = '#797979'
+INK = '#797979'
 _STYLE: dict[Any, Any] = {
   'savefig.transparent': True,
   'axes.spines.top': False,
@@ -17,9 +17,9 @@ _STYLE: dict[Any, Any] = {
   'grid.alpha': 0.25,
   'legend.framealpha': 0,
   **dict.fromkeys(
-    ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color'), _INK
+    ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color'), INK
   ),
-  **dict.fromkeys(('ytick.color', 'grid.color'), _INK),
+  **dict.fromkeys(('ytick.color', 'grid.color'), INK),
 }
 # Of Okabe and Ito: told apart by colour-blind readers, on white and on black.
 _COLOURS = (
@@ -83,7 +83,7 @@ def style(number: int, count: int) -> dict[str, Any]:
   """
   below = (count - 1 - number) / max(1, count - 1)
   return {
-    'color': f'C{number % 10}',
+    'color': f'C{number}',
     'linestyle': _DASHES[number % len(_DASHES)],
     'marker': _MARKERS[number % len(_MARKERS)],
     'linewidth': 1.2 + 2.4 * below,

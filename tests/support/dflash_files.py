@@ -3,6 +3,8 @@
 import json
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,6 +51,20 @@ def convert(origin, target, form, dtype='', head=''):
   target = str(target)
   export.convert(source, target, form, dtype, writers=registry.writers())
   return target
+
+
+def states_of(network, params, hidden, noise):
+  """Returns the states of a block of `noise` after the verifier's `hidden`."""
+
+  @jax.jit
+  def forward(features, x):
+    at = jnp.arange(len(hidden))[None]
+    keys = network.apply({'params': params}, features, at, method='context')
+    return network.apply({'params': params}, x, at[:, -1:] + 1, keys)
+
+  features = hidden.reshape(1, len(hidden), len(CONFIG.features), -1)
+  x = noise[None, None]
+  return forward(features.astype(np.float32), x.astype(np.float32))[0, 0]
 
 
 def tensors(folder):

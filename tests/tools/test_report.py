@@ -96,6 +96,11 @@ def test_a_wrong_output_is_told_first(files, tmp_path):
   text = (tmp_path / 'p.html').read_text()
   assert 'Not exact: specdiff.' in text
   assert 'NO (3 prompts)' in text and '2 near-ties' in text
+  told['systems'][1]['excused_rows'] = 1  # of three
+  path.write_text(json.dumps(told))
+  page.write(results.read([str(path)]), str(tmp_path / 'p.html'))
+  text = (tmp_path / 'p.html').read_text()
+  assert 'Not exact: specdiff.' in text and 'NO (2 prompts)' in text
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def _published(
   if sizes.head:
     params = dict(params)
     edges = params.pop('head')
-    strategy = heads.serving_own(serving.strategy, sizes.head)
+    strategy = heads.with_own_head(serving.strategy, sizes.head)
     serving = dataclasses.replace(serving, strategy=strategy)
   network = dataclasses.replace(sizes, head=None)
   one = drafter.Block(config=network, **serving.window)
@@ -153,7 +153,7 @@ def _describe(found: published_lib.Published) -> dict[str, Any]:
 
 def _read(file: str, raw: published_lib.Raw) -> published_lib.Published:
   """Reads either form: both know the same architectures."""
-  reader = speculators if format_lib.told_as(raw) else format_lib
+  reader = speculators if format_lib.speculators_type(raw) else format_lib
   return reader.read(file, raw)
 
 

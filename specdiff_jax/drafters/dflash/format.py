@@ -59,7 +59,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
   'use_aux_hidden_state': (True,),
   'use_confidence_head': (False,),
   'projector_type': ('dflash',),
-  'draft_vocab_size': (),  # beside the verifier's: see _dflash
+  'draft_vocab_size': (),  # beside the verifier's: see `read`
 }
 # What the config.json of a sparse verifier leaves in that of its drafter, whose
 # layers are dense: no DFlash network reads these.
@@ -217,21 +217,17 @@ def trained(path: str, head: str = '') -> sources.Source:
 
   head: the file of a head that was trained on it, which is to lie beside it.
   """
-  tensors, metadata = safetensors_io.load(path)
-  config: Any = drafter_file.sizes(
-    path, metadata.get('config', ''), dflash.TrainedConfig
-  )
-  tensors = drafter_file.widened(path, tensors)
-  drafter_file.check_shapes(path, config, tensors)
-  sizes, params = config.run_as, tensors['network']
+  config: Any
+  config, params, vocab = drafter_file.load(path, None, dflash.TrainedConfig)
+  sizes = config.run_as
   if head:
-    drafter = family.Trained(config, params, tensors['vocab'], path)
+    drafter = family.Trained(config, params, vocab, path)
     one, found = heads.load(head, drafter, None)
     sizes = variants.with_head(sizes, one)
-    # Of tokens that the drafter had not to draft it says nothing.
+    # It says nothing of tokens outside of the draft vocabulary.
     rows = found['successor']
     whole = np.zeros((sizes.network.vocab_size, one.rank), rows.dtype)
-    whole[drafter.vocab] = rows
+    whole[vocab] = rows
     params = {**params, 'head': {**found, 'successor': whole}}
   theirs = tensor_names(sizes)
   found = {
@@ -247,7 +243,7 @@ def trained(path: str, head: str = '') -> sources.Source:
     tensors=lambda: ((name, theirs[name], x) for name, x in found.items()),
     entries=list,
     tokenizer=lambda: tokenizer_lib.Tokenizer.bytes(257),
-    drafter=metadata,
+    drafter=safetensors_io.metadata(path),
   )
 
 
@@ -325,7 +321,7 @@ def write(
   file = os.path.join(source.folder, 'config.json')
   raw = files.read_json(file) if source.folder else {}
   architecture = variants.ARCHITECTURES[kind]
-  if architecture in published.architectures(raw) and not told_as(raw):
+  if architecture in published.architectures(raw) and not speculators_type(raw):
     summary = export.write_hf(source, folder, dtype, progress)
     file = os.path.join(folder, 'config.json')
     raw = files.read_json(file)
@@ -338,6 +334,6 @@ def write(
   return write_new(source, folder, dtype, progress, {**config, **both})
 
 
-def told_as(raw: Raw) -> Any:
+def speculators_type(raw: Raw) -> Any:
   """Returns what the speculators form calls a drafter; None in z-lab's."""
   return raw.get('speculators_model_type')

@@ -52,8 +52,8 @@ def read(file: str, raw: Raw) -> published.Published:
       "numbers of the verifier's layers, from 1 on, are expected; download the "
       'file again.'
     )
-  kind = format_lib.told_as(raw)
-  if kind not in _ARCHITECTURES:
+  kind = format_lib.speculators_type(raw)
+  if kind not in tuple(_ARCHITECTURES):  # it may be no text
     raise errors.InputError(
       f'{file}: speculators_model_type is {printing.short(kind)}; only '
       f'{", ".join(_ARCHITECTURES)} are supported. Take another drafter.'

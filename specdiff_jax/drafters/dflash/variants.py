@@ -107,7 +107,7 @@ def read(
     head = heads.Selector
   elif ranks['markov_rank']:
     told = raw.get('markov_head_type') or 'vanilla'
-    if told not in _MARKOV_TYPES:
+    if told not in tuple(_MARKOV_TYPES):  # it may be no text
       raise errors.InputError(
         f'{file}: markov_head_type is {printing.short(told)}; only '
         f'{" or ".join(map(repr, _MARKOV_TYPES))} is supported, whose scores '

@@ -83,12 +83,12 @@ def _speed(results):
       )
       told = [f'{row["speedup"]:.2f}' if row else '' for row in found]
       panel.bar_label(bars, told, fontsize=8, padding=1)
-    panel.axhline(1, linestyle='--', linewidth=1, color='#797979')
+    panel.axhline(1, linestyle='--', linewidth=1, color=plots.INK)
     panel.set_xticks(range(len(benches)), [bench.name for bench in benches])
     panel.grid(axis='x', visible=False)
     panel.margins(y=0.12)
     panel.set_ylabel('speed over plain decoding')
-    canvas.legend(loc='outside lower center', ncols=min(len(names), 5))
+    _one_legend(canvas, [panel])
 
   return Figure(
     'speedup', 'Speed-up', 'Decoding speed over plain decoding of the same '
@@ -233,7 +233,7 @@ def _prediction(results):
         panel.annotate(
           row['system'], at, (5, 4), textcoords='offset points', fontsize=8
         )
-    panel.axline((1, 1), slope=1, linestyle='--', linewidth=1, color='#797979')
+    panel.axline((1, 1), slope=1, linestyle='--', linewidth=1, color=plots.INK)
     panel.set(xlabel='predicted: tau over a cycle', ylabel='measured speed-up')
     panel.margins(0.15)
     _one_legend(canvas, [panel])

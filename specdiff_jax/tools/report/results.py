@@ -1,4 +1,4 @@
-"""Result files: what `bench` printed, and how runs of `distill` learnt."""
+"""Result files: what `bench` wrote, and how runs of `distill` learnt."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -100,10 +100,8 @@ def _read(path: str) -> Any:
   if path.endswith('.jsonl'):
     return _curve(path, lines)
   found = None
-  for text in (
-    ''.join(lines),
-    lines[-1] if lines else '',
-  ):  # or what it printed
+  # A file of `bench --out`, or what `bench` printed, whose last line it is.
+  for text in (''.join(lines), ''.join(lines[-1:])):
     with contextlib.suppress(ValueError):
       found = found or files.parse_json(text)
   told = found.get('systems') if isinstance(found, dict) else None

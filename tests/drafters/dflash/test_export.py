@@ -9,6 +9,7 @@ from dflash_files import CONFIG
 from dflash_files import convert
 from dflash_files import FORMS
 from dflash_files import raw_of
+from dflash_files import states_of
 from dflash_files import tensors
 from dflash_files import trained
 from dflash_files import VERIFIER
@@ -107,18 +108,8 @@ def test_an_independent_forward_of_zlabs_form(tmp_path):
   )[1]
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
   network = dflash.DFlash(CONFIG.run_as)
-
-  @jax.jit
-  def forward(features, x):
-    at = jnp.arange(9)[None]
-    keys = network.apply({'params': params}, features, at, method='context')
-    return network.apply({'params': params}, x, jnp.array([[9]]), keys)
-
-  got = forward(
-    hidden.reshape(1, 9, 2, 24).astype(np.float32),
-    noise[None, None].astype(np.float32),
-  )
-  np.testing.assert_allclose(got[0, 0], wanted, atol=1e-5)
+  got = states_of(network, params, hidden, noise)
+  np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_first_drafts_of_the_anchor_go_as_speculators(tmp_path):

@@ -8,11 +8,11 @@ from dflash_files import CONFIG
 from dflash_files import convert
 from dflash_files import FORMS
 from dflash_files import raw_of
+from dflash_files import states_of
 from dflash_files import tensors
 from dflash_files import trained
 from dflash_files import VERIFIER
 import jax
-import jax.numpy as jnp
 import numpy as np
 import published_references
 import pytest
@@ -132,18 +132,8 @@ def test_an_independent_forward_with_convolutions(tmp_path):
   sizes, params = published.load(folder, '', 'float32')
   network = dflash.DFlash(dataclasses.replace(sizes.sizes, head=None))
   params = {k: v for k, v in params.items() if k != 'head'}
-
-  @jax.jit
-  def forward(features, x):
-    at = jnp.arange(9)[None]
-    keys = network.apply({'params': params}, features, at, method='context')
-    return network.apply({'params': params}, x, jnp.array([[9]]), keys)
-
-  got = forward(
-    hidden.reshape(1, 9, 2, 24).astype(np.float32),
-    noise[None, None].astype(np.float32),
-  )
-  np.testing.assert_allclose(got[0, 0], wanted, atol=1e-5)
+  got = states_of(network, params, hidden, noise)
+  np.testing.assert_allclose(got, wanted, atol=1e-5)
   plain = {k: v for k, v in found.items() if '_conv.' not in k}
   other = published_references.dflash(raw, plain, noise, hidden)
   assert np.abs(other - wanted).max() > 1e-2  # they do something
@@ -255,7 +245,9 @@ def test_what_is_refused_by_its_name(tmp_path):
   path, head = both(tmp_path, *MARKOV)
   spark = convert(path, tmp_path / 'spark', 'dflash', head=head)
   changed(spark, {'markov_head_type': 'rnn'}, 'markov_head_type', 'rnn')
+  changed(spark, {'markov_head_type': ['gated']}, 'markov_head_type', 'gated')
   changed(spark, {}, 'markov_rank is missing', drop=('markov_rank',))
   theirs = convert(path, tmp_path / 'theirs', 'speculators', head=head)
   changed(theirs, {}, 'sample_from_anchor', drop=('sample_from_anchor',))
-  changed(theirs, {'speculators_model_type': 'eagle3'}, 'eagle3')
+  for kind in ('eagle3', ['dspark']):
+    changed(theirs, {'speculators_model_type': kind}, str(kind))
