@@ -3,35 +3,40 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
+from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
-_FLAGS = flag.PROMPTS | {
-  'systems': flag.Flag(
-    'what to compare: some of the names of config.system', kind='list'
-  ),
-  'rounds': flag.Flag(
-    'interleaved repetitions; their median is reported', None, 'integer', 1
-  ),
-  'rival': flag.Flag(
-    'other programs to time on the same weights, greedily, a prompt at a time: '
-    'transformers (generate and its prompt lookup in bfloat16 and float32; '
-    'needs the extra [rival]), llama_cpp (plain and prompt lookup on the same '
-    'GGUF file; needs llama-cpp-python)',
-    kind='list',
-  ),
-  'costs': flag.Flag(
-    "time the parts of each system's cycle alone (r, c_draft, overhead) and "
-    'predict its speed-up from them; half a minute of compilation a system',
-    False,
-    'bool',
-  ),
-  'out': flag.Flag(
-    'write the JSON object into this file too, for `report`; it is replaced'
-  ),
-  'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
-}
+_FLAGS = (
+  flag.PROMPTS
+  | flag.SUITE
+  | {
+    'systems': flag.Flag(
+      'what to compare: some of the names of config.system', kind='list'
+    ),
+    'rounds': flag.Flag(
+      'interleaved repetitions; their median is reported', None, 'integer', 1
+    ),
+    'rival': flag.Flag(
+      'other programs to time on the same weights, greedily, a prompt at a time: '
+      'transformers (generate and its prompt lookup in bfloat16 and float32; '
+      'needs the extra [rival]), llama_cpp (plain and prompt lookup on the same '
+      'GGUF file; needs llama-cpp-python)',
+      kind='list',
+    ),
+    'costs': flag.Flag(
+      "time the parts of each system's cycle alone (r, c_draft, overhead) and "
+      'predict its speed-up from them; half a minute of compilation a system',
+      False,
+      'bool',
+    ),
+    'out': flag.Flag(
+      'write the JSON object into this file too, for `report`; it is replaced'
+    ),
+    'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
+  }
+)
 
 COMMAND = command.Command(
   name='bench',
@@ -47,6 +52,11 @@ COMMAND = command.Command(
     compared with plain AR at its fastest shape: outputs that differ by no
     more than rounding explains are counted as near-ties.
 
+    With --suite the prompts are those of a standard set: second turns follow
+    plain decoding's replies, and the column "correct" has the share of right
+    answers where the set says what is right (programs run in a process without
+    network or files to write, limited in time and memory).
+
     The last line of stdout is one JSON object with "schema": 1.
     """,
   flags=_FLAGS,
@@ -56,6 +66,7 @@ COMMAND = command.Command(
     'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '
     '--config.temperature=1.0 --config.max_new_tokens=256',
     'bench --config=configs/quickstart.py --costs --out quickstart.json',
+    'bench --config=configs/quickstart.py --suite mixed --limit 20',
     'bench --config=configs/tiny.py --systems ar,specdiff '
     '--config.drafter=runs/tiny/drafter.safetensors',
   ),
@@ -76,7 +87,7 @@ def body(call: command.Call) -> int:
   if options.plot:
     plots.check(options.plot)
   decoding.check(config)
-  prompts = decoding.prompts(config, options.prompts, options.limit)
+  prompts = _prompts(config, options)
   found = runner.run(
     config,
     command.verifier(config),
@@ -98,6 +109,26 @@ def body(call: command.Call) -> int:
   if options.plot:
     found.plot(options.plot)
   return 0 if found.passed else 1
+
+
+def _prompts(config: recipe.Recipe, options):
+  """Returns the prompts of a suite, or of a file, or of the recipe."""
+  from specdiff_jax.data import suites
+  from specdiff_jax.recipes import decoding
+
+  if not options.suite:
+    if options.path:
+      raise errors.InputError(
+        '--path is the file of a --suite, which is not given; give it, or '
+        '--prompts.'
+      )
+    return decoding.prompts(config, options.prompts, options.limit)
+  if options.prompts:
+    raise errors.InputError(
+      'There are both --suite and --prompts; give the file of a suite as '
+      '--path, or leave --suite out.'
+    )
+  return suites.read(options.suite, options.path or '', options.limit or None)
 
 
 def _example(system, request) -> None:

@@ -52,6 +52,20 @@ PROMPTS = {
   ),
 }
 
+# Of programs that read a standard set.
+SUITE = {
+  'suite': Flag(
+    'prompts of a standard set: gsm8k, math500, humaneval, mbpp, mt_bench, '
+    'spec_bench, alpaca, livecodebench, gpqa, or mixed, which ships (100 '
+    'prompts of five domains). All turns are asked, and answers checked where '
+    'the set says what is right'
+  ),
+  'path': Flag(
+    'the public file of --suite (or prompts of our own form); without it what '
+    'tensorflow_datasets has'
+  ),
+}
+
 # Of programs that read the prompts of a file, or none.
 FILE = {
   'prompts': Flag(

@@ -19,7 +19,7 @@ from specdiff_jax.recipes import recipe as recipe_lib
 # Flags that are paths, or may be; of fields their `About` says so.
 FLAGS = (
     'workdir', 'out', 'prompts', 'from', 'to', 'refresh', 'adapter', 'plot',
-    'verifier', 'against', 'head', 'figures',
+    'verifier', 'against', 'head', 'figures', 'path',
 )  # fmt: skip
 # The recipes that come with the package, a link to the repository's configs/.
 CONFIGS = pathlib.Path(__file__).parent.parent.joinpath('configs').resolve()

@@ -1,14 +1,16 @@
 """Prompts of datasets as others publish them, written as a prompt file.
 
-A source is a JSONL file, a parquet file, or a dataset of TFDS. One field of its
+A source is a JSONL file (also a .gz), a parquet or CSV file, or a dataset of TFDS. One field of its
 records holds the prompt: a text, or messages, as OpenAI has them (`role`,
 `content`) or ShareGPT (`from`, `value`), of which all up to the last one of the
 user are taken.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import csv
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from typing import Any
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
+from specdiff_jax.data import overlap
 from specdiff_jax.data import prompts as prompts_lib
 
 _FIELDS = {'gsm8k': 'question'}  # of well-known datasets of TFDS
@@ -40,39 +43,43 @@ def write(
   id_field: str = '',
   limit: int = 0,
   overwrite: bool = False,
+  unlike: overlap.Seen | None = None,
   progress: Callable[[int], None] = lambda done: None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
   """Writes the prompts of a source as a prompt file, whole or not at all.
 
   Records without a prompt are left out, and so are those whose prompt stood in
   another one before.
 
   Args:
-    path: the prompt file.
+    path: the prompt file; '' to write none, and only count.
     source: path of a JSONL or parquet file, or a name of TFDS.
     split: of a dataset of TFDS, as that has it, such as 'train[:1000]'.
     field: field of the prompt; by default `prompt`, `question` of gsm8k.
     id_field: field of the id; by default the id is a hash of the prompt.
     limit: prompts at most; 0: all.
     overwrite: whether a file that is there may be replaced.
+    unlike: prompts that overlap these are left out too.
     progress: called with the prompts written so far.
 
   Returns:
     How many prompts were written, and how many records were left out: empty,
-    or duplicates.
+    or duplicates; and `overlapping`, from their ids to those in `unlike`.
 
   Raises:
     InputError: the source is not there, cannot be read, or lacks a field.
   """
-  if os.path.lexists(path) and not overwrite:
+  if path and os.path.lexists(path) and not overwrite:
     raise errors.InputError(
       f'{path} is there already; give another file, or --overwrite.'
     )
-  found = {'prompts': 0, 'empty': 0, 'duplicates': 0}
+  found: dict[str, Any] = {'prompts': 0, 'empty': 0, 'duplicates': 0}
+  if unlike is not None:
+    found['overlapping'] = {}
   seen: set[str] = set()
   ids: dict[str, str] = {}
   try:
-    with files.whole(path) as file:
+    with files.whole(path) if path else io.BytesIO() as file:
       for where, record in records(source, split):
         line, content = _line(where, record, field or _field(source), id_field)
         if content in seen or not content:
@@ -86,6 +93,9 @@ def write(
           )
         ids[one.id] = where
         seen.add(content)
+        if unlike is not None and (other := unlike.like(one)):
+          found['overlapping'][one.id] = other
+          continue
         file.write(line)
         found['prompts'] += 1
         progress(found['prompts'])
@@ -112,6 +122,8 @@ def records(source: str, split: str) -> Records:
     begin = file.read(4)
   if begin == b'PAR1':
     return _parquet(source)
+  if source.endswith('.csv'):
+    return _csv(source)
   if begin.lstrip()[:1] == b'[':
     raise errors.InputError(
       f'{source} is one JSON array, but it has to be an object a line, as '
@@ -174,6 +186,19 @@ def _jsonl(path: str) -> Records:
     if line.strip():
       where = f'{path}, line {number}'
       yield where, prompts_lib.parsed(line, where)
+
+
+def _csv(path: str) -> Records:
+  """Yields the rows of a table whose first row has the fields' names."""
+  lines = (line for _, line in prompts_lib.lines(path))
+  try:
+    texts = (line.decode('utf-8-sig') for line in lines)
+    for number, row in enumerate(csv.DictReader(texts, strict=True), 1):
+      yield f'{path}, row {number}', {str(k): v for k, v in row.items()}
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise errors.InputError(
+      f'{path} cannot be read as a CSV table ({error}); download it again.'
+    ) from error
 
 
 def _parquet(path: str) -> Records:

@@ -3,24 +3,38 @@
 A prompt is a text, or a list of messages, then under `prompt` or `messages`.
 Beside it may stand arguments of the chat template: `chat_template_kwargs`, as
 serving stacks and trainers call them (or `template`, as the config does), and
-of messages `tools`.
+of messages `tools`. Suites add what their answers are checked against (`_ABOUT`).
 """
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import gzip
 import hashlib
 import json
 from typing import Any
+import zlib
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
 
 _LONGEST_LINE = 32 << 20  # bytes
+_GZIP = b'\x1f\x8b'
 _LONGEST_ID = 1000  # characters; messages and results repeat it
 _ARGUMENTS = ('template', 'chat_template_kwargs')
 _READ = ('id', 'prompt', 'messages', 'tools', *_ARGUMENTS)  # that are read
+# What a suite says of a prompt: whose kind it is, what the user says turn by
+# turn, and what a right answer is.
+_ABOUT = (
+  'task',
+  'turns',
+  'reference',
+  'choices',
+  'test',
+  'entry_point',
+  'test_list',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +44,10 @@ class Prompt:
   id: str
   text: Any  # a text, a list of messages, or, from Python, of tokens
   template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # Those of `_ABOUT` that its line has.
+  about: Mapping[str, Any] = dataclasses.field(
+    default_factory=dict, compare=False, repr=False
+  )
 
   def __post_init__(self):
     for name, value in (('id', self.id), ('prompt', self.text)):
@@ -80,14 +98,16 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
 
 
 def lines(path: str) -> Iterator[tuple[int, bytes]]:
-  """Yields the lines of a file with their numbers, from 1."""
-  with files.open_file(path) as file:
+  """Yields the lines of a file, also a .gz, with their numbers, from 1."""
+  with files.open_file(path) as raw:
+    zipped = raw.peek(2)[:2] == _GZIP
+    file = gzip.GzipFile(fileobj=raw) if zipped else raw
     number = 0
     while True:
       number += 1
       try:
         line = file.readline(_LONGEST_LINE + 1)
-      except OSError as error:
+      except (OSError, EOFError, zlib.error) as error:
         raise errors.InputError(
           f'{path}, line {number}: cannot be read ({error}).'
         ) from error
@@ -135,7 +155,19 @@ def parse(line: bytes, where: str) -> Prompt:
   prompt = fields['prompt']
   if isinstance(prompt, list):
     prompt = messages(where, prompt)
-  return Prompt(str(fields['id']), prompt, arguments(where, fields, prompt))
+  about = {name: fields[name] for name in _ABOUT if name in fields}
+  turns = about.get('turns')
+  if turns is not None and not (
+    isinstance(turns, list)
+    and turns
+    and all(isinstance(one, str) and one.strip() for one in turns)
+  ):
+    raise errors.InputError(
+      f'{where}: the field "turns" is {printing.short(turns)}, but it has to be '
+      'a list of what the user says, turn by turn.'
+    )
+  template = arguments(where, fields, prompt)
+  return Prompt(str(fields['id']), prompt, template, about)
 
 
 def parsed(line: bytes, where: str) -> dict[str, Any]:
@@ -252,14 +284,16 @@ def text_hash(prompt: Any) -> str:
   Of messages over what the user says (over all, if it is nothing), so that one
   question is one prompt, under whatever system prompt.
   """
-  text = prompt if isinstance(prompt, str) else _said(prompt)
-  normalised = ' '.join(text.split())
+  normalised = ' '.join(said(prompt).split())
   digest = hashlib.sha256(normalised.encode('utf-8', 'surrogatepass'))
   return digest.hexdigest()[:16]
 
 
-def _said(chat: Sequence[Mapping[str, Any]]) -> str:
-  """Returns what the user says in messages, else what anybody does."""
+def said(prompt: Any) -> str:
+  """Returns a text, or what the user says in messages (else what anybody does)."""
+  if isinstance(prompt, str):
+    return prompt
+  chat = prompt
   users = [one for one in chat if one['role'] == 'user']
   texts = []
   for one in users or chat:

@@ -206,6 +206,11 @@ class Training(
       '', 'drafter whose sizes, weights and draft vocabulary training starts '
       "from, in place of config.network and the verifier's layers", path=True,
   )  # fmt: skip
+  new_vocab: int = run(
+      0, 'tokens of a new draft vocabulary of start_from, the most frequent '
+      'ones of config.data (for other kinds of text); 0: its own', low=0,
+      high=1 << 22, newer=True,
+  )  # fmt: skip
   train_only: str = run(
       '', "regular expression, found in the names of the drafter's parameters "
       'that are trained (of those that get adapters, with lora_rank); the '

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import re
-from typing import Any, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import jax
 import numpy as np
@@ -77,6 +77,11 @@ def check(config: Config) -> None:
     )
   if config.head_kind:
     _check_head(config)
+  if config.new_vocab and not config.start_from:
+    raise errors.InputError(
+      f'config.new_vocab is {config.new_vocab}, but config.start_from is empty: '
+      'a new drafter has config.network.vocab tokens.'
+    )
   try:
     re.compile(config.train_only)
   except re.error as error:
@@ -94,7 +99,7 @@ def _check_head(config: Config) -> None:
       f'{told}, but config.start_from is empty: give the drafter that the head '
       'is to be trained on.'
     )
-  for name in ('lora_rank', 'train_only'):
+  for name in ('lora_rank', 'train_only', 'new_vocab'):
     if value := getattr(config, name):
       raise errors.InputError(
         f'{told} and config.{name} is {value!r}, but with a head all of it and '
@@ -112,6 +117,8 @@ def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
   """Returns what is trained, of a checked config and a verifier."""
   if config.start_from:
     network, params, vocab = _started(config, checkpoint)
+    if config.new_vocab:
+      network, vocab = _of_vocab(network, config, checkpoint), None
     initial = lambda network, key, verifier: params
     whole = Tuning(network, initial, vocab)
     if config.head_kind:
@@ -148,6 +155,23 @@ def _started(config: Config, checkpoint):
     jax.tree.map(lambda x: np.asarray(x, np.float32), params),
     (np.asarray(vocab)),
   )
+
+
+def _of_vocab(network: drafter_file.Config, config: Config, checkpoint):
+  """Returns the network with room for another draft vocabulary."""
+  size, most = config.new_vocab, checkpoint.config.vocab_size
+  if size > most:
+    raise errors.InputError(
+      f'config.new_vocab is {size}, but the verifier has {most} tokens.'
+    )
+  new: Any = dataclasses.replace(cast(Any, network), vocab=size)
+  if new.shapes() != network.shapes():
+    raise errors.InputError(
+      f'config.new_vocab is {size}, but the drafter {config.start_from} has '
+      f'weights for each of its {network.vocab} tokens; leave it out, or train '
+      'a new drafter.'
+    )
+  return new
 
 
 def _chosen(

@@ -112,6 +112,31 @@ def test_a_confidence_head_is_trained_and_cuts_drafts(
   assert run.code == 2 and 'config.loss' in run.err
 
 
+def test_a_drafter_gets_another_vocabulary(specdiff, argv, whole, tmp_path):
+  start = f'--config.start_from={whole}/drafter.safetensors'
+  more = start, '--config.steps=1', '--config.new_vocab=9'
+  run = specdiff(*argv, *more, f'--workdir={tmp_path}/new')
+  assert run.code == 0, run.err
+  path = f'{tmp_path}/new/drafter.safetensors'
+  old, _ = safetensors_io.load(f'{whole}/drafter.safetensors')
+  new, facts = safetensors_io.load(path)
+  assert new['vocab'].shape == (9,) != old['vocab'].shape
+  assert json.loads(facts['config'])['vocab'] == 9
+  # It goes on with what was chosen, and decodes.
+  assert specdiff(*argv, *more, f'--workdir={tmp_path}/new').code == 0
+  tiny = argv[1]
+  own = '--prompt=a', '--config.system=specdiff', f'--config.drafter={path}'
+  plain = specdiff('decode', tiny, '--prompt=a', '--config.system=ar')
+  drafted = specdiff('decode', tiny, *own)
+  assert drafted.code == 0 and drafted.out == plain.out, drafted.err
+  for wrong, words in (
+    ([start, '--config.new_vocab=999'], ['new_vocab', '999', '320']),
+    (['--config.new_vocab=9'], ['new_vocab', 'start_from', 'network.vocab']),
+  ):
+    run = specdiff(*argv, *wrong, f'--workdir={tmp_path}/bad')
+    assert run.code == 2 and all(word in run.err for word in words), run.err
+
+
 @pytest.mark.parametrize(
   'more, words',
   [

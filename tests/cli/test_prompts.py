@@ -59,3 +59,37 @@ def test_bad_input(specdiff, source, tmp_path, flags, said):
   assert run.code == 2 and said in run.err and run.out == ''
   assert len(run.err.strip().splitlines()) == 1
   assert list(tmp_path.iterdir()) == [source]
+
+
+def test_prompts_of_evaluations_are_left_out(specdiff, source, tmp_path):
+  held = tmp_path / 'held.jsonl'
+  held.write_text('{"id": "h", "prompt": "C, d!"}')
+  argv = 'prompts', f'--from={source}', '--field=question', '--id_field=n'
+  only = specdiff(*argv, f'--against={held}')
+  assert only.code == 1 and '1 prompts overlap' in only.err
+  assert only.json['overlapping'] == {'1': 'h'} and only.json['out'] is None
+  out = tmp_path / 'out.jsonl'
+  run = specdiff(*argv, f'--against={held}', f'--out={out}')
+  assert run.code == 0 and run.json['prompts'] == 1
+  assert json.loads(out.read_text()) == {'id': 0, 'prompt': 'a b a b'}
+  again = specdiff(
+    'prompts', f'--from={out}', f'--against={held}', '--id_field=id'
+  )
+  assert again.code == 0 and again.json['overlapping'] == {}
+
+
+def test_a_suite_becomes_a_prompt_file(specdiff, tmp_path):
+  out = tmp_path / 'out.jsonl'
+  run = specdiff('prompts', '--suite=mixed', '--limit=5', f'--out={out}')
+  assert run.code == 0 and run.json == {'prompts': 5, 'out': str(out)}
+  first = json.loads(out.read_text().splitlines()[0])
+  assert first['id'] == 'arithmetic-0' and '####' in first['reference']
+  for flags, said in (
+    (['--suite=x', f'--out={out}x'], 'There is no suite'),
+    (['--suite=mixed', f'--out={out}'], '--overwrite'),
+    (['--suite=mixed'], 'There is no --out'),
+    (['--suite=mixed', '--field=q', f'--out={out}'], '--field'),
+    (['--suite=math500', f'--out={out}x'], '--from=FILE'),
+  ):
+    run = specdiff('prompts', *flags)
+    assert run.code == 2 and said in run.err, run.err

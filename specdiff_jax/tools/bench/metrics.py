@@ -8,10 +8,15 @@ that it yields are in neither.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import statistics
+from typing import NamedTuple
+
+import numpy as np
 
 from specdiff_jax.core import types
 from specdiff_jax.tools.bench import costs as costs_lib
 from specdiff_jax.tools.bench import timing
+
+_LEAST_BATCHES, _RESAMPLED = 5, 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +45,30 @@ class Row:
   costs: costs_lib.Costs | None = None  # if they were measured
   # By `core.types.ENDS`: cycles by accepted draft tokens, as `histogram`.
   ends: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  # 95 % of `speedup_over_fastest_ar`, were the prompts other ones of their kind.
+  interval: tuple[float, float] | None = None
+  graded: tuple['Graded', ...] = ()  # of the prompts that say what is right
+
+  @property
+  def correct(self) -> float | None:
+    """Share of the graded prompts whose completion is right."""
+    if not self.graded:
+      return None
+    return sum(bool(one.correct) for one in self.graded) / len(self.graded)
 
   @property
   def break_even_tau(self) -> float | None:
     """tau at which it would be as fast as `ar`: a cycle over a plain step."""
     return self.tau / self.speedup if self.speedup else None
+
+
+class Graded(NamedTuple):
+  """Whether a prompt's completion is right, and what it took."""
+
+  id: str
+  correct: bool
+  seconds: float | None  # from prompt to text; None where it was not alone
+  tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +90,7 @@ def row(
   costs: costs_lib.Costs | None = None,
   coupled: bool = True,
   near_ties: int = 0,
+  graded: Sequence[Graded] = (),
 ) -> Row:
   """Sums up a system.
 
@@ -80,6 +105,7 @@ def row(
     coupled: whether its tokens, not only their distribution, are plain
       decoding's.
     near_ties: outputs whose first difference rounding explains.
+    graded: which of its outputs are right.
   """
   outputs = tokens(measured)
   wrong = unlike(outputs, reference)
@@ -106,6 +132,8 @@ def row(
     histogram=histogram,
     costs=costs,
     ends=ends(measured),
+    interval=interval(measured, fastest_ar),
+    graded=tuple(graded),
     **size,
   )
 
@@ -147,6 +175,31 @@ def speedups(
     a.tokens_per_s / b.tokens_per_s if b.tokens_per_s else 0.0
     for a, b in zip(measured.rounds, base.rounds, strict=True)
   ]
+
+
+def interval(
+  measured: timing.Measurement, base: timing.Measurement
+) -> tuple[float, float] | None:
+  """Returns 95 % of the ratio of speeds, resampled over prompts.
+
+  A bootstrap over batches, each with its rounds and its partner's, since texts
+  differ more than rounds do. None of fewer than 5 batches.
+  """
+  count = len(measured.calls)
+  if count < _LEAST_BATCHES or measured is base:
+    return None
+  parts = np.array(
+    [
+      [sum(getattr(one, name) for one in calls) for calls in found.calls]
+      for found in (measured, base)
+      for name in ('emitted', 'seconds')
+    ]
+  )  # [4, batches]
+  drawn = np.random.default_rng(0).integers(0, count, (_RESAMPLED, count))
+  emitted, seconds, of_base, base_seconds = parts[:, drawn].sum(axis=-1)
+  ratios = emitted * base_seconds / np.maximum(seconds * of_base, 1e-9)
+  low, high = np.quantile(ratios, (0.025, 0.975))
+  return float(low), float(high)
 
 
 def speed(measured: timing.Measurement) -> float:

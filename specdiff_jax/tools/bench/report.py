@@ -11,6 +11,9 @@ def table(rows: Sequence[metrics.Row]) -> tables.Table:
   """Returns the main table."""
   columns = 'system', 'tokens/s', 'speed-up', 'over fastest AR', 'tau'
   columns += 'break-even', 'exact'
+  graded = any(row.graded for row in rows)
+  if graded:
+    columns += ('correct',)
   return tables.Table(
     columns,
     [
@@ -18,14 +21,24 @@ def table(rows: Sequence[metrics.Row]) -> tables.Table:
         row.system,
         f'{row.tokens_per_s:.1f}',
         f'{row.speedup:.2f}x',
-        f'{row.speedup_over_fastest_ar:.2f}x',
+        _over(row),
         f'{row.tau:.2f}',
         f'{row.break_even_tau:.2f}' if row.break_even_tau else '-',
         _exact(row),
+        *([f'{row.correct:.1%}'] if graded else []),
       )
       for row in rows
     ],
   )
+
+
+def _over(row: metrics.Row) -> str:
+  """Returns the ratio to the fastest plain decoding, with its interval."""
+  told = f'{row.speedup_over_fastest_ar:.2f}x'
+  if row.interval is None:
+    return told
+  low, high = row.interval
+  return f'{told} ({low:.2f}-{high:.2f})'
 
 
 def _exact(row: metrics.Row) -> str:
@@ -127,13 +140,16 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
     'ar: plain decoding at its fastest shape. tokens/s: decoding without '
     f'prefill and compilation, median of {rounds} interleaved rounds. '
     f'speed-up: over ar in {dtype}; over fastest AR: over ar in any dtype '
-    f'(here {fastest}). tau: tokens per call of the verifier, the bonus '
+    f'(here {fastest}), in parentheses 95 % of it, resampled over prompts. '
+    'tau: tokens per call of the verifier, the bonus '
     'token included; break-even: the tau at which a system would be as fast as '
-    f'ar, its cycle over a plain step. exact: every output equals {reference}, token for token '
+    f'ar, its cycle over a plain step. exact: every output equals {reference}, '
+    'token for token '
     '(near-ties: outputs that differ by less than rounding moves the logits; in '
     'distribution: the rule draws coins of its own). '
     'cond: a position is accepted, given that the one before it was; surv: '
-    'it is accepted. Why drafts ended: '
+    'it is accepted. correct: of the prompts that say what a right answer is. '
+    'Why drafts ended: '
     + '; '.join(f'{n}: the next token {w}' for n, w in types.ENDS.items())
     + '.'
   )

@@ -99,31 +99,47 @@ class BenchResult:
 
 
 def _system(row: metrics.Row) -> dict[str, Any]:
-  return {
-    'system': row.system,
-    'tokens_per_s': round(row.tokens_per_s, 3),
-    'speedup': round(row.speedup, 4),
-    'speedup_over_fastest_ar': round(row.speedup_over_fastest_ar, 4),
-    'tau': round(row.tau, 4),
-    'accepted': round(row.accepted, 4),
-    'exact': row.exact,
-    'prompts': row.prompts,
-    'new_tokens': row.new_tokens,
-    'recompiles': row.recompiles,
-    'cycles': row.cycles,
-    'total_tokens_per_s': round(row.total_tokens_per_s, 3),
-    'speedup_best': round(row.speedup_best, 4),
-    'mismatched_rows': row.mismatched_rows,
-    'excused_rows': row.near_ties,
-    'accepted_histogram': list(row.histogram),
-    'cond': metrics.cond(row.histogram),
-    'surv': metrics.surv(row.histogram),
-    'ends': {name: list(cycles) for name, cycles in row.ends.items()},
-    'gamma': row.gamma,
-    'drafts': row.drafts,
-    'verify_tokens': row.verify_tokens,
-    'break_even_tau': row.break_even_tau and round(row.break_even_tau, 4),
-  } | _costs(row)
+  return (
+    {
+      'system': row.system,
+      'tokens_per_s': round(row.tokens_per_s, 3),
+      'speedup': round(row.speedup, 4),
+      'speedup_over_fastest_ar': round(row.speedup_over_fastest_ar, 4),
+      'tau': round(row.tau, 4),
+      'accepted': round(row.accepted, 4),
+      'exact': row.exact,
+      'prompts': row.prompts,
+      'new_tokens': row.new_tokens,
+      'recompiles': row.recompiles,
+      'cycles': row.cycles,
+      'total_tokens_per_s': round(row.total_tokens_per_s, 3),
+      'speedup_best': round(row.speedup_best, 4),
+      'mismatched_rows': row.mismatched_rows,
+      'excused_rows': row.near_ties,
+      'accepted_histogram': list(row.histogram),
+      'cond': metrics.cond(row.histogram),
+      'surv': metrics.surv(row.histogram),
+      'ends': {name: list(cycles) for name, cycles in row.ends.items()},
+      'gamma': row.gamma,
+      'drafts': row.drafts,
+      'verify_tokens': row.verify_tokens,
+      'break_even_tau': row.break_even_tau and round(row.break_even_tau, 4),
+      'interval': row.interval and [round(end, 4) for end in row.interval],
+    }
+    | _costs(row)
+    | _graded(row)
+  )
+
+
+def _graded(row: metrics.Row) -> dict[str, Any]:
+  """Returns which answers are right; nothing where none was graded."""
+  if not row.graded:
+    return {}
+  told = [
+    one._replace(seconds=one.seconds and round(one.seconds, 4))._asdict()
+    for one in row.graded
+  ]
+  return {'correct': round(row.correct or 0.0, 4), 'graded': told}
 
 
 def _costs(row: metrics.Row) -> dict[str, Any]:

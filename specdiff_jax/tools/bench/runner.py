@@ -22,6 +22,8 @@ from specdiff_jax.tools.bench import plan as plan_lib
 from specdiff_jax.tools.bench import result
 from specdiff_jax.tools.bench import rival as rival_lib
 from specdiff_jax.tools.bench import timing
+from specdiff_jax.tools.bench import turns
+from specdiff_jax.tools.grading import grading
 
 
 def run(
@@ -42,7 +44,7 @@ def run(
   Args:
     config: checked.
     checkpoint: the verifier.
-    prompts: what all systems decode.
+    prompts: what all systems decode; `turns` and answers are heeded.
     names: systems; by default those of the config.
     rounds: interleaved repetitions; by default those of the config.
     costs: whether the parts of each cycle are timed alone too.
@@ -52,11 +54,12 @@ def run(
   """
   rival_lib.check(rivals)
   plan = plan_lib.planned(config, checkpoint, names, rounds)
+  systems: dict[str, Any] = plan.systems()
+  prompts = turns.expanded(config, checkpoint, prompts, systems['ar'])
   requests = decoding.requests(config, checkpoint, prompts)
   batches = decoding.batches(config, requests)
   compilations.count()  # starts counting
 
-  systems: dict[str, Any] = plan.systems()
   others = _rivals(config, checkpoint, rivals, requests, systems)
   padded = plan.padded(systems)
   with report.progress('compiling') as show:
@@ -94,6 +97,7 @@ def run(
         references[name],
         metrics.tokens(measured[name]),
       ),
+      _graded(prompts, systems[name], measured[name]),
     )
 
   return result.BenchResult(
@@ -117,6 +121,33 @@ def run(
       for one in others
     ],
   )
+
+
+def _graded(
+  prompts: Sequence[prompts_lib.Prompt],
+  system: session_lib.Session,
+  measured: timing.Measurement,
+) -> list[metrics.Graded]:
+  """Returns which completions are right, of prompts that say what is."""
+  alone = len(measured.calls) == len(prompts)
+  found = []
+  for i, (prompt, completion) in enumerate(
+    zip(prompts, measured.completions, strict=True)
+  ):
+    right = grading.grade(prompt, system.cut(completion)[0])
+    if right is not None:
+      seconds = (
+        [one.total_seconds for one in measured.calls[i]] if alone else []
+      )
+      found.append(
+        metrics.Graded(
+          prompt.id,
+          right,
+          metrics.median(seconds) if seconds else None,
+          len(completion.tokens),
+        )
+      )
+  return found
 
 
 def _warm_up(

@@ -15,7 +15,7 @@ from specdiff_jax.decoding import request as request_lib
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-  """One pass of one system over all batches."""
+  """One pass of one system over all batches, or over one of them."""
 
   emitted: int  # by decode cycles: without the token that prefill yields
   new_tokens: int  # all
@@ -41,6 +41,8 @@ class Measurement:
   completions: tuple[request_lib.Completion, ...]  # of round 1, by prompt
   repeatable: bool  # all rounds gave the same tokens
   recompiles: int  # compilations while it was timed
+  # By batch, then by round.
+  calls: tuple[tuple[Round, ...], ...] = ()
 
 
 # system(batch, clock=clock) -> completions; the clock takes up the seconds.
@@ -105,6 +107,10 @@ def _measurement(runs: list[list[_Call]], recompiles: int) -> Measurement:
     completions=tuple(c for call in runs[0] for c in call.completions),
     repeatable=all(output == outputs[0] for output in outputs),
     recompiles=recompiles,
+    calls=tuple(
+      tuple(_round([call]) for call in of_batch)
+      for of_batch in zip(*runs, strict=True)
+    ),
   )
 
 

@@ -1,0 +1,70 @@
+"""Final answers in texts: numbers, mathematical expressions, letters."""
+
+from collections.abc import Sequence
+import fractions
+import re
+
+from specdiff_jax.core import errors
+
+_NUMBER = re.compile(r'-?\d[\d,]*(?:\.\d+)?(?:/\d+)?|-?\.\d+')
+
+
+def number(text: str) -> fractions.Fraction | None:
+  """Returns the last number of a text, None if it has none.
+
+  Behind the last `####`, as GSM8K's answers have it, if there is one.
+
+  >>> number('That is 3 + 1,200.50 = **$1,203.50**.')
+  Fraction(2407, 2)
+  >>> number('She has 7 left.' + chr(10) + '#### 7') == 7
+  True
+  """
+  text = text.rpartition('####')[2]
+  found = _NUMBER.findall(text)
+  if not found:
+    return None
+  digits = found[-1].replace(',', '')
+  try:
+    top, _, below = digits.partition('/')
+    return fractions.Fraction(top) / fractions.Fraction(below or 1)
+  except (ValueError, ZeroDivisionError):
+    return None
+
+
+def same_expression(text: str, reference: str) -> bool:
+  r"""Returns whether a text's last expression equals the reference's.
+
+  As `math-verify` reads LaTeX and compares: `\frac{1}{2}` is 0.5.
+
+  Raises:
+    InputError: math-verify is not installed.
+  """
+  try:
+    import math_verify
+  except ImportError as error:
+    raise errors.InputError(
+      'Answers in LaTeX are compared by math-verify, which is not installed: '
+      "pip install 'specdiff_jax[grading]'."
+    ) from error
+  # Its time limits need signals of the main thread; expressions are short.
+  gold = math_verify.parse(reference[-2000:], parsing_timeout=None)
+  given = math_verify.parse(text[-2000:], parsing_timeout=None)
+  return bool(math_verify.verify(gold, given, timeout_seconds=None))
+
+
+def letter(text: str, choices: Sequence[str]) -> str | None:
+  r"""Returns the choice that a text ends on, None if it names none.
+
+  What stands behind the last "answer", else the last letter alone.
+
+  >>> letter('(A) is wrong, so the answer is (C), not a guess.', 'ABCD')
+  'C'
+  >>> letter('I do not know.', 'ABCD')
+  """
+  one = f'[{"".join(choices)}]'
+  behind = re.findall(
+    rf'(?i:answer)[^A-Za-z]*(?:is|:)?[^A-Za-z]*({one})\b', text
+  )
+  alone = re.findall(rf'(?<![A-Za-z])({one})(?![A-Za-z\'])', text)
+  found = behind or alone
+  return found[-1] if found else None

@@ -1,0 +1,92 @@
+"""The program of a child that runs generated code; see `programs.run`.
+
+It imports nothing of the package. The source comes through stdin; `passed` is
+written into the pipe that argv names once all of it ran. Limits of the system
+hold time, memory and files; an audit hook refuses processes, sockets, writes
+and foreign functions. That is a fence around what a model writes by mistake, and
+no jail for what somebody writes on purpose.
+"""
+
+import os
+import resource
+import sys
+
+_REFUSED = (
+  'ctypes.',
+  'os.chmod',
+  'os.chown',
+  'os.exec',
+  'os.fork',
+  'os.forkpty',
+  'os.kill',
+  'os.killpg',
+  'os.link',
+  'os.mkdir',
+  'os.posix_spawn',
+  'os.putenv',
+  'os.remove',
+  'os.rename',
+  'os.rmdir',
+  'os.symlink',
+  'os.system',
+  'os.truncate',
+  'os.unsetenv',
+  'os.utime',
+  'pty.spawn',
+  'shutil.',
+  'signal.pthread_kill',
+  'socket.',
+  'subprocess.',
+  'webbrowser.',
+)
+# They start processes, or call anything, past the hook.
+_MODULES = frozenset(
+  ('_posixsubprocess', '_ctypes', 'ctypes', 'multiprocessing')
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def _limit(seconds: int, memory: int) -> None:
+  for name, value in (
+    ('RLIMIT_CPU', seconds),
+    ('RLIMIT_AS', memory),
+    ('RLIMIT_FSIZE', 0),
+    ('RLIMIT_NOFILE', 64),
+    ('RLIMIT_CORE', 0),
+  ):
+    kind = getattr(resource, name)
+    most = resource.getrlimit(kind)[1]
+    if most != resource.RLIM_INFINITY:
+      value = min(value, most)
+    resource.setrlimit(kind, (value, value))
+  # No network where the system lets us: Python 3.12, Linux with namespaces.
+  if hasattr(os, 'unshare'):
+    try:
+      os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNET)
+    except OSError:
+      pass
+
+
+def _hook(event: str, args: tuple) -> None:
+  if event == 'open':
+    _, mode, flags = args
+    if flags & _WRITING or mode and set(mode) & set('wax+'):
+      raise PermissionError('writing is refused')
+  elif event == 'import' and args[0].partition('.')[0] in _MODULES:
+    raise ImportError(f'{args[0]} is refused')
+  elif event.startswith(_REFUSED):
+    raise PermissionError(f'{event} is refused')
+
+
+def main() -> None:
+  pipe, seconds, memory = map(int, sys.argv[1:])
+  source = sys.stdin.read()
+  _limit(seconds, memory)
+  sys.addaudithook(_hook)
+  sys.argv = ['program']
+  exec(compile(source, 'program', 'exec'), {'__name__': '__main__'})
+  os.write(pipe, b'passed')
+
+
+if __name__ == '__main__':
+  main()

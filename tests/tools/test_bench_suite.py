@@ -1,0 +1,112 @@
+"""Benches of standard sets: turns, answers, intervals."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from specdiff_jax.data import prompts
+from specdiff_jax.tools.bench import metrics
+from specdiff_jax.tools.bench import timing
+from specdiff_jax.tools.bench import turns
+
+
+class Plain:
+  """Replies by counting the turns of a chat, and notes what it was asked."""
+
+  def __init__(self):
+    self.asked = []
+
+  def warm_up(self, requests):
+    self.asked.append([one.prompt for one in requests])
+
+  def decode(self, requests):
+    return [len(one.prompt) for one in requests]
+
+  def cut(self, completion):
+    return f'reply to {completion} messages', []
+
+
+def test_each_turn_follows_plain_decodings_replies(monkeypatch):
+  monkeypatch.setattr(
+    turns.decoding,
+    'requests',
+    lambda recipe, checkpoint, texts: [
+      types.SimpleNamespace(prompt=one.text) for one in texts
+    ],
+  )
+  given = [
+    prompts.Prompt('a', 'one', about={'turns': ['one', 'two', 'three']}),
+    prompts.Prompt('b', 'alone', about={'reference': '#### 1'}),
+    prompts.Prompt('c', 'eins', {'x': 1}, about={'turns': ['eins', 'zwei']}),
+  ]
+  chat = types.SimpleNamespace(sampling=types.SimpleNamespace(chat=True))
+  plain = Plain()
+  found = turns.expanded(chat, None, given, plain)
+  assert [one.id for one in found] == [
+    *'abc', 'a/turn-2', 'c/turn-2', 'a/turn-3'
+  ]  # fmt: skip
+  assert found[:3] == given and found[1].about['reference'] == '#### 1'
+  assert [one['content'] for one in found[5].text] == [
+    'one', 'reply to 3 messages', 'two', 'reply to 3 messages', 'three'
+  ]  # fmt: skip
+  assert [one['role'] for one in found[4].text] == ['user', 'assistant', 'user']
+  assert found[4].template == {'x': 1}
+  assert 'reference' not in found[3].about
+  assert len(plain.asked) == 2
+  # Without a template there is no second turn.
+  bare = types.SimpleNamespace(sampling=types.SimpleNamespace(chat=False))
+  assert turns.expanded(bare, None, given, plain) == given
+
+
+def test_answers_are_graded(specdiff, tiny, tmp_path):
+  path = tmp_path / 'set.jsonl'
+  rows = [
+    {'id': str(i), 'prompt': f'a {i}', 'reference': '#### 7'} for i in range(3)
+  ]
+  path.write_text(''.join(json.dumps(one) + '\n' for one in rows))
+  out = tmp_path / 'out.json'
+  flags = '--suite=gsm8k', f'--path={path}', '--systems=ar,lookup'
+  run = specdiff('bench', tiny, *flags, f'--out={out}', '--rounds=1')
+  assert run.code == 0, run.err
+  assert 'correct' in run.out
+  ar, lookup = json.loads(out.read_text())['systems']
+  assert [one['id'] for one in ar['graded']] == ['0', '1', '2']
+  for one, other in zip(ar['graded'], lookup['graded'], strict=True):
+    assert one['correct'] is other['correct']  # lossless
+    assert one['tokens'] == other['tokens'] > 0
+  for flags, said in (
+    (['--path=x'], '--suite'),
+    (['--suite=gsm8k', '--prompts=x'], '--path'),
+    (['--suite=gsm9k'], 'no suite'),
+    (['--suite=math500'], 'MATH-500'),
+    (['--suite=gsm8k', f'--path={path}x'], 'not there'),
+  ):
+    run = specdiff('bench', tiny, *flags)
+    assert run.code == 2 and said in run.err, run.err
+
+
+def made(seconds):
+  """Returns a measurement of a batch a number, 10 tokens each."""
+  calls = tuple((timing.Round(10, 11, s, s),) for s in seconds)
+  whole = timing.Round(10 * len(seconds), 0, sum(seconds), 0)
+  return timing.Measurement((whole,), (), True, 0, calls)
+
+
+def test_the_interval_of_a_ratio():
+  random = np.random.default_rng(1)
+  base = made(random.uniform(0.9, 1.1, 50))
+  same = metrics.interval(made(random.uniform(0.9, 1.1, 50)), base)
+  assert same[0] < 1 < same[1] and same[1] - same[0] < 0.1
+  low, high = metrics.interval(made([0.5] * 50), base)
+  assert 1.9 < low < high < 2.1
+  # Texts that differ more widen it.
+  wide = metrics.interval(made(random.uniform(0.1, 0.9, 50)), base)
+  assert wide[1] - wide[0] > 2 * (high - low)
+  # Paired: a slow text is slow for both.
+  slow = random.uniform(0.1, 9, 50)
+  low, high = metrics.interval(made(slow / 2), made(slow))
+  assert low == pytest.approx(2) == high
+  assert metrics.interval(base, base) is None
+  assert metrics.interval(made([1] * 3), made([1] * 3)) is None

@@ -1,0 +1,131 @@
+"""Right and wrong answers, and generated code that misbehaves."""
+
+import os
+import time
+
+import pytest
+
+from specdiff_jax.data import prompts
+from specdiff_jax.data import suites
+from specdiff_jax.tools.grading import answers
+from specdiff_jax.tools.grading import grading
+from specdiff_jax.tools.grading import programs
+
+
+@pytest.mark.parametrize(
+  'text, value',
+  (
+    ('The answer is 7.', 7),
+    ('#### 1,234\n', 1234),
+    ('It is 8, not 9. #### 8 eggs', 8),
+    ('$18.50', 18.5),
+    ('-3', -3),
+    ('1/2', 0.5),
+    ('none', None),
+    ('1/0', None),
+  ),
+)
+def test_numbers(text, value):
+  assert answers.number(text) == value
+
+
+@pytest.mark.parametrize(
+  'text, same',
+  (
+    ('So it is $\\boxed{\\frac{1}{2}}$.', True),
+    ('Thus \\boxed{0.5}', True),
+    ('\\boxed{\\dfrac12}', True),
+    ('\\boxed{2}', False),
+    ('I cannot say.', False),
+  ),
+)
+def test_expressions(text, same):
+  pytest.importorskip('math_verify', reason='the extra [grading]')
+  assert answers.same_expression(text, '\\boxed{\\frac12}') is same
+
+
+def test_code_in_texts():
+  asked = 'from typing import List\n\ndef f(x: List) -> int:\n  """Adds."""\n'
+  whole = 'def f(x):\n  return sum(x)\n'
+  continued = '  return sum(x)\n'
+  for text in (
+    f'Sure:\n```python\n{whole}```\nIt adds.',
+    f'```py\nprint(1)\n```\n\n```python\n{whole}```',
+    f'Here it is:\n{whole}',
+    continued,
+    f'```python\n{continued}```',
+    f'```python\n{whole}',  # cut off
+  ):
+    source = programs.code(text, asked, 'f')
+    assert programs.run(f'{source}\nassert f([1, 2]) == 3'), text
+    assert not programs.run(f'{source}\nassert f([1, 2]) == 4'), text
+
+
+FAULTY = {
+  'loops': 'while True: pass',
+  'sleeps': 'import time\ntime.sleep(60)',
+  'forks': 'import os\nos.fork()',
+  'spawns': 'import os\nos.posix_spawn("/bin/true", ["true"], {})',
+  'runs': 'import subprocess\nsubprocess.run(["true"])',
+  'processes': 'import multiprocessing',
+  'writes': 'open("x", "w")',
+  'writes there': 'open({there!r}, "w").write("x")',
+  'creates': 'import os\nos.open({there!r}, os.O_CREAT | os.O_WRONLY)',
+  'removes': 'import os\nos.remove({kept!r})',
+  'sockets': 'import socket\nsocket.socket()',
+  'eats memory': 'x = [0] * 10 ** 10',
+  'leaves': 'import sys\nsys.exit(0)',
+  'leaves hard': 'import os\nos._exit(0)',
+  'kills': 'import os\nos.kill(os.getppid(), 9)',
+  'threads': 'import threading, time\n'
+  'threading.Thread(target=time.sleep, args=(60,)).start()',
+  'is no Python': 'def f(:',
+  'is wrong': 'assert 1 == 2',
+}
+
+
+@pytest.mark.parametrize('name', FAULTY)
+def test_faulty_programs_fail_and_are_contained(name, tmp_path):
+  there, kept = tmp_path / 'there', tmp_path / 'kept'
+  kept.write_text('mine')
+  source = FAULTY[name].replace('{there!r}', repr(str(there)))
+  source = source.replace('{kept!r}', repr(str(kept)))
+  begin = time.monotonic()
+  assert not programs.run(source, seconds=2)
+  assert time.monotonic() - begin < 20  # not the minute that it wants
+  assert not there.exists()
+  assert kept.read_text() == 'mine'
+
+
+def test_good_programs_pass():
+  assert programs.run('import math, json, re\nassert math.sqrt(4) == 2')
+  assert programs.run(f'assert open({os.path.abspath(__file__)!r}).read()')
+
+
+def test_what_ships_grades_its_own_references():
+  """And none of its neighbours': the control."""
+  rows = [one for one in suites.read('mixed') if grading.gradable(one)]
+  kinds = {one.about['task'] for one in rows}
+  assert kinds >= {'arithmetic', 'code'}
+  for before, one in zip([rows[-1], *rows], rows):
+    task = one.about['task']
+    if task == 'mathematics':
+      pytest.importorskip('math_verify', reason='the extra [grading]')
+    assert grading.grade(one, one.about['reference']), one.id
+    other = before.about['reference']
+    if before.about['task'] == task and other != one.about['reference']:
+      same = answers.number(other) == answers.number(one.about['reference'])
+      assert same or not grading.grade(one, other), one.id
+
+
+def test_prompts_that_say_nothing_are_not_graded():
+  one = prompts.Prompt('a', 'Say something.', about={'reference': 'Anything.'})
+  assert not grading.gradable(one)
+  assert grading.grade(one, 'Anything.') is None
+
+
+def test_letters():
+  one = prompts.Prompt('a', 'Why?', about={'choices': 'ABCD', 'reference': 'C'})
+  assert grading.grade(one, 'The answer is (C).')
+  assert not grading.grade(one, 'Not C, the answer is B.')
+  assert not grading.grade(one, 'A cat.')  # "A" is an article here, or wrong
