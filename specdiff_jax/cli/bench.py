@@ -5,6 +5,7 @@ from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
@@ -88,6 +89,18 @@ def body(call: command.Call) -> int:
     plots.check(options.plot)
   decoding.check(config)
   prompts = _prompts(config, options)
+  trained = runner.trained_on(config, prompts, options.systems)
+  if trained and options.suite:
+    raise errors.InputError(
+      f'{len(trained)} prompts of {options.suite} are among those that a drafter '
+      f'was trained on ({printing.names(trained[:5])}), so that its figures '
+      'would not be held out; take another part of the set, or another drafter.'
+    )
+  if trained:
+    console.say(
+      f'{len(trained)} prompts are among those that a drafter was trained on '
+      f'({printing.names(trained[:5])}): its figures are not held out.'
+    )
   found = runner.run(
     config,
     command.verifier(config),
@@ -103,6 +116,8 @@ def body(call: command.Call) -> int:
     console.table(table)
   console.out().print(found.legend())
   told = found.to_json(call.recipe)
+  if trained:
+    told['trained_on'] = trained
   console.result(told)
   if options.out:  # after it was printed: whatever the disk says, it is out
     files.write_json(options.out, told)

@@ -6,6 +6,7 @@ serving stacks and trainers call them (or `template`, as the config does), and
 of messages `tools`. Suites add what their answers are checked against (`_ABOUT`).
 """
 
+import base64
 import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -287,6 +288,24 @@ def text_hash(prompt: Any) -> str:
   normalised = ' '.join(said(prompt).split())
   digest = hashlib.sha256(normalised.encode('utf-8', 'surrogatepass'))
   return digest.hexdigest()[:16]
+
+
+def packed(hashes: Iterable[str]) -> str:
+  """Returns text hashes as one text, for the metadata of a file.
+
+  >>> unpacked(packed({'00ff00ff00ff00ff'}))
+  frozenset({'00ff00ff00ff00ff'})
+  """
+  return base64.b64encode(bytes.fromhex(''.join(sorted(hashes)))).decode()
+
+
+def unpacked(text: str) -> frozenset[str]:
+  """Returns the hashes of `packed`; none of what is no such text."""
+  try:
+    digits = base64.b64decode(text, validate=True).hex()
+  except ValueError:
+    return frozenset()
+  return frozenset(digits[i : i + 16] for i in range(0, len(digits), 16))
 
 
 def said(prompt: Any) -> str:

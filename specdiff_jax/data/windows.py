@@ -209,9 +209,10 @@ class View:
   def __getitem__(self, index: int) -> trajectories.Trajectory:
     return self._source[self.indices[index]]
 
-  def hashes(self) -> set[str]:
-    """Returns the prompt hashes, for `prompts.check_disjoint`."""
-    return {self[index].prompt_hash for index in range(len(self))}
+
+def hashes(source: Source) -> set[str]:
+  """Returns the prompt hashes, for `prompts.check_disjoint`."""
+  return {source[index].prompt_hash for index in range(len(source))}
 
 
 def digest(source: Source) -> str:

@@ -17,9 +17,11 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
+from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.models import config as config_lib
 
 FORMAT = 'specdiff_jax drafter 1'
+TRAINED_ON = 'trained_on'  # metadata: the prompts, as `prompts.packed` has them
 
 
 class Config(Protocol):
@@ -113,6 +115,15 @@ def is_one(path: str) -> bool:
   if not path.endswith('.safetensors') or not os.path.isfile(path):
     return False
   return safetensors_io.metadata(path).get('format') == FORMAT
+
+
+def trained_on(path: str) -> frozenset[str]:
+  """Returns hashes of the prompts that a drafter was trained on.
+
+  Those of `prompts.text_hash`; none where a file does not say.
+  """
+  told = safetensors_io.metadata(path).get(TRAINED_ON, '')
+  return prompts_lib.unpacked(told)
 
 
 def kind(path: str) -> str:

@@ -201,6 +201,19 @@ def paths(name: str, options: Options) -> dict[str, str]:
     return registry.paths(name, options.drafter)
 
 
+def trained_on(name: str, options: Options) -> frozenset[str]:
+  """Returns hashes of the prompts that a system's drafters were trained on.
+
+  Those of `prompts.text_hash`, as far as the files say.
+  """
+  if not getattr(options, 'drafter', ''):
+    return frozenset()
+  files_of = map(shipped, paths(name, options).values())
+  return frozenset().union(
+    *(drafter_file.trained_on(f) for f in files_of if drafter_file.is_one(f))
+  )
+
+
 def _made(
   options, checkpoint, serving, family: str, given: Mapping[str, str], head=''
 ):

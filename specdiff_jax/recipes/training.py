@@ -333,7 +333,7 @@ def _trajectories(
   train, held_out = windows.split(source, options.eval_fraction)
   evaluated = [p for f in options.eval_prompts for p in prompts_lib.read(f)]
   prompts_lib.check_disjoint(
-    train.hashes(), {prompts_lib.text_hash(p.text) for p in evaluated}
+    windows.hashes(train), {prompts_lib.text_hash(p.text) for p in evaluated}
   )
   limit = min(options.eval_limit, len(held_out))
   first = min(options.train_limit or len(train), len(train))

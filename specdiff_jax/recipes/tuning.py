@@ -40,6 +40,7 @@ class Tuning(NamedTuple):
   viewed: Callable[[Any], Any] = lambda params: params
   head: heads.Head | None = None  # which is trained in place of the drafter
   drafter: str = ''  # fingerprint of that drafter
+  seen: frozenset[str] = frozenset()  # prompts of what it starts from
 
   def student(self, score: scores.Score) -> distill.Student:
     """Returns the drafter, scored by the params that are trained."""
@@ -53,6 +54,7 @@ class Tuning(NamedTuple):
       self.vocab,
       self.head,
       {'drafter': self.drafter} if self.head else {},
+      self.seen,
     )
 
   def objective(
@@ -120,7 +122,8 @@ def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
     if config.new_vocab:
       network, vocab = _of_vocab(network, config, checkpoint), None
     initial = lambda network, key, verifier: params
-    whole = Tuning(network, initial, vocab)
+    seen = drafter_file.trained_on(build_drafters.shipped(config.start_from))
+    whole = Tuning(network, initial, vocab, seen=seen)
     if config.head_kind:
       one = family.Trained(network, params, vocab, config.start_from)
       return _with_head(whole, config, one)

@@ -14,6 +14,7 @@ from specdiff_jax.core import jax_settings
 from specdiff_jax.core import locks
 from specdiff_jax.core import training_types
 from specdiff_jax.data import frequent
+from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import scores
@@ -44,6 +45,7 @@ class Student:
       frequent tokens of the data.
     part: sizes of what is written where that is no drafter but a head of one.
     facts: what its file says beside.
+    seen: hashes of the prompts of what it starts from.
   """
 
   network: drafter_file.Config
@@ -53,6 +55,7 @@ class Student:
   vocab: np.ndarray | None = None
   part: drafter_file.Config | None = None
   facts: dict[str, str] = dataclasses.field(default_factory=dict)
+  seen: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -293,6 +296,9 @@ class Run:
       'tau_eval': result.evaluation.get('tau'),
       'params_sha256': result.params_sha256,
       'verifier_source': verifier.source,
+      drafter_file.TRAINED_ON: prompts_lib.packed(
+        self.student.seen | windows.hashes(self.data.train)
+      ),
     }
     drafter_file.save(
       path,

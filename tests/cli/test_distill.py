@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import pathlib
 import shutil
 import signal
 
@@ -11,8 +12,12 @@ import pytest
 
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.cli import console
+from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import suites
+from specdiff_jax.drafters import drafter_file
 from specdiff_jax.training import metrics
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 STEPS = 6
 
 
@@ -296,3 +301,20 @@ def test_data_of_another_verifier(specdiff, argv, data, tmp_path):
   run = specdiff(*argv, f'--workdir={tmp_path}/w', f'--config.data={mine}')
   assert run.code == 2, run
   assert right in run.err and wrong in run.err
+
+
+def test_a_drafter_says_what_it_was_trained_on(specdiff, whole, tiny):
+  """Prompts of it are told of in a bench, and refused of a suite."""
+  path = f'{whole}/drafter.safetensors'
+  seen = drafter_file.trained_on(path)
+  prompts = suites.read('mixed', f'{ROOT}/configs/prompts/tiny.jsonl')
+  held_out = [p for p in prompts if prompts_lib.text_hash(p.text) not in seen]
+  assert 0 < len(held_out) < len(prompts) == len(seen) + len(held_out)
+  flags = 'bench', tiny, '--systems=ar,specdiff', '--rounds=1', '--limit=30'
+  flags += f'--config.drafter={path}', '--config.max_new_tokens=2'
+  where = f'{ROOT}/configs/prompts/tiny.jsonl'
+  run = specdiff(*flags, f'--prompts={where}')
+  assert run.code == 0 and 'not held out' in run.err
+  assert len(run.json['trained_on']) == len(seen)
+  run = specdiff(*flags, '--suite=mixed', f'--path={where}')
+  assert run.code == 2 and 'tiny-' in run.err

@@ -15,6 +15,7 @@ from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.tools.bench import costs as costs_lib
 from specdiff_jax.tools.bench import metrics
@@ -121,6 +122,22 @@ def run(
       for one in others
     ],
   )
+
+
+def trained_on(
+  config: recipe_lib.Recipe,
+  prompts: Sequence[prompts_lib.Prompt],
+  names: Sequence[str] | None,
+) -> list[str]:
+  """Returns ids of the prompts that a drafter of the systems was trained on."""
+  seen = frozenset().union(
+    *(
+      build_drafters.trained_on(name, config.systems[name])
+      for name in names or config.bench.systems
+      if name in config.systems
+    )
+  )
+  return [one.id for one in prompts if prompts_lib.text_hash(one.text) in seen]
 
 
 def _graded(
