@@ -27,6 +27,12 @@ _FLAGS = flag.PROMPTS | {
     False,
     'bool',
   ),
+  'trace': flag.Flag(
+    'decode the first prompt once more with each system and keep what proposed '
+    'each token, for `report`; compiles each system again, after the timing',
+    False,
+    'bool',
+  ),
   'out': flag.Flag(
     'write the JSON object into this file too, for `report`; it is replaced'
   ),
@@ -55,7 +61,8 @@ COMMAND = command.Command(
     'bench --config=configs/quickstart.py',
     'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '
     '--config.temperature=1.0 --config.max_new_tokens=256',
-    'bench --config=configs/quickstart.py --costs --out quickstart.json',
+    'bench --config=configs/quickstart.py --costs --trace '
+    '--out quickstart.json',
     'bench --config=configs/tiny.py --systems ar,specdiff '
     '--config.drafter=runs/tiny/drafter.safetensors',
   ),
@@ -84,6 +91,7 @@ def body(call: command.Call) -> int:
     options.systems,
     options.rounds,
     costs=options.costs,
+    trace=options.trace,
     rivals=options.rival or (),
     report=console,
     on_warm=_example,
