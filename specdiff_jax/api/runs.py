@@ -72,6 +72,7 @@ def bench(
   *,
   rounds: int = 3,
   costs: bool = False,
+  trace: bool = False,
   **options: Any,
 ) -> bench_result.BenchResult:
   """Returns speeds, acceptance and exactness of systems, side by side.
@@ -85,6 +86,8 @@ def bench(
     prompts: as `System.generate` takes them.
     rounds: interleaved repetitions, whose median is reported.
     costs: whether the parts of each cycle are timed alone too.
+    trace: whether the first prompt is decoded once more by each system, which
+      tells what proposed each token (`example` of the result).
     **options: as those of `system`; `drafter` may map a system to its drafter.
 
   Raises:
@@ -107,7 +110,7 @@ def bench(
     ar_dtypes=(own,),
   )
   with fields.arguments():
-    return runner.run(recipe, verifier, named, names, costs=costs)
+    return runner.run(recipe, verifier, named, names, costs=costs, trace=trace)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,9 @@ class Completion:
     histogram: calls that accepted 0, 1, 2, ... drafted tokens.
     logprobs: log-probabilities of the tokens under the verifier, at
       temperature 1 without top-k and top-p; None unless they were asked for.
+    trace: (cycle, depth) of each token: the call of the verifier that yielded
+      it (0: prefill) and its depth in that call's draft (0: the verifier's
+      own token); None unless it was asked for.
 
   Example:
     >>> import specdiff_jax as sd
@@ -50,6 +53,7 @@ class Completion:
   accepted: float
   histogram: list[int]
   logprobs: list[float] | None = None
+  trace: list[tuple[int, int]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,11 +83,12 @@ class System:
     chat: bool | None = None,
     template: Mapping[str, Any] | None = None,
     logprobs: bool = False,
+    trace: bool = False,
   ) -> Any:
     """Returns the `Completion` of a prompt, or a list of them for a list.
 
-    Only `logprobs` and a `max_new_tokens` beyond the system's lead to a
-    compilation, the latter with buffers of the next power of two.
+    Only `logprobs`, `trace` and a `max_new_tokens` beyond the system's lead to
+    a compilation, the last with buffers of the next power of two.
 
     Args:
       prompt: a text, a list of messages (dicts of role and content), a list of
@@ -100,6 +105,7 @@ class System:
         {'enable_thinking': False} or {'tools': [...]}.
       logprobs: whether the completion holds those of its tokens, from the pass
         that verifies them.
+      trace: whether it says what proposed each token.
 
       What is None is as the system was made.
 
@@ -118,8 +124,7 @@ class System:
       temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
       chat=chat, template=template,
     )  # fmt: skip
-    if logprobs:
-      session = session.with_logprobs()
+    session = session.keeping(logprobs=logprobs, trace=trace)
     with fields.arguments():
       found = session.decode(requests, on_tokens=session.watch())
     completions = [_completion(session, one) for one in found]
@@ -199,7 +204,7 @@ def _completion(
   text, tokens = session.cut(one)
   histogram = one.accepted.tolist()
   accepted = sum(n * calls for n, calls in enumerate(histogram))
-  kept = one.logprobs
+  kept, trace = one.logprobs, one.trace
   return Completion(
     text=text,
     tokens=tokens,
@@ -207,6 +212,9 @@ def _completion(
     accepted=accepted / max(one.cycles, 1),
     histogram=histogram,
     logprobs=None if kept is None else kept[: len(tokens)].tolist(),
+    trace=None
+    if trace is None
+    else [*map(tuple, trace[: len(tokens)].tolist())],
   )
 
 

@@ -1,5 +1,7 @@
 """`bench`: the systems side by side, on the same prompts."""
 
+import os
+
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
@@ -32,8 +34,28 @@ _FLAGS = (
       False,
       'bool',
     ),
+    'trace': flag.Flag(
+      'decode the first prompt once more with each system and keep what proposed '
+      'each token, for `report`; compiles each system again, after the timing',
+      False,
+      'bool',
+    ),
+    'grid': flag.Flag(
+      'FIELD=VALUE,VALUE,...: benches for each value of a field of the config '
+      '(given several times: all combinations), one file each in the folder '
+      '--out; those that are there are not run again',
+      [],
+      'multi_string',
+    ),
+    'control': flag.Flag(
+      'time plain decoding as two systems, ar and "ar again": how far equal '
+      'systems differ on this machine',
+      False,
+      'bool',
+    ),
     'out': flag.Flag(
-      'write the JSON object into this file too, for `report`; it is replaced'
+      'write the JSON object into this file too, for `report`; it is replaced. '
+      'With --grid a folder'
     ),
     'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
   }
@@ -66,8 +88,11 @@ COMMAND = command.Command(
     'bench --config=configs/quickstart.py',
     'bench --config=configs/quickstart.py --prompts my.jsonl --limit 32 '
     '--config.temperature=1.0 --config.max_new_tokens=256',
-    'bench --config=configs/quickstart.py --costs --out quickstart.json',
+    'bench --config=configs/quickstart.py --costs --trace '
+    '--out quickstart.json',
     'bench --config=configs/quickstart.py --suite mixed --limit 20',
+    'bench --config=configs/quickstart.py --grid gamma=2,4,7 --grid '
+    'temperature=0.0,1.0 --out=runs/gammas',
     'bench --config=configs/tiny.py --systems ar,specdiff '
     '--config.drafter=runs/tiny/drafter.safetensors',
   ),
@@ -80,13 +105,27 @@ COMMAND = command.Command(
 
 def body(call: command.Call) -> int:
   """Runs the subcommand; returns its exit code."""
-  from specdiff_jax.recipes import decoding
   from specdiff_jax.tools import plots
-  from specdiff_jax.tools.bench import runner
 
-  config, options = call.config, call.options
+  options = call.options
   if options.plot:
     plots.check(options.plot)
+  if options.grid:
+    return _grid(call)
+  found, told = _bench(call.config, options, call.recipe)
+  console.result(told)
+  if options.out:  # after it was printed: whatever the disk says, it is out
+    files.write_json(options.out, told)
+  if options.plot:
+    found.plot(options.plot)
+  return 0 if found.passed else 1
+
+
+def _bench(config: recipe.Recipe, options, name: str):
+  """Runs and prints one bench; returns its result, also as JSON."""
+  from specdiff_jax.recipes import decoding
+  from specdiff_jax.tools.bench import runner
+
   decoding.check(config)
   prompts = _prompts(config, options)
   trained = runner.trained_on(config, prompts, options.systems)
@@ -108,6 +147,8 @@ def body(call: command.Call) -> int:
     options.systems,
     options.rounds,
     costs=options.costs,
+    control=options.control,
+    trace=options.trace,
     rivals=options.rival or (),
     report=console,
     on_warm=_example,
@@ -115,15 +156,46 @@ def body(call: command.Call) -> int:
   for table in found.tables():
     console.table(table)
   console.out().print(found.legend())
-  told = found.to_json(call.recipe)
+  told = found.to_json(name)
   if trained:
     told['trained_on'] = trained
-  console.result(told)
-  if options.out:  # after it was printed: whatever the disk says, it is out
-    files.write_json(options.out, told)
+  return found, told
+
+
+def _grid(call: command.Call) -> int:
+  """Runs a bench for every point of a grid; those that are done stay."""
+  from specdiff_jax.tools.bench import points
+  from specdiff_jax.tools.sweep import grid
+
+  options, folder = call.options, command.needed(call.options, 'out')
   if options.plot:
-    found.plot(options.plot)
-  return 0 if found.passed else 1
+    raise errors.InputError(
+      '--plot draws one bench, but --grid makes several; leave it out, and make '
+      'a report of the folder --out.'
+    )
+  every = grid.points(
+    lambda more: COMMAND.parse([*call.argv, *more]).config, options.grid
+  )
+  prompts = _prompts(call.config, options)
+  how = [options.systems, options.rounds, options.costs, options.rival]
+  os.makedirs(folder, exist_ok=True)
+  results = []
+  for number, point in enumerate(every, 1):
+    path = os.path.join(folder, f'{point.name}.json')
+    identity = points.identity(point.config, prompts, how)
+    told = points.finished(path, identity)
+    console.say(
+      f'[{number}/{len(every)}] {point.name}{": done before" * bool(told)}'
+    )
+    if not told:
+      _, told = _bench(point.config, options, call.recipe)
+      told['grid'] = {'values': dict(point.values), 'identity': identity}
+      files.write_json(path, told)
+    results.append(told)
+  console.table(points.table(results))
+  passed = all(map(points.passed, results))
+  console.result({'points': len(results), 'out': folder, 'passed': passed})
+  return 0 if passed else 1
 
 
 def _prompts(config: recipe.Recipe, options):

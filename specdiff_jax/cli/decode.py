@@ -78,7 +78,8 @@ def body(call: command.Call) -> int:
   if options.out:
     settings = decoding.identity(call.config, checkpoint)
     if options.logprobs:
-      system, settings = system.with_logprobs(), settings | {'logprobs': True}
+      system = system.keeping(logprobs=True)
+      settings = settings | {'logprobs': True}
     _to_file(system, requests, options.out, settings, options.overwrite)
   elif system.batch == 1 or len(requests) == 1:
     for request in requests:

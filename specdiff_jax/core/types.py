@@ -156,6 +156,9 @@ class DecodeState(flax.struct.PyTreeNode):
   stats: Stats
   # [B, T] float32 of completion tokens, where the engine keeps them.
   logprobs: jax.Array | None = None
+  # [B, T, 2] int32 of them: the cycle that yielded each (0: prefill), and its
+  # depth in the draft (0: the verifier's own), where the engine keeps them.
+  trace: jax.Array | None = None
 
 
 class Verifier(Protocol):

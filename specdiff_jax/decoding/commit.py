@@ -81,6 +81,12 @@ def commit(
   if logprobs is not None:
     new = sampling_lib.logprobs(logits[rows, verdict.path], emitted)
     logprobs = logprobs.at[rows, place].set(new, mode='drop')
+  trace = state.trace
+  if trace is not None:
+    cycle = state.stats.cycles[:, None] + 1
+    depth = jnp.where(index < verdict.count[:, None], index + 1, 0)
+    new = jnp.stack(jnp.broadcast_arrays(cycle, depth), axis=-1)
+    trace = trace.at[rows, place].set(new, mode='drop')
   accepted = state.stats.accepted.at[rows[:, 0], verdict.count].add(live)
   return state.replace(
     tokens=state.tokens.at[rows, place].set(emitted, mode='drop'),
@@ -96,4 +102,5 @@ def commit(
       bad=jnp.where(bad & ~state.done, state.stats.cycles + 1, state.stats.bad),
     ),
     logprobs=logprobs,
+    trace=trace,
   )

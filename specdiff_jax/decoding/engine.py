@@ -47,6 +47,8 @@ class Engine:
       (`models.cache.rounded`), as accelerators want them.
     logprobs: whether log-probabilities of completion tokens are kept, those of
       the verifier at temperature 1, from the pass that verifies them.
+    trace: whether it is kept which cycle yielded each completion token, and at
+      which depth of its draft.
 
   Example:
     >>> import specdiff_jax as sd
@@ -63,6 +65,7 @@ class Engine:
   mesh: jax.sharding.Mesh | None = None
   round_slots: bool = False
   logprobs: bool = False
+  trace: bool = False
 
   def __post_init__(self):
     accept.check(self.drafter, self.rule)
@@ -146,6 +149,8 @@ class Engine:
         ends=jnp.zeros((batch, depth + 1, len(types.ENDS)), jnp.int32),
       ),
       logprobs=jnp.zeros(buffer.shape, jnp.float32) if self.logprobs else None,
+      # Zeros say what is so of the first token: prefill, the verifier's own.
+      trace=jnp.zeros((*buffer.shape, 2), jnp.int32) if self.trace else None,
     )
     drafted = self.drafter.init(drafter_params, self.context(params, state))
     state = jax.tree.map(_strong, state.replace(drafter=drafted))

@@ -128,6 +128,9 @@ class Completion:
   accepted: np.ndarray  # [D+1] histogram of accepted draft tokens
   logprobs: np.ndarray | None = None  # [C] float32, where the engine keeps them
   ends: np.ndarray | None = None  # [D+1, 4] `accepted` by `core.types.ENDS`
+  # [C, 2] the cycle of each token and its depth in the draft, as
+  # `core.types.DecodeState.trace`, where the engine keeps them.
+  trace: np.ndarray | None = None
 
   @property
   def tau(self) -> float:

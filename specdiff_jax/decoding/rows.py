@@ -29,6 +29,7 @@ class Look:
   done: np.ndarray  # [B]
   stats: types.Stats
   logprobs: np.ndarray | None  # [B, T]
+  trace: np.ndarray | None  # [B, T, 2]
 
 
 def group_of(batch: int) -> int:
@@ -91,7 +92,7 @@ class Rows:
       np.int32(max(self._batch - live + 1, self.group)),
     )
     s = self._state
-    seen = (s.tokens, s.length, s.done, s.stats, s.logprobs)
+    seen = (s.tokens, s.length, s.done, s.stats, s.logprobs, s.trace)
     look = Look(*jax.device_get(seen))
     self._longest = int(look.length[~look.done].max(initial=0))
     return look

@@ -125,9 +125,11 @@ class Session:
     if piece := text.finish():
       yield piece
 
-  def with_logprobs(self) -> 'Session':
-    """Returns the session that keeps log-probabilities, see `Engine`."""
-    engine = dataclasses.replace(self.engine, logprobs=True)
+  def keeping(
+    self, *, logprobs: bool = False, trace: bool = False
+  ) -> 'Session':
+    """Returns the session that keeps these of each token, see `Engine`."""
+    engine = dataclasses.replace(self.engine, logprobs=logprobs, trace=trace)
     return dataclasses.replace(self, engine=engine)
 
   def cut(self, completion: request_lib.Completion) -> tuple[str, list[int]]:
@@ -316,13 +318,14 @@ class _Work:
       accepted=np.array(look.stats.accepted[row]),
       logprobs=self._new(look.logprobs, row, look),
       ends=np.array(look.stats.ends[row]),
+      trace=self._new(look.trace, row, look),
     )
 
   def tokens(self, row: int, look: rows_lib.Look) -> np.ndarray:
     return self._new(look.tokens, row, look)
 
   def _new(self, values: Any, row: int, look: rows_lib.Look) -> Any:
-    """Returns the values [B, T] of the completion's tokens; None of None."""
+    """Returns the values [B, T, ..] of the completion's tokens; None of None."""
     if values is None:
       return None
     return values[row, len(self.request.prompt) : look.length[row]].copy()

@@ -100,15 +100,16 @@ def whole_numbers(axis: Any) -> None:
   )
 
 
-def logarithmic(panel: Any) -> None:
-  """Gives a panel a logarithmic y axis whose ticks are plain decimals."""
+def logarithmic(panel: Any, name: str = 'y') -> None:
+  """Gives a panel a logarithmic axis whose ticks are plain decimals."""
   from matplotlib import ticker
 
-  panel.set_yscale('log')
-  low, high = panel.get_ylim()
+  panel.set(**{f'{name}scale': 'log'})
+  axis = getattr(panel, f'{name}axis')
+  low, high = axis.get_view_interval()
   locator = ticker.LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,))
   if high / low < 10:  # too few of those
     locator = ticker.MaxNLocator(6)
-  panel.yaxis.set_major_locator(locator)
-  panel.yaxis.set_major_formatter('{x:g}')
-  panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+  axis.set_major_locator(locator)
+  axis.set_major_formatter('{x:g}')
+  axis.set_minor_formatter(ticker.NullFormatter())

@@ -94,6 +94,7 @@ def test_a_state_is_split_by_rows_and_caches_by_heads_too():
   session = systems.session(
     systems.Row('shared_noise', scan_layers=True), GREEDY
   )
+  session = session.keeping(trace=True)
   state = jax.eval_shape(
     session.engine.prefill,
     session.params,
@@ -103,6 +104,7 @@ def test_a_state_is_split_by_rows_and_caches_by_heads_too():
   mesh = jax.sharding.AbstractMesh((2, 2), ('data', 'model'))
   found = jax.tree.map(lambda x: x.spec, session.engine.shardings(state, mesh))
   assert found.tokens == found.length == found.noise.key == P('data')
+  assert found.trace == P('data')
   assert found.end_ids == P()
   assert found.drafter.last == P('data')
   assert found.cache.layers == (P(None, 'data', 'model'),) * 2

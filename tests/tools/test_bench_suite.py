@@ -110,3 +110,27 @@ def test_the_interval_of_a_ratio():
   assert low == pytest.approx(2) == high
   assert metrics.interval(base, base) is None
   assert metrics.interval(made([1] * 3), made([1] * 3)) is None
+
+
+def test_a_grid_of_benches_goes_on(specdiff, tiny, tmp_path):
+  out = tmp_path / 'grid'
+  flags = 'bench', tiny, '--systems=ar,lookup', '--rounds=1', '--limit=1'
+  flags += f'--out={out}', '--control', '--config.max_new_tokens=4'
+  run = specdiff(*flags, '--grid=gamma=1,2')
+  assert run.code == 0, run.err
+  assert run.json == {'points': 2, 'out': str(out), 'passed': True}
+  made = {p.name: json.loads(p.read_text()) for p in out.iterdir()}
+  assert set(made) == {'gamma-1.json', 'gamma-2.json'}
+  names = [row['system'] for row in made['gamma-1.json']['systems']]
+  assert names == ['ar', 'lookup', 'ar again']
+  assert all(row['exact'] for row in made['gamma-1.json']['systems'])
+  assert [row['gamma'] for row in made['gamma-2.json']['systems']] == [0, 2, 0]
+  # What is done stays; a larger grid adds to it.
+  run = specdiff(*flags, '--grid=gamma=1,3')
+  assert run.code == 0 and run.err.count('done before') == 1
+  assert json.loads((out / 'gamma-1.json').read_text()) == made['gamma-1.json']
+  # Another bench does not take its place.
+  run = specdiff(*flags, '--grid=gamma=1', '--config.seed=5')
+  assert run.code == 2 and 'gamma-1.json holds another bench' in run.err
+  run = specdiff(*flags, '--grid=gamma=1', '--plot=x.png')
+  assert run.code == 2 and '--plot' in run.err

@@ -3,9 +3,11 @@
 import copy
 import html.parser
 import json
+import re
 import shutil
 import subprocess
 
+from matplotlib import figure
 import pytest
 
 from specdiff_jax.core import errors
@@ -17,6 +19,22 @@ _ENDS = {'not in top-K': [3, 1], 'wrong parent': [0, 0],
          'budget': [1, 0], 'end': [0, 1]}  # fmt: skip
 
 
+_PIECES = [
+  {'text': 'One', 'cycle': 0, 'depth': 0},
+  {'text': ' <b>&amp;', 'cycle': 1, 'depth': 1},
+  {'text': '\n\n', 'cycle': 1, 'depth': 2},
+  {'text': '€ "', 'cycle': 1, 'depth': 0},
+  {'text': '', 'cycle': 2, 'depth': 1},
+]  # of an end token
+
+
+def graded(*found):
+  return [
+    {'id': str(i), 'correct': correct, 'seconds': seconds, 'tokens': 9}
+    for i, (correct, seconds) in enumerate(found)
+  ]
+
+
 def row(system, speedup, **more):
   return {
     'system': system, 'tokens_per_s': 20.0 * speedup, 'speedup': speedup,
@@ -25,6 +43,10 @@ def row(system, speedup, **more):
     'c_draft': 0.2, 'cycle_overhead': 0.05, 'predicted_speedup': 1.1 * speedup,
     'break_even_tau': 1.3, **more,
   }  # fmt: skip
+
+
+def example(*systems, pieces=_PIECES):
+  return [{'id': 'p <1>', 'system': n, 'trace': pieces} for n in systems]
 
 
 def bench(**more):
@@ -39,7 +61,9 @@ def bench(**more):
 @pytest.fixture
 def files(tmp_path):
   """Returns the paths of two results and of a run."""
-  (tmp_path / 'gsm8k.json').write_text(f'a table\n{json.dumps(bench())}\n')
+  one = bench(example=example('ar', 'specdiff'))
+  one['systems'][1]['graded'] = graded((True, 2.5), (None, 1.0), (False, 0.3))
+  (tmp_path / 'gsm8k.json').write_text(f'a table\n{json.dumps(one)}\n')
   hot = json.dumps(bench(temperature=1.0), indent=2)
   (tmp_path / 'gsm8k <hot>.json').write_text(hot)
   run = tmp_path / 'run'
@@ -57,8 +81,8 @@ def test_all_that_results_have_is_drawn(files, tmp_path):
   assert [one.name for one in found.benches] == ['gsm8k', 'gsm8k <hot>']
   assert found.runs == [('run', [(10, 1.5), (20, 1.9)])]
   names = [one.name for one in figures.of(found)]
-  assert names == ['speedup', 'acceptance', 'ends', 'cycle', 'prediction',
-                   'temperature', 'distillation']  # fmt: skip
+  assert names == ['speedup', 'budget', 'acceptance', 'ends', 'cycle',
+                   'prediction', 'temperature', 'distillation']  # fmt: skip
   path, folder = tmp_path / 'p.html', tmp_path / 'figures'
   folder.mkdir()
   page.write(found, str(path), str(folder))
@@ -83,6 +107,83 @@ def test_only_what_there_is_is_drawn(files, tmp_path):
   path.write_text(json.dumps(told))
   found = results.read([str(path)])
   assert [f.name for f in figures.of(found)] == ['speedup']
+
+
+def drawn(name, *told, folder):
+  """Returns the curves of a figure: (label, x, y)."""
+  paths = [folder / f'{i}.json' for i in range(len(told))]
+  for path, one in zip(paths, told):
+    path.write_text(json.dumps(one))
+  found = figures.of(results.read([str(path) for path in paths]))
+  [one] = [one for one in found if one.name == name]
+  canvas = figure.Figure()
+  one.draw(canvas)
+  return [
+    (line.get_label(), list(line.get_xdata()), list(line.get_ydata()))
+    for line in canvas.axes[0].get_lines()
+  ]
+
+
+def test_the_share_that_is_answered_in_time(tmp_path):
+  one = bench()
+  answers = (True, 4.0), (False, 1.0), (None, 0.1), (True, 2.0), (False, 9.0)
+  one['systems'][1]['graded'] = graded(*answers)
+  one['systems'][2]['graded'] = graded((None, 1.0))  # nothing to draw
+  [(name, seconds, share)] = drawn('budget', one, folder=tmp_path)
+  assert name == 'specdiff' and share == [0, 25, 50, 50]
+  assert seconds == pytest.approx([1, 2, 4, 9.9])
+
+
+def test_drafts_by_temperature(tmp_path):
+  told = []
+  for heat, drafts, tau in ((0.0, 1, 2), (0.0, 4, 3), (0.0, 4, 5), (1.0, 4, 2)):
+    one = bench(temperature=heat)
+    one['systems'][2] |= {'drafts': drafts, 'tau': tau}
+    told.append(one)
+  [curve] = drawn('drafts', *told, folder=tmp_path)
+  assert curve == ('tree, temperature 0', [1, 4], [2, 4])
+
+
+class _Trace(html.parser.HTMLParser):
+  """Collects (element, text, title) of the tokens of an unfolded trace."""
+
+  def __init__(self):
+    super().__init__()
+    self.tokens, self._inside = [], False
+
+  def handle_starttag(self, tag, attrs):
+    told = dict(attrs)
+    self._inside |= tag == 'details' and 'open' in told
+    if self._inside and tag in ('u', 'b'):
+      self.tokens.append([tag, '', told['title']])
+
+  def handle_endtag(self, tag):
+    self._inside &= tag != 'details'
+
+  def handle_data(self, data):
+    if self._inside and self.tokens:
+      self.tokens[-1][1] += data
+
+
+def test_what_proposed_each_token(tmp_path):
+  path, out = tmp_path / 'a.json', tmp_path / 'p.html'
+  plain = [piece | {'cycle': i} for i, piece in enumerate(_PIECES)]
+  both = example('ar', pieces=plain) + example('specdiff')
+  path.write_text(json.dumps(bench(example=both)))
+  page.write(results.read([str(path)]), str(out))
+  text = out.read_text()
+  assert 'ar: 5 calls' in text and 'specdiff: 3 calls' in text
+  assert 'p &lt;1&gt;' in text and ' <b>&amp;' not in text
+  parser = _Trace()
+  parser.feed(text)  # of specdiff, which took the fewest calls
+  assert [token[:2] for token in parser.tokens] == [
+    ['u' if piece['depth'] else 'b', piece['text']] for piece in _PIECES
+  ]
+  assert parser.tokens[2][2] == 'call 2, drafted at depth 2'
+  assert '--trace' not in text
+  path.write_text(json.dumps(bench()))
+  page.write(results.read([str(path)]), str(out))
+  assert 'bench --trace --out=FILE' in out.read_text()
 
 
 def test_a_wrong_output_is_told_first(files, tmp_path):
@@ -112,6 +213,21 @@ def test_a_wrong_output_is_told_first(files, tmp_path):
     ({'systems': []}, ['specdiff bench']),
     ({'systems': [{'system': 'ar'}]}, ["without 'tokens_per_s'"]),
     ({'systems': [3]}, ['without']),
+    ({'systems': [row('ar', 1) | {'tau': 'x'}]}, ['tau', "'x'"]),
+    ({'systems': [row('ar', 1, graded=[3])]}, ['graded', "'correct'"]),
+    ({'systems': [row('ar', 1, graded=graded((1, 2)))]}, ['correct is 1']),
+    ({'systems': [row('ar', 1, graded=graded((True, 0)))]}, ['seconds is 0']),
+    ({'example': 'no'}, ['example is no list']),
+    ({'example': [{'id': 'a'}]}, ["example has an entry without 'system'"]),
+    ({'example': example('ar', pieces=[])}, ['trace of ar is no list']),
+    (
+      {
+        'example': example(
+          'ar', pieces=[{'text': 'a', 'cycle': -1, 'depth': 0}]
+        )
+      },
+      ['trace of ar', 'cycle is -1'],
+    ),
   ],
 )
 def test_results_that_do_not_go_together(files, tmp_path, change, words):
@@ -146,27 +262,63 @@ class _Wide(html.parser.HTMLParser):
     self.text += data
 
 
+def contrast(ink: str, *layers: str) -> float:
+  """Returns WCAG's contrast of an ink on layers of colour, as CSS has them."""
+
+  def parts(colour):
+    found = [float(x) for x in re.findall(r'[\d.]+', colour)]
+    return found[:3], (found + [1.0])[3]
+
+  def luminance(colour):
+    parted = [x / 255 for x in colour]
+    linear = [
+      x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4
+      for x in parted
+    ]
+    return sum(w * x for w, x in zip((0.2126, 0.7152, 0.0722), linear))
+
+  below = [0.0] * 3
+  for layer in layers:
+    colour, alpha = parts(layer)
+    below = [alpha * x + (1 - alpha) * y for x, y in zip(colour, below)]
+  low, high = sorted([luminance(parts(ink)[0]), luminance(below)])
+  return (high + 0.05) / (low + 0.05)
+
+
 @pytest.mark.slow
-def test_a_browser_shows_it(files, tmp_path):
-  """All figures load, and nothing is wider than a phone but in its own box."""
+@pytest.mark.parametrize('width, dark', [(500, True), (1200, False)])
+def test_a_browser_shows_it(files, tmp_path, width, dark):
+  """All figures load, and nothing is wider than a phone but in its own box.
+
+  Tokens can be read on their colours, by day and by night.
+  """
   browser = shutil.which('chromium') or shutil.which('google-chrome')
   if not browser:
     pytest.skip('there is no Chromium here')
   path = tmp_path / 'p.html'
   page.write(results.read(files), str(path))
   probe = (
-    '<script>addEventListener("load",()=>{document.title=JSON.stringify(['
+    '<script>addEventListener("load",()=>{'
+    'const s=getComputedStyle,b=s(document.body);'
+    'document.title=JSON.stringify(['
     '[...document.images].map(i=>i.naturalWidth>0),'
-    'document.documentElement.scrollWidth,innerWidth])})</script>'
+    'document.documentElement.scrollWidth,innerWidth,'
+    'matchMedia("(prefers-color-scheme: dark)").matches,'
+    'b.color,b.backgroundColor,'
+    '[...document.querySelectorAll(".trace b,.trace u")]'
+    '.map(e=>s(e).backgroundColor)])})</script>'
   )
   path.write_text(path.read_text() + probe)
   done = subprocess.run(
     [browser, '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom',
-     '--window-size=500,900', f'--user-data-dir={tmp_path}/b',
+     f'--window-size={width},900', f'--user-data-dir={tmp_path}/b',
+     f'--blink-settings=preferredColorScheme={0 if dark else 1}',
      path.as_uri()], capture_output=True, text=True, timeout=120,
   )  # fmt: skip
   parser = _Wide()
   parser.feed(done.stdout.split('<title>')[1].split('</title>')[0])
-  loaded, wide, window = json.loads(parser.text)
-  assert loaded == [True] * 7
-  assert wide <= window
+  loaded, wide, window, night, ink, ground, colours = json.loads(parser.text)
+  assert loaded == [True] * 8
+  assert wide <= window and night == dark
+  assert len(set(colours)) == 3  # the verifier's, and two depths
+  assert min(contrast(ink, ground, colour) for colour in colours) >= 4.5

@@ -25,12 +25,19 @@ def given(root):
 def test_a_bench(given, capsys):
   warm = []
   found = runner.run(
-    *given, ('lookup',), 1, on_warm=lambda *pair: warm.append(pair)
-  )
+    *given, ('lookup',), 1, trace=True,
+    on_warm=lambda *pair: warm.append(pair),
+  )  # fmt: skip
   assert [row.system for row in found.rows] == ['lookup'] and found.passed
   assert found.rows[0].prompts == len(given[2]) == 1
   assert warm[0][0].name == 'lookup'
-  assert json.loads(json.dumps(found.to_json()))['rounds'] == 1
+  told = json.loads(json.dumps(found.to_json()))
+  assert told['rounds'] == 1
+  [example] = told['example']
+  assert (example['system'], example['id']) == ('lookup', given[2][0].id)
+  system, request = warm[0]
+  [text] = [system.cut(made)[0] for made in system.decode([request])]
+  assert ''.join(piece['text'] for piece in example['trace']) == text
   assert '| lookup |' in found.to_markdown()
   assert capsys.readouterr() == ('', '')
 

@@ -13,6 +13,7 @@ from specdiff_jax.recipes import systems
 from specdiff_jax.tools.exactness import divergence
 from specdiff_jax.tools.exactness import reading
 
+AGAIN = 'ar again'  # plain decoding once more: the control
 Batches = Sequence[Sequence[request_lib.Request]]
 
 
@@ -106,18 +107,22 @@ def planned(
   checkpoint: weights.Checkpoint,
   names: Sequence[str] | None,
   rounds: int | None,
+  control: bool = False,
 ) -> Plan:
   """Returns what `bench` does; `names` and `rounds` go before the recipe's."""
   options, own_dtype = recipe.bench, recipe.model.dtype
   names = tuple(names or options.systems)
   for name in names:
     systems.one_of('systems', name, systems.SYSTEMS)
+  names += (AGAIN,) * control
   ars = {'ar': own_dtype}
   for dtype in options.ar_dtypes:
     if dtype != own_dtype:
       ars[f'ar {dtype}'] = dtype
 
   def make(name: str, dtype: str, slots: int) -> session_lib.Session:
+    if name == AGAIN:
+      name, slots = 'ar', systems.ar_slots(recipe, dtype)
     same = dtype == recipe.model.dtype
     loaded = checkpoint if same else decoding.verifier(recipe, dtype)
     return decoding.system(recipe, loaded, name, slots)
@@ -133,7 +138,9 @@ def planned(
     coupled=[
       name
       for name in names
-      if temperature == 0 or systems.rule(recipe, name) == 'match'
+      if temperature == 0
+      or name == AGAIN
+      or systems.rule(recipe, name) == 'match'
     ],
     make=make,
     facts=recipe.reported('bench'),

@@ -8,6 +8,7 @@ from specdiff_jax.tools import tables
 from specdiff_jax.tools.bench import metrics
 from specdiff_jax.tools.bench import plots
 from specdiff_jax.tools.bench import report
+from specdiff_jax.tools.bench import trace
 
 SCHEMA = 1
 
@@ -31,6 +32,7 @@ class BenchResult:
   # transformers' in `dtype`, where it was timed
   rival_tokens_per_s: float | None = None
   rivals: Sequence[metrics.Rival] = ()
+  example: Sequence[trace.Trace] = ()  # the first prompt, if it was traced
 
   @property
   def passed(self) -> bool:
@@ -86,6 +88,11 @@ class BenchResult:
       **(
         {'rivals': list(map(dataclasses.asdict, self.rivals))}
         if self.rivals
+        else {}
+      ),
+      **(
+        {'example': [one.to_json() for one in self.example]}
+        if self.example
         else {}
       ),
       'rounds': self.rounds,

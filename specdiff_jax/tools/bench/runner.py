@@ -23,6 +23,7 @@ from specdiff_jax.tools.bench import plan as plan_lib
 from specdiff_jax.tools.bench import result
 from specdiff_jax.tools.bench import rival as rival_lib
 from specdiff_jax.tools.bench import timing
+from specdiff_jax.tools.bench import trace as trace_lib
 from specdiff_jax.tools.bench import turns
 from specdiff_jax.tools.grading import grading
 
@@ -35,6 +36,8 @@ def run(
   rounds: int | None = None,
   *,
   costs: bool = False,
+  control: bool = False,
+  trace: bool = False,
   rivals: Sequence[str] = (),
   report: reporting.Reporter = reporting.SILENT,
   on_warm: Callable[[session_lib.Session, request_lib.Request], None]
@@ -49,12 +52,15 @@ def run(
     names: systems; by default those of the config.
     rounds: interleaved repetitions; by default those of the config.
     costs: whether the parts of each cycle are timed alone too.
+    control: whether plain decoding is timed as a second system, too.
+    trace: whether the first prompt is decoded once more by each system, which
+      tells what proposed each token.
     rivals: some of `rival.NAMES`, timed too; greedy, whatever the recipe says.
     report: shows bars.
     on_warm: called with the last system and the first request before timing.
   """
   rival_lib.check(rivals)
-  plan = plan_lib.planned(config, checkpoint, names, rounds)
+  plan = plan_lib.planned(config, checkpoint, names, rounds, control)
   systems: dict[str, Any] = plan.systems()
   prompts = turns.expanded(config, checkpoint, prompts, systems['ar'])
   requests = decoding.requests(config, checkpoint, prompts)
@@ -80,6 +86,7 @@ def run(
   speeds = {name: metrics.speed(one) for name, one in measured.items()}
   fastest = max(plan.ars, key=lambda name: speeds[name])
   parts = _costs(plan, systems, requests, report) if costs else {}
+  traced = _traces(plan, systems, requests[0], report) if trace else ()
 
   def row(name: str) -> metrics.Row:
     return metrics.row(
@@ -121,6 +128,7 @@ def run(
       dataclasses.replace(one, tokens_per_s=speeds.get(one.name))
       for one in others
     ],
+    example=traced,
   )
 
 
@@ -208,6 +216,21 @@ def _rivals(
   return found
 
 
+def _traces(
+  plan: plan_lib.Plan,
+  systems: Mapping[str, session_lib.Session],
+  request: request_lib.Request,
+  report: reporting.Reporter,
+) -> list[trace_lib.Trace]:
+  """Decodes a request with each system of the table, after the timing."""
+  found = []
+  with report.progress('tracing one prompt') as show:
+    for number, name in enumerate(plan.names):
+      show(number, len(plan.names), name)
+      found.append(trace_lib.of(systems[name], request))
+  return found
+
+
 def _costs(
   plan: plan_lib.Plan,
   systems: Mapping[str, session_lib.Session],
@@ -219,7 +242,8 @@ def _costs(
   names = [
     name
     for name in plan.names
-    if len(systems[name].engine.drafter.buckets) == 1 and name != 'ar'
+    if len(systems[name].engine.drafter.buckets) == 1
+    and systems[name].name != 'ar'
   ]
   found = {}
   with report.progress('timing the parts of a cycle') as show:

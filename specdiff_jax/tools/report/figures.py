@@ -24,15 +24,23 @@ class Figure(NamedTuple):
       self.draw(canvas)
 
 
+_MEAN = (
+  'A point is the mean over the results that it is measured in: give the same '
+  'prompts at each.'
+)
+
+
 def of(results: results_lib.Results) -> list[Figure]:
   """Returns what can be drawn of these results."""
   made = (
     _speed,
+    _budget,
     _acceptance,
     _ends,
     _cycle,
     _prediction,
     _temperature,
+    _drafts,
     _learnt,
   )
   return [one for make in made if (one := make(results)) is not None]
@@ -95,6 +103,50 @@ def _speed(results):
     'verifier in the same dtype (dashed: as fast). Prefill is in neither.',
     draw, max(5.0, 1.6 + 0.55 * len(names) * len(benches)), 3.8,
   )  # fmt: skip
+
+
+def _budget(results):
+  benches = [one for one in results.benches if any(map(_times, one.systems))]
+  if not benches:
+    return None
+  names = _systems(benches)
+
+  def draw(canvas):
+    panels = _grid(canvas, len(benches), sharey=True)
+    for bench, panel in zip(benches, panels):
+      found = {n: r for n, r in _rows(bench, 'graded').items() if _times(r)}
+      last = 1.1 * max(t for row in found.values() for t, _ in _times(row))
+      for name, row in found.items():
+        times = _times(row)
+        # Nothing is answered before the first.
+        right = [times[0][0], *(t for t, correct in times if correct)]
+        share = [100 * n / len(times) for n in range(len(right))]
+        style = plots.style(names.index(name), len(names)) | {'marker': ''}
+        panel.step(
+          [*right, last], [*share, share[-1]], where='post', label=name, **style
+        )
+      panel.set_title(bench.name, fontsize=10)
+      panel.set_xlabel('seconds for each prompt')
+      panel.set_ylim(bottom=0)
+      plots.logarithmic(panel, 'x')
+    panels[0].set_ylabel('answered correctly, %')
+    _one_legend(canvas, panels)
+
+  return Figure(
+    'budget', 'Accuracy in a time budget', 'Share of prompts that are answered '
+    'correctly within so many seconds each. Prompts whose answer could not be '
+    'graded are left out.',
+    draw, 8.5 if len(benches) > 1 else 5.5, _high(len(benches)),
+  )  # fmt: skip
+
+
+def _times(row) -> list[tuple[float, bool]]:
+  """Returns (seconds, whether it was correct) of graded prompts, ascending."""
+  return sorted(
+    (one['seconds'], one['correct'])
+    for one in row.get('graded') or ()
+    if one['correct'] is not None
+  )
 
 
 def _acceptance(results):
@@ -245,14 +297,22 @@ def _prediction(results):
   )  # fmt: skip
 
 
-def _temperature(results):
-  points: dict[tuple[str, int], dict[float, float]] = {}
+def _taus(results) -> dict[tuple[str, int, float], float]:
+  """Returns tau by system, drafts K and temperature: means over results."""
+  found: dict[tuple[str, int, float], list[float]] = {}
   for bench in results.benches:
+    heat = bench.told.get('temperature', 0.0)
     for row in bench.systems:
       if row['system'] != 'ar':
-        key = row['system'], row.get('drafts') or 1
-        at = points.setdefault(key, {})
-        at[bench.told.get('temperature', 0.0)] = row['tau']
+        key = row['system'], row.get('drafts') or 1, heat
+        found.setdefault(key, []).append(row['tau'])
+  return {key: sum(taus) / len(taus) for key, taus in found.items()}
+
+
+def _temperature(results):
+  points: dict[tuple[str, int], dict[float, float]] = {}
+  for (system, drafts, heat), tau in _taus(results).items():
+    points.setdefault((system, drafts), {})[heat] = tau
   if len({t for at in points.values() for t in at}) < 2:
     return None
 
@@ -267,7 +327,32 @@ def _temperature(results):
 
   return Figure(
     'temperature', 'Temperature', 'Tokens for each call of the verifier, by '
-    'temperature, system and number of drafts K.',
+    f'temperature, system and number of drafts K. {_MEAN}',
+    draw, 5.5, 4.2,
+  )  # fmt: skip
+
+
+def _drafts(results):
+  curves: dict[tuple[str, float], dict[int, float]] = {}
+  for (system, drafts, heat), tau in _taus(results).items():
+    curves.setdefault((system, heat), {})[drafts] = tau
+  curves = {key: at for key, at in curves.items() if len(at) > 1}
+  if not curves:
+    return None
+
+  def draw(canvas):
+    panel = canvas.subplots()
+    for number, ((system, heat), at) in enumerate(curves.items()):
+      style = plots.style(number, len(curves))
+      label = f'{system}, temperature {heat:g}'
+      panel.plot(*zip(*sorted(at.items())), **style, label=label)
+    panel.set(xlabel='drafts K', ylabel='tau')
+    plots.whole_numbers(panel.xaxis)
+    _one_legend(canvas, [panel])
+
+  return Figure(
+    'drafts', 'Number of drafts', 'Tokens for each call of the verifier, by the '
+    f'number K of drafts of a pass, system and temperature. {_MEAN}',
     draw, 5.5, 4.2,
   )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 from specdiff_jax.core import files
 from specdiff_jax.tools.report import figures as figures_lib
 from specdiff_jax.tools.report import results as results_lib
+from specdiff_jax.tools.report import trace
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --page: #fff; --line: #d9d9de;
@@ -30,7 +31,7 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: right; white-space: nowrap;
 th:first-child, td:first-child { text-align: left; }
 tr.best td { font-weight: 600; }
 figure { margin: 0; }
-figure .wide img { max-width: 100%; min-width: 26rem; height: auto;
+figure .wide img { max-width: 100%; height: auto;
   display: block; }
 .no { color: #d55e00; font-weight: 600; }
 """
@@ -67,19 +68,22 @@ def _page(results, drawn) -> str:
   parts = [
     '<!doctype html><html lang="en"><head><meta charset="utf-8">',
     '<meta name="viewport" content="width=device-width, initial-scale=1">',
-    f'<title>{title}</title><style>{_STYLE}</style></head><body><main>',
+    f'<title>{title}</title><style>{_STYLE}{trace.STYLE}</style></head><body><main>',
     f'<h1>{title}</h1>',
   ]
   if benches:
     parts += [f'<p class="first">{_headline(results)}</p>', _facts(benches[0])]
   for bench in benches:
     parts.append(f'<h2>{html.escape(bench.name)}</h2>{_table(bench)}')
+  parts.append(trace.section(results))
   for figure, svg in drawn:
     data = base64.b64encode(svg).decode()
+    least = min(5 * figure.wide, 42)  # narrower, letters were too small
     parts.append(
       f'<h2>{html.escape(figure.title)}</h2><figure>'
       f'<figcaption>{html.escape(figure.caption)}</figcaption>'
       f'<div class="wide"><img alt="{html.escape(figure.title)}" '
+      f'style="min-width:{least:.0f}rem" '
       f'src="data:image/svg+xml;base64,{data}"></div></figure>'
     )
   return ''.join([*parts, '</main></body></html>\n'])

@@ -1,8 +1,9 @@
 """Result files: what `bench` wrote, and how runs of `distill` learnt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -15,7 +16,43 @@ from specdiff_jax.tools.bench import result as bench_result
 _METRICS = 'metrics.jsonl'
 # Of results that stand in one report: speeds of others do not compare.
 _SAME = ('verifier', 'dtype')
-_NEEDED = ('system', 'tokens_per_s', 'speedup', 'tau', 'exact')
+
+
+def _text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+  return isinstance(value, int) and value >= 0
+
+
+def _number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _seconds(value: Any) -> bool:
+  return _number(value) and value > 0
+
+
+def _truth(value: Any) -> bool:
+  return value is None or isinstance(value, bool)
+
+
+def _list(value: Any) -> bool:
+  return isinstance(value, list)
+
+
+# What entries of a result's lists have to have.
+_SYSTEM = {
+  'system': _text,
+  'tokens_per_s': _number,
+  'speedup': _number,
+  'tau': _number,
+  'exact': _truth,
+}
+_GRADED = {'correct': _truth, 'seconds': _seconds}
+_EXAMPLE = {'id': _text, 'system': _text, 'trace': _list}
+_PIECE = {'text': _text, 'cycle': _count, 'depth': _count}
 
 
 class Bench(NamedTuple):
@@ -115,14 +152,36 @@ def _read(path: str) -> Any:
       f'{path}: schema is {printing.short(found.get("schema"))}, but this '
       f'version reads {bench_result.SCHEMA}; run the bench again.'
     )
+  _check(path, 'systems', told, _SYSTEM)
   for row in told:
-    for key in _NEEDED:
-      if not isinstance(row, dict) or key not in row:
-        raise errors.InputError(
-          f'{path}: systems has an entry without {key!r}; the file is damaged, '
-          'or was written by hand. Run the bench again.'
-        )
+    _check(path, 'graded', row.get('graded') or [], _GRADED)
+  example = found.get('example') or []
+  _check(path, 'example', example, _EXAMPLE)
+  for one in example:
+    _check(path, f'the trace of {one["system"]}', one['trace'], _PIECE, 1)
   return found
+
+
+def _check(
+  path: str,
+  what: str,
+  rows: Any,
+  kinds: Mapping[str, Callable[[Any], bool]],
+  least: int = 0,
+) -> None:
+  """Raises InputError unless `rows` are objects with such fields."""
+  faults = [] if _list(rows) and len(rows) >= least else ['is no list of such']
+  for row in [] if faults else rows:
+    for key, good in kinds.items():
+      if not isinstance(row, dict) or key not in row:
+        faults.append(f'has an entry without {key!r}')
+      elif not good(row[key]):
+        faults.append(f'has an entry whose {key} is {printing.short(row[key])}')
+  if faults:
+    raise errors.InputError(
+      f'{path}: {what} {faults[0]}; the file is damaged, or was written by hand. '
+      'Run the bench again.'
+    )
 
 
 def _curve(path: str, lines: Sequence[str]) -> list[tuple[int, float]]:

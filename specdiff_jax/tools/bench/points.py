@@ -1,0 +1,74 @@
+"""Benches over a grid of settings: what is done, and a table of all."""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import os
+from typing import Any
+
+from specdiff_jax.core import errors
+from specdiff_jax.core import files
+from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.recipes import recipe as recipe_lib
+from specdiff_jax.tools import tables
+
+
+def identity(
+  config: recipe_lib.Recipe,
+  prompts: Sequence[prompts_lib.Prompt],
+  how: Any,
+) -> str:
+  """Returns a hash of all that decides a bench but the machine."""
+  asked = [(one.id, one.text) for one in prompts]
+  told = json.dumps([config.flat(), asked, how], sort_keys=True, default=str)
+  return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def finished(path: str, identity: str) -> dict[str, Any]:
+  """Returns the result of a bench that is done; {} where it is not.
+
+  Raises InputError where another bench lies there.
+  """
+  if not os.path.exists(path):
+    return {}
+  try:
+    found = files.read_json(path)
+    same = found['grid']['identity'] == identity
+  except (errors.InputError, KeyError, TypeError, ValueError):
+    same, found = False, {}
+  if not same:
+    raise errors.InputError(
+      f'{path} holds another bench, of other prompts or settings (or is '
+      'damaged): give another folder for --out, or remove it.'
+    )
+  return found
+
+
+def passed(told: Mapping[str, Any]) -> bool:
+  """Returns whether rounding explains what differs, as `metrics.failed` does."""
+  return not any(
+    row['exact'] is False
+    and row['excused_rows'] < max(row['mismatched_rows'], 1)
+    for row in told['systems']
+  )
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> tables.Table:
+  """Returns systems by the values of the grid."""
+  fields = list(results[0]['grid']['values'])
+  lines = [
+    (
+      *told['grid']['values'].values(),
+      row['system'],
+      f'{row["tokens_per_s"]:.1f}',
+      f'{row["speedup"]:.2f}x',
+      f'{row["tau"]:.2f}',
+      *([f'{row["correct"]:.1%}'] if 'correct' in row else []),
+    )
+    for told in results
+    for row in told['systems']
+  ]
+  columns = [*fields, 'system', 'tokens/s', 'speed-up', 'tau']
+  if any(len(line) > len(columns) for line in lines):
+    columns.append('correct')
+  return tables.Table(columns, lines, words=len(fields) + 1)
