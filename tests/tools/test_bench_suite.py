@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.data import prompts
+from specdiff_jax.tools.bench import costs
 from specdiff_jax.tools.bench import metrics
 from specdiff_jax.tools.bench import timing
 from specdiff_jax.tools.bench import turns
@@ -134,3 +135,16 @@ def test_a_grid_of_benches_goes_on(specdiff, tiny, tmp_path):
   assert run.code == 2 and 'gamma-1.json holds another bench' in run.err
   run = specdiff(*flags, '--grid=gamma=1', '--plot=x.png')
   assert run.code == 2 and '--plot' in run.err
+
+
+def test_bytes_of_a_step():
+  params = {
+    'embed': np.zeros((4, 2), np.float32),
+    'layer_0': {'gate': np.zeros((3, 2), np.float32)},
+  }
+  assert costs.weight_bytes(params) == 4 * (8 + 6)
+  # An embedding that is no head is looked up, not read.
+  own = params | {'head': np.zeros((4, 2), np.float32)}
+  assert costs.weight_bytes(own) == 4 * (8 + 6)
+  assert costs.read_bandwidth(megabytes=1, rounds=1) > 0
+  assert costs.peak_memory() > 1 << 20

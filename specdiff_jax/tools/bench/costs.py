@@ -10,6 +10,8 @@ compiled loop, at the same cache fill; the parts take turns.
 from collections.abc import Callable
 import dataclasses
 import functools
+import resource
+import sys
 import time
 from typing import Any
 
@@ -29,6 +31,7 @@ class Costs:
   r: float  # the verifier's pass over the tree
   c_draft: float  # the drafter's pass and its `observe`
   cycle: float  # a whole cycle
+  plain_seconds: float = 0.0  # the unit
 
   @property
   def overhead(self) -> float:
@@ -144,4 +147,43 @@ def measure(
     r=best['verify'] / unit,
     c_draft=best['draft'] / unit,
     cycle=best['cycle'] / unit,
+    plain_seconds=unit,
   )
+
+
+def read_bandwidth(megabytes: int = 512, rounds: int = 5) -> float:
+  """Returns the bytes a second that this device reads, of a sum over memory."""
+  array = jnp.ones((megabytes, 1 << 18), jnp.float32)
+  total = jax.jit(jnp.sum)
+  best = float('inf')
+  for number in range(rounds + 1):
+    begin = time.perf_counter()
+    jax.block_until_ready(total(array))
+    if number:  # the first round compiles
+      best = min(best, time.perf_counter() - begin)
+  return array.nbytes / best
+
+
+def weight_bytes(params: types.Params) -> int:
+  """Returns the bytes of weights that a plain step reads at least.
+
+  All of them once. Of an embedding that is no head too, a row is read.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  own = any(
+    jax.tree_util.keystr(path).startswith("['head']") for path, _ in leaves
+  )
+  return sum(
+    leaf.nbytes
+    for path, leaf in leaves
+    if not (own and jax.tree_util.keystr(path).startswith("['embed']"))
+  )
+
+
+def peak_memory() -> int:
+  """Returns the most bytes that were in use: the device's, on a CPU the process's."""
+  stats = jax.devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in stats:
+    return int(stats['peak_bytes_in_use'])
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return most if sys.platform == 'darwin' else most << 10

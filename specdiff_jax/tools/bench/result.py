@@ -32,6 +32,10 @@ class BenchResult:
   # transformers' in `dtype`, where it was timed
   rival_tokens_per_s: float | None = None
   rivals: Sequence[metrics.Rival] = ()
+  peak_memory: int = 0  # bytes; see `costs.peak_memory`
+  # Bytes a second that this device reads, and those of a plain step's weights.
+  read_bandwidth: float | None = None
+  ar_bandwidth: float | None = None
   example: Sequence[trace.Trace] = ()  # the first prompt, if it was traced
 
   @property
@@ -55,9 +59,16 @@ class BenchResult:
 
   def legend(self) -> str:
     """Returns what the columns of the tables mean."""
-    return report.legend(
+    told = report.legend(
       self.rounds, self.dtype, self.fastest_ar_dtype, self.exact
     )
+    if self.read_bandwidth and self.ar_bandwidth:
+      told += (
+        f' A plain step reads its weights at {self.ar_bandwidth / 1e9:.1f} GB/s, '
+        f'{self.ar_bandwidth / self.read_bandwidth:.0%} of what this device reads '
+        'in a sum.'
+      )
+    return told
 
   def to_markdown(self) -> str:
     """Returns tables and legend."""
@@ -98,6 +109,9 @@ class BenchResult:
       'rounds': self.rounds,
       'fastest_ar_dtype': self.fastest_ar_dtype,
       'ar_rows_unlike_reference': self.ar_rows_unlike_reference,
+      'peak_memory_bytes': self.peak_memory,
+      'read_bandwidth': self.read_bandwidth and round(self.read_bandwidth),
+      'ar_bandwidth': self.ar_bandwidth and round(self.ar_bandwidth),
     }
 
   def plot(self, path: str) -> None:

@@ -86,6 +86,7 @@ def run(
   speeds = {name: metrics.speed(one) for name, one in measured.items()}
   fastest = max(plan.ars, key=lambda name: speeds[name])
   parts = _costs(plan, systems, requests, report) if costs else {}
+  steps = [one.plain_seconds for one in parts.values()]
   traced = _traces(plan, systems, requests[0], report) if trace else ()
 
   def row(name: str) -> metrics.Row:
@@ -128,6 +129,11 @@ def run(
       dataclasses.replace(one, tokens_per_s=speeds.get(one.name))
       for one in others
     ],
+    peak_memory=costs_lib.peak_memory(),
+    read_bandwidth=costs_lib.read_bandwidth() if steps else None,
+    ar_bandwidth=costs_lib.weight_bytes(checkpoint.params) / min(steps)
+    if steps
+    else None,
     example=traced,
   )
 
