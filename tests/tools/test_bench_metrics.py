@@ -116,7 +116,8 @@ def test_report_and_plot(tmp_path):
   assert list(line) == [
       'schema', 'device', 'fastest_ar_tokens_per_s', 'config', 'verifier',
       'dtype', 'temperature', 'systems', 'settings', 'rounds',
-      'fastest_ar_dtype', 'ar_rows_unlike_reference',
+      'fastest_ar_dtype', 'ar_rows_unlike_reference', 'peak_memory_bytes',
+      'read_bandwidth', 'ar_bandwidth',
   ]  # fmt: skip
   rivals = [metrics.Rival('a', '1.0', 4.0), metrics.Rival('b', 'pip install b')]
   table = dataclasses.replace(found, rivals=rivals).tables()[-1]

@@ -129,8 +129,16 @@ def costs(rows: Sequence[metrics.Row]) -> tables.Table | None:
   return tables.Table(('system', *names), lines, title) if lines else None
 
 
-def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
+def legend(
+  rows: Sequence[metrics.Row],
+  rounds: int,
+  dtype: str,
+  fastest: str,
+  same_shapes: bool,
+) -> str:
   """Returns what the columns mean, in sentences."""
+  spread = ', in parentheses 95 % of it, resampled over prompts'
+  graded = 'correct: of the prompts that say what a right answer is. '
   reference = (
     'plain decoding through the same shapes'
     if same_shapes
@@ -140,7 +148,7 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
     'ar: plain decoding at its fastest shape. tokens/s: decoding without '
     f'prefill and compilation, median of {rounds} interleaved rounds. '
     f'speed-up: over ar in {dtype}; over fastest AR: over ar in any dtype '
-    f'(here {fastest}), in parentheses 95 % of it, resampled over prompts. '
+    f'(here {fastest}){spread * any(row.interval for row in rows)}. '
     'tau: tokens per call of the verifier, the bonus '
     'token included; break-even: the tau at which a system would be as fast as '
     f'ar, its cycle over a plain step. exact: every output equals {reference}, '
@@ -148,7 +156,7 @@ def legend(rounds: int, dtype: str, fastest: str, same_shapes: bool) -> str:
     '(near-ties: outputs that differ by less than rounding moves the logits; in '
     'distribution: the rule draws coins of its own). '
     'cond: a position is accepted, given that the one before it was; surv: '
-    'it is accepted. correct: of the prompts that say what a right answer is. '
+    f'it is accepted. {graded * any(row.graded for row in rows)}'
     'Why drafts ended: '
     + '; '.join(f'{n}: the next token {w}' for n, w in types.ENDS.items())
     + '.'

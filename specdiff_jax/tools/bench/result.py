@@ -60,7 +60,7 @@ class BenchResult:
   def legend(self) -> str:
     """Returns what the columns of the tables mean."""
     told = report.legend(
-      self.rounds, self.dtype, self.fastest_ar_dtype, self.exact
+      self.rows, self.rounds, self.dtype, self.fastest_ar_dtype, self.exact
     )
     if self.read_bandwidth and self.ar_bandwidth:
       told += (
