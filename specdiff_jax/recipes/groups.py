@@ -360,6 +360,11 @@ class Placement:
       'memory; 0: they are computed anew in every step, by a verifier that is '
       'split over the mesh', low=0,
   )  # fmt: skip
+  feature_store: str = field(
+      '', 'folder in which these features stay for later runs on the same '
+      'trajectories, about 1 MB for each of 200 tokens (width 576, 4 layers); '
+      "'': none", path=True,
+  )  # fmt: skip
   mesh: tuple[int, ...] = field(
       (-1, 1), 'devices for (data, model), or (replica, data, model) where '
       'there are several slices; -1 takes what is left',

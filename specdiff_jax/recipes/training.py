@@ -229,6 +229,7 @@ def _run(
       tuning.network.features,
       options.tokens,
       {} if memory is None else memory,
+      recipe.placement.feature_store,
     ),
     data=distill.Data(
       train,

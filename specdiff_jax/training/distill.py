@@ -141,7 +141,7 @@ class Run:
   ) -> loop.Result:
     """Trains, from the newest checkpoint in the work directory if any.
 
-    `say` is told of damaged files that the run skips.
+    `say` is told of damaged files that the run skips, or cannot write.
 
     Raises InputError if another run holds the directory, or it belongs to one
     with other facts.
@@ -152,7 +152,8 @@ class Run:
       processes.on_first(lambda: stack.enter_context(lock))
       path = os.path.join(workdir, 'run.json')
       processes.on_first(lambda: identity.check_same_run(path, facts))
-      return self._train(progress, say)
+      reading = dataclasses.replace(self.reading, say=say)
+      return dataclasses.replace(self, reading=reading)._train(progress, say)
 
   def _train(
     self, progress: loop.Progress, say: Callable[[str], None]

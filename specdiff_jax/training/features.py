@@ -12,6 +12,7 @@ from specdiff_jax.core import training_types
 from specdiff_jax.data import windows
 from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import views
+from specdiff_jax.training import feature_store
 
 KEPT = jnp.bfloat16  # of features: half the memory
 _BLOCK = 8192  # tokens of the verifier's vocabulary whose logits exist at once
@@ -32,6 +33,7 @@ class Features:
     limit: records to keep.
     temperature: temperature of the distribution; 0 where none is wanted.
     kept: readings of each record, without padding.
+    store: of readings on disk.
   """
 
   model: Any
@@ -40,12 +42,15 @@ class Features:
   limit: int
   temperature: float = 0.0
   kept: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  store: feature_store.Store = feature_store.Store('', (), lambda text: None)
 
   def __call__(
     self, batch: training_types.TrainBatch
   ) -> training_types.TrainBatch:
     """Returns the batch with what is wanted added."""
-    if not all(int(record) in self.kept for record in batch.record):
+    blank = batch.record == windows.BLANK
+    records = [self._known(batch, row) for row in np.flatnonzero(~blank)]
+    if not records or None in records:
       found = forward(
           self.model, self.layers, self.temperature, self.params,
           batch.tokens, batch.length,
@@ -59,16 +64,30 @@ class Features:
         found[row, : len(value)] = value
       return found
 
-    records = [self.kept[int(record)] for record in batch.record]
-    return batch.replace(**jax.tree.map(padded, *records))
+    nothing = jax.tree.map(lambda x: x[:0], records[0])
+    known = iter(records)
+    rows = [nothing if empty else next(known) for empty in blank]
+    return batch.replace(**jax.tree.map(padded, *rows))
+
+  def _known(self, batch, row: int) -> dict[str, Any] | None:
+    """Returns what is kept of a row, in memory or on disk."""
+    record = int(batch.record[row])
+    found = self.kept.get(record)
+    if found is None:
+      found = self.store.get(batch.tokens[row, : batch.length[row]])
+      if found is not None and len(self.kept) < self.limit:
+        self.kept[record] = found
+    return found
 
   def _keep(self, batch, found: dict[str, Any]) -> None:
-    for row, record in enumerate(batch.record):
+    for row in np.flatnonzero(batch.record != windows.BLANK):
+      size = batch.length[row]
+      one = jax.tree.map(
+        lambda x, row=row, size=size: x[row, :size].copy(), found
+      )
       if len(self.kept) < self.limit:
-        size = batch.length[row]
-        self.kept[int(record)] = jax.tree.map(
-          lambda x, row=row, size=size: x[row, :size].copy(), found
-        )
+        self.kept[int(batch.record[row])] = one
+      self.store.put(batch.tokens[row, :size], one)
 
 
 def with_stored(

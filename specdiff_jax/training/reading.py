@@ -12,6 +12,7 @@ from specdiff_jax.core import training_types
 from specdiff_jax.data import windows
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
+from specdiff_jax.training import feature_store
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
 from specdiff_jax.training import online
@@ -30,6 +31,8 @@ class Reading:
     layers: layers whose outputs the drafter takes; () for none.
     tokens: T of the batches.
     memory: readings by what decides them: runs that share it compute them once.
+    store: folder in which they stay for later runs; '' for none.
+    say: is told what is wrong with that folder.
   """
 
   verifier: weights.Checkpoint
@@ -37,6 +40,8 @@ class Reading:
   layers: tuple[int, ...]
   tokens: int
   memory: dict[Any, dict] = dataclasses.field(default_factory=dict)
+  store: str = ''
+  say: Callable[[str], None] = lambda text: None
 
   def inside(self, temperature: float = 0.0) -> bool:
     """Whether the jitted function reads: something is read, nothing kept.
@@ -123,6 +128,7 @@ class Reading:
       self.cache,
       temperature,
       self.memory.setdefault((*key, self.tokens, windows.digest(source)), {}),
+      feature_store.Store(self.store, (*key, self.tokens), self.say),
     )
 
   def abstract(
