@@ -85,6 +85,8 @@ class System:
     Only `logprobs` and a `max_new_tokens` beyond the system's lead to a
     compilation, the latter with buffers of the next power of two.
 
+    What is None is as the system was made.
+
     Args:
       prompt: a text, a list of messages (dicts of role and content), a list of
         token ids, or a list of such prompts.
@@ -100,8 +102,6 @@ class System:
         {'enable_thinking': False} or {'tools': [...]}.
       logprobs: whether the completion holds those of its tokens, from the pass
         that verifies them.
-
-      What is None is as the system was made.
 
     Raises:
       InputError: which names the argument, what it was, what it may be.
