@@ -175,8 +175,9 @@ def test_the_api_page_has_every_public_name():
   assert [name for _, name in found] == list(sd.__all__)
 
 
-def test_the_site_builds(tmp_path):
-  """Strictly: a link, a page or a docstring that is amiss is an error."""
+@pytest.fixture
+def sources(tmp_path):
+  """A copy of what the site is built from, or the test is skipped."""
   for name in ('mkdocs', 'material', 'mkdocstrings_handlers'):
     if not importlib.util.find_spec(name):
       pytest.skip("mkdocs is not here: pip install '.[docs]'")
@@ -184,19 +185,44 @@ def test_the_site_builds(tmp_path):
     shutil.copytree(
       ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('*.pyc')
     )
-  done = subprocess.run(
+  return tmp_path
+
+
+def build(folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+  """Builds the site; not with --quiet, under which warnings pass."""
+  return subprocess.run(
     [
-      sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet',
-      '--config-file', str(tmp_path / 'docs' / 'site' / 'mkdocs.yml'),
+      sys.executable, '-m', 'mkdocs', 'build', '--strict',
+      '--config-file', str(folder / 'docs' / 'site' / 'mkdocs.yml'),
     ],
     capture_output=True, text=True,
     env=os.environ | {'NO_MKDOCS_2_WARNING': '1'},
   )  # fmt: skip
+
+
+def test_the_site_builds(sources):
+  """Strictly: a link, a page or a docstring that is amiss is an error."""
+  done = build(sources)
   assert done.returncode == 0, done.stderr
-  site = tmp_path / 'runs' / 'site'
+  site = sources / 'runs' / 'site'
   assert (site / 'losses_smollm2.png').is_file()
   page = (site / 'api.html').read_text()
   assert 'sd.load_verifier' in page and 'Loads a verifier' in page
   for built in site.glob('*.html'):  # read without a network, too
     text = built.read_text()
     assert not re.findall(r'<(?:script|link|img)[^>]*"https?://[^"]*"', text)
+
+
+@pytest.mark.parametrize(
+  'page, right, wrong',
+  [
+    ('systems.md', '(trees.md)', '(tree.md)'),
+    ('systems.md', 'index.md#the-loop', 'index.md#a-loop'),
+    ('api.md', '::: specdiff_jax.core.types.Drafter\n', '::: specdiff_jax.Its\n'),
+  ],
+)  # fmt: skip
+def test_a_site_with_an_error_does_not_build(sources, page, right, wrong):
+  path = sources / 'docs' / page
+  assert right in path.read_text()
+  path.write_text(path.read_text().replace(right, wrong))
+  assert build(sources).returncode
