@@ -90,6 +90,8 @@ class System:
     Only `logprobs`, `trace` and a `max_new_tokens` beyond the system's lead to
     a compilation, the last with buffers of the next power of two.
 
+    What is None is as the system was made.
+
     Args:
       prompt: a text, a list of messages (dicts of role and content), a list of
         token ids, or a list of such prompts.
@@ -106,8 +108,6 @@ class System:
       logprobs: whether the completion holds those of its tokens, from the pass
         that verifies them.
       trace: whether it says what proposed each token.
-
-      What is None is as the system was made.
 
     Raises:
       InputError: which names the argument, what it was, what it may be.
