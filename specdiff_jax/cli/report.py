@@ -15,11 +15,13 @@ _FLAGS = {
 COMMAND = command.Command(
   name='report',
   what="""
-    Makes one HTML page of results: tables of systems, speed-up by prompts and
-    system, acceptance by position, why drafts end, what a cycle costs, the cost
-    model against what was measured, tau by temperature, and how drafters learnt,
-    as far as the results have it. The page needs no network, and can be read on
-    a phone, by day and by night.
+    Makes one HTML page of results: tables of systems, a text coloured by what
+    proposed each token (`bench --trace`), speed-up by prompts and system,
+    accuracy in a time budget, acceptance by position, why drafts end, what a
+    cycle costs, the cost model against what was measured, tau by temperature
+    and by number of drafts, and how drafters learnt, as far as the results have
+    it. The page needs no network, and can be read on a phone, by day and by
+    night.
 
     A RESULT is a file that `bench --out` wrote (its name is what the report calls
     it), or the workdir of a run of `distill`. Results of `bench` have to be of one

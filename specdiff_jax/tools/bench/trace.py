@@ -40,9 +40,10 @@ def pieces(
 ) -> list[Piece]:
   """Returns the pieces, whose texts joined are the completion's text.
 
-  Bytes of a character that several tokens make are one piece, of the last of
-  them.
+  `made` is of a session that keeps the trace. A character that several tokens
+  make is one piece, of the last of them.
   """
+  assert made.trace is not None
   _, tokens = system.cut(made)
   text = stop_strings.Stream(
     system.decode_text, system.stop, system.settled_text
