@@ -125,6 +125,7 @@ def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
     seen = drafter_file.trained_on(build_drafters.shipped(config.start_from))
     whole = Tuning(network, initial, vocab, seen=seen)
     if config.head_kind:
+      assert vocab is not None  # no new one with a head: `_check_head`
       one = family.Trained(network, params, vocab, config.start_from)
       return _with_head(whole, config, one)
   else:

@@ -49,7 +49,8 @@ class Features:
   ) -> training_types.TrainBatch:
     """Returns the batch with what is wanted added."""
     blank = batch.record == windows.BLANK
-    records = [self._known(batch, row) for row in np.flatnonzero(~blank)]
+    rows = np.flatnonzero(~blank).tolist()
+    records = [self._known(batch, row) for row in rows]
     if not records or None in records:
       found = forward(
           self.model, self.layers, self.temperature, self.params,
@@ -66,8 +67,8 @@ class Features:
 
     nothing = jax.tree.map(lambda x: x[:0], records[0])
     known = iter(records)
-    rows = [nothing if empty else next(known) for empty in blank]
-    return batch.replace(**jax.tree.map(padded, *rows))
+    found = [nothing if empty else next(known) for empty in blank]
+    return batch.replace(**jax.tree.map(padded, *found))
 
   def _known(self, batch, row: int) -> dict[str, Any] | None:
     """Returns what is kept of a row, in memory or on disk."""

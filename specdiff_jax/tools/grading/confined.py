@@ -43,6 +43,7 @@ _REFUSED = (
 _MODULES = frozenset(
   ('_posixsubprocess', '_ctypes', 'ctypes', 'multiprocessing')
 )
+_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # of unshare(2)
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -60,9 +61,10 @@ def _limit(seconds: int, memory: int) -> None:
       value = min(value, most)
     resource.setrlimit(kind, (value, value))
   # No network where the system lets us: Python 3.12, Linux with namespaces.
-  if hasattr(os, 'unshare'):
+  unshare = getattr(os, 'unshare', None)
+  if unshare is not None:
     try:
-      os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNET)
+      unshare(_NEW_USER | _NEW_NETWORK)
     except OSError:
       pass
 
