@@ -325,7 +325,7 @@ class _Work:
     return self._new(look.tokens, row, look)
 
   def _new(self, values: Any, row: int, look: rows_lib.Look) -> Any:
-    """Returns the values [B, T, ..] of the completion's tokens; None of None."""
+    """Returns values [B, T, ..] of the completion's tokens; None of None."""
     if values is None:
       return None
     return values[row, len(self.request.prompt) : look.length[row]].copy()

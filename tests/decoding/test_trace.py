@@ -1,4 +1,4 @@
-"""The decode trace: which cycle yielded each token, and how deep in its draft."""
+"""The decode trace: each token's cycle, and its depth in the draft."""
 
 import dataclasses
 

@@ -68,8 +68,8 @@ def _page(results, drawn) -> str:
   parts = [
     '<!doctype html><html lang="en"><head><meta charset="utf-8">',
     '<meta name="viewport" content="width=device-width, initial-scale=1">',
-    f'<title>{title}</title><style>{_STYLE}{trace.STYLE}</style></head><body><main>',
-    f'<h1>{title}</h1>',
+    f'<title>{title}</title><style>{_STYLE}{trace.STYLE}</style></head>',
+    f'<body><main><h1>{title}</h1>',
   ]
   if benches:
     parts += [f'<p class="first">{_headline(results)}</p>', _facts(benches[0])]
