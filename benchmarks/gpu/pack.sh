@@ -10,8 +10,9 @@ cd -- "$root"
 . "$root/launch/environment.sh"
 VERSION=${VERSION:-3.12}     # of Python there
 PLATFORM=${PLATFORM:-manylinux_2_28_x86_64}
-# What a machine with jax, flax, optax, orbax-checkpoint and chex still lacks.
-PACKAGES=${PACKAGES:-absl-py array-record dm-tree etils gguf grain ml-collections promise tensorflow-datasets tensorflow-metadata toml}
+# What a machine with jax, flax, optax, orbax-checkpoint, chex, tokenizers and
+# safetensors may still lack.
+PACKAGES=${PACKAGES:-absl-py array-record attrs cloudpickle dm-tree etils gguf googleapis-common-protos grain immutabledict jinja2 markupsafe ml-collections more-itertools portpicker promise protobuf six tensorflow-datasets tensorflow-metadata termcolor toml tqdm wrapt}
 
 [ $# -gt 0 ] || fail "give prompt files, such as gsm8k_train.jsonl humaneval.jsonl"
 here=$root/runs/gpu
@@ -20,8 +21,11 @@ for package in $PACKAGES; do
   "$root/.venv/bin/python" -m pip download --quiet --disable-pip-version-check \
     --no-deps --only-binary=:all: --python-version "$VERSION" \
     --platform "$PLATFORM" --platform manylinux2014_x86_64 --platform any \
-    --dest "$here/wheels" "$package" ||
-    echo "${0##*/}: there is no wheel of $package; see whether it is needed" >&2
+    --dest "$here/wheels" "$package" 2>/dev/null ||
+    # Of a package without wheels one is built, which has to be pure Python.
+    "$root/.venv/bin/python" -m pip wheel --quiet --disable-pip-version-check \
+      --no-deps --wheel-dir "$here/wheels" "$package" ||
+    echo "${0##*/}: there is no wheel of $package" >&2
 done
 
 suites=()
