@@ -56,10 +56,28 @@ ON_GPU = {
 }
 
 
+# Further training of a drafter of one kind of text, on trajectories of all kinds.
+ON_ALL_TEXTS = {
+  'new_vocab': 8192,
+  'steps': 720,
+  'learning_rate': 4e-4,
+  'tokens': 256,
+  'eval_fraction': 0.03,
+  'eval_limit': 48,
+  'eval_every': 120,
+  'feature_store': 'runs/features',
+  'store': 'int8',
+}
+VARIANTS = '', 'gpu', 'domains', 'smoke'
+
+
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the recipe; 'gpu' is for one large GPU, 'smoke' is tiny."""
-  if variant not in ('', 'gpu', 'smoke'):
-    raise ValueError(f'the variants are "", "gpu" and "smoke", not {variant!r}')
+  """Returns the recipe; 'gpu' is for one large GPU, 'smoke' is tiny.
+
+  'domains' trains a drafter further on other kinds of text (`start_from`).
+  """
+  if variant not in VARIANTS:
+    raise ValueError(f'the variants are {VARIANTS}, not {variant!r}')
   smoke = variant == 'smoke'
   config = ml_collections.ConfigDict()
   # The model, and how `collect` decodes: lookup drafts, and changes nothing.
@@ -105,4 +123,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.save_every = 0 if smoke else 100
   if variant == 'gpu':
     config.update(ON_GPU)
+  if variant == 'domains':
+    config.update(ON_ALL_TEXTS)
+    config.start_from = 'smollm2_135m_instruct.safetensors'
   return config
