@@ -127,6 +127,7 @@ def drawn(name, *told, folder):
 def test_the_share_that_is_answered_in_time(tmp_path):
   one = bench()
   answers = (True, 4.0), (False, 1.0), (None, 0.1), (True, 2.0), (False, 9.0)
+  answers += ((True, None),)  # decoded together with others
   one['systems'][1]['graded'] = graded(*answers)
   one['systems'][2]['graded'] = graded((None, 1.0))  # nothing to draw
   [(name, seconds, share)] = drawn('budget', one, folder=tmp_path)

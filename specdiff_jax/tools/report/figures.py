@@ -135,7 +135,7 @@ def _budget(results):
   return Figure(
     'budget', 'Accuracy in a time budget', 'Share of prompts that are answered '
     'correctly within so many seconds each. Prompts whose answer could not be '
-    'graded are left out.',
+    'graded, or that were decoded together with others, are left out.',
     draw, 8.5 if len(benches) > 1 else 5.5, _high(len(benches)),
   )  # fmt: skip
 
@@ -145,7 +145,7 @@ def _times(row) -> list[tuple[float, bool]]:
   return sorted(
     (one['seconds'], one['correct'])
     for one in row.get('graded') or ()
-    if one['correct'] is not None
+    if one['correct'] is not None and one['seconds'] is not None
   )
 
 

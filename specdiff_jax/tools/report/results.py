@@ -31,7 +31,8 @@ def _number(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> bool:
-  return _number(value) and value > 0
+  # None of a prompt that was decoded together with others.
+  return value is None or _number(value) and value > 0
 
 
 def _truth(value: Any) -> bool:
