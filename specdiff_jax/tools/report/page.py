@@ -124,7 +124,9 @@ def _facts(bench: results_lib.Bench) -> str:
 
 
 def _table(bench: results_lib.Bench) -> str:
-  names = 'system', 'tokens/s', 'speed-up', 'tau', 'break-even tau', 'exact'
+  names = ['system', 'tokens/s', 'speed-up', 'tau', 'break-even tau', 'exact']
+  graded = any('correct' in row for row in bench.systems)
+  names += ['correct'] * graded
   best, lines = _best(bench), []
   for row in bench.systems:
     even = row.get('break_even_tau')
@@ -135,6 +137,9 @@ def _table(bench: results_lib.Bench) -> str:
       f'{row["tau"]:.2f}',
       f'{even:.2f}' if even else '',
       _exact(row),
+      *(
+        [f'{row["correct"]:.1%}' if 'correct' in row else ''] if graded else []
+      ),
     )
     mark = ' class="best"' if row is best else ''
     lines.append(f'<tr{mark}>{"".join(f"<td>{c}</td>" for c in cells)}</tr>')
