@@ -29,6 +29,7 @@ _NAMES = {
   'load_recipe': 'cli.command:load',
   'load_config': 'cli.recipe_file',
   'read_prompts': 'data.prompts:read',
+  'read_suite': 'data.suites:read',
   'InputError': 'core.errors',
   # The three strategies, and what they hand each other.
   'Drafter': 'core.types',

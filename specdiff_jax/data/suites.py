@@ -231,7 +231,8 @@ def read(
       form; it says where to get it.
 
   Example:
-    >>> [one.id for one in read('mixed', limit=1)]
+    >>> import specdiff_jax as sd
+    >>> [one.id for one in sd.read_suite('mixed', limit=1)]
     ['arithmetic-0']
   """
   suite = SUITES.get(name)
