@@ -59,13 +59,12 @@ ON_GPU = {
 # Further training of a drafter of one kind of text, on trajectories of all kinds.
 ON_ALL_TEXTS = {
   'new_vocab': 8192,
-  'steps': 600,
-  'windows': 32,
+  'steps': 720,
   'learning_rate': 4e-4,
   'tokens': 256,
   'eval_fraction': 0.03,
   'eval_limit': 48,
-  'eval_every': 100,
+  'eval_every': 120,
   'feature_store': 'runs/features',
   'store': 'int8',
 }

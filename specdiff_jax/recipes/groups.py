@@ -211,11 +211,6 @@ class Training(
       'ones of config.data (for other kinds of text); 0: its own', low=0,
       high=1 << 22, newer=True,
   )  # fmt: skip
-  keep_start: float = field(
-      0.0, 'share of the weights of start_from in the drafter that is written: '
-      'the average of both forgets less of the first texts; a finished run '
-      'that is started again writes it with another share', low=0, below=1,
-  )  # fmt: skip
   train_only: str = run(
       '', "regular expression, found in the names of the drafter's parameters "
       'that are trained (of those that get adapters, with lora_rank); the '

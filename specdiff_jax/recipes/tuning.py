@@ -79,13 +79,11 @@ def check(config: Config) -> None:
     )
   if config.head_kind:
     _check_head(config)
-  for name in ('new_vocab', 'keep_start'):
-    if (value := getattr(config, name)) and not config.start_from:
-      raise errors.InputError(
-        f'config.{name} is {value}, but config.start_from is empty: it is about '
-        'the drafter that training starts from (a new one has '
-        'config.network.vocab tokens).'
-      )
+  if config.new_vocab and not config.start_from:
+    raise errors.InputError(
+      f'config.new_vocab is {config.new_vocab}, but config.start_from is empty: '
+      'a new drafter has config.network.vocab tokens.'
+    )
   try:
     re.compile(config.train_only)
   except re.error as error:
@@ -103,7 +101,7 @@ def _check_head(config: Config) -> None:
       f'{told}, but config.start_from is empty: give the drafter that the head '
       'is to be trained on.'
     )
-  for name in ('lora_rank', 'train_only', 'new_vocab', 'keep_start'):
+  for name in ('lora_rank', 'train_only', 'new_vocab'):
     if value := getattr(config, name):
       raise errors.InputError(
         f'{told} and config.{name} is {value!r}, but with a head all of it and '
@@ -130,40 +128,17 @@ def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
       assert vocab is not None  # no new one with a head: `_check_head`
       one = family.Trained(network, params, vocab, config.start_from)
       return _with_head(whole, config, one)
-    return _averaged(_part(whole, config), params, config.keep_start)
-  network = build_drafters.sizes(config, checkpoint)
-  initial = registry.network(config.network.kind).from_verifier
-  return _part(Tuning(network, initial), config)
-
-
-def _part(whole: Tuning, config: Config) -> Tuning:
-  """Returns what of a drafter is trained."""
+  else:
+    network = build_drafters.sizes(config, checkpoint)
+    initial = registry.network(config.network.kind).from_verifier
+    whole = Tuning(network, initial)
   if config.lora_rank:
-    chosen = _chosen(config.train_only, whole.network, 'matrix', 2)
+    chosen = _chosen(config.train_only, network, 'matrix', 2)
     return _with_adapters(whole, config.lora_rank, chosen)
   if config.train_only:
-    _chosen(config.train_only, whole.network, 'parameter', 0)
+    _chosen(config.train_only, network, 'parameter', 0)
     return _in_part(whole, config.train_only)
   return whole
-
-
-def _averaged(tuning: Tuning, start: Any, share: float) -> Tuning:
-  """Returns the tuning whose drafter has a share of the start's weights.
-
-  Averages of a model and its continuation keep more of what the first knew
-  (WiSE-FT, 2109.01903). What is trained does not change.
-  """
-  if not share:
-    return tuning
-
-  def finished(params):
-    return jax.tree.map(
-      lambda old, new: share * old + (1 - share) * np.asarray(new, np.float32),
-      start,
-      tuning.finished(params),
-    )
-
-  return tuning._replace(finished=finished)
 
 
 def _started(config: Config, checkpoint):

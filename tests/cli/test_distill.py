@@ -8,7 +8,6 @@ import pathlib
 import shutil
 import signal
 
-import numpy as np
 import pytest
 
 from specdiff_jax.checkpoints import safetensors_io
@@ -302,29 +301,6 @@ def test_data_of_another_verifier(specdiff, argv, data, tmp_path):
   run = specdiff(*argv, f'--workdir={tmp_path}/w', f'--config.data={mine}')
   assert run.code == 2, run
   assert right in run.err and wrong in run.err
-
-
-def test_the_average_with_the_start(specdiff, argv, whole, tmp_path):
-  start = f'{whole}/drafter.safetensors'
-  more = f'--config.start_from={start}', '--config.steps=2'
-  network = {}
-  for share in ('0', '0.25'):
-    # The finished run writes another average, and trains no further.
-    keep = f'--config.keep_start={share}', f'--workdir={tmp_path}'
-    run = specdiff(*argv, *more, *keep)
-    assert run.code == 0 and run.json['steps'] == 2, run.err
-    made, _ = safetensors_io.load(f'{tmp_path}/drafter.safetensors')
-    network[share] = made['network']['final_norm'].astype(np.float32)
-  old = safetensors_io.load(start)[0]['network']['final_norm']
-  wanted = 0.25 * old.astype(np.float32) + 0.75 * network['0']
-  assert (network['0'] != network['0.25']).any()
-  np.testing.assert_allclose(network['0.25'], wanted, rtol=2**-7)
-  for wrong in (
-    ([f'--config.start_from={start}', '--config.keep_start=1']),
-    ['--config.keep_start=0.5'],
-  ):
-    run = specdiff(*argv, *wrong, f'--workdir={tmp_path}/bad')
-    assert run.code == 2 and 'keep_start' in run.err
 
 
 def test_a_drafter_says_what_it_was_trained_on(specdiff, whole, tiny):
