@@ -8,8 +8,8 @@ Cost: 2.4 minutes on 2 CPU cores once installed, 1.7 when run again: half of it
 is compilation, which launch/quickstart.sh keeps. Installation and a download of
 93 MB come before.
 
-Expected: specdiff 2.1 times as fast as plain decoding, tau 3.1; lookup 1.4
-times, tau 1.7; all exact (the README has a larger table).
+Expected: specdiff about 1.8 times as fast as plain decoding, tau 2.7; lookup 1.3
+times; all exact (the README has a table of several sets of prompts).
 
 COMMAND:
   python -m specdiff_jax bench --config=configs/quickstart.py
