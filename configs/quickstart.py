@@ -9,7 +9,7 @@ is compilation, which launch/quickstart.sh keeps. Installation and a download of
 93 MB come before.
 
 Expected: specdiff about 1.8 times as fast as plain decoding, tau 2.7; lookup 1.3
-times; all exact (the README has a table of several sets of prompts).
+times; all exact (of GSM8K's test prompts; see the README).
 
 COMMAND:
   python -m specdiff_jax bench --config=configs/quickstart.py

@@ -11,55 +11,51 @@ from specdiff_jax.core import printing
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
-_FLAGS = (
-  flag.PROMPTS
-  | flag.SUITE
-  | {
-    'systems': flag.Flag(
-      'what to compare: some of the names of config.system', kind='list'
-    ),
-    'rounds': flag.Flag(
-      'interleaved repetitions; their median is reported', None, 'integer', 1
-    ),
-    'rival': flag.Flag(
-      'other programs to time on the same weights, greedily, a prompt at a time: '
-      'transformers (generate and its prompt lookup in bfloat16 and float32; '
-      'needs the extra [rival]), llama_cpp (plain and prompt lookup on the same '
-      'GGUF file; needs llama-cpp-python)',
-      kind='list',
-    ),
-    'costs': flag.Flag(
-      "time the parts of each system's cycle alone (r, c_draft, overhead) and "
-      'predict its speed-up from them; half a minute of compilation a system',
-      False,
-      'bool',
-    ),
-    'trace': flag.Flag(
-      'decode the first prompt once more with each system and keep what proposed '
-      'each token, for `report`; compiles each system again, after the timing',
-      False,
-      'bool',
-    ),
-    'grid': flag.Flag(
-      'FIELD=VALUE,VALUE,...: benches for each value of a field of the config '
-      '(given several times: all combinations), one file each in the folder '
-      '--out; those that are there are not run again',
-      [],
-      'multi_string',
-    ),
-    'control': flag.Flag(
-      'time plain decoding as two systems, ar and "ar again": how far equal '
-      'systems differ on this machine',
-      False,
-      'bool',
-    ),
-    'out': flag.Flag(
-      'write the JSON object into this file too, for `report`; it is replaced. '
-      'With --grid a folder'
-    ),
-    'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
-  }
-)
+_FLAGS = flag.SUITE | {
+  'systems': flag.Flag(
+    'what to compare: some of the names of config.system', kind='list'
+  ),
+  'rounds': flag.Flag(
+    'interleaved repetitions; their median is reported', None, 'integer', 1
+  ),
+  'rival': flag.Flag(
+    'other programs to time on the same weights, greedily, a prompt at a time: '
+    'transformers (generate and its prompt lookup in bfloat16 and float32; '
+    'needs the extra [rival]), llama_cpp (plain and prompt lookup on the same '
+    'GGUF file; needs llama-cpp-python)',
+    kind='list',
+  ),
+  'costs': flag.Flag(
+    "time the parts of each system's cycle alone (r, c_draft, overhead) and "
+    'predict its speed-up from them; half a minute of compilation a system',
+    False,
+    'bool',
+  ),
+  'trace': flag.Flag(
+    'decode the first prompt once more with each system and keep what proposed '
+    'each token, for `report`; compiles each system again, after the timing',
+    False,
+    'bool',
+  ),
+  'grid': flag.Flag(
+    'FIELD=VALUE,VALUE,...: benches for each value of a field of the config '
+    '(given several times: all combinations), one file each in the folder '
+    '--out; those that are there are not run again',
+    [],
+    'multi_string',
+  ),
+  'control': flag.Flag(
+    'time plain decoding as two systems, ar and "ar again": how far equal '
+    'systems differ on this machine',
+    False,
+    'bool',
+  ),
+  'out': flag.Flag(
+    'write the JSON object into this file too, for `report`; it is replaced. '
+    'With --grid a folder'
+  ),
+  'plot': flag.Flag('draw the result into this .png, .svg or .pdf'),
+}
 
 COMMAND = command.Command(
   name='bench',
@@ -188,12 +184,16 @@ def _grid(call: command.Call) -> int:
       f'[{number}/{len(every)}] {point.name}{": done before" * bool(told)}'
     )
     if not told:
-      _, told = _bench(point.config, options, call.recipe)
-      told['grid'] = {'values': dict(point.values), 'identity': identity}
+      found, told = _bench(point.config, options, call.recipe)
+      told['grid'] = {
+        'values': dict(point.values),
+        'identity': identity,
+        'passed': found.passed,
+      }
       files.write_json(path, told)
     results.append(told)
   console.table(points.table(results))
-  passed = all(map(points.passed, results))
+  passed = all(told['grid']['passed'] for told in results)
   console.result({'points': len(results), 'out': folder, 'passed': passed})
   return 0 if passed else 1
 

@@ -52,8 +52,8 @@ PROMPTS = {
   ),
 }
 
-# Of programs that read a standard set.
-SUITE = {
+# Of programs that read a standard set too.
+SUITE = PROMPTS | {
   'suite': Flag(
     'prompts of a standard set: gsm8k, math500, humaneval, mbpp, mt_bench, '
     'spec_bench, alpaca, livecodebench, gpqa, or mixed, which ships (100 '

@@ -1,12 +1,13 @@
 """Prompts of datasets as others publish them, written as a prompt file.
 
-A source is a JSONL file (also a .gz), a parquet or CSV file, or a dataset of TFDS. One field of its
-records holds the prompt: a text, or messages, as OpenAI has them (`role`,
+A source is a JSONL file (also a .gz), a parquet or CSV file, or a dataset of
+TFDS. One field of its records holds the prompt: a text, or messages, as OpenAI has them (`role`,
 `content`) or ShareGPT (`from`, `value`), of which all up to the last one of the
 user are taken.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import csv
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ import io
 import json
 import os
 import re
-from typing import Any
+from typing import Any, BinaryIO
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
@@ -69,49 +70,59 @@ def write(
   Raises:
     InputError: the source is not there, cannot be read, or lacks a field.
   """
-  if path and os.path.lexists(path) and not overwrite:
-    raise errors.InputError(
-      f'{path} is there already; give another file, or --overwrite.'
-    )
   found: dict[str, Any] = {'prompts': 0, 'empty': 0, 'duplicates': 0}
   if unlike is not None:
     found['overlapping'] = {}
   seen: set[str] = set()
   ids: dict[str, str] = {}
-  try:
-    with files.whole(path) if path else io.BytesIO() as file:
-      for where, record in records(source, split):
-        line, content = _line(where, record, field or _field(source), id_field)
-        if content in seen or not content:
-          found['duplicates' if content else 'empty'] += 1
-          continue
-        one = prompts_lib.parse(line, where)  # as it will be read
-        if one.id in ids:
-          raise errors.InputError(
-            f'{where}: the id {one.id!r} is also that of {ids[one.id]}, but '
-            'ids must be unique; take another field for them, or none.'
-          )
-        ids[one.id] = where
-        seen.add(content)
-        if unlike is not None and (other := unlike.like(one)):
-          found['overlapping'][one.id] = other
-          continue
-        file.write(line)
-        found['prompts'] += 1
-        progress(found['prompts'])
-        if found['prompts'] == limit:
-          break
-      if not seen:
+  with new_file(path, overwrite) if path else io.BytesIO() as file:
+    for where, record in records(source, split):
+      line, content = _line(where, record, field or _field(source), id_field)
+      if content in seen or not content:
+        found['duplicates' if content else 'empty'] += 1
+        continue
+      one = prompts_lib.parse(line, where)  # as it will be read
+      if one.id in ids:
         raise errors.InputError(
-          f'{source} has no prompts: of {found["empty"]} records the field '
-          f'{field or _field(source)!r} is empty.'
+          f'{where}: the id {one.id!r} is also that of {ids[one.id]}, but '
+          'ids must be unique; take another field for them, or none.'
         )
+      ids[one.id] = where
+      seen.add(content)
+      if unlike is not None and (other := unlike.like(one)):
+        found['overlapping'][one.id] = other
+        continue
+      file.write(line)
+      found['prompts'] += 1
+      progress(found['prompts'])
+      if found['prompts'] == limit:
+        break
+    if not seen:
+      raise errors.InputError(
+        f'{source} has no prompts: of {found["empty"]} records the field '
+        f'{field or _field(source)!r} is empty.'
+      )
+  return found
+
+
+@contextlib.contextmanager
+def new_file(path: str, overwrite: bool) -> Iterator[BinaryIO]:
+  """Opens a prompt file to write, which appears whole or not at all.
+
+  Raises InputError where it is there already, or cannot be written.
+  """
+  if os.path.lexists(path) and not overwrite:
+    raise errors.InputError(
+      f'{path} is there already; give another file, or --overwrite.'
+    )
+  try:
+    with files.whole(path) as file:
+      yield file
   except OSError as error:
     raise errors.InputError(
       f'{path} cannot be written ({error.strerror or error}). Give a file in a '
       'folder that exists, on a disk with room.'
     ) from error
-  return found
 
 
 def records(source: str, split: str) -> Records:

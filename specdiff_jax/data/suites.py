@@ -13,7 +13,6 @@ import os
 from typing import Any
 
 from specdiff_jax.core import errors
-from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.data import prompt_sources
 from specdiff_jax.data import prompts as prompts_lib
@@ -75,44 +74,33 @@ def _mbpp(record: Record) -> dict[str, Any]:
   }
 
 
-def _turns(suite: str) -> Callable[[Record], dict[str, Any]]:
-  """Returns the reader of FastChat's questions, which have turns."""
-
-  def fields(record: Record) -> dict[str, Any]:
-    turns = list(record['turns'])
-    return {
-      'id': f'{suite}-{record["question_id"]}',
-      'task': f'{suite}/{_SIX_TASKS.get(record["category"], record["category"])}',
-      'prompt': turns[0],
-      'turns': turns,
-    }
-
-  return fields
-
-
-# Spec-Bench has MT-Bench's categories as one of its six tasks.
-_SIX_TASKS = dict.fromkeys(
-  (
-    'writing',
-    'roleplay',
-    'reasoning',
-    'math',
-    'coding',
-    'extraction',
-    'stem',
-    'humanities',
-  ),
-  'multi-turn',
-)
-
-
-def _spec_bench(record: Record) -> dict[str, Any]:
-  return _turns('spec_bench')(record)
+def _turns(suite: str, record: Record, task: str) -> dict[str, Any]:
+  """Returns the fields of one of FastChat's questions, which have turns."""
+  turns = list(record['turns'])
+  return {
+    'id': f'{suite}-{record["question_id"]}',
+    'task': f'{suite}/{task}',
+    'prompt': turns[0],
+    'turns': turns,
+  }
 
 
 def _mt_bench(record: Record) -> dict[str, Any]:
-  found = _turns('mt_bench')(record)
-  return found | {'task': f'mt_bench/{record["category"]}'}
+  return _turns('mt_bench', record, record['category'])
+
+
+def _spec_bench(record: Record) -> dict[str, Any]:
+  # MT-Bench's categories are one of its six tasks.
+  task = record['category']
+  return _turns(
+    'spec_bench', record, 'multi-turn' if task in _MT_BENCH else task
+  )
+
+
+_MT_BENCH = (
+    'writing', 'roleplay', 'reasoning', 'math', 'coding', 'extraction', 'stem',
+    'humanities',
+)  # fmt: skip
 
 
 def _alpaca(record: Record) -> dict[str, Any]:
@@ -285,23 +273,13 @@ def write(
 
   Returns the number of prompts. See `read`.
   """
-  if os.path.lexists(path) and not overwrite:
-    raise errors.InputError(
-      f'{path} is there already; give another file, or --overwrite.'
-    )
   prompts = read(name, source, limit)
-  try:
-    with files.whole(path) as file:
-      for one in prompts:
-        fields = {'id': one.id, 'prompt': one.text, **one.about}
-        if one.template:
-          fields['chat_template_kwargs'] = dict(one.template)
-        file.write(json.dumps(fields).encode() + b'\n')
-  except OSError as error:
-    raise errors.InputError(
-      f'{path} cannot be written ({error.strerror or error}). Give a file in a '
-      'folder that exists, on a disk with room.'
-    ) from error
+  with prompt_sources.new_file(path, overwrite) as file:
+    for one in prompts:
+      fields = {'id': one.id, 'prompt': one.text, **one.about}
+      if one.template:
+        fields['chat_template_kwargs'] = dict(one.template)
+      file.write(json.dumps(fields).encode() + b'\n')
   return len(prompts)
 
 

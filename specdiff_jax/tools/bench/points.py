@@ -33,7 +33,8 @@ def finished(path: str, identity: str) -> dict[str, Any]:
     return {}
   try:
     found = files.read_json(path)
-    same = found['grid']['identity'] == identity
+    grid = found['grid']
+    same = grid['identity'] == identity and isinstance(grid['passed'], bool)
   except (errors.InputError, KeyError, TypeError, ValueError):
     same, found = False, {}
   if not same:
@@ -42,15 +43,6 @@ def finished(path: str, identity: str) -> dict[str, Any]:
       'damaged): give another folder for --out, or remove it.'
     )
   return found
-
-
-def passed(told: Mapping[str, Any]) -> bool:
-  """Returns whether rounding explains what differs, as `metrics.failed` does."""
-  return not any(
-    row['exact'] is False
-    and row['excused_rows'] < max(row['mismatched_rows'], 1)
-    for row in told['systems']
-  )
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> tables.Table:

@@ -165,8 +165,8 @@ def _graded(
   for i, (prompt, completion) in enumerate(
     zip(prompts, measured.completions, strict=True)
   ):
-    right = grading.grade(prompt, system.cut(completion)[0])
-    if right is not None:
+    if grading.gradable(prompt):
+      right = bool(grading.grade(prompt, system.cut(completion)[0]))
       seconds = (
         [one.total_seconds for one in measured.calls[i]] if alone else []
       )
