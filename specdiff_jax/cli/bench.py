@@ -20,8 +20,9 @@ _FLAGS = flag.SUITE | {
   ),
   'rival': flag.Flag(
     'other programs to time on the same weights, greedily, a prompt at a time: '
-    'transformers (generate and its prompt lookup in bfloat16 and float32; '
-    'needs the extra [rival]), llama_cpp (plain and prompt lookup on the same '
+    'transformers (generate and its prompt lookup in bfloat16 and float32, and '
+    'with sps among the systems assisted generation by the same drafter; needs '
+    'the extra [rival]), llama_cpp (plain and prompt lookup on the same '
     'GGUF file; needs llama-cpp-python)',
     kind='list',
   ),

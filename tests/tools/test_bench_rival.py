@@ -1,13 +1,23 @@
 """Rivals: what is asked of them, and what is said where they are missing."""
 
+import dataclasses
 import sys
 import types
 
+import causal_logits
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import tiny_model
+import whole_text
 
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.drafters.autoregressive import network as autoregressive
 from specdiff_jax.tools.bench import rival
+
+tiny = tiny_model.tiny  # a fixture
 
 CHECKPOINT = types.SimpleNamespace(
   tokenizer=types.SimpleNamespace(end_ids=(9,))
@@ -72,6 +82,25 @@ def test_what_is_missing_says_how_to_get_it(name, monkeypatch):
   monkeypatch.setattr(rival.importlib.metadata, 'version', missing)
   with pytest.raises(errors.InputError, match='pip install'):
     rival.rivals(name, CHECKPOINT, 'm.gguf', 4, 64)
+
+
+def test_an_assistant_is_the_drafter(tiny):
+  pytest.importorskip('transformers')
+  verifier, params, _ = tiny
+  config = autoregressive.CausalConfig((1, 0), 256, verifier)
+  own = autoregressive.initial_from_verifier(config, jax.random.key(0), params)
+  model = rival.to_assistant(verifier, params, rival.Assistant(config, own))
+  ids = np.arange(3, 43) * 7 % verifier.vocab_size
+  logits = causal_logits.next_logits(
+    config, own, params['embed'], params['head'], jnp.asarray(ids)[None]
+  )
+  theirs = whole_text.their_logits(model, ids)
+  np.testing.assert_allclose(logits[0], theirs, atol=1e-5)
+  # Layers in another order are another drafter.
+  other = dataclasses.replace(config, start=(0, 1))
+  own = autoregressive.initial_from_verifier(other, jax.random.key(0), params)
+  model = rival.to_assistant(verifier, params, rival.Assistant(other, own))
+  assert np.abs(logits[0] - whole_text.their_logits(model, ids)).max() > 1e-3
 
 
 def test_unknown_rivals_are_named():

@@ -57,6 +57,13 @@ class Row:
     return sum(bool(one.correct) for one in self.graded) / len(self.graded)
 
   @property
+  def prediction_error(self) -> float | None:
+    """The cost model's speed-up over the measured one, less 1."""
+    if self.costs is None or not self.speedup:
+      return None
+    return self.costs.predicted_speedup(self.tau) / self.speedup - 1
+
+  @property
   def break_even_tau(self) -> float | None:
     """tau at which it would be as fast as `ar`: a cycle over a plain step."""
     return self.tau / self.speedup if self.speedup else None

@@ -120,12 +120,15 @@ def costs(rows: Sequence[metrics.Row]) -> tables.Table | None:
       f'{c.cycle:.2f}',
       f'{c.overhead:+.1%}',
       f'{c.predicted_speedup(row.tau):.2f}x',
+      f'{row.speedup:.2f}x',
+      '-' if (error := row.prediction_error) is None else f'{error:+.1%}',
     )
     for row in rows
     if (c := row.costs) is not None
   ]
-  names = ('verified', 'r', 'c_draft', 'cycle', 'overhead', 'tau / cycle')
-  title = 'a cycle, in plain steps'
+  names = ('verified', 'r', 'c_draft', 'cycle', 'overhead')
+  names += 'tau / cycle', 'speed-up', 'error'
+  title = 'a cycle, in plain steps; predicted and measured'
   return tables.Table(('system', *names), lines, title) if lines else None
 
 

@@ -166,8 +166,10 @@ def _graded(row: metrics.Row) -> dict[str, Any]:
 def _costs(row: metrics.Row) -> dict[str, Any]:
   """Returns the parts of a cycle, null where they were not measured."""
   names = ('r', 'c_draft', 'cycle_overhead', 'predicted_speedup')
+  names += ('prediction_error',)
   if row.costs is None:
     return dict.fromkeys(names)
   c = row.costs
-  values = (c.r, c.c_draft, c.overhead, c.predicted_speedup(row.tau))
+  values = c.r, c.c_draft, c.overhead, c.predicted_speedup(row.tau)
+  values += (row.prediction_error or 0.0,)
   return {name: round(value, 4) for name, value in zip(names, values)}

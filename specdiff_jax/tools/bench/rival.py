@@ -3,10 +3,11 @@
 Optional: `transformers` needs the extra [rival] (torch, transformers),
 `llama_cpp` llama-cpp-python and a verifier that is a GGUF file. They decode
 with the very same weights, one prompt at a time and greedily, plainly and with
-prompt lookup.
+prompt lookup; transformers' assisted generation with our autoregressive drafter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import copy
 import dataclasses
 import functools
 import importlib.metadata
@@ -21,13 +22,16 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import families
 from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
+from specdiff_jax.core import types
 from specdiff_jax.decoding import request as request_lib
+from specdiff_jax.drafters.autoregressive import network as autoregressive
 from specdiff_jax.models import int8
 from specdiff_jax.models import transformer
 from specdiff_jax.models import transformer_layer
 
 # Tokens that prompt lookup copies at most.
 _COPIED = {'transformers': 4, 'llama_cpp': 2}
+_ASSISTED = 4  # tokens that an assistant drafts
 _GET = {
   'transformers': "pip install 'specdiff_jax[rival]'",
   'llama_cpp': 'pip install llama-cpp-python',
@@ -73,6 +77,36 @@ def _to_torch(torch, array):
   if array.dtype.name == 'bfloat16':
     return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
   return torch.from_numpy(array)
+
+
+class Assistant(NamedTuple):
+  """An autoregressive drafter of ours, for assisted generation."""
+
+  config: autoregressive.CausalConfig
+  params: types.Params
+
+
+def to_assistant(
+  config, params: Mapping[str, Any], assistant: Assistant
+) -> Any:
+  """Returns an autoregressive drafter as a model of `transformers`.
+
+  With the verifier's embedding and head, so that it scores every token. config,
+  params: the verifier's, unrolled.
+  """
+  sizes = assistant.config
+  if any(config.local_layers):
+    raise errors.InputError(
+      'assisted generation is not timed where layers of the verifier are local: '
+      'leave sps out.'
+    )
+  config = dataclasses.replace(config, layers=sizes.layers, scan_layers=False)
+  shared = {name: params[name] for name in ('embed', 'head') if name in params}
+  own = transformer_layer.parted(config, int8.widen(assistant.params))
+  model = to_transformers(config, {**shared, **own})
+  model.generation_config.num_assistant_tokens = _ASSISTED
+  model.generation_config.num_assistant_tokens_schedule = 'constant'
+  return model
 
 
 class Run(NamedTuple):
@@ -140,7 +174,12 @@ def check(names: Sequence[str]) -> None:
 
 
 def rivals(
-  name: str, checkpoint: weights.Checkpoint, file: str, tokens: int, room: int
+  name: str,
+  checkpoint: weights.Checkpoint,
+  file: str,
+  tokens: int,
+  room: int,
+  assistant: Assistant | None = None,
 ) -> tuple[dict[str, Rival], str]:
   """Returns the ways that a rival decodes in, by name, and its version.
 
@@ -150,6 +189,7 @@ def rivals(
     file: the GGUF file that it came from; '' if it did not.
     tokens: new ones of each prompt.
     room: tokens of the longest prompt and completion.
+    assistant: what drafts in assisted generation, if that is timed.
 
   Raises:
     InputError: it is not installed, or cannot read the verifier.
@@ -157,7 +197,7 @@ def rivals(
   try:
     version = importlib.metadata.version(_PACKAGE[name])
     if name == 'transformers':
-      runs = _transformers(checkpoint)
+      runs = _transformers(checkpoint, assistant)
     else:
       runs = _llama_cpp(file, room, checkpoint.tokenizer.end_ids)
   except importlib.metadata.PackageNotFoundError:
@@ -169,7 +209,9 @@ def rivals(
   return {key: Rival(run, tokens) for key, run in runs.items()}, version
 
 
-def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
+def _transformers(
+  checkpoint: weights.Checkpoint, assistant: Assistant | None
+) -> Mapping[str, Callable]:
   import torch
 
   params = int8.widen(checkpoint.params)
@@ -181,8 +223,11 @@ def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
   other = others[model.dtype]
   models = model, to_transformers(checkpoint.config, params).to(other)
   end_ids = list(checkpoint.tokenizer.end_ids) or None
+  small = (
+    to_assistant(checkpoint.config, params, assistant) if assistant else None
+  )
 
-  def run(model, copied, prompt, new_tokens: int):
+  def run(model, more, prompt, new_tokens: int):
     ids = torch.tensor([list(prompt)])
     watch = _Watch()
     with torch.inference_mode():
@@ -193,20 +238,27 @@ def _transformers(checkpoint: weights.Checkpoint) -> Mapping[str, Callable]:
         do_sample=False,
         eos_token_id=end_ids,
         pad_token_id=0,
-        prompt_lookup_num_tokens=copied,
         streamer=watch,
+        **more,
       )
     # Its first piece is the prompt.
     (start, _), (end, at_once) = watch.pieces[:2]
     return Run(out[0, len(prompt) :].tolist(), at_once, end - start)
 
-  return {
-    f'transformers {str(one.dtype).split(".")[1]}{text}': functools.partial(
-      run, one, copied
-    )
-    for one in models
-    for text, copied in (('', None), (' lookup', _COPIED['transformers']))
-  }
+  found = {}
+  for one in models:
+    ways = {
+      '': {},
+      ' lookup': {'prompt_lookup_num_tokens': _COPIED['transformers']},
+    }
+    if small is not None:
+      ways[' assisted'] = {
+        'assistant_model': copy.deepcopy(small).to(one.dtype)
+      }
+    dtype = str(one.dtype).split('.')[1]
+    for text, more in ways.items():
+      found[f'transformers {dtype}{text}'] = functools.partial(run, one, more)
+  return found
 
 
 class _Watch:

@@ -210,10 +210,18 @@ def _rivals(
   if model.adapter:  # a file of merged weights there is none
     file = ''
   room = max(len(request.prompt) for request in requests) + tokens + 64
+  assistant = None
+  if 'sps' in systems:
+    drafted = systems['sps']
+    assistant = rival_lib.Assistant(
+      drafted.engine.drafter.config, drafted.drafter_params.network
+    )
   found = []
   for name in names:
     try:
-      ways, version = rival_lib.rivals(name, checkpoint, file, tokens, room)
+      ways, version = rival_lib.rivals(
+        name, checkpoint, file, tokens, room, assistant
+      )
     except errors.InputError as error:  # the others are still compared
       found.append(metrics.Rival(name, str(error)))
       continue
