@@ -32,6 +32,14 @@ _FLAGS = flag.SUITE | {
     False,
     'bool',
   ),
+  'simulate': flag.Flag(
+    'a rate from 0 to 1: drafters with networks run, but each drafted token is '
+    "plain decoding's with this probability, if those before it are. Times are "
+    'real and texts exact, tau is made up: what a drafter that is not trained '
+    'yet would be worth',
+    None,
+    'float',
+  ),
   'trace': flag.Flag(
     'decode the first prompt once more with each system and keep what proposed '
     'each token, for `report`; compiles each system again, after the timing',
@@ -87,6 +95,7 @@ COMMAND = command.Command(
     '--config.temperature=1.0 --config.max_new_tokens=256',
     'bench --config=configs/quickstart.py --costs --trace '
     '--out quickstart.json',
+    'bench --config=configs/tiny.py --simulate 0.7',
     'bench --config=configs/quickstart.py --suite mixed --limit 20',
     'bench --config=configs/quickstart.py --grid gamma=2,4,7 --grid '
     'temperature=0.0,1.0 --out=runs/gammas',
@@ -147,6 +156,7 @@ def _bench(config: recipe.Recipe, options, name: str):
     control=options.control,
     trace=options.trace,
     rivals=options.rival or (),
+    simulate=options.simulate,
     report=console,
     on_warm=_example,
   )
@@ -175,6 +185,8 @@ def _grid(call: command.Call) -> int:
   )
   prompts = _prompts(call.config, options)
   how = [options.systems, options.rounds, options.costs, options.rival]
+  if options.simulate is not None:
+    how.append(options.simulate)
   os.makedirs(folder, exist_ok=True)
   results = []
   for number, point in enumerate(every, 1):

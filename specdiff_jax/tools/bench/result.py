@@ -37,6 +37,7 @@ class BenchResult:
   read_bandwidth: float | None = None
   ar_bandwidth: float | None = None
   example: Sequence[trace.Trace] = ()  # the first prompt, if it was traced
+  simulated: float | None = None  # the rate of simulated acceptance
 
   @property
   def passed(self) -> bool:
@@ -62,6 +63,12 @@ class BenchResult:
     told = report.legend(
       self.rows, self.rounds, self.dtype, self.fastest_ar_dtype, self.exact
     )
+    if self.simulated is not None:
+      told = (
+        f'SIMULATED ACCEPTANCE: drafted tokens are right at a rate of '
+        f'{self.simulated}, given those before them, whatever the drafters say; '
+        f'tau and what follows from it are made up. {told}'
+      )
     if self.read_bandwidth and self.ar_bandwidth:
       told += (
         f' A plain step reads its weights at {self.ar_bandwidth / 1e9:.1f} GB/s, '
@@ -105,6 +112,11 @@ class BenchResult:
         {'example': [one.to_json() for one in self.example]}
         if self.example
         else {}
+      ),
+      **(
+        {}
+        if self.simulated is None
+        else {'simulated_acceptance': self.simulated}
       ),
       'rounds': self.rounds,
       'fastest_ar_dtype': self.fastest_ar_dtype,

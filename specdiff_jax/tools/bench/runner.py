@@ -6,6 +6,8 @@ import dataclasses
 import os
 from typing import Any
 
+import jax
+
 from specdiff_jax.checkpoints import fetch
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import compilations
@@ -22,6 +24,7 @@ from specdiff_jax.tools.bench import metrics
 from specdiff_jax.tools.bench import plan as plan_lib
 from specdiff_jax.tools.bench import result
 from specdiff_jax.tools.bench import rival as rival_lib
+from specdiff_jax.tools.bench import simulated
 from specdiff_jax.tools.bench import timing
 from specdiff_jax.tools.bench import trace as trace_lib
 from specdiff_jax.tools.bench import turns
@@ -39,6 +42,7 @@ def run(
   control: bool = False,
   trace: bool = False,
   rivals: Sequence[str] = (),
+  simulate: float | None = None,
   report: reporting.Reporter = reporting.SILENT,
   on_warm: Callable[[session_lib.Session, request_lib.Request], None]
   | None = None,
@@ -56,16 +60,21 @@ def run(
     trace: whether the first prompt is decoded once more by each system, which
       tells what proposed each token.
     rivals: some of `rival.NAMES`, timed too; greedy, whatever the recipe says.
+    simulate: the rate at which drafted tokens are right, in place of what the
+      drafters with networks would reach; see `simulated`.
     report: shows bars.
     on_warm: called with the last system and the first request before timing.
   """
   rival_lib.check(rivals)
+  simulated.check(simulate)
   plan = plan_lib.planned(config, checkpoint, names, rounds, control)
   systems: dict[str, Any] = plan.systems()
   prompts = turns.expanded(config, checkpoint, prompts, systems['ar'])
   requests = decoding.requests(config, checkpoint, prompts)
   batches = decoding.batches(config, requests)
   compilations.count()  # starts counting
+  if simulate is not None:
+    systems |= _simulated(simulate, plan, systems, batches)
 
   others = _rivals(config, checkpoint, rivals, requests, systems)
   padded = plan.padded(systems)
@@ -135,6 +144,7 @@ def run(
     if steps
     else None,
     example=traced,
+    simulated=simulate,
   )
 
 
@@ -152,6 +162,26 @@ def trained_on(
     )
   )
   return [one.id for one in prompts if prompts_lib.text_hash(one.text) in seen]
+
+
+def _simulated(
+  rate: float,
+  plan: plan_lib.Plan,
+  systems: Mapping[str, session_lib.Session],
+  batches: plan_lib.Batches,
+) -> dict[str, session_lib.Session]:
+  """Returns the systems that have networks, with simulated acceptance."""
+  requests = [request for batch in batches for request in batch]
+  texts = [
+    completion.tokens.tolist()
+    for batch in batches
+    for completion in systems['ar'].decode(batch)
+  ]
+  return {
+    name: simulated.of(systems[name], rate, requests, texts)
+    for name in plan.names
+    if jax.tree.leaves(systems[name].drafter_params)
+  }
 
 
 def _graded(

@@ -147,6 +147,9 @@ def _table(bench: results_lib.Bench) -> str:
   some = bench.systems[0]
   count = f'{some.get("prompts", "?")} prompts'
   heat = f'temperature {bench.told.get("temperature", 0):g}'
+  made_up = bench.told.get('simulated_acceptance')
+  if made_up is not None:
+    heat += f'; <strong>simulated acceptance, rate {made_up:g}</strong>'
   return (
     f'<p>{count}, {heat}</p><div class="wide"><table><thead><tr>{head}</tr>'
     f'</thead><tbody>{"".join(lines)}</tbody></table></div>'

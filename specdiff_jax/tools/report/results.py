@@ -15,7 +15,7 @@ from specdiff_jax.tools.bench import result as bench_result
 
 _METRICS = 'metrics.jsonl'
 # Of results that stand in one report: speeds of others do not compare.
-_SAME = ('verifier', 'dtype')
+_SAME = ('verifier', 'dtype', 'simulated_acceptance')
 
 
 def _text(value: Any) -> bool:
@@ -91,7 +91,8 @@ def read(paths: Sequence[str]) -> Results:
   """Reads result files, and workdirs of `distill`.
 
   Raises InputError where one is neither, is of another schema, or was measured
-  with another verifier or in another dtype than the first.
+  with another verifier, in another dtype, or with another simulated acceptance
+  than the first.
   """
   benches, runs = [], []
   for path, name in zip(paths, _names(paths), strict=True):
@@ -109,7 +110,8 @@ def read(paths: Sequence[str]) -> Results:
         raise errors.InputError(
           f'{path}: {key} is {printing.short(one.told.get(key))}, but in '
           f'{first} it is {printing.short(told.told.get(key))}; give results '
-          'of one verifier in one dtype, and make a report for each.'
+          'of one verifier in one dtype, measured or simulated alike, and make '
+          'a report for each.'
         )
   return Results([one for _, one in benches], runs)
 
