@@ -1,6 +1,7 @@
 """What many tests share: where things are, and the programs in this process."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -17,6 +18,12 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 # Compiling is most of what tests do; this saves a third of it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# And this four tenths of the rest: fusions as they were emitted before. XLA ends
+# a process over a flag that it does not know, so only where it was tried.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  os.environ['XLA_FLAGS'] = (
+    f'--xla_cpu_use_fusion_emitters=false {os.environ.get("XLA_FLAGS", "")}'
+  )
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

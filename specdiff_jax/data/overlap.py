@@ -1,8 +1,13 @@
-"""Prompts that two files share, whole or in ten words that follow each other."""
+"""Prompts that two files share, whole or in ten words that follow each other.
 
+Also by the hashes of their texts, which stay with what was trained on them.
+"""
+
+import base64
 from collections.abc import Iterable, Iterator
 import re
 
+from specdiff_jax.core import errors
 from specdiff_jax.data import prompts as prompts_lib
 
 WORDS = 10
@@ -42,3 +47,36 @@ def _keys(prompt: prompts_lib.Prompt) -> Iterator[int]:
     words = _WORD.findall(text.lower())
     for start in range(max(1, len(words) - WORDS + 1)):
       yield hash(tuple(words[start : start + WORDS]))
+
+
+def packed(hashes: Iterable[str]) -> str:
+  """Returns text hashes as one text, for the metadata of a file.
+
+  >>> unpacked(packed({'00ff00ff00ff00ff'}))
+  frozenset({'00ff00ff00ff00ff'})
+  """
+  return base64.b64encode(bytes.fromhex(''.join(sorted(hashes)))).decode()
+
+
+def unpacked(text: str) -> frozenset[str]:
+  """Returns the hashes of `packed`; none of what is no such text."""
+  try:
+    digits = base64.b64decode(text, validate=True).hex()
+  except ValueError:
+    return frozenset()
+  return frozenset(digits[i : i + 16] for i in range(0, len(digits), 16))
+
+
+def check_disjoint(
+  train_hashes: Iterable[str], eval_hashes: Iterable[str]
+) -> None:
+  """Raises InputError where a prompt is both trained on and evaluated on."""
+  shared = sorted(set(train_hashes) & set(eval_hashes))
+  if shared:
+    shown = ', '.join(shared[:5]) + (', ...' if len(shared) > 5 else '')
+    raise errors.InputError(
+      f'{len(shared)} evaluation prompts are also training prompts (text '
+      f'hashes {shown}). Results on them would not be held out: remove them '
+      'from one of the two files, and if they were collected, collect again '
+      'in a new work directory.'
+    )

@@ -6,9 +6,8 @@ serving stacks and trainers call them (or `template`, as the config does), and
 of messages `tools`. Suites add what their answers are checked against (`_ABOUT`).
 """
 
-import base64
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import gzip
 import hashlib
@@ -290,24 +289,6 @@ def text_hash(prompt: Any) -> str:
   return digest.hexdigest()[:16]
 
 
-def packed(hashes: Iterable[str]) -> str:
-  """Returns text hashes as one text, for the metadata of a file.
-
-  >>> unpacked(packed({'00ff00ff00ff00ff'}))
-  frozenset({'00ff00ff00ff00ff'})
-  """
-  return base64.b64encode(bytes.fromhex(''.join(sorted(hashes)))).decode()
-
-
-def unpacked(text: str) -> frozenset[str]:
-  """Returns the hashes of `packed`; none of what is no such text."""
-  try:
-    digits = base64.b64decode(text, validate=True).hex()
-  except ValueError:
-    return frozenset()
-  return frozenset(digits[i : i + 16] for i in range(0, len(digits), 16))
-
-
 def said(prompt: Any) -> str:
   """Returns a text, or what the user says in messages (else what anybody does)."""
   if isinstance(prompt, str):
@@ -320,18 +301,3 @@ def said(prompt: Any) -> str:
     parts = [{'text': content}] if isinstance(content, str) else content
     texts += [str(part.get('text', '')) for part in parts]
   return '\n'.join(texts)
-
-
-def check_disjoint(
-  train_hashes: Iterable[str], eval_hashes: Iterable[str]
-) -> None:
-  """Raises InputError where a prompt is both trained on and evaluated on."""
-  shared = sorted(set(train_hashes) & set(eval_hashes))
-  if shared:
-    shown = ', '.join(shared[:5]) + (', ...' if len(shared) > 5 else '')
-    raise errors.InputError(
-      f'{len(shared)} evaluation prompts are also training prompts (text '
-      f'hashes {shown}). Results on them would not be held out: remove them '
-      'from one of the two files, and if they were collected, collect again '
-      'in a new work directory.'
-    )

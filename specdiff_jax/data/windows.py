@@ -211,7 +211,7 @@ class View:
 
 
 def hashes(source: Source) -> set[str]:
-  """Returns the prompt hashes, for `prompts.check_disjoint`."""
+  """Returns the prompt hashes, for `overlap.check_disjoint`."""
   return {source[index].prompt_hash for index in range(len(source))}
 
 

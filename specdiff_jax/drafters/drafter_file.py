@@ -17,11 +17,11 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
-from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import overlap
 from specdiff_jax.models import config as config_lib
 
 FORMAT = 'specdiff_jax drafter 1'
-TRAINED_ON = 'trained_on'  # metadata: the prompts, as `prompts.packed` has them
+TRAINED_ON = 'trained_on'  # metadata: the prompts, as `overlap.packed` has them
 
 
 class Config(Protocol):
@@ -123,7 +123,7 @@ def trained_on(path: str) -> frozenset[str]:
   Those of `prompts.text_hash`; none where a file does not say.
   """
   told = safetensors_io.metadata(path).get(TRAINED_ON, '')
-  return prompts_lib.unpacked(told)
+  return overlap.unpacked(told)
 
 
 def kind(path: str) -> str:

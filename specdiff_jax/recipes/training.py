@@ -13,6 +13,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
 from specdiff_jax.data import dataset
+from specdiff_jax.data import overlap
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import registry
@@ -333,7 +334,7 @@ def _trajectories(
     )
   train, held_out = windows.split(source, options.eval_fraction)
   evaluated = [p for f in options.eval_prompts for p in prompts_lib.read(f)]
-  prompts_lib.check_disjoint(
+  overlap.check_disjoint(
     windows.hashes(train), {prompts_lib.text_hash(p.text) for p in evaluated}
   )
   limit = min(options.eval_limit, len(held_out))

@@ -14,7 +14,7 @@ from specdiff_jax.core import jax_settings
 from specdiff_jax.core import locks
 from specdiff_jax.core import training_types
 from specdiff_jax.data import frequent
-from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import overlap
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import scores
@@ -297,7 +297,7 @@ class Run:
       'tau_eval': result.evaluation.get('tau'),
       'params_sha256': result.params_sha256,
       'verifier_source': verifier.source,
-      drafter_file.TRAINED_ON: prompts_lib.packed(
+      drafter_file.TRAINED_ON: overlap.packed(
         self.student.seen | windows.hashes(self.data.train)
       ),
     }

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.data import overlap
 from specdiff_jax.data import prompts
 
 SHARED = pathlib.Path(__file__).parents[2] / '../shared/data'
@@ -116,9 +117,9 @@ def test_hashes_see_words_and_not_white_space():
 
 
 def test_shared_prompts_are_an_error():
-  prompts.check_disjoint(['a', 'b'], ['c'])
+  overlap.check_disjoint(['a', 'b'], ['c'])
   with pytest.raises(errors.InputError, match='2 evaluation prompts.*a, b'):
-    prompts.check_disjoint({'a', 'b', 'c'}, ['b', 'd', 'a'])
+    overlap.check_disjoint({'a', 'b', 'c'}, ['b', 'd', 'a'])
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason='needs the shared prompts')
@@ -130,9 +131,9 @@ def test_the_shared_training_prompts_are_disjoint_from_evaluation():
   assert len(hashes['gsm8k_train']) == 7473
   train = hashes['gsm8k_train'] + hashes['instructions']
   for name in ('gsm8k_test', 'math500', 'mbpp', 'humaneval'):
-    prompts.check_disjoint(train, hashes[name])
+    overlap.check_disjoint(train, hashes[name])
   with pytest.raises(errors.InputError):  # the check can fail
-    prompts.check_disjoint(train, hashes['gsm8k_test'] + train[:1])
+    overlap.check_disjoint(train, hashes['gsm8k_test'] + train[:1])
 
 
 def test_repeated_prompts_have_ids_of_their_own():

@@ -9,6 +9,7 @@ import pytest
 import trajectory
 
 from specdiff_jax.core import errors
+from specdiff_jax.data import overlap
 from specdiff_jax.data import prompts
 from specdiff_jax.data import windows
 
@@ -228,7 +229,7 @@ def test_the_split_follows_the_text_alone():
   train, held_out = windows.split(source, 0.25)
   assert sorted(train.indices + held_out.indices) == list(range(400))
   assert 60 < len(held_out) < 140
-  prompts.check_disjoint(windows.hashes(train), windows.hashes(held_out))
+  overlap.check_disjoint(windows.hashes(train), windows.hashes(held_out))
   assert train[0] is source[train.indices[0]]
   fewer = windows.split(source[:150], 0.25)[1]
   assert set(fewer.indices) == {i for i in held_out.indices if i < 150}
