@@ -73,6 +73,7 @@ def bench(
   rounds: int = 3,
   costs: bool = False,
   trace: bool = False,
+  simulate: float | None = None,
   **options: Any,
 ) -> bench_result.BenchResult:
   """Returns speeds, acceptance and exactness of systems, side by side.
@@ -88,6 +89,9 @@ def bench(
     costs: whether the parts of each cycle are timed alone too.
     trace: whether the first prompt is decoded once more by each system, which
       tells what proposed each token (`example` of the result).
+    simulate: a rate at which drafted tokens are right, in place of what the
+      drafters with networks would reach: tau is made up then, times and texts
+      are not.
     **options: as those of `system`; `drafter` may map a system to its drafter.
 
   Raises:
@@ -110,7 +114,15 @@ def bench(
     ar_dtypes=(own,),
   )
   with fields.arguments():
-    return runner.run(recipe, verifier, named, names, costs=costs, trace=trace)
+    return runner.run(
+      recipe,
+      verifier,
+      named,
+      names,
+      costs=costs,
+      trace=trace,
+      simulate=simulate,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
