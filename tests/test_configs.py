@@ -102,6 +102,7 @@ def test_tiny_bench(specdiff, tiny, tmp_path):
   for row in line['systems']:
     assert row['exact'] is True and row['recompiles'] == 0
     assert row['prompts'] == 2 and row['cycles'] > 0
+    assert row['host_looks'] == 2  # one a prompt: none while it is decoded
     assert row['tokens_per_s'] > 0 and row['tau'] >= 1
   assert line['systems'][0]['speedup'] == 1.0
 

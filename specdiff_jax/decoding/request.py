@@ -140,10 +140,15 @@ class Completion:
 
 @dataclasses.dataclass
 class Clock:
-  """Seconds spent, summed over requests, without those of the caller."""
+  """Seconds spent, summed over requests, without those of the caller.
+
+  And how often the host looked at what was decoded, one fetch each: never within
+  a call of the loop.
+  """
 
   prefill: float = 0.0
   decode: float = 0.0
+  looks: int = 0
 
   @contextlib.contextmanager
   def adding(self, name: str) -> Iterator[None]:

@@ -168,6 +168,7 @@ class Session:
           rows.wait()
         with clock.adding('decode'):
           look = rows.run(cycles, len(work))
+        clock.looks += 1
         done = look.done.copy()
         yield work, look, done
         if (done != look.done).any():

@@ -37,6 +37,7 @@ class Row:
   prompts: int
   new_tokens: int
   recompiles: int
+  looks: int  # of the host at what was decoded, in a round
   cycles: int
   histogram: tuple[int, ...]  # cycles by accepted draft tokens
   gamma: int  # depth of the deepest draft
@@ -135,6 +136,7 @@ def row(
     prompts=len(outputs),
     new_tokens=sum(map(len, outputs)),
     recompiles=measured.recompiles,
+    looks=measured.rounds[0].looks,
     cycles=cycles,
     histogram=histogram,
     costs=costs,

@@ -144,6 +144,7 @@ def _system(row: metrics.Row) -> dict[str, Any]:
       'prompts': row.prompts,
       'new_tokens': row.new_tokens,
       'recompiles': row.recompiles,
+      'host_looks': row.looks,
       'cycles': row.cycles,
       'total_tokens_per_s': round(row.total_tokens_per_s, 3),
       'speedup_best': round(row.speedup_best, 4),

@@ -21,6 +21,7 @@ class Round:
   new_tokens: int  # all
   seconds: float  # of decode cycles
   total_seconds: float  # with prefill and the host's work
+  looks: int = 0  # times that the host looked, one fetch each
 
   @property
   def tokens_per_s(self) -> float:
@@ -121,4 +122,5 @@ def _round(calls: list[_Call]) -> Round:
     new_tokens=sum(len(c.tokens) for c in made),
     seconds=sum(call.clock.decode for call in calls),
     total_seconds=sum(call.seconds for call in calls),
+    looks=sum(call.clock.looks for call in calls),
   )
