@@ -4,13 +4,13 @@ Why: DEER (2512.15176) trains a diffusion drafter in two stages, the second on
 the end of a text alone, with more weight on what is just behind the prefix (loss
 suffix), and verifies what it draws by rejection. Stage I is any drafter with a
 plain loss; here the recipe goes on from the one that is shipped. Beside it stands
-rule M on the same drafter, which keeps the verifier's own draws.
+the rule match on the same drafter, which keeps the verifier's own draws.
 
 Cost: a step is one of configs/distill_smollm2.py.
 
 Expected: at temperature 0 the same tokens as plain decoding; above it, the
 verifier's distribution (its tokens are not those that plain decoding draws from
-the same seed: that is rule M's). tau is not measured at full length.
+the same seed: that is match's). tau is not measured at full length.
 
 COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
   python -m specdiff_jax distill --config=configs/deer_smollm2.py:gpu \

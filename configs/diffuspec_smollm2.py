@@ -14,8 +14,8 @@ Expected: every output is exact, whatever is left out. How far the order of the
 paper's table holds with a drafter that is aligned has not been measured.
 
 COMMAND:
-  python -m specdiff_jax ngram --from=gsm8k_train.jsonl \
-      --field=prompt,reference --out=runs/ngram.safetensors
+  python -m specdiff_jax ngram --from=gsm8k \
+      --field=question,answer --out=runs/ngram.safetensors
   python -m specdiff_jax bench --config=configs/diffuspec_smollm2.py \
       --config.diffuspec.ngram=runs/ngram.safetensors
   python -m specdiff_jax bench --config=configs/diffuspec_smollm2.py:cps \

@@ -32,12 +32,12 @@ COMMAND (prompts.jsonl: fields `id` and `prompt`, such as GSM8K's train split):
   python -m specdiff_jax bench --config=configs/quickstart.py \
       --config.drafter=runs/distill/drafter.safetensors
 
-All kinds of text (mixed.jsonl: prompts of code, mathematics, instructions ...):
+All kinds of text (stage2.jsonl: prompts of code, mathematics, instructions ...):
   python -m specdiff_jax collect --config=configs/distill_smollm2.py \
       --config.system=ar --config.exact=False --config.batch=64 \
-      --prompts=mixed.jsonl --workdir=runs/mixed
+      --prompts=stage2.jsonl --workdir=runs/stage2
   python -m specdiff_jax distill --config=configs/distill_smollm2.py:domains \
-      --config.data=runs/mixed --workdir=runs/domains \
+      --config.data=runs/stage2 --workdir=runs/domains \
       --config.start_from=runs/distill/drafter.safetensors
 
 On a CPU (exact=False: plain decoding of one token a pass, not as many as drafts
@@ -71,12 +71,13 @@ ON_GPU = {
 # Further training of a drafter of one kind of text, on trajectories of all kinds.
 ON_ALL_TEXTS = {
   'new_vocab': 8192,
-  'steps': 720,
+  'steps': 600,
+  'windows': 32,
   'learning_rate': 4e-4,
   'tokens': 256,
   'eval_fraction': 0.03,
   'eval_limit': 48,
-  'eval_every': 120,
+  'eval_every': 100,
   'feature_store': 'runs/features',
   'store': 'int8',
 }

@@ -1,8 +1,8 @@
 """How the autoregressive baseline's drafter was made (system sps).
 
 Why: SpS (2302.01318), a small autoregressive drafter, is what every paper of
-this field compares with. This one has the size of the shipped diffusion
-drafter, its data, its draft vocabulary and about its compute, so that the two
+this field compares with. This one has the size, data, steps and draft vocabulary of
+the diffusion drafter's first stage (`gpu`), and about its compute, so that the two
 differ in how they draft. configs/distill_smollm2.py makes the trajectories. Its
 layers start as the verifier's 0, 1 and 29: of four choices that had the lowest
 loss after 30 steps of 4 trajectories (4.55; layers 0, 28, 29 4.88; 0, 1, 2

@@ -5,8 +5,8 @@ verifiers: `qwen72b` (also the default) and `qwen14b` with DiffuCoder-7B and
 windows of 32, `llama70b` and `llama13b` with DiffuLLaMA-7B and windows of 16; one
 denoising pass, drafts at temperature 1.5, K up to 8. `specdiff` is one chain (the
 paper's unaligned drafter, unless a distilled one is given), `specdiff2` K chains
-of which the verifier selects one, `tree` all of them merged. docs/ablations.md
-has the same questions asked of a small model.
+of which the verifier selects one, `tree` all of them merged. docs/results.md
+asks the paper's claims of a small model.
 
 Cost: shapes only so far: `aot` compiles the decode loops, and nothing was run.
 
@@ -14,7 +14,8 @@ Expected: `aot` ends with fits=true for each pair. The paper's speed-ups for
 Qwen2.5-72B are 4.6 on MATH-500 and 5.0 on HumanEval at temperature 0, with a
 drafter that was distilled for it; its drafters before that reach 3.2 on MATH-500.
 
-COMMAND (the four pairs; then, with their weights, a table and Figure 5):
+COMMAND (of one pair, the others by their variants; with its weights a table, and the
+grid of Figure 5):
   python -m specdiff_jax aot --config=configs/paper/specdiff2.py:qwen72b \
       --topology=v5p:2x2x2 --program=decode
   python -m specdiff_jax bench --config=configs/paper/specdiff2.py:qwen72b \

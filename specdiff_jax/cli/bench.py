@@ -185,13 +185,13 @@ def _grid(call: command.Call) -> int:
   )
   prompts = _prompts(call.config, options)
   how = [options.systems, options.rounds, options.costs, options.rival]
-  if options.simulate is not None:
-    how.append(options.simulate)
+  how += [options.simulate, options.control, options.trace]
   os.makedirs(folder, exist_ok=True)
   results = []
   for number, point in enumerate(every, 1):
     path = os.path.join(folder, f'{point.name}.json')
-    identity = points.identity(point.config, prompts, how)
+    drafters = points.drafters(point.config)
+    identity = points.identity(point.config, prompts, [*how, *drafters])
     told = points.finished(path, identity)
     console.say(
       f'[{number}/{len(every)}] {point.name}{": done before" * bool(told)}'

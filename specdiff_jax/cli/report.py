@@ -25,7 +25,7 @@ COMMAND = command.Command(
 
     A RESULT is a file that `bench --out` wrote (its name is what the report calls
     it), or the workdir of a run of `distill`. Results of `bench` have to be of one
-    verifier in one dtype.
+    verifier in one dtype, measured or simulated (`bench --simulate`) alike.
 
     The last line of stdout is one JSON object: out, results, figures.
     """,

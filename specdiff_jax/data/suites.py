@@ -66,10 +66,11 @@ def _mbpp(record: Record) -> dict[str, Any]:
   asked = record['text'] if 'text' in record else record['prompt']
   tests = list(record['test_list'])
   told = '\n'.join(tests)
+  before = record.get('test_setup_code') or record.get('test_imports') or ()
   return {
     'id': f'mbpp-{record["task_id"]}',
     'prompt': f'{asked}\n\nYour code should pass these tests:\n\n{told}',
-    'test_list': tests,
+    'test_list': [*([before] if isinstance(before, str) else before), *tests],
     'reference': record.get('code', ''),
   }
 

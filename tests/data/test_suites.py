@@ -33,9 +33,9 @@ RECORDS = {
   }),
   'mbpp': ({
     'task_id': 11, 'text': 'Write f.', 'code': 'def f(): pass',
-    'test_list': ['assert f() is None'],
+    'test_list': ['assert f() is None'], 'test_setup_code': 'import re',
   }, {
-    'id': 'mbpp-11', 'test_list': ['assert f() is None'],
+    'id': 'mbpp-11', 'test_list': ['import re', 'assert f() is None'],
     'text': 'Write f.\n\nYour code should pass these tests:\n\n'
     'assert f() is None',
   }),

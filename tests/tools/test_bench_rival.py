@@ -89,7 +89,7 @@ def test_an_assistant_is_the_drafter(tiny):
   verifier, params, _ = tiny
   config = autoregressive.CausalConfig((1, 0), 256, verifier)
   own = autoregressive.initial_from_verifier(config, jax.random.key(0), params)
-  model = rival.to_assistant(verifier, params, rival.Assistant(config, own))
+  model = rival.to_assistant(verifier, params, rival.Assistant(config, own, 4))
   ids = np.arange(3, 43) * 7 % verifier.vocab_size
   logits = causal_logits.next_logits(
     config, own, params['embed'], params['head'], jnp.asarray(ids)[None]
@@ -99,7 +99,7 @@ def test_an_assistant_is_the_drafter(tiny):
   # Layers in another order are another drafter.
   other = dataclasses.replace(config, start=(0, 1))
   own = autoregressive.initial_from_verifier(other, jax.random.key(0), params)
-  model = rival.to_assistant(verifier, params, rival.Assistant(other, own))
+  model = rival.to_assistant(verifier, params, rival.Assistant(other, own, 4))
   assert np.abs(logits[0] - whole_text.their_logits(model, ids)).max() > 1e-3
 
 

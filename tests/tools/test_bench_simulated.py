@@ -1,12 +1,8 @@
 """Simulated acceptance: tau is that of the rate, texts are plain decoding's."""
 
-import types
-
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from specdiff_jax.core import errors
 from specdiff_jax.core import types as core_types
 from specdiff_jax.tools.bench import simulated
 
@@ -33,7 +29,7 @@ def test_tau_is_made_up_and_texts_are_not(specdiff, tiny):
     # 5 standard errors of the coins about the mean of a geometric law.
     mean = sum(0.6**k for k in range(5))
     assert abs(some['tau'] - mean) < 5 * 1.5 / some['cycles'] ** 0.5
-  # Without a network there is nothing to simulate: lookup drafts as ever.
+  # There is nothing to simulate: lookup drafts as ever.
   assert len({rows['lookup']['tau'] for rows in found.values()}) == 1
 
 
@@ -47,11 +43,38 @@ def test_the_first_chain_of_a_tree():
   )
 
 
-def test_what_cannot_be_simulated(specdiff, tiny):
-  run = specdiff('bench', tiny, '--simulate=1.5')
-  assert run.code == 2 and 'give 0 to 1' in run.err
-  session = types.SimpleNamespace(
-    name='adaptive', engine=types.SimpleNamespace(adaptive=True)
+def test_what_cannot_be_simulated(specdiff, tiny, tmp_path):
+  twice = tmp_path / 'twice.jsonl'
+  twice.write_text(
+    '{"id": "a", "prompt": "one"}\n{"id": "b", "prompt": "one"}\n'
   )
-  with pytest.raises(errors.InputError, match="'adaptive'.*chooses"):
-    simulated.of(session, 0.5, [], [])
+  for words, *flags in (
+    ('give 0 to 1', '--simulate=1.5'),
+    ('none of the systems', '--systems=ar,lookup'),
+    ('chooses among sizes', '--systems=ar,adaptive'),
+    (
+      'in distribution alone',
+      '--systems=ar,specdiff',
+      '--config.rule=greedy',
+      '--config.temperature=1.0',
+    ),
+    (
+      'stands there twice',
+      '--systems=ar,specdiff',
+      '--config.temperature=1.0',
+      f'--prompts={twice}',
+    ),
+  ):
+    run = specdiff('bench', tiny, '--simulate=0.5', *flags)
+    assert run.code == 2 and words in run.err, run.err
+
+
+def test_a_network_of_the_verifiers_own_layers_is_simulated_too(specdiff, tiny):
+  run = specdiff(
+    'bench', tiny, '--simulate=1.0', '--systems=ar,early_exit,sps',
+    '--config.max_new_tokens=24', '--rounds=1',
+  )  # fmt: skip
+  assert run.code == 0, run.err
+  plain, *drafted = run.json['systems']
+  assert 'simulated' not in plain
+  assert all(row['simulated'] and row['tau'] > 3 for row in drafted)

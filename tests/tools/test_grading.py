@@ -55,6 +55,8 @@ def test_code_in_texts():
     continued,
     f'```python\n{continued}```',
     f'```python\n{whole}',  # cut off
+    f'{whole}\nIt adds up, as you can see.',
+    f'{continued}\nassert f([1, 2]) == 3\nassert f([1, 2',
   ):
     source = programs.code(text, asked, 'f')
     assert programs.run(f'{source}\nassert f([1, 2]) == 3'), text
@@ -124,8 +126,23 @@ def test_prompts_that_say_nothing_are_not_graded():
   assert grading.grade(one, 'Anything.') is None
 
 
+def test_what_is_missing_costs_its_prompts_alone(monkeypatch):
+  latex = prompts.Prompt('a', 'Why?', about={'reference': '\\boxed{2}'})
+  number = prompts.Prompt('b', 'How many?', about={'reference': '#### 2'})
+  monkeypatch.setattr(answers, 'comparable', lambda: True)
+  assert grading.gradable(latex) and not grading.ungraded([latex, number])
+  monkeypatch.setattr(answers, 'comparable', lambda: False)
+  assert not grading.gradable(latex) and grading.gradable(number)
+  assert '1 prompts are not graded' in grading.ungraded([latex, number])
+  assert 'pip install math-verify' in grading.ungraded([latex])
+
+
 def test_letters():
   one = prompts.Prompt('a', 'Why?', about={'choices': 'ABCD', 'reference': 'C'})
   assert grading.grade(one, 'The answer is (C).')
   assert not grading.grade(one, 'Not C, the answer is B.')
-  assert not grading.grade(one, 'A cat.')  # "A" is an article here, or wrong
+  first = prompts.Prompt('b', '?', about={'choices': 'ABCD', 'reference': 'A'})
+  for text in '(A)', 'A', 'So it is\n**A**\n', 'A) 12', 'It is A.', 'answer: A':
+    assert grading.grade(first, text), text
+  for text in 'A cat.', 'A good question', 'Not A: B.', 'I do not know.':
+    assert not grading.grade(first, text), text

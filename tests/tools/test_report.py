@@ -205,10 +205,23 @@ def test_a_wrong_output_is_told_first(files, tmp_path):
   assert 'Not exact: specdiff.' in text and 'NO (2 prompts)' in text
 
 
+def test_where_and_whether_it_was_measured_is_told(tmp_path):
+  for name, device in ('one', 'cpu'), ('two', 'cpu'), ('three', 'h100'):
+    told = bench(device=device, simulated_acceptance=0.8)
+    (tmp_path / f'{name}.json').write_text(json.dumps(told))
+  paths = [str(tmp_path / f'{n}.json') for n in ('one', 'two', 'three')]
+  page.write(results.read(paths), str(tmp_path / 'p.html'))
+  text = (tmp_path / 'p.html').read_text()
+  assert text.count('on cpu;') == 1 and text.count('on h100;') == 1
+  assert text.index('on cpu;') < text.index('on h100;')
+  assert 'Simulated acceptance' in text and text.count('rate 0.8') == 3
+
+
 @pytest.mark.parametrize(
   'change, words',
   [
     ({'verifier': 'other'}, ['verifier', "'other'", 'gsm8k.json']),
+    ({'simulated_acceptance': 0.5}, ['simulated_acceptance is 0.5']),
     ({'dtype': 'bfloat16'}, ['dtype', 'bfloat16', 'gsm8k.json']),
     ({'schema': 2}, ['schema is 2']),
     ({'systems': []}, ['specdiff bench']),

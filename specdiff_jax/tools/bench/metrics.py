@@ -49,6 +49,7 @@ class Row:
   # 95 % of `speedup_over_fastest_ar`, were the prompts other ones of their kind.
   interval: tuple[float, float] | None = None
   graded: tuple['Graded', ...] = ()  # of the prompts that say what is right
+  simulated: bool = False  # its acceptance is made up: see `simulated`
 
   @property
   def correct(self) -> float | None:
@@ -99,6 +100,7 @@ def row(
   coupled: bool = True,
   near_ties: int = 0,
   graded: Sequence[Graded] = (),
+  simulated: bool = False,
 ) -> Row:
   """Sums up a system.
 
@@ -114,9 +116,10 @@ def row(
       decoding's.
     near_ties: outputs whose first difference rounding explains.
     graded: which of its outputs are right.
+    simulated: whether its acceptance is made up.
   """
   outputs = tokens(measured)
-  wrong = unlike(outputs, reference)
+  differ = unlike(outputs, reference)
   histogram = add([c.accepted.tolist() for c in measured.completions])
   cycles = sum(c.cycles for c in measured.completions)
   emitted = sum(c.emitted for c in measured.completions)
@@ -130,8 +133,8 @@ def row(
     speedup_over_fastest_ar=median(speedups(measured, fastest_ar)),
     tau=emitted / cycles if cycles else 0.0,
     accepted=mean_accepted(histogram),
-    exact=(wrong == 0 and measured.repeatable) if coupled else None,
-    mismatched_rows=wrong,
+    exact=(differ == 0 and measured.repeatable) if coupled else None,
+    mismatched_rows=differ,
     near_ties=near_ties,
     prompts=len(outputs),
     new_tokens=sum(map(len, outputs)),
@@ -143,6 +146,7 @@ def row(
     ends=ends(measured),
     interval=interval(measured, fastest_ar),
     graded=tuple(graded),
+    simulated=simulated,
     **size,
   )
 
@@ -158,9 +162,17 @@ def ends(measured: timing.Measurement) -> dict[str, tuple[int, ...]]:
   }
 
 
+def wrong(exact: bool | None, mismatched: int, near_ties: int) -> int:
+  """Returns how many outputs differ where rounding does not explain it.
+
+  One that is not the same in every round counts, too.
+  """
+  return max(0, max(mismatched, 1) - near_ties) if exact is False else 0
+
+
 def failed(row: Row) -> bool:
   """Returns whether an output differs where rounding does not explain it."""
-  return row.exact is False and row.near_ties < max(row.mismatched_rows, 1)
+  return wrong(row.exact, row.mismatched_rows, row.near_ties) > 0
 
 
 def tokens(measured: timing.Measurement) -> list[list[int]]:

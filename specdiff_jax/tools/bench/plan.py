@@ -111,7 +111,7 @@ def planned(
 ) -> Plan:
   """Returns what `bench` does; `names` and `rounds` go before the recipe's."""
   options, own_dtype = recipe.bench, recipe.model.dtype
-  names = tuple(names or options.systems)
+  names = tuple(dict.fromkeys(names or options.systems))
   for name in names:
     systems.one_of('systems', name, systems.SYSTEMS)
   names += (AGAIN,) * control

@@ -9,6 +9,7 @@ from typing import Any
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.tools import tables
 
@@ -22,6 +23,21 @@ def identity(
   asked = [(one.id, one.text) for one in prompts]
   told = json.dumps([config.flat(), asked, how], sort_keys=True, default=str)
   return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def drafters(config: recipe_lib.Recipe) -> list[str]:
+  """Returns digests of the drafters' files, which may be trained again."""
+  files_of = {
+    build_drafters.shipped(path)
+    for name, options in config.systems.items()
+    if getattr(options, 'drafter', '')
+    for path in build_drafters.paths(name, options).values()
+  }
+  found = []
+  for path in sorted(filter(os.path.isfile, files_of)):
+    with open(path, 'rb') as file:
+      found.append(hashlib.file_digest(file, 'sha256').hexdigest())
+  return found
 
 
 def finished(path: str, identity: str) -> dict[str, Any]:
@@ -51,7 +67,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> tables.Table:
   lines = [
     (
       *told['grid']['values'].values(),
-      row['system'],
+      row['system'] + ' (simulated)' * ('simulated' in row),
       f'{row["tokens_per_s"]:.1f}',
       f'{row["speedup"]:.2f}x',
       f'{row["tau"]:.2f}',

@@ -18,7 +18,7 @@ def table(rows: Sequence[metrics.Row]) -> tables.Table:
     columns,
     [
       (
-        row.system,
+        row.system + ' (simulated)' * row.simulated,
         f'{row.tokens_per_s:.1f}',
         f'{row.speedup:.2f}x',
         _over(row),
@@ -47,7 +47,7 @@ def _exact(row: metrics.Row) -> str:
     return 'in distribution'
   if row.exact:
     return 'yes'
-  wrong = row.mismatched_rows - row.near_ties
+  wrong = metrics.wrong(row.exact, row.mismatched_rows, row.near_ties)
   return f'NO ({wrong} prompts)' if wrong else f'{row.near_ties} near-ties'
 
 

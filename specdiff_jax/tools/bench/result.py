@@ -38,6 +38,7 @@ class BenchResult:
   ar_bandwidth: float | None = None
   example: Sequence[trace.Trace] = ()  # the first prompt, if it was traced
   simulated: float | None = None  # the rate of simulated acceptance
+  ungraded: str = ''  # what was not graded, and why
 
   @property
   def passed(self) -> bool:
@@ -65,10 +66,13 @@ class BenchResult:
     )
     if self.simulated is not None:
       told = (
-        f'SIMULATED ACCEPTANCE: drafted tokens are right at a rate of '
-        f'{self.simulated}, given those before them, whatever the drafters say; '
-        f'tau and what follows from it are made up. {told}'
+        'SIMULATED ACCEPTANCE: in rows that say so, tokens of the first chain of a '
+        f'draft are right at a rate of {self.simulated}, given those before them, '
+        'whatever the drafter says; tau and what follows from it are made up. '
+        f'{told}'
       )
+    if self.ungraded:
+      told += f' {self.ungraded}'
     if self.read_bandwidth and self.ar_bandwidth:
       told += (
         f' A plain step reads its weights at {self.ar_bandwidth / 1e9:.1f} GB/s, '
@@ -128,7 +132,10 @@ class BenchResult:
 
   def plot(self, path: str) -> None:
     """Draws speeds and acceptance into a file; see `plots.save`."""
-    plots.save(path, self.rows, f'{self.verifier}, {self.dtype}')
+    title = f'{self.verifier}, {self.dtype}'
+    if self.simulated is not None:
+      title += f', simulated acceptance {self.simulated:g}'
+    plots.save(path, self.rows, title)
 
 
 def _system(row: metrics.Row) -> dict[str, Any]:
@@ -160,6 +167,7 @@ def _system(row: metrics.Row) -> dict[str, Any]:
       'break_even_tau': row.break_even_tau and round(row.break_even_tau, 4),
       'interval': row.interval and [round(end, 4) for end in row.interval],
     }
+    | ({'simulated': True} if row.simulated else {})
     | _costs(row)
     | _graded(row)
   )
@@ -184,5 +192,8 @@ def _costs(row: metrics.Row) -> dict[str, Any]:
     return dict.fromkeys(names)
   c = row.costs
   values = c.r, c.c_draft, c.overhead, c.predicted_speedup(row.tau)
-  values += (row.prediction_error or 0.0,)
-  return {name: round(value, 4) for name, value in zip(names, values)}
+  values += (row.prediction_error,)
+  return {
+    name: None if value is None else round(value, 4)
+    for name, value in zip(names, values)
+  }

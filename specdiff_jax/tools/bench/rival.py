@@ -31,7 +31,6 @@ from specdiff_jax.models import transformer_layer
 
 # Tokens that prompt lookup copies at most.
 _COPIED = {'transformers': 4, 'llama_cpp': 2}
-_ASSISTED = 4  # tokens that an assistant drafts
 _GET = {
   'transformers': "pip install 'specdiff_jax[rival]'",
   'llama_cpp': 'pip install llama-cpp-python',
@@ -84,6 +83,7 @@ class Assistant(NamedTuple):
 
   config: autoregressive.CausalConfig
   params: types.Params
+  gamma: int  # most tokens of a draft: transformers ends one that it doubts
 
 
 def to_assistant(
@@ -104,7 +104,7 @@ def to_assistant(
   shared = {name: params[name] for name in ('embed', 'head') if name in params}
   own = transformer_layer.parted(config, int8.widen(assistant.params))
   model = to_transformers(config, {**shared, **own})
-  model.generation_config.num_assistant_tokens = _ASSISTED
+  model.generation_config.num_assistant_tokens = assistant.gamma
   model.generation_config.num_assistant_tokens_schedule = 'constant'
   return model
 

@@ -6,8 +6,6 @@ import dataclasses
 import os
 from typing import Any
 
-import jax
-
 from specdiff_jax.checkpoints import fetch
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import compilations
@@ -73,11 +71,13 @@ def run(
   requests = decoding.requests(config, checkpoint, prompts)
   batches = decoding.batches(config, requests)
   compilations.count()  # starts counting
-  if simulate is not None:
-    systems |= _simulated(simulate, plan, systems, batches)
 
   others = _rivals(config, checkpoint, rivals, requests, systems)
   padded = plan.padded(systems)
+  made_up = {}
+  if simulate is not None:
+    made_up = _simulated(simulate, plan, systems, padded, batches)
+    systems |= made_up
   with report.progress('compiling') as show:
     _warm_up([*systems.values(), *padded.values()], requests, show)
   systems = {n: one.calibrated(requests) for n, one in systems.items()}
@@ -116,6 +116,7 @@ def run(
         metrics.tokens(measured[name]),
       ),
       _graded(prompts, systems[name], measured[name]),
+      name in made_up,
     )
 
   return result.BenchResult(
@@ -145,6 +146,7 @@ def run(
     else None,
     example=traced,
     simulated=simulate,
+    ungraded=grading.ungraded(prompts),
   )
 
 
@@ -168,19 +170,41 @@ def _simulated(
   rate: float,
   plan: plan_lib.Plan,
   systems: Mapping[str, session_lib.Session],
+  padded: Mapping[int, session_lib.Session],
   batches: plan_lib.Batches,
 ) -> dict[str, session_lib.Session]:
-  """Returns the systems that have networks, with simulated acceptance."""
+  """Returns the systems whose drafters compute, with simulated acceptance.
+
+  The text that each is given is plain decoding's through its own shapes.
+  """
   requests = [request for batch in batches for request in batch]
-  texts = [
-    completion.tokens.tolist()
-    for batch in batches
-    for completion in systems['ar'].decode(batch)
-  ]
+  names = [n for n in plan.names if systems[n].name not in ('ar', 'lookup')]
+  for name in names:
+    simulated.check_session(systems[name], name in plan.coupled)
+  if not names:
+    raise errors.InputError(
+      f'simulate is {rate}, but none of the systems {", ".join(plan.names)} has a '
+      'drafter that computes; give one that has.'
+    )
+  if plan.temperature and len({tuple(r.prompt) for r in requests}) < len(
+    requests
+  ):
+    raise errors.InputError(
+      'acceptance cannot be simulated at a temperature above 0 where a prompt '
+      'stands there twice: its texts differ. Leave one out.'
+    )
+  shapes = {name: plan.same_shape(systems[name]) for name in names}
+  texts = {
+    slots: [
+      completion.tokens.tolist()
+      for batch in batches
+      for completion in padded.get(slots, systems['ar']).decode(batch)
+    ]
+    for slots in sorted(set(shapes.values()))
+  }
   return {
-    name: simulated.of(systems[name], rate, requests, texts)
-    for name in plan.names
-    if jax.tree.leaves(systems[name].drafter_params)
+    name: simulated.of(systems[name], rate, requests, texts[shapes[name]])
+    for name in names
   }
 
 
@@ -241,10 +265,16 @@ def _rivals(
     file = ''
   room = max(len(request.prompt) for request in requests) + tokens + 64
   assistant = None
-  if 'sps' in systems:
+  sizes = checkpoint.config
+  # Layers that are local do not go into a model of some of them.
+  if (
+    'transformers' in names and 'sps' in systems and not any(sizes.local_layers)
+  ):
     drafted = systems['sps']
     assistant = rival_lib.Assistant(
-      drafted.engine.drafter.config, drafted.drafter_params.network
+      drafted.engine.drafter.config,
+      drafted.drafter_params.network,
+      drafted.engine.drafter.gamma,
     )
   found = []
   for name in names:
@@ -294,11 +324,14 @@ def _costs(
     for number, name in enumerate(names):
       show(number, len(names), name)
       one = systems[name]
+      # Those of the cache's most frequent size.
+      queues = request_lib.by_bucket(requests, one.buckets)
+      some = [requests[index] for index in max(queues, key=len)]
       found[name] = costs_lib.measure(
         one.engine,
         one.params,
         one.drafter_params,
-        lambda one=one: one.start(requests),
+        lambda one=one, some=some: one.start(some),
         plain_slots,
       )
   return found

@@ -125,6 +125,25 @@ def check(rate: float | None) -> None:
     )
 
 
+def check_session(session: session_lib.Session, coupled: bool) -> None:
+  """Raises InputError where acceptance cannot be simulated.
+
+  Args:
+    session: what decodes.
+    coupled: whether its very tokens are plain decoding's.
+  """
+  why = ''
+  if session.engine.adaptive is not None:
+    why = 'it chooses among sizes'
+  elif not coupled or session.engine.rule.reads_q:
+    why = "its text is plain decoding's in distribution alone"
+  if why:
+    raise errors.InputError(
+      f'the acceptance of {session.name!r} cannot be simulated: {why}; leave the '
+      'system out, or take rule=match.'
+    )
+
+
 def of(
   session: session_lib.Session,
   rate: float,
@@ -134,23 +153,12 @@ def of(
   """Returns the session with a simulated drafter.
 
   Args:
-    session: of a rule that takes any draft, and one bucket.
+    session: which `check_session` lets pass.
     rate: see `Simulated`.
     requests: all that it will be asked.
     completions: plain decoding's tokens of each.
-
-  Raises:
-    InputError: the session chooses among sizes, or its rule wants log q.
   """
   engine = session.engine
-  if engine.adaptive is not None or engine.rule.reads_q:
-    why = (
-      'it chooses among sizes' if engine.adaptive else 'its rule reads log q'
-    )
-    raise errors.InputError(
-      f'the acceptance of {session.name!r} cannot be simulated: {why}; leave the '
-      'system out, or take a rule that accepts any draft.'
-    )
   texts = [[*a.prompt, *b] for a, b in zip(requests, completions, strict=True)]
   room = max(map(len, texts)) + engine.drafter.max_depth + 1
   table = np.array([t + [t[-1]] * (room - len(t)) for t in texts], np.int32)

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 import fractions
+import importlib.util
 import logging
 import re
 import threading
 
 from specdiff_jax.core import errors
 
+MISSING = (
+  'Answers in LaTeX are compared by math-verify, which is not installed: '
+  'pip install math-verify.'
+)
 _SECONDS, _ENDING = 5, 2000  # of a comparison; characters that hold an answer
 _NUMBER = re.compile(r'-?\d[\d,]*(?:\.\d+)?(?:/\d+)?|-?\.\d+')
 
@@ -34,6 +39,11 @@ def number(text: str) -> fractions.Fraction | None:
     return None
 
 
+def comparable() -> bool:
+  """Returns whether `same_expression` can compare."""
+  return importlib.util.find_spec('math_verify') is not None
+
+
 def same_expression(text: str, reference: str) -> bool:
   r"""Returns whether a text's last expression equals the reference's.
 
@@ -45,10 +55,7 @@ def same_expression(text: str, reference: str) -> bool:
   try:
     import math_verify
   except ImportError as error:
-    raise errors.InputError(
-      'Answers in LaTeX are compared by math-verify, which is not installed: '
-      "pip install 'specdiff_jax[grading]'."
-    ) from error
+    raise errors.InputError(MISSING) from error
   # Its time limit is a signal, which the main thread alone can have.
   main = threading.current_thread() is threading.main_thread()
   limit = _SECONDS if main else 0
@@ -61,16 +68,20 @@ def same_expression(text: str, reference: str) -> bool:
 def letter(text: str, choices: Sequence[str]) -> str | None:
   r"""Returns the choice that a text ends on, None if it names none.
 
-  What stands behind the last "answer", else the last letter alone.
+  What stands behind the last "answer", else the last letter that stands alone: in
+  parentheses, before a point, colon or parenthesis, or on a line of its own.
 
   >>> letter('(A) is wrong, so the answer is (C), not a guess.', 'ABCD')
   'C'
-  >>> letter('I do not know.', 'ABCD')
+  >>> letter('A good question: nobody knows.', 'ABCD')
   """
   one = f'[{"".join(choices)}]'
   behind = re.findall(
     rf'(?i:answer)[^A-Za-z]*(?:is|:)?[^A-Za-z]*({one})\b', text
   )
-  alone = re.findall(rf'(?<![A-Za-z])({one})(?![A-Za-z\'])', text)
+  alone = re.findall(
+    rf'(?m)\(({one})\)|(?<![\w\'])({one})[.:)](?=\s|\*|$)|^\W*({one})\W*$', text
+  )
+  alone = [''.join(groups) for groups in alone]
   found = behind or alone
   return found[-1] if found else None

@@ -1,5 +1,6 @@
 """Whether a completion answers its prompt, by what the prompt says of itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from specdiff_jax.data import prompts as prompts_lib
@@ -9,7 +10,16 @@ from specdiff_jax.tools.grading import programs
 
 def gradable(prompt: prompts_lib.Prompt) -> bool:
   """Returns whether `grade` says yes or no of it."""
-  return _kind(prompt.about) is not None
+  kind = _kind(prompt.about)
+  return kind is not None and (kind != 'expression' or answers.comparable())
+
+
+def ungraded(prompts: Sequence[prompts_lib.Prompt]) -> str:
+  """Returns what is not graded for want of a package, in a sentence; or ''."""
+  if answers.comparable():
+    return ''
+  count = sum(_kind(one.about) == 'expression' for one in prompts)
+  return f'{count} prompts are not graded. {answers.MISSING}' if count else ''
 
 
 def grade(prompt: prompts_lib.Prompt, text: str) -> bool | None:

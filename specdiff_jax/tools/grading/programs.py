@@ -1,5 +1,6 @@
 """Generated programs: found in texts, put together with tests, run confined."""
 
+import ast
 import contextlib
 import os
 import re
@@ -16,7 +17,8 @@ def code(text: str, prompt: str = '', entry_point: str = '') -> str:
 
   The fenced block that defines the entry point, else the first block, else the
   whole text. What does not define it is taken as a continuation of the prompt's
-  signature; what does gets the prompt's imports before it.
+  signature; what does gets the prompt's imports before it. Without a fence it ends
+  where it is Python no more: in prose, or in a line that was cut.
 
   Args:
     text: the completion.
@@ -36,11 +38,23 @@ def code(text: str, prompt: str = '', entry_point: str = '') -> str:
   if not blocks and (begin := define.search(text)) and entry_point:
     found = text[begin.start() :]
   asked = define.search(prompt) if entry_point else None
-  if asked is None:
-    return found
-  if define.search(found):
-    return prompt[: asked.start()] + found
-  return prompt + found
+  if asked is not None:
+    before = prompt[: asked.start()] if define.search(found) else prompt
+    found = before + found
+  return found if blocks else _parsing(found)
+
+
+def _parsing(text: str) -> str:
+  """Returns the lines of a text up to the last that leaves it Python."""
+  lines = text.splitlines(keepends=True)
+  for count in range(len(lines), 0, -1):
+    source = ''.join(lines[:count])
+    with contextlib.suppress(
+      SyntaxError, ValueError, RecursionError, MemoryError
+    ):
+      ast.parse(source)
+      return source
+  return text
 
 
 def run(source: str, seconds: float = 10.0, memory: int = 1 << 30) -> bool:
