@@ -25,9 +25,14 @@ from specdiff_jax.decoding import session as session_lib
 
 
 class Params(flax.struct.PyTreeNode):
-  """The drafter's own params, and what plain decoding writes."""
+  """The drafter's own params, and what plain decoding writes.
+
+  `rate` is the probability that a token of the chain is plain decoding's, given
+  that those before it are.
+  """
 
   own: types.Params
+  rate: jax.Array  # []
   texts: jax.Array  # [N, T] int32 prompts and what follows them
   prompts: jax.Array  # [N] int32 tokens of each prompt
 
@@ -38,13 +43,10 @@ class Simulated:
 
   Attributes:
     drafter: whose passes run.
-    rate: probability that a token of the chain is plain decoding's, given that
-      those before it are.
     vocab_size: V.
   """
 
   drafter: types.Drafter
-  rate: float
   vocab_size: int
 
   proposal = 'unknown'
@@ -87,7 +89,7 @@ class Simulated:
     place = context.length[:, None] - 1 + tree.depth  # [B, M]
     known = params.texts[text[:, None], place]  # past its end: the last one
     # A coin a place of a text: as good as one a cycle, and no state.
-    coin = jax.vmap(jax.vmap(_coin, (None, 0)))(text, place) < self.rate
+    coin = jax.vmap(jax.vmap(_coin, (None, 0)))(text, place) < params.rate
     right = _first_chain(tree) & coin
     other = (known + 1) % self.vocab_size
     wrong = jnp.where(tree.token == known, other, tree.token)
@@ -154,7 +156,7 @@ def of(
 
   Args:
     session: which `check_session` lets pass.
-    rate: see `Simulated`.
+    rate: see `Params`.
     requests: all that it will be asked.
     completions: plain decoding's tokens of each.
   """
@@ -163,11 +165,14 @@ def of(
   room = max(map(len, texts)) + engine.drafter.max_depth + 1
   table = np.array([t + [t[-1]] * (room - len(t)) for t in texts], np.int32)
   prompts = np.array([len(one.prompt) for one in requests], np.int32)
-  drafter = Simulated(engine.drafter, rate, engine.verifier.vocab_size)
+  drafter = Simulated(engine.drafter, engine.verifier.vocab_size)
   return dataclasses.replace(
     session,
     engine=dataclasses.replace(engine, drafter=drafter),
     drafter_params=Params(
-      session.drafter_params, jnp.asarray(table), jnp.asarray(prompts)
+      session.drafter_params,
+      jnp.float32(rate),
+      jnp.asarray(table),
+      jnp.asarray(prompts),
     ),
   )
