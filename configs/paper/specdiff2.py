@@ -8,9 +8,9 @@ paper's unaligned drafter, unless a distilled one is given), `specdiff2` K chain
 of which the verifier selects one, `tree` all of them merged. docs/results.md
 asks the paper's claims of a small model.
 
-Cost: shapes only so far: `aot` compiles the decode loops, and nothing was run.
+Cost: not measured: nothing was run, nor compiled by `aot` yet.
 
-Expected: `aot` ends with fits=true for each pair. The paper's speed-ups for
+Expected: whether the pairs fit is what `aot` says. The paper's speed-ups for
 Qwen2.5-72B are 4.6 on MATH-500 and 5.0 on HumanEval at temperature 0, with a
 drafter that was distilled for it; its drafters before that reach 3.2 on MATH-500.
 

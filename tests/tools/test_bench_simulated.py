@@ -7,10 +7,10 @@ from specdiff_jax.core import types as core_types
 from specdiff_jax.tools.bench import simulated
 
 
-def told(specdiff, tiny, rate, *more):
+def told(specdiff, tiny, rate):
   run = specdiff(
     'bench', tiny, f'--simulate={rate}', '--config.max_new_tokens=48',
-    '--systems=ar,lookup,specdiff,tree', '--config.gamma=4', '--rounds=1', *more,
+    '--systems=ar,lookup,specdiff,tree', '--config.gamma=4', '--rounds=1',
   )  # fmt: skip
   assert run.code == 0, run.err
   assert run.json['simulated_acceptance'] == rate

@@ -61,10 +61,7 @@ class Plan:
     They are those of plain AR `padded` to the system's own shapes, or of plain
     AR at its fastest shape, `plain`; see `same_shape`.
     """
-    found = {
-      slots: [c.tokens.tolist() for b in batches for c in ar.decode(b)]
-      for slots, ar in padded.items()
-    }
+    found = {slots: texts(ar, batches) for slots, ar in padded.items()}
     return {
       name: found.get(self.same_shape(systems[name]), plain)
       for name in self.names
@@ -100,6 +97,11 @@ class Plan:
     comparison = divergence.Comparison(plain, passes)
     found = comparison.compare(requests, expected, got)
     return sum(d.near_tie for d in found.divergences)
+
+
+def texts(session: session_lib.Session, batches: Batches) -> list[list[int]]:
+  """Returns the tokens of each request's completion."""
+  return [c.tokens.tolist() for batch in batches for c in session.decode(batch)]
 
 
 def planned(

@@ -195,11 +195,7 @@ def _simulated(
     )
   shapes = {name: plan.same_shape(systems[name]) for name in names}
   texts = {
-    slots: [
-      completion.tokens.tolist()
-      for batch in batches
-      for completion in padded.get(slots, systems['ar']).decode(batch)
-    ]
+    slots: plan_lib.texts(padded.get(slots, systems['ar']), batches)
     for slots in sorted(set(shapes.values()))
   }
   return {
