@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -19,8 +20,12 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 # Compiling is most of what tests do; this saves a third of it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 # And this four tenths of the rest: fusions as they were emitted before. XLA ends
-# a process over a flag that it does not know, so only where it was tried.
-if importlib.metadata.version('jaxlib').startswith('0.10.'):
+# a process over a flag that it does not know, so only where it was tried; and the
+# compiler for TPUs reads the same variable and does not know it.
+if (
+  importlib.metadata.version('jaxlib').startswith('0.10.')
+  and importlib.util.find_spec('libtpu') is None
+):
   os.environ['XLA_FLAGS'] = (
     f'--xla_cpu_use_fusion_emitters=false {os.environ.get("XLA_FLAGS", "")}'
   )
