@@ -30,12 +30,15 @@ def request_noise(seed: int, low: Array, high: Array | int = 0) -> types.Noise:
     low: [B] the low 32 bits of the numbers of the requests.
     high: [B] the high ones; see `halves`.
   """
-  root = jax_settings.key(seed)
+  return types.Noise(_keys(jax_settings.key(seed), low, high))
 
+
+@jax.jit  # one call for each prompt: a dozen when dispatched one by one
+def _keys(root: jax.Array, low: Array, high: Array | int) -> jax.Array:
   def one(low: Any, high: Any):
     return jax.random.fold_in(jax.random.fold_in(root, high), low)
 
-  return types.Noise(jax.vmap(one)(low, jnp.broadcast_to(high, low.shape)))
+  return jax.vmap(one)(low, jnp.broadcast_to(high, low.shape))
 
 
 def halves(numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -224,20 +224,18 @@ class Session:
     end_ids[: len(s.end_ids)] = s.end_ids
 
     def full(value, dtype):
-      return jnp.full(rows, value, dtype)
+      return np.full(rows, value, dtype)
 
     return (
       types.Prompt(tokens, length),
-      full(s.max_new_tokens, jnp.int32),
+      full(s.max_new_tokens, np.int32),
       end_ids,
       types.Sampling(
-        temperature=full(s.temperature, jnp.float32),
-        top_k=full(s.top_k, jnp.int32),
-        top_p=full(s.top_p, jnp.float32),
+        temperature=full(s.temperature, np.float32),
+        top_k=full(s.top_k, np.int32),
+        top_p=full(s.top_p, np.float32),
       ),
-      sampling_lib.request_noise(
-        s.seed, *map(jnp.asarray, sampling_lib.halves(numbers))
-      ),
+      sampling_lib.request_noise(s.seed, *sampling_lib.halves(numbers)),
     )
 
   def warm_up(self, requests: Sequence[request_lib.Request]) -> None:

@@ -291,7 +291,8 @@ def load(
   path, network = path or options.drafter, registry.network(kind)
   if path == 'random':
     found = sizes(options, checkpoint, kind)
-    params = network.initial(found, jax_settings.key(options.seed))
+    start = jax.jit(network.initial, static_argnums=0)  # once, not by operation
+    params = start(found, jax_settings.key(options.seed))
     vocab = np.arange(found.vocab)
   else:
     found, params, vocab = drafter_file.load(

@@ -17,6 +17,7 @@ from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import heads
+from specdiff_jax.drafters import none
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters.ngram import file as ngram_file
 from specdiff_jax.drafters.ngram import kneser_ney
@@ -193,7 +194,7 @@ def built(drafter_of, head_of, ngram):
       jax.clear_caches()
     case = CASES[index]
     if isinstance(case, Row):
-      return contract.Contract(
+      return Contract(
         case.drafter(),
         case.drafter_params(SAMPLED),
         models.tiny_verifier(case.scan_layers),
@@ -220,9 +221,25 @@ def built(drafter_of, head_of, ngram):
       [system], options, drafters={system: named} if named else {}
     )
     parts = systems_lib.parts(system, recipe.systems[system], verifier)
-    return contract.Contract(parts.drafter, parts.params, verifier, parts.rule)
+    return Contract(parts.drafter, parts.params, verifier, parts.rule)
 
   return build
+
+
+class Contract(contract.Contract):
+  """One whose plain texts are decoded once for all drafters of its shapes."""
+
+  def plain(self, settings):
+    scanned = self.verifier.config.scan_layers
+    assert self.verifier.config == models.tiny_config(scanned)
+    return plain(scanned, self.drafter.buckets[-1], settings)
+
+
+@functools.cache
+def plain(scan_layers, slots, settings):
+  verifier = models.tiny_verifier(scan_layers)
+  one = contract.Contract(none.NoDraft(slots), (), verifier)
+  return one.decode(settings)
 
 
 GREEDY, SAMPLED = contract.GREEDY, contract.SAMPLED

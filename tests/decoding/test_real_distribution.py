@@ -27,6 +27,16 @@ BATCH, RUNS, BRANCHES = 64, 4, 16
 RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
 
 
+@pytest.fixture(scope='module', autouse=True)
+def optimised():
+  """Compiles with optimisations: thousands of texts take longer to decode."""
+  name = 'jax_disable_most_optimizations'
+  before = getattr(jax.config, name)
+  jax.config.update(name, False)
+  yield
+  jax.config.update(name, before)
+
+
 @pytest.fixture(scope='module')
 def parts(root, smollm2_path):
   """Returns (config, verifier) of the quickstart, in float32."""

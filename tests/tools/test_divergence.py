@@ -66,9 +66,10 @@ def test_above_temperature_0_the_noise_decides():
 )
 def test_what_is_kept_is_what_the_law_keeps(settings):
   rng = np.random.default_rng(0)
+  warped = jax.jit(sampling_lib.warped)
   for _ in range(20):
     row = rng.normal(size=30).astype(np.float32).round(1)  # with ties
-    law = sampling_lib.warped(
+    law = warped(
       jnp.asarray(row)[None, None],
       types.Sampling(
         jnp.array([settings.temperature]),
