@@ -10,6 +10,7 @@ its params and cache are stacked over layers).
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -127,13 +128,26 @@ def run(
     return _scan(layers, config, x, cache, which, start, view, features)
   outputs = []
   for i, layer in enumerate(layers):
-    x, (updated, output) = layer(
-      x, cache and cache.layer(i), None, start, views[local[i]]
+    x, (updated, output) = _call(
+      layer, x, cache and cache.layer(i), None, start, views[local[i]]
     )
     outputs.append(output)
     cache = cache and cache.updated(i, updated)
   taken = jnp.stack([outputs[i] for i in features], 2) if features else None
   return x, cache, taken
+
+
+def _call(layer: nn.Module, *args):
+  """Calls a bound layer, traced once for all layers of the same form."""
+  if layer.is_initializing():
+    return layer(*args)
+  alone = layer.clone(parent=None, name=None)
+  return _apply(alone, layer.variables, *args)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(layer, variables, *args):
+  return layer.apply(variables, *args)
 
 
 def _scan(layer, config, x, cache, which, start, view, features):
