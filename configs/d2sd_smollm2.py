@@ -9,9 +9,10 @@ as a best-first tree of as many verified tokens stands beside it.
 Cost: each cycle runs two drafters, the second over K = 4 branches at once, and
 verifies up to 33 tokens.
 
-Expected: exact in every system. With a second drafter of 150 steps on a CPU tau is
-2.82 at a budget of 5 and 3.19 at 17 (GSM8K, 16 prompts of 64 tokens, T = 0), where
-the best-first tree has 2.82 and 3.50 (docs/log.md): no gain yet. `smoke` has random
+Expected: exact in every system (in bfloat16 up to near-ties). With the drafter of
+GSM8K alone as the first and a second one of 150 steps on a CPU tau is 2.82 at a
+budget of 5 and 3.19 at 17 (GSM8K, 16 prompts of 64 tokens, T = 0), where the
+best-first tree has 2.82 and 3.50 (docs/log.md): no gain yet. `smoke` has random
 drafters.
 
 COMMAND (runs/greedy: see configs/distill_smollm2.py):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import specdiff_jax as sd
@@ -228,6 +229,9 @@ def bad(name, match, *args, **more):
     ),
     bad('system', '^drafter_params is given', 'lookup', drafter_params=1),
     bad('system', "^rule='rejection' does not go", 'lookup', rule='rejection'),
+    bad('generate', '^prompt is an empty list', np.array([], np.int32)),
+    bad('generate', '^prompt 1 is 1.9.*has to be', np.array([1.9, 2.2])),
+    bad('generate', '^prompt is .*has to be', np.array(3)),
     bad('verify', '^systems is', [], 'a'),
     bad('verify', '^prompt is an empty list', ['lookup'], []),
     bad('verify', "takes no 'gama'", ['lookup'], 'a', gama=3),
@@ -265,6 +269,13 @@ def test_params_of_ones_own_drafter_stay_as_they_are(verifier):
     (lambda: sd.verify(None, ['ar'], 'a'), '^verifier is of type NoneType'),
     (lambda: sd.distill(3), '^recipe is of type int'),
     (lambda: sd.distill({'loss': 'x'}), '^loss is'),
+    (
+      lambda: sd.distill(
+        {'data': 'none', 'steps': 1},
+        verifier=sd.load_verifier('random:tiny', int8=True),
+      ),
+      'int8, but drafters are trained',
+    ),
     (lambda: sd.distill({'los': 'x'}), "'los'.*loss"),
     (lambda: sd.load_recipe('none.py'), 'does not exist'),
     (lambda: sd.read_prompts('none.jsonl'), 'no such file'),

@@ -22,7 +22,7 @@ def is_single(prompts: Any) -> bool:
   if isinstance(prompts, (str, prompts_lib.Prompt)):
     return True
   if isinstance(prompts, np.ndarray):
-    return prompts.ndim == 1
+    return prompts.ndim == 1 and prompts.size > 0 and prompts.dtype.kind in 'iu'
   return (
     isinstance(prompts, Sequence)
     and len(prompts) > 0
@@ -39,8 +39,12 @@ def named(prompts: Any, vocab_size: int) -> list[prompts_lib.Prompt]:
   >>> named(['a', 'b'], 9)[1].id
   'prompt#2'
   """
+  if isinstance(prompts, np.ndarray) and prompts.dtype.kind not in 'iu':
+    prompts = prompts.tolist()  # texts; numbers that are no tokens are told
   if is_single(prompts):
     prompts = [prompts]
+  elif isinstance(prompts, np.ndarray) and not prompts.ndim:
+    raise _wrong('prompt', prompts)
   elif not isinstance(prompts, (Sequence, np.ndarray)):
     raise _wrong('prompt', prompts)
   elif not len(prompts):

@@ -9,6 +9,7 @@ from specdiff_jax.api import prompts as prompts_lib
 from specdiff_jax.api import systems as systems_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.models import int8
 from specdiff_jax.models import transformer_layer
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
@@ -79,7 +80,7 @@ def bench(
   """Returns speeds, acceptance and exactness of systems, side by side.
 
   They decode the prompts in turns, after a warm-up on the same shapes, beside
-  plain decoding.
+  plain decoding in the verifier's dtype; `bench` also times `config.ar_dtypes`.
 
   Args:
     verifier: of `load_verifier`.
@@ -189,6 +190,11 @@ def distill(
       verifier = decoding.verifier(recipe, split=training.placement(recipe))
     else:
       systems_lib.check_verifier(verifier)
+      if isinstance(verifier.params['embed'], int8.Int8):
+        raise errors.InputError(
+          'verifier has weights of int8, but drafters are trained with weights '
+          'that are not rounded; load it without int8=True.'
+        )
       # As `decoding.verifier` has it for training.
       params = transformer_layer.parted(verifier.config, verifier.params)
       verifier = dataclasses.replace(verifier, params=params)

@@ -87,8 +87,9 @@ class System:
   ) -> Any:
     """Returns the `Completion` of a prompt, or a list of them for a list.
 
-    Only `logprobs`, `trace` and a `max_new_tokens` beyond the system's lead to
-    a compilation, the last with buffers of the next power of two.
+    The first prompt of each size of `prompt_buckets` leads to a compilation; of
+    the arguments only `logprobs`, `trace` and a `max_new_tokens` beyond the
+    system's do, the last with buffers of the next power of two.
 
     What is None is as the system was made.
 

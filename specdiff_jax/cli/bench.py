@@ -186,7 +186,8 @@ def _grid(call: command.Call) -> int:
   prompts = _prompts(call.config, options)
   how = [options.systems, options.rounds, options.costs, options.rival]
   how += [options.simulate, options.control, options.trace]
-  os.makedirs(folder, exist_ok=True)
+  with files.writing(folder):
+    os.makedirs(folder, exist_ok=True)
   results = []
   for number, point in enumerate(every, 1):
     path = os.path.join(folder, f'{point.name}.json')

@@ -6,6 +6,7 @@ from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 
 _FLAGS = {
   'out': flag.Flag('the .html file to write. Needed'),
@@ -54,9 +55,10 @@ def body(call: command.Call) -> int:
       'that exists.'
     )
   found = results.read(call.arguments)
-  if folder:
-    os.makedirs(folder, exist_ok=True)
-  page.write(found, out, folder)
+  with files.writing(folder or out):
+    if folder:
+      os.makedirs(folder, exist_ok=True)
+    page.write(found, out, folder)
   console.say(f'{out}: written.')
   names = [one.name for one in figures.of(found)]
   told = {'out': out, 'results': list(call.arguments), 'figures': names}

@@ -247,10 +247,17 @@ def alias(folder: str) -> str:
 
 def write_json(path: str, value: dict[str, Any]) -> None:
   """Writes a JSON object, whole or not at all; InputError where it cannot."""
-  try:
+  with writing(path):
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     with whole(path) as file:
       file.write((json.dumps(value, indent=2) + '\n').encode())
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+  """Raises InputError, which names `path`, where the disk refuses a write."""
+  try:
+    yield
   except OSError as e:
     raise errors.InputError(
       f'{path}: cannot be written ({e}); make room, or give another directory.'

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import jax_settings
 from specdiff_jax.drafters import marginals as marginals_lib
 
 
@@ -82,7 +83,7 @@ class Denoising:
     if self.order == 'entropy':
       return jnp.sum(jnp.exp(log_q) * log_q, axis=-1)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      jax.random.key(0), marginals.length
+      jax_settings.key(0), marginals.length
     )
     draw = lambda key: jax.random.uniform(key, log_q.shape[1:2])
     return jax.vmap(draw)(keys)

@@ -40,6 +40,8 @@ class Several:
   def read(self, params, state, context, features, start):
     return tuple(
       one.read(own, kept, context, self._own(one, features), start)
+      if one.features
+      else kept
       for one, own, kept in self._each(params, state)
     )
 
@@ -52,8 +54,13 @@ class Several:
   def _each(self, params, state):
     return zip(self.members, params, state, strict=True)
 
-  def _own(self, one: Any, features: jax.Array) -> jax.Array:
-    """Returns the features [B, T, F, E] of the layers that a drafter reads."""
+  def _own(self, one: Any, features: jax.Array | None) -> jax.Array | None:
+    """Returns the features [B, T, F, E] of the layers that a drafter reads.
+
+    None where it reads none.
+    """
+    if features is None or not one.features:
+      return None
     every = self.features
     return features[:, :, [every.index(x) for x in one.features]]
 

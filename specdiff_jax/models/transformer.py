@@ -252,8 +252,8 @@ def first_layers(
   local = config.local_layers[:count] if local is None else local
   views = views_lib.views_of(config, positions, mask, start, local)
   for i in range(count):
-    x, (updated, _) = layer_lib.Layer(config).apply(
-        {'params': layer_params(params, i)},
+    x, (updated, _) = _apply(
+        layer_lib.Layer(config), {'params': layer_params(params, i)},
         x, cache and cache.layer(i), None, start, views[local[i]],
     )  # fmt: skip
     cache = cache and cache.updated(i, updated)  # pyright: ignore[reportArgumentType]  # of linen

@@ -37,6 +37,7 @@ from specdiff_jax.training import features
 from specdiff_jax.training import objective
 from specdiff_jax.training.checkpoint import saving
 
+_SHARED_S = 600  # in which a shared disk is to show what others wrote
 _DAYS_MS = 20 * 24 * 3600 * 1000  # in which every process is to do its share
 
 
@@ -178,11 +179,20 @@ def _all_there(workdir: str, ids: set[str]) -> dict[str, int]:
   All processes are done, but on a disk that they share it may take a moment
   until one sees what another wrote.
   """
+  begin = time.monotonic()
   while True:
     start = time.monotonic()
     found = trajectories.lengths(workdir)
     if ids <= found.keys():
       return found
+    if start - begin > _SHARED_S:
+      raise errors.InputError(
+        f'{workdir}: after {_SHARED_S // 60} minutes '
+        f'{len(ids - found.keys())} of the {len(ids)} completions, which other '
+        'processes have written, are not to be seen here. The work directory '
+        'has to be on a disk that all processes share; with one, the same '
+        'command makes what is missing.'
+      )
     if processes.process_count() == 1:
       raise errors.InputError(
         f'{workdir}: {len(ids - found.keys())} of the {len(ids)} completions '
@@ -235,6 +245,11 @@ def refreshed(
       'A refresh collects other continuations of the prefixes where the '
       'drafter fails, but config.temperature is 0, where there are none. '
       'Set it to the one that will be served.'
+    )
+  if recipe.model.int8:
+    raise errors.InputError(
+      f'config.int8 is {recipe.model.int8!r}, but where a drafter fails is asked '
+      'with weights that are not rounded; leave it empty.'
     )
   manifest = dataset.build(folder)
   header, source = dataset.read(folder)

@@ -262,7 +262,8 @@ class Objective(loss_options.Warmed):
       'decayed_kl (EAGLE), reverse_kl, js, tv, lk (KL and TV mixed), dspark (CE '
       'and L1) or rejection (the length that rule=rejection accepts; wants '
       'sampled trajectories); of partly shown '
-      'windows: variable_prefix (D2SD) or elbo (masked diffusion). Chains '
+      'windows: variable_prefix (D2SD) or elbo (masked diffusion); of drawn '
+      'chains: suffix (DEER); of a head: confidence (DSpark). Chains '
       'under rule=match: streak, dpace; trees: ce, decayed_ce, kl; rejection: '
       'rejection, lk; several denoising steps: elbo',
       choices=tuple(loss_options.LOSSES),

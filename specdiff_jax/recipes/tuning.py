@@ -31,7 +31,9 @@ class Tuning(NamedTuple):
   """A drafter as it is trained, whole or in part."""
 
   network: drafter_file.Config
-  initial: Callable[..., Any]  # (network, key, verifier's params) -> params
+  # (network, key, verifier's params, start) -> params
+  initial: Callable[..., Any]
+  start: Any = ()  # params of the drafter that it starts from
   vocab: np.ndarray | None = None  # of the drafter that it starts from
   trained: str = ''  # expression of the names of what is trained; '': all
   # Of the params that are trained to the drafter's own: when all is done, and
@@ -55,6 +57,7 @@ class Tuning(NamedTuple):
       self.head,
       {'drafter': self.drafter} if self.head else {},
       self.seen,
+      self.start,
     )
 
   def objective(
@@ -121,16 +124,17 @@ def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
     network, params, vocab = _started(config, checkpoint)
     if config.new_vocab:
       network, vocab = _of_vocab(network, config, checkpoint), None
-    initial = lambda network, key, verifier: params
+    initial = lambda network, key, verifier, start: start
     seen = drafter_file.trained_on(build_drafters.shipped(config.start_from))
-    whole = Tuning(network, initial, vocab, seen=seen)
+    whole = Tuning(network, initial, params, vocab, seen=seen)
     if config.head_kind:
       assert vocab is not None  # no new one with a head: `_check_head`
       one = family.Trained(network, params, vocab, config.start_from)
       return _with_head(whole, config, one)
   else:
     network = build_drafters.sizes(config, checkpoint)
-    initial = registry.network(config.network.kind).from_verifier
+    made = registry.network(config.network.kind).from_verifier
+    initial = lambda network, key, verifier, start: made(network, key, verifier)
     whole = Tuning(network, initial)
   if config.lora_rank:
     chosen = _chosen(config.train_only, network, 'matrix', 2)
@@ -207,8 +211,8 @@ def _with_head(whole: Tuning, config: Config, one: family.Trained) -> Tuning:
     config.head_rank, sizes.vocab, sizes.verifier
   )
 
-  def initial(network, key, verifier):
-    drafter = whole.initial(network, key, verifier)
+  def initial(network, key, verifier, start):
+    drafter = whole.initial(network, key, verifier, start)
     return {'drafter': drafter, 'head': head.initial(key)}
 
   return whole._replace(
@@ -224,8 +228,8 @@ def _with_head(whole: Tuning, config: Config, one: family.Trained) -> Tuning:
 def _with_adapters(whole: Tuning, rank: int, chosen: list[str]) -> Tuning:
   """Trains adapters of the matrices that are chosen."""
 
-  def initial(network, key, verifier):
-    params = whole.initial(network, key, verifier)
+  def initial(network, key, verifier, start):
+    params = whole.initial(network, key, verifier, start)
     new = adapters.initial(params, chosen, rank, jax.random.fold_in(key, 1))
     return {'base': params, 'lora': new}
 

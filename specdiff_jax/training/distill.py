@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -38,7 +39,8 @@ class Student:
 
   Attributes:
     network: sizes of the drafter.
-    initial: function (network, key, verifier's params) -> trained params.
+    initial: function (network, key, verifier's params, start) -> trained
+      params.
     score: predictions of its windows.
     finished: function from the trained params to those of the drafter.
     vocab: draft vocabulary of the drafter that it starts from; None: the most
@@ -46,6 +48,8 @@ class Student:
     part: sizes of what is written where that is no drafter but a head of one.
     facts: what its file says beside.
     seen: hashes of the prompts of what it starts from.
+    start: params of what it starts from, an argument of the program: in it they
+      would be constants, of which XLA takes 2 GB.
   """
 
   network: drafter_file.Config
@@ -56,6 +60,7 @@ class Student:
   part: drafter_file.Config | None = None
   facts: dict[str, str] = dataclasses.field(default_factory=dict)
   seen: frozenset[str] = frozenset()
+  start: Any = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -237,8 +242,8 @@ class Run:
     student, placement = self.student, self.placement
     key = jax_settings.key(self.data.sizes.seed)
     return (
-      lambda key, params: student.initial(student.network, key, params),
-      [key, self.reading.verifier.params],
+      functools.partial(student.initial, student.network),
+      [key, self.reading.verifier.params, student.start],
       self.optimizer,
       placement.split,
       placement.mesh,

@@ -56,6 +56,8 @@ class Store:
       os.makedirs(self._folder, exist_ok=True)
       with files.whole(self._path(tokens)) as file:
         file.write(_written(found))
+    except FileNotFoundError:
+      pass  # another run wrote the same, and took the unfinished file along
     except OSError as error:
       self._say(
         f'{self._folder}: features cannot be kept there '

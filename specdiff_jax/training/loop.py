@@ -39,6 +39,9 @@ class Result:
   preempted: bool = False  # and it was SIGTERM: the machine is taken away
 
 
+_UNLOGGED = 100  # steps between two looks at what was left out, without a log
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
   """How often things happen, in steps, 0 being never but at the end; limits.
@@ -133,6 +136,9 @@ def train(
         if failed:
           line['not_written'] = list(failed)
         attempt(_write, writer, done, line)
+        watch.check()
+      elif not schedule.log_every and done % _UNLOGGED == 0:
+        watch.look()  # it holds the batches until then
         watch.check()
       if evaluate and _due(done, schedule.eval_every, schedule.steps):
         with pace.paused(metrics):

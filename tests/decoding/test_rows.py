@@ -5,6 +5,7 @@ import dataclasses
 import contract_systems as systems
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import pytest
 
@@ -320,21 +321,8 @@ def test_each_bounded_call_fetches_once(monkeypatch, stream):
   assert counts['call'] > 12 if stream else 2 <= counts['call'] <= 6
 
 
-def primitives(jaxpr):
-  """Yields the names of all primitives in a jaxpr, at every depth."""
-  for equation in jaxpr.eqns:
-    yield equation.primitive.name
-    for inner in jax.tree.leaves(
-      list(equation.params.values()),
-      is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr'),
-    ):
-      inner = getattr(inner, 'jaxpr', inner)
-      if hasattr(inner, 'eqns'):
-        yield from primitives(inner)
-
-
 def to_the_host(function, *args):
-  names = set(primitives(jax.make_jaxpr(function)(*args).jaxpr))
+  names = set(jaxprs.primitives(jax.make_jaxpr(function)(*args).jaxpr))
   words = ('callback', 'infeed', 'outfeed', 'debug')
   return {name for name in names if any(word in name for word in words)}, names
 

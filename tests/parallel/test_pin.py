@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxprs
 
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import transformer
@@ -24,7 +25,8 @@ def layers(x):
 
 
 def constraints(function, x):
-  return str(jax.make_jaxpr(function)(x)).count('sharding_constraint')
+  traced = jax.make_jaxpr(function)(x).jaxpr
+  return list(jaxprs.primitives(traced)).count('sharding_constraint')
 
 
 def test_each_layer_pins_its_rows_once():

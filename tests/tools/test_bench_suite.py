@@ -1,5 +1,6 @@
 """Benches of standard sets: turns, answers, intervals."""
 
+import dataclasses
 import json
 import types
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 
 from specdiff_jax.data import prompts
+from specdiff_jax.recipes import decoding
 from specdiff_jax.tools.bench import costs
 from specdiff_jax.tools.bench import metrics
+from specdiff_jax.tools.bench import points
 from specdiff_jax.tools.bench import timing
 from specdiff_jax.tools.bench import turns
 
@@ -135,6 +138,30 @@ def test_a_grid_of_benches_goes_on(specdiff, tiny, tmp_path):
   assert run.code == 2 and 'gamma-1.json holds another bench' in run.err
   run = specdiff(*flags, '--grid=gamma=1', '--plot=x.png')
   assert run.code == 2 and '--plot' in run.err
+  there = f'--out={out / "gamma-1.json"}'
+  run = specdiff(*flags, '--grid=gamma=1', there)
+  assert run.code == 2 and 'gamma-1.json: cannot be written' in run.err
+
+
+def test_a_bench_is_known_by_all_that_decides_it(tmp_path):
+  def known(recipe, *asked):
+    return points.identity(recipe, asked, points.drafters(recipe))
+
+  head, words = tmp_path / 'head.safetensors', tmp_path / 'ngram.safetensors'
+  head.write_bytes(b'a'), words.write_bytes(b'a')
+  recipe = decoding.told(
+    ['lattice', 'diffuspec'],
+    {'head': str(head), 'diffuspec': {'ngram': str(words)}},
+  )
+  plain = prompts.Prompt('1', 'a')
+  found = [known(recipe, plain)]
+  assert known(recipe, plain) == found[0]
+  for more in ({'template': {'think': True}}, {'about': {'turns': ['b']}}):
+    found.append(known(recipe, dataclasses.replace(plain, **more)))
+  for path in (head, words):
+    path.write_bytes(b'b')
+    found.append(known(recipe, plain))
+  assert len(set(found)) == 5
 
 
 def test_bytes_of_a_step():

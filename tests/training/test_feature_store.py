@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.checkpoints import presets
+from specdiff_jax.core import files as files_lib
 from specdiff_jax.core import training_types
 from specdiff_jax.data import windows
 from specdiff_jax.models import networks
@@ -92,6 +93,23 @@ def test_a_damaged_file_is_computed_again(reader, tmp_path):
       path.write_bytes(cut)
       same(reader()(batch()), wanted)
       assert path.read_bytes() == whole  # and mended
+
+
+def test_another_run_that_writes_the_same_is_no_trouble(
+  reader, tmp_path, monkeypatch
+):
+  def taken(draft, path):
+    os.rename(draft, path)  # by the other one; what follows finds nothing
+    raise FileNotFoundError(2, 'No such file', draft)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(files_lib, 'put', taken)
+    wanted = reader()(batch())
+  assert not reader.said
+  monkeypatch.setattr(features, 'forward', None)
+  found = reader()(batch())
+  cut = lambda x: np.asarray(x)[1, :5]
+  same(jax.tree.map(cut, found), jax.tree.map(cut, wanted))
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='a file in place of a folder')

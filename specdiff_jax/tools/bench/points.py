@@ -20,23 +20,36 @@ def identity(
   how: Any,
 ) -> str:
   """Returns a hash of all that decides a bench but the machine."""
-  asked = [(one.id, one.text) for one in prompts]
+  asked = [
+    (one.id, one.text, *filter(None, (dict(one.template), dict(one.about))))
+    for one in prompts
+  ]
   told = json.dumps([config.flat(), asked, how], sort_keys=True, default=str)
   return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def drafters(config: recipe_lib.Recipe) -> list[str]:
-  """Returns digests of the drafters' files, which may be trained again."""
-  files_of = {
-    build_drafters.shipped(path)
-    for name, options in config.systems.items()
-    if getattr(options, 'drafter', '')
-    for path in build_drafters.paths(name, options).values()
-  }
-  found = []
-  for path in sorted(filter(os.path.isfile, files_of)):
-    with open(path, 'rb') as file:
-      found.append(hashlib.file_digest(file, 'sha256').hexdigest())
+  """Returns digests of the systems' files, which may be made again.
+
+  Those of drafters, heads and n-gram models; of a published drafter's directory
+  the sizes and times of its files.
+  """
+  files_of: set[str] = set()
+  for name, options in config.systems.items():
+    if getattr(options, 'drafter', ''):
+      files_of.update(build_drafters.paths(name, options).values())
+    own = getattr(options, 'diffuspec', None)
+    files_of.add(getattr(options, 'head', ''))
+    files_of.update(getattr(own, x, '') for x in ('confidence', 'ngram'))
+  found: list[str] = []
+  for path in sorted(map(build_drafters.shipped, files_of - {''})):
+    if os.path.isfile(path):
+      with open(path, 'rb') as file:
+        found.append(hashlib.file_digest(file, 'sha256').hexdigest())
+    elif os.path.isdir(path):
+      with os.scandir(path) as entries:
+        there = sorted((one.name, one.stat()) for one in entries)
+      found += [f'{n} {s.st_size} {s.st_mtime_ns}' for n, s in there]
   return found
 
 

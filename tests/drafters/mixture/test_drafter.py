@@ -62,6 +62,32 @@ def test_the_tree_of_three_chains():
   assert state == ((), (), ())
 
 
+@dataclasses.dataclass(frozen=True)
+class Reads(Told):
+  """Reads features, which it keeps."""
+
+  features: tuple[int, ...] = (1,)
+
+  def read(self, params, state, context, features, start):
+    return features
+
+  def observe(self, params, state, context, verdict, features, slots):
+    return features
+
+
+def test_each_reads_its_own_features_or_none():
+  both, _ = mixture.make({'0': (Told(3), ()), '1': (Reads(3), ())}, 3, 99)
+  features = jnp.ones((1, 2, 1, 4))
+  given = ((), ()), ((), ()), None
+  for state in (
+    both.read(*given, features, 0), both.observe(*given, None, features, 4),
+  ):  # fmt: skip
+    assert state[0] == () and state[1].shape == features.shape
+  none, _ = mixture.make({'0': (Told(3), ()), '1': (Told(3), ())}, 3, 99)
+  assert none.features == ()
+  assert none.observe(*given, None, None, 4) == ((), ())
+
+
 BASE = {
   'network': {'layers': 1, 'trunk': 24, 'vocab': 40},
   'gamma': 4,
