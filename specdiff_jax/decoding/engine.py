@@ -167,14 +167,15 @@ class Engine:
         state = state.replace(drafter=drafted)
       return self.pinned(state.replace(cache=cache))
 
-    logits, state = prefill_lib.read(
-      self.verifier,
-      params,
-      prompt.replace(length=used),
-      self.pinned(state),
-      self.drafter.features,
-      take,
-    )
+    with pin.over(self.mesh, batch):
+      logits, state = prefill_lib.read(
+        self.verifier,
+        params,
+        prompt.replace(length=used),
+        self.pinned(state),
+        self.drafter.features,
+        take,
+      )
     first = sampling_lib.choose(logits, used[:, None], sampling, noise)[:, 0]
     logprobs = state.logprobs
     if logprobs is not None:

@@ -6,6 +6,7 @@ are the larger; pinned rows leave it the weights, a layer at a time.
 """
 
 import contextlib
+import math
 from typing import Any
 
 import jax
@@ -14,10 +15,13 @@ from specdiff_jax.parallel import rules
 
 
 def over(
-  mesh: jax.sharding.Mesh | None,
+  mesh: jax.sharding.Mesh | None, rows: int = 0
 ) -> contextlib.AbstractContextManager[Any]:
-  """Returns the context in which what is traced pins its rows over a mesh."""
-  if mesh is None:
+  """Returns the context in which what is traced pins its rows over a mesh.
+
+  Where the mesh does not divide `rows`, if it is given, they stay whole.
+  """
+  if mesh is None or rows % _ways(mesh):
     return contextlib.nullcontext()
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
@@ -32,5 +36,8 @@ def rows(x: jax.Array) -> jax.Array:
 
 def split() -> bool:
   """Returns whether rows are split over devices where this is traced."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return any(size > 1 for axis, size in mesh.shape.items() if axis != 'model')
+  return _ways(jax.sharding.get_abstract_mesh()) > 1
+
+
+def _ways(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
+  return math.prod(n for axis, n in mesh.shape.items() if axis != 'model')

@@ -157,12 +157,16 @@ def _decode(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
 def _prefill(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
   """Returns the prefill of config.batch prompts, and what it holds."""
   serving = Serving.of(config, mesh, checkpoint)
-  by_row = lambda x: rules.by_row(mesh) if x.shape else rules.replicated(mesh)
-  inputs = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_row(x)),
-    serving.inputs,
-  )
-  arguments = (*serving.models, *inputs)
+
+  def split(inputs, sharding):
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      inputs,
+    )
+
+  prompt, most, end_ids, *rest = split(serving.inputs, rules.by_row(mesh))
+  end_ids = split(end_ids, rules.replicated(mesh))  # they have no rows
+  arguments = (*serving.models, prompt, most, end_ids, *rest)
   traced = engine_lib.Engine.prefill.trace(serving.engine, *arguments)
   return serving.program(traced, arguments, slots=1)
 
