@@ -1,6 +1,7 @@
 """Processes: starting them, and making global batches of local ones."""
 
 from collections.abc import Callable
+import functools
 import itertools
 import os
 import socket
@@ -141,9 +142,13 @@ def whole(array: Any) -> np.ndarray:
     array.is_fully_addressable or array.is_fully_replicated
   ):
     assert isinstance(array.sharding, jax.sharding.NamedSharding)
-    replicated = rules.replicated(array.sharding.mesh)
-    array = jax.jit(lambda x: x, out_shardings=replicated)(array)
+    array = _spread(rules.replicated(array.sharding.mesh))(array)
   return np.asarray(array)
+
+
+@functools.cache  # one program for all arrays of a shape
+def _spread(sharding: jax.sharding.Sharding) -> Callable[[Any], jax.Array]:
+  return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def row_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:

@@ -19,12 +19,8 @@ def _sizes(
       f'layers is {options.layers}, but a drafter starts from the last '
       f"of the verifier's {most} layers: give 1 to {most - 1}."
     )
-  features = tuple(options.features) or (most - options.layers - 1, most - 1)
-  if not all(0 <= layer < most for layer in features):
-    raise errors.InputError(
-      f'features is {features}, but the layers of the verifier are '
-      f'0 to {most - 1}.'
-    )
+  usual = most - options.layers - 1, most - 1
+  features = family.read_layers(options.features, usual, most)
   return network.DrafterConfig(
     gamma=gamma,
     verifier=verifier,
