@@ -223,7 +223,7 @@ class Session:
     end_ids = np.full(room, -1, np.int32)
     end_ids[: len(s.end_ids)] = s.end_ids
 
-    def full(value, dtype):
+    def full(value, dtype) -> Any:
       return np.full(rows, value, dtype)
 
     return (
