@@ -31,7 +31,7 @@ RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
 def optimised():
   """Compiles with optimisations: thousands of texts take longer to decode."""
   name = 'jax_disable_most_optimizations'
-  before = getattr(jax.config, name)
+  before = jax.config.read(name)
   jax.config.update(name, False)
   yield
   jax.config.update(name, before)

@@ -24,12 +24,17 @@ class Told(window.Window):
 
   gamma: int
   denoising: denoising_lib.Denoising = denoising_lib.Denoising()
+  features: tuple[int, ...] = ()
 
   def denoise(self, params, state, context, sampling, noise):
     logits = jnp.where(jnp.arange(8) == jnp.array(params)[:, None], 3.0, 0.0)
     return marginals_lib.Marginals(
       logits[None], jnp.arange(8), context.last, context.length, 8
     ), state
+
+  def observe(self, params, state, context, verdict, features, slots):
+    assert features is None or self.features
+    return state
 
 
 def paths(tree):
