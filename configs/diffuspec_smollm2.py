@@ -11,8 +11,9 @@ Cost: not timed. A cycle is that of `specdiff` in configs/quickstart.py, at gamm
 and the search.
 
 Expected: every output is exact, whatever is left out (in bfloat16 up to near-ties).
-With the shipped drafter, which is aligned, tau is 3.09 with neither, 2.92 with CPS, 2.75 with ADL and 2.76 with both
-(16 prompts of GSM8K, 96 tokens, T = 0): the order of the paper's table does not hold.
+With the shipped drafter, which is aligned, tau is 3.09 with neither, 2.92 with CPS,
+2.75 with ADL and 2.76 with both (16 prompts of GSM8K, 96 tokens, T = 0): the order of
+the paper's table does not hold.
 
 COMMAND:
   python -m specdiff_jax ngram --from=gsm8k \

@@ -3,8 +3,9 @@
 Why: the relatives side by side: same weights, same prompts, and the rule match,
 which keeps the verifier's tokens, in all but deer, whose rule is rejection. `budget`
 is what a tree verifies at once: compare best_first, lattice and tree at 5, 9, 17 and
-33, and specdiff at gamma = budget - 1 as far as the drafter reaches. Systems that want a drafter of their own (dflash,
-d2sd, mixture, eagle) join by `--config.systems` and `--config.drafters`.
+33, and specdiff at gamma = budget - 1 as far as the drafter reaches. Systems that
+want a drafter of their own (dflash, d2sd, mixture, eagle) join by
+`--config.systems` and `--config.drafters`.
 
 Cost: not measured.
 

@@ -29,7 +29,7 @@ RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
 
 @pytest.fixture(scope='module', autouse=True)
 def optimised():
-  """Compiles with optimisations: thousands of texts take longer to decode."""
+  """Compiles with optimisations: here decoding takes longer than compiling."""
   name = 'jax_disable_most_optimizations'
   before = jax.config.read(name)
   jax.config.update(name, False)
