@@ -19,16 +19,27 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 # Compiling is most of what tests do; this saves a third of it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-# And this four tenths of the rest: fusions as they were emitted before. XLA ends
-# a process over a flag that it does not know, so only where it was tried; and the
-# compiler for TPUs reads the same variable and does not know it.
+# And these half of the rest: fusions as they were emitted before, one module in
+# place of 32, loops as they were written. XLA ends a process over a flag that it
+# does not know, so only where they were tried; and the compiler for TPUs reads
+# the same variable and does not know them.
 if (
   importlib.metadata.version('jaxlib').startswith('0.10.')
   and importlib.util.find_spec('libtpu') is None
 ):
-  os.environ['XLA_FLAGS'] = (
-    f'--xla_cpu_use_fusion_emitters=false {os.environ.get("XLA_FLAGS", "")}'
-  )
+  os.environ['XLA_FLAGS'] = ' '.join((
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
+    '--xla_disable_hlo_passes=simplify-while-loops,'
+    'while-loop-invariant-code-motion',
+    os.environ.get('XLA_FLAGS', ''),
+  ))
+# Where a worker has a core to itself XLA splits nothing among threads.
+_WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')
+if _WORKER and hasattr(os, 'sched_setaffinity'):
+  _CORES = sorted(os.sched_getaffinity(0))
+  if len(_CORES) == int(os.environ['PYTEST_XDIST_WORKER_COUNT']):
+    os.sched_setaffinity(0, {_CORES[int(_WORKER.removeprefix('gw'))]})
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

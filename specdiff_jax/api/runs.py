@@ -190,7 +190,7 @@ def distill(
       verifier = decoding.verifier(recipe, split=training.placement(recipe))
     else:
       systems_lib.check_verifier(verifier)
-      if isinstance(verifier.params['embed'], int8.Int8):
+      if int8.is_int8(verifier.params):
         raise errors.InputError(
           'verifier has weights of int8, but drafters are trained with weights '
           'that are not rounded; load it without int8=True.'

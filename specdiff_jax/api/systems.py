@@ -369,10 +369,9 @@ def told(
   longest = [drafters.longest(x) for x in files if isinstance(x, str)]
   if 'gamma' not in given and any(longest):
     given['gamma'] = min(options_lib.Gamma.gamma, *filter(None, longest))
-  rounded = isinstance(verifier.params['embed'], int8_lib.Int8)
   more |= {
     'dtype': systems.dtype(verifier),
-    'int8': 'verifier' if rounded else '',
+    'int8': 'verifier' if int8_lib.is_int8(verifier.params) else '',
   }
   return decoding.told(names, given, **more)
 

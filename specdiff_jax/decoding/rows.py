@@ -59,23 +59,23 @@ class Rows:
   ):
     self._engine, self._batch, self.group = engine, batch, group_of(batch)
     self._params, self._drafter_params = params, drafter_params
-    self._state: Any = None  # a `types.DecodeState` once it is filled
+    self.state: Any = None  # a `types.DecodeState` once it is filled
     self._longest = 0  # tokens of the longest live row that was seen last
 
   def fill(self, rows: Sequence[int], prefilled: types.DecodeState) -> None:
     """Puts prefilled requests into rows; spare ones of `group` are dropped."""
     if self._batch == 1:
-      self._state, self._longest = prefilled, 0
+      self.state, self._longest = prefilled, 0
       return
-    if self._state is None:
-      self._state = spread(prefilled, self._batch)
+    if self.state is None:
+      self.state = spread(prefilled, self._batch)
     places = np.full(self.group, self._batch, np.int32)
     places[: len(rows)] = rows
-    self._state = insert(self._state, prefilled, places)
+    self.state = insert(self.state, prefilled, places)
 
   def wait(self) -> None:
     """Returns once the rows are filled: for clocks."""
-    jax.block_until_ready(self._state)
+    jax.block_until_ready(self.state)
 
   def run(self, cycles: int, live: int) -> Look:
     """Runs until one more row and at least `group` are done, or so many cycles.
@@ -84,14 +84,14 @@ class Rows:
     were done when they were filled count.
     """
     self._fit()
-    self._state = self._engine.decode(
+    self.state = self._engine.decode(
       self._params,
       self._drafter_params,
-      self._engine.pinned(self._state),  # another sharding is a recompile
+      self._engine.pinned(self.state),  # another sharding is a recompile
       np.int32(cycles),
       np.int32(max(self._batch - live + 1, self.group)),
     )
-    s = self._state
+    s = self.state
     seen = (s.tokens, s.length, s.done, s.stats, s.logprobs, s.trace)
     look = Look(*jax.device_get(seen))
     self._longest = int(look.length[~look.done].max(initial=0))
@@ -99,14 +99,14 @@ class Rows:
 
   def stop(self, done: np.ndarray) -> None:
     """Marks as done the rows that `done` [B] says are."""
-    self._state = self._state.replace(done=jnp.asarray(done))
+    self.state = self.state.replace(done=jnp.asarray(done))
 
   def warm_up(self, prefilled: types.DecodeState) -> None:
     """Compiles what these rows may need, with caches of every size."""
     rows = range(self.group)
     self.fill(rows, prefilled)
     seen = 0
-    while seen < (seen := self._state.cache.slots):
+    while seen < (seen := self.state.cache.slots):
       if self._batch > 1:
         self.fill(rows, prefilled)
       self.run(0, self._batch)
@@ -116,10 +116,10 @@ class Rows:
 
   def _fit(self) -> None:
     """Lets the caches grow if the longest row's next tree would not fit."""
-    bucket = self._state.tokens.shape[1] - self._engine.max_new_tokens
+    bucket = self.state.tokens.shape[1] - self._engine.max_new_tokens
     slots = self._engine.cache_slots(bucket, self._longest)
-    if slots > self._state.cache.slots:
-      self._state = grow(self._state, slots)
+    if slots > self.state.cache.slots:
+      self.state = grow(self.state, slots)
 
 
 @functools.partial(jax.jit, static_argnums=1)

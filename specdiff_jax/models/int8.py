@@ -40,6 +40,11 @@ class Int8(flax.struct.PyTreeNode):
     return self.values.shape
 
 
+def is_int8(params: Any) -> bool:
+  """Returns whether a verifier's params are rounded."""
+  return isinstance(params['embed'], Int8)
+
+
 def quantise(params: Any, more: Collection[str] = ()) -> Any:
   """Returns params whose matrices are `Int8`; those that are, stay.
 

@@ -278,7 +278,7 @@ def parts(
   `platform` is what it will be compiled for, by default where this runs.
   """
   if isinstance(options, options_lib.PlainSlots):
-    rounded = isinstance(checkpoint.params['embed'], int8_lib.Int8)
+    rounded = int8_lib.is_int8(checkpoint.params)
     slots = _fastest_slots(
       options.ar_slots, dtype(checkpoint), rounded, platform
     )

@@ -187,7 +187,10 @@ def check_tree(one: Contract) -> None:
     f'{", ".join(types.PROPOSALS)}',
   )
   session = one.session(SAMPLED)
-  state = session.start(one.requests[:BATCH])
+  rows = session.rows()  # filled by the programs that decoding fills them by
+  for row in range(BATCH):
+    rows.fill([row], session.start(one.requests[row : row + 1], rows.group))
+  state = rows.state
   for slots in sizes:
     tree = _first_tree(drafter, session, state, slots)
     _check_slots(one, tree, state, slots)

@@ -46,6 +46,10 @@ def test_refreshed_and_trained_on(specdiff, made, tiny, tmp_path):
   )  # fmt: skip
   run = specdiff(*argv, f'--workdir={tmp_path}/greedy')
   assert run.code == 2 and 'temperature' in run.err
+  int8 = specdiff(
+    *argv, SAMPLED, '--config.int8=verifier', f'--workdir={tmp_path}/int8'
+  )
+  assert int8.code == 2 and 'not rounded' in int8.err
   run = specdiff(*argv, SAMPLED, f'--workdir={tmp_path}/more')
   assert run.code == 0, run.err
   header, more = dataset.read(str(tmp_path / 'more'))

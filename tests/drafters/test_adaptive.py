@@ -1,6 +1,7 @@
 """The choice among draft lengths: what pays, and that no text changes."""
 
 import dataclasses
+import types as types_lib
 
 import contract_systems as systems
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
+from specdiff_jax.decoding import calibration
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.decoding.rules import block_verification
@@ -254,6 +256,36 @@ def test_calibration_measures_costs_and_acceptance():
   assert int(found.forced) == -1
   kinds = jax.tree.map(jax.typeof, (found, PARAMS))  # weak types included
   assert kinds[0] == kinds[1]  # hence nothing recompiles
+
+
+def test_calibration_begins_anew_where_the_cache_has_no_room():
+  """Its states go on from round to round, and a small cache is soon full."""
+  starts = []
+
+  def start():
+    starts.append(len(starts))
+    cycles = np.zeros(1, int)
+    return types_lib.SimpleNamespace(
+      done=np.zeros(1, bool),
+      stats=types_lib.SimpleNamespace(cycles=cycles),
+      drafter=None,
+    )
+
+  def decode(forced, state, cycles):
+    room = 5  # cycles, then nothing more is drafted and no row is done
+    passed = np.minimum(state.stats.cycles + cycles, room)
+    state.stats.cycles = passed
+    return state
+
+  class Arms:
+    buckets = (1, 3)
+    forced = staticmethod(lambda params, index: index)
+    calibrated = staticmethod(lambda params, shares, states: shares)
+
+  shares = calibration.measured(Arms(), 'as given', start, decode, 2, 9)
+  assert shares[0] == 1 and len(starts) > 4
+  room = calibration.measured(Arms(), 'as given', start, decode, 0, 3)
+  assert room == 'as given'  # nothing could be timed
 
 
 def test_arms_of_one_size_are_refused():

@@ -75,8 +75,8 @@ def build(shape, steps, loss, explosion):
 
 
 def train(
-    workdir, steps, *, until=6, save_every=100, skip_limit=0,
-    survive_full_disk=False, **kwargs,
+    workdir, steps, *, until=6, save_every=100, log_every=1,
+    skip_limit=0, survive_full_disk=False, **kwargs,
 ):  # fmt: skip
   """Trains to `steps` of a run of `until` steps."""
   state, step_fn = start(steps=until)
@@ -93,7 +93,7 @@ def train(
       steps,
       save_every,
       eval_every=3,
-      log_every=1,
+      log_every=log_every,
       skip_limit=skip_limit,
       survive_full_disk=survive_full_disk,
     ),  # fmt: skip

@@ -161,7 +161,14 @@ def test_a_bench_is_known_by_all_that_decides_it(tmp_path):
   for path in (head, words):
     path.write_bytes(b'b')
     found.append(known(recipe, plain))
-  assert len(set(found)) == 5
+  published = tmp_path / 'published'  # of weights too large to be read for it
+  published.mkdir()
+  recipe = decoding.told(['dflash'], {'drafter': str(published)})
+  for size in (1, 2):
+    (published / 'model.safetensors').write_bytes(b'a' * size)
+    found.append(known(recipe, plain))
+  assert known(recipe, plain) == found[-1]
+  assert len(set(found)) == 7
 
 
 def test_bytes_of_a_step():

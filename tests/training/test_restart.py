@@ -17,6 +17,7 @@ import tiny_training
 from specdiff_jax.core import errors
 from specdiff_jax.parallel import processes
 from specdiff_jax.training import checksum
+from specdiff_jax.training import loop
 from specdiff_jax.training import metrics
 from specdiff_jax.training.checkpoint import saving
 
@@ -441,6 +442,13 @@ def test_updates_left_out_are_named(tmp_path):
   assert {s: v for s, v in told.items() if v} == {
       2: {'2': ['text 2']}, 5: {'5': ['text 5']},
   }  # fmt: skip
+
+
+def test_without_a_log_they_are_still_looked_at(tmp_path, monkeypatch):
+  """The batches since the last look are held, so it must come."""
+  monkeypatch.setattr(loop, '_UNLOGGED', 2)
+  with pytest.raises(errors.InputError, match='text 3; .*: text 4. '):
+    train_poisoned(tmp_path, (3, 4, 5, 6), skip_limit=2, log_every=0)
 
 
 def test_too_many_in_a_row_stop_the_run(tmp_path, whole):
