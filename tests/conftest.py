@@ -27,13 +27,15 @@ if (
   importlib.metadata.version('jaxlib').startswith('0.10.')
   and importlib.util.find_spec('libtpu') is None
 ):
-  os.environ['XLA_FLAGS'] = ' '.join((
-    '--xla_cpu_use_fusion_emitters=false',
-    '--xla_cpu_parallel_codegen_split_count=1',
-    '--xla_disable_hlo_passes=simplify-while-loops,'
-    'while-loop-invariant-code-motion',
-    os.environ.get('XLA_FLAGS', ''),
-  ))
+  os.environ['XLA_FLAGS'] = ' '.join(
+    (
+      '--xla_cpu_use_fusion_emitters=false',
+      '--xla_cpu_parallel_codegen_split_count=1',
+      '--xla_disable_hlo_passes=simplify-while-loops,'
+      'while-loop-invariant-code-motion',
+      os.environ.get('XLA_FLAGS', ''),
+    )
+  )
 # Where a worker has a core to itself XLA splits nothing among threads.
 _WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')
 if _WORKER and hasattr(os, 'sched_setaffinity'):

@@ -73,7 +73,9 @@ def test_what_others_wrote_is_waited_for(clock):
 
 def test_a_disk_that_is_not_shared_is_an_error(clock):
   clock.shown = [{'a': 1}]
-  with pytest.raises(errors.InputError, match='1 of the 2 .* all processes sha'):
+  with pytest.raises(
+    errors.InputError, match='1 of the 2 .* all processes sha'
+  ):
     collecting._all_there('work', {'a', 'b'})
   assert 600 < clock.now < 700
 
