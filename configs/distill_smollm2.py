@@ -106,7 +106,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.seed = 0
   config.max_new_tokens = 8 if smoke else 128
   config.prompt_buckets = (64, 128, 256, 512)
-  config.gamma = 7
+  config.gamma = 4 if smoke else 7
   config.chat = not smoke
   # What `distill` does.
   config.data = 'prompts/tiny.jsonl' if smoke else 'runs/trajectories'

@@ -15,7 +15,7 @@ import pytest
 # enough. Processes that tests start share it. Set before anything imports jax.
 _CACHE = tempfile.TemporaryDirectory(prefix='jax-cache-')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _CACHE.name)
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 # Compiling is most of what tests do; this saves a third of it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')

@@ -118,7 +118,7 @@ def test_decode_and_goes_on(specdiff, argv, file, tmp_path):
 
 def test_bench_and_verify(specdiff, argv, file):
   for name in ('bench', 'verify'):
-    run = specdiff(name, *argv, file(*LINES), THINKS_NOT)
+    run = specdiff(name, *argv, file(*LINES), THINKS_NOT, '--config.batch=1')
     assert run.code == 0, run.err
     facts = run.json.get('settings', run.json)
     assert facts['template'] == '{"enable_thinking": false}'

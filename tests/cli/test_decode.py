@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-SMALL = ('--config.max_new_tokens=12', '--config.prompt_buckets=(16,48)')
+SMALL = ('--config.max_new_tokens=12', '--config.prompt_buckets=(32,)')
+TWO = '--config.prompt_buckets=(16,32)'  # programs of their own: once
 SYSTEMS = ('lookup', 'specdiff')
 FIELDS = {'id', 'text', 'tokens', 'tau', 'prompt_sha256', 'sum'}
 
@@ -57,6 +58,8 @@ def test_all_systems_and_batches_give_the_tokens_of_ar(
     for batch in (1, 3):
       more = (f'--config.system={system}', f'--config.batch={batch}')
       assert tokens(*more) == plain, more
+  both = tokens('--config.system=ar', TWO)
+  assert tokens('--config.system=lookup', '--config.batch=3', TWO) == both
   if temperature:  # the control: another seed gives other tokens
     assert tokens('--config.system=ar', '--config.seed=1') != plain
 

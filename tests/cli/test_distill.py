@@ -311,7 +311,7 @@ def test_a_drafter_says_what_it_was_trained_on(specdiff, whole, tiny):
   held_out = [p for p in prompts if prompts_lib.text_hash(p.text) not in seen]
   assert 0 < len(held_out) < len(prompts) == len(seen) + len(held_out)
   flags = 'bench', tiny, '--systems=ar,specdiff', '--rounds=1', '--limit=30'
-  flags += f'--config.drafter={path}', '--config.max_new_tokens=2'
+  flags += (f'--config.drafter={path}',)
   where = f'{ROOT}/configs/prompts/tiny.jsonl'
   run = specdiff(*flags, f'--prompts={where}')
   assert run.code == 0 and 'not held out' in run.err

@@ -59,7 +59,8 @@ def test_tokens_are_those_of_plain_decoding(row, form):
   one, _ = pair(row, form)
   for settings in SETTINGS:
     found = one.decode(settings)
-    one.compare(found, one.plain(settings), str(settings))
+    if not row.scan_layers:  # plain decoding of each form once
+      one.compare(found, one.plain(settings), str(settings))
     assert found == systems.plain(settings)
 
 
@@ -69,7 +70,11 @@ def test_first_drafts_are_the_same(row, monkeypatch):
   trees, others = [], []
   for one in pair(row):
     session = one.session(contract.GREEDY)
-    state = session.start(one.requests[: contract.BATCH])
+    rows = session.rows()
+    for place in range(contract.BATCH):
+      asked = one.requests[place : place + 1]
+      rows.fill([place], session.start(asked, rows.group))
+    state = rows.state
     slots = one.drafter.buckets[-1]
     trees.append(contract._first_tree(one.drafter, session, state, slots))
     # The control: a state that belongs to the prompts in another order.

@@ -61,9 +61,10 @@ REGISTRY = {
   ),
   'diffuspec': (
     {'diffuspec': {'k_min': 1, 'delta': 2}},
-    {'diffuspec': {'k_min': 1, 'confidence': 'HEAD'}},
+    {'diffuspec': {'k_min': 1, 'confidence': 'HEAD', 'sizes': 2}},
     {'diffuspec': {'adl': False}, 'rule': 'greedy', 'denoising_steps': 2},
-    _MLM | {'diffuspec': {'k_min': 2, 'ngram': 'NGRAM', 'tau': 0.99}},
+    _MLM
+    | {'diffuspec': {'k_min': 2, 'ngram': 'NGRAM', 'tau': 0.99, 'sizes': 2}},
   ),
   'adaptive': ({'gammas': (2, 4), 'budgets': (7,)},),
   'sps': (
@@ -459,7 +460,9 @@ def test_scanned_layers_are_the_unrolled_ones():
 def test_a_state_is_donated():
   row = Row('ar')
   session = systems.session(row, GREEDY)
-  state = session.start(systems.REQUESTS[:4])
+  rows = session.rows()
+  rows.fill([0], session.start(systems.REQUESTS[:1], rows.group))
+  state = rows.state
   cache = jax.tree.leaves(state.cache)
-  session.engine.decode(session.params, (), state, np.int32(1))
+  session.engine.decode(session.params, (), state, np.int32(1), np.int32(4))
   assert all(array.is_deleted() for array in cache)

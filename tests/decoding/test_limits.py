@@ -139,11 +139,9 @@ def start(row, settings, requests):
 
 
 def decode(row, settings, state, cycles=1000):
-  return row.engine().decode(
-    systems.verifier()[1],
-    row.drafter_params(settings),
-    state,
-    np.int32(cycles),
+  one = systems.session(row, settings)  # the program that `run` compiled
+  return one.engine.decode(
+    one.params, one.drafter_params, state, np.int32(cycles), np.int32(4)
   )
 
 

@@ -5,6 +5,7 @@ counted against the verifier's own law of the next two tokens. What is left of
 rules of this kind is proved by enumeration in tests/decoding.
 """
 
+import contextlib
 import dataclasses
 
 import jax
@@ -28,14 +29,16 @@ BATCH, RUNS, BRANCHES = 64, 4, 16
 RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
 
 
-@pytest.fixture(scope='module', autouse=True)
+@contextlib.contextmanager
 def optimised():
   """Compiles with optimisations: here decoding takes longer than compiling."""
   name = 'jax_disable_most_optimizations'
   before = jax.config.read(name)
   jax.config.update(name, False)
-  yield
-  jax.config.update(name, before)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 @pytest.fixture(scope='module')
@@ -91,9 +94,10 @@ def pairs(parts, one):
       done=jnp.zeros(BATCH, bool),
       noise=sampling_lib.request_noise(0, numbers),
     )
-    batch = one.engine.decode(
-      one.params, one.drafter_params, batch, np.int32(2)
-    )
+    with optimised():
+      batch = one.engine.decode(
+        one.params, one.drafter_params, batch, np.int32(2)
+      )
     assert (np.asarray(batch.length) >= length + 2).all()
     found.append(np.asarray(batch.tokens)[:, length : length + 2])
   return np.concatenate(found)

@@ -331,7 +331,8 @@ def to_the_host(function, *args):
 def test_the_loop_never_calls_the_host(kind):
   one = session(Row(kind))
   engine, params, drafter = one.engine, one.params, one.drafter_params
-  state = one.start(systems.REQUESTS[:3])
+  inputs = one.inputs(systems.REQUESTS[:3])
+  state = jax.eval_shape(engine.prefill, params, drafter, *inputs)
 
   def decode(params, drafter, state):
     return engine.decode(params, drafter, state, np.int32(9), np.int32(1))

@@ -81,7 +81,7 @@ def test_another_order_of_depths_is_noticed():
 
 
 def test_it_is_returned_where_it_is_asked_for():
-  one = system('early_exit')
+  one = system('ar')
   made, plain = (one.generate(PROMPTS[0], trace=on) for on in (True, False))
   assert plain.trace is None and made.tokens == plain.tokens
   assert len(made.trace) == len(made.tokens) and made.trace[0] == (0, 0)

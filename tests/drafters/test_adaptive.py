@@ -248,8 +248,8 @@ def test_a_quiet_row_tries_again_and_waits_longer():
 
 
 def test_calibration_measures_costs_and_acceptance():
-  one = session(PARAMS, SAMPLED, 2)
-  found = one.calibrated(systems.REQUESTS[:2], 2, 2).drafter_params
+  one = session(PARAMS, SAMPLED)
+  found = one.calibrated(systems.REQUESTS[:4], 2, 2).drafter_params
   assert found.cost[0] == 1 and (np.asarray(found.cost) > 0).all()
   assert ((found.cond >= 0) & (found.cond <= 1)).all()
   assert not np.allclose(found.cond[2], PARAMS.cond[2])  # it saw something

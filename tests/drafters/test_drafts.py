@@ -1,5 +1,7 @@
 """What drafters propose, apart from the loop that judges it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,20 +86,22 @@ def drafts():
   features = jnp.ones((2, 8, 1, 16))
   context = CONTEXT.replace(params={'embed': embed})
 
-  def draft(mode, temperature, seed=0, gamma=5):
+  @functools.cache
+  def compiled(mode, gamma):
     drafter = diffusion.MaskedDiffusion(
       config, gamma, strategies.Chain(mode=mode)
     )
 
     @jax.jit
-    def run(params, noise):
+    def run(params, law, noise):
       state = prefilled.prefilled(drafter, params, context, features)
-      return drafter.draft(
-        params, state, context, sampling(temperature), noise, gamma + 1
-      )[0]
+      return drafter.draft(params, state, context, law, noise, gamma + 1)[0]
 
+    return run
+
+  def draft(mode, temperature, seed=0, gamma=5):
     noise = sampling_lib.request_noise(seed, jnp.array([4, 9]))
-    return run(params, noise), ids
+    return compiled(mode, gamma)(params, sampling(temperature), noise), ids
 
   return draft
 

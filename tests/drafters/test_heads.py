@@ -104,9 +104,12 @@ def setting(temperature, top_p=1.0):
 
 def tree_of(strategy, m, **sampling):
   noise = sampling_lib.request_noise(0, jnp.arange(B))
-  slots = strategy.slots(G)
-  one = jax.jit(functools.partial(strategy, slots=slots))
-  return one(m, setting(**sampling), noise)
+  return compiled(strategy)(m, setting(**sampling), noise)
+
+
+@functools.cache
+def compiled(strategy):
+  return jax.jit(functools.partial(strategy, slots=strategy.slots(G)))
 
 
 @pytest.mark.parametrize('temperature', [0.0, 0.8])

@@ -28,7 +28,7 @@ from specdiff_jax.drafters import registry
 from specdiff_jax.drafters.registry import Entry
 registry.FAMILIES |= {{{DUAL}}}
 from specdiff_jax import __main__
-sys.exit(max(__main__.main(argv.split('|')) for argv in sys.argv[1:]))
+print([__main__.main(argv.split('|')) for argv in sys.argv[1:]], file=sys.stderr)
 """
 
 
@@ -155,15 +155,16 @@ def test_two_networks_draft_in_one_system(dual, tmp_path, root):
 
   wrong = f'{flags[0]}x', flags[1]
   swapped = [flags[0], flags[1].replace('second.s', 'first.s')]
-  for more, words in (
-    (['--config.drafters.dual.third=a'], 'third'),
-    (wrong, 'first.safetensorsx'),
-    (swapped, "of the kind 'dual.first'"),
-  ):
-    done = run(decode('dual', *more))
-    assert done.returncode == 2 and words in done.stderr, done.stderr
-  done = run(decode('ar'), decode('dual', *flags))
-  assert done.returncode == 0, done.stderr
+  done = run(
+    decode('dual', '--config.drafters.dual.third=a'),
+    decode('dual', *wrong),
+    decode('dual', *swapped),
+    decode('ar'),
+    decode('dual', *flags),
+  )
+  assert '[2, 2, 2, 0, 0]' in done.stderr, done.stderr
+  for words in ('third', 'first.safetensorsx', "of the kind 'dual.first'"):
+    assert words in done.stderr, done.stderr
   texts = [
     json.loads((tmp_path / f'{system}.jsonl').read_text())['text']
     for system in ('ar', 'dual')

@@ -1,5 +1,7 @@
 """Features of plain cycles read late: the drafter ends where it would have."""
 
+import functools
+
 import contract_systems as systems
 import jax
 import jax.numpy as jnp
@@ -36,14 +38,18 @@ def context(length):
   return types.Context(tokens, jnp.asarray(length), cache, None, None)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def observed(drafter, params, state, length, features):
+  verdict = types.Verdict(*jnp.zeros((3, len(COUNTS)), jnp.int32))
+  return drafter.observe(params, state, context(length), verdict, features, 1)
+
+
 def read_at_once(drafter, params, state, features):
   """A row's token after each plain cycle, as an engine without choice does."""
   for cycle in range(COUNTS.max()):
     old = state
-    verdict = types.Verdict(*jnp.zeros((3, len(COUNTS)), jnp.int32))
-    state = drafter.observe(
-      params, old, context(FIRST + cycle), verdict, features[:, cycle, None], 1
-    )
+    now = features[:, cycle, None]
+    state = observed(drafter, params, old, FIRST + cycle, now)
     going = cycle < COUNTS
 
     def pick(new, old, going=going):
@@ -78,13 +84,21 @@ def seen(state):
   return jax.tree.leaves((keys, state.last))
 
 
-@pytest.mark.parametrize('size', [1, 5, 8, ROOM])
-def test_read_late_is_read(drafter, size):
+@pytest.fixture(scope='module')
+def reading(drafter):
+  """Returns prompt, features, state, and what reading at once makes of them."""
   drafter, params = drafter
   prompt = features_of(drafter, 12, 0)
   features = features_of(drafter, COUNTS.max(), 1)
   state = prefilled.prefilled(drafter, params, context(FIRST), prompt)
   expected = seen(read_at_once(drafter, params, state, features))
+  return prompt, features, state, expected
+
+
+@pytest.mark.parametrize('size', [1, 5, 8, ROOM])
+def test_read_late_is_read(drafter, reading, size):
+  drafter, params = drafter
+  prompt, features, state, expected = reading
   found = seen(read_late(drafter, params, state, prompt, features, size))
   for a, b in zip(expected, found, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)

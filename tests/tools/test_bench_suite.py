@@ -119,28 +119,33 @@ def test_the_interval_of_a_ratio():
 def test_a_grid_of_benches_goes_on(specdiff, tiny, tmp_path):
   out = tmp_path / 'grid'
   flags = 'bench', tiny, '--systems=ar,lookup', '--rounds=1', '--limit=1'
-  flags += f'--out={out}', '--control', '--config.max_new_tokens=4'
-  run = specdiff(*flags, '--grid=gamma=1,2')
+  flags += f'--out={out}', '--control'
+  run = specdiff(*flags, '--grid=temperature=0,1')
   assert run.code == 0, run.err
   assert run.json == {'points': 2, 'out': str(out), 'passed': True}
   made = {p.name: json.loads(p.read_text()) for p in out.iterdir()}
-  assert set(made) == {'gamma-1.json', 'gamma-2.json'}
-  names = [row['system'] for row in made['gamma-1.json']['systems']]
+  assert set(made) == {'temperature-0.json', 'temperature-1.json'}
+  names = [row['system'] for row in made['temperature-0.json']['systems']]
   assert names == ['ar', 'lookup', 'ar again']
-  assert all(row['exact'] for row in made['gamma-1.json']['systems'])
-  assert [row['gamma'] for row in made['gamma-2.json']['systems']] == [0, 2, 0]
+  assert all(row['exact'] for one in made.values() for row in one['systems'])
+  for name, one in made.items():
+    assert name == f'temperature-{one["temperature"]:g}.json'
+    assert [row['gamma'] for row in one['systems']] == [0, 4, 0]
   # What is done stays; a larger grid adds to it.
-  run = specdiff(*flags, '--grid=gamma=1,3')
+  run = specdiff(*flags, '--grid=temperature=0,2')
   assert run.code == 0 and run.err.count('done before') == 1
-  assert json.loads((out / 'gamma-1.json').read_text()) == made['gamma-1.json']
+  assert (
+    json.loads((out / 'temperature-0.json').read_text())
+    == made['temperature-0.json']
+  )
   # Another bench does not take its place.
-  run = specdiff(*flags, '--grid=gamma=1', '--config.seed=5')
-  assert run.code == 2 and 'gamma-1.json holds another bench' in run.err
-  run = specdiff(*flags, '--grid=gamma=1', '--plot=x.png')
+  run = specdiff(*flags, '--grid=temperature=0', '--config.seed=5')
+  assert run.code == 2 and 'temperature-0.json holds another bench' in run.err
+  run = specdiff(*flags, '--grid=temperature=0', '--plot=x.png')
   assert run.code == 2 and '--plot' in run.err
-  there = f'--out={out / "gamma-1.json"}'
-  run = specdiff(*flags, '--grid=gamma=1', there)
-  assert run.code == 2 and 'gamma-1.json: cannot be written' in run.err
+  there = f'--out={out / "temperature-0.json"}'
+  run = specdiff(*flags, '--grid=temperature=0', there)
+  assert run.code == 2 and 'temperature-0.json: cannot be written' in run.err
 
 
 def test_a_bench_is_known_by_all_that_decides_it(tmp_path):

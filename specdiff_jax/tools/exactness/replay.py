@@ -16,6 +16,7 @@ from typing import Any, cast, ClassVar
 
 import flax.struct
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -141,6 +142,8 @@ class Replay:
     if self.head is not None:  # which knows no other parent
       before = jnp.isin(target, params.vocab)
     valid &= jnp.pad(before[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    # `log_q` may be weakly typed: another type is another program.
+    scores = lax.convert_element_type(scores, jnp.float32)
     heard = Heard(context.length - 1, scores, index, shown, valid & ~shown)
     proposed = jnp.sum(right, axis=1, keepdims=True) + 1
     tree = tree_lib.chain(text, there & (jnp.arange(slots) <= proposed))

@@ -61,7 +61,9 @@ def context(tokens, length, cache=None):
 
 def law(temperature=0.0):
   return types.Sampling(
-    jnp.full(ROWS, temperature), jnp.zeros(ROWS, jnp.int32), jnp.ones(ROWS)
+    jnp.full(ROWS, temperature, jnp.float32),
+    jnp.zeros(ROWS, jnp.int32),
+    jnp.ones(ROWS),
   )
 
 

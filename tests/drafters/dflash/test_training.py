@@ -57,6 +57,7 @@ SIZES = {
 ANCHORS = np.array([[1, 6, 9, 10], [3, 4, 8, 12]])
 
 
+@functools.cache
 def params(config, seed=2):
   return models.random_params(config.shapes(), seed, 0.15)
 

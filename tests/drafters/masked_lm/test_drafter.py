@@ -1,6 +1,7 @@
 """What a masked language model reads and drafts, without an engine."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -68,18 +69,30 @@ def law():
   return types.Sampling(like, jnp.zeros(2, jnp.int32), like)
 
 
-def drafted(one, lengths):
-  """Returns log_q [B, G, V] of drafts after texts of growing lengths."""
+@functools.cache
+def compiled(one):
   noise = sampling_lib.request_noise(0, jnp.arange(2))
-  init = jax.jit(lambda p, c: one.init(p, c))
-  draft = jax.jit(
-    lambda p, s, c: one.draft(p, s, c, law(), noise, one.buckets[0])
+  return (
+    jax.jit(lambda p, c: one.init(p, c)),
+    jax.jit(lambda p, s, c: one.draft(p, s, c, law(), noise, one.buckets[0])),
   )
+
+
+def drafted(one, lengths, make=compiled):
+  """Returns log_q [B, G, V] of drafts after texts of growing lengths."""
+  init, draft = make(one)
   p = params()
   state = init(p, context(lengths[0]))
   for length in lengths:
     tree, state = draft(p, state, context(length))
   return np.asarray(tree.log_q[:, 1:])
+
+
+@jax.jit
+def whole(network, tokens, positions, mask):
+  model = networks.network(SIZES)
+  x, _, _ = model.apply({'params': network}, tokens, positions, mask)
+  return model.apply({'params': network}, x[0], method='logits')
 
 
 def expected(one, length, start=0):
@@ -92,12 +105,6 @@ def expected(one, length, start=0):
   mask = np.ones((size, size), bool)
   if model.prefix == 'causal':
     mask[: len(fed)] = np.tril(mask)[: len(fed)]
-
-  @jax.jit
-  def whole(network, tokens, positions, mask):
-    model = networks.network(SIZES)
-    x, _, _ = model.apply({'params': network}, tokens, positions, mask)
-    return model.apply({'params': network}, x[0], method='logits')
 
   positions = start + np.arange(size)[None]
   logits = whole(p.network, tokens[None], positions, mask[None])
@@ -150,7 +157,7 @@ def test_keys_that_were_not_read_are_noticed(monkeypatch):
   monkeypatch.setattr(
     masked_lm.MaskedLMDrafter, '_catch_up', lambda self, p, state, c: state
   )
-  got = drafted(one, [[5, 9], [100, 74]])
+  got = drafted(one, [[5, 9], [100, 74]], compiled.__wrapped__)
   assert differ(got[0], expected(one, 100)) > 1e-3
 
 
