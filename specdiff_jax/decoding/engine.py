@@ -92,11 +92,11 @@ class Engine:
     A whole tree written at the last position must fit: slices would clamp.
     """
     tree = self.drafter.buckets[-1]
-    slots = bucket + self.max_new_tokens + tree
+    slots = most = bucket + self.max_new_tokens + tree
     if self.cache_step:
       steps = -(-(length - 1 + tree - bucket) // self.cache_step)
-      slots = min(bucket + max(steps, 1) * self.cache_step, slots)
-    return cache_lib.rounded(slots) if self.round_slots else slots
+      slots = min(bucket + max(steps, 1) * self.cache_step, most)
+    return cache_lib.rounded(slots, most) if self.round_slots else slots
 
   @functools.partial(jax.jit, static_argnums=0)
   def prefill(

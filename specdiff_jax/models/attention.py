@@ -13,6 +13,7 @@ read. A chunk of which a query sees nothing changes no bit of its result. A thir
 form, `attention_kernel`, is one kernel with all that stands around it.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -140,9 +141,8 @@ def chunked(
 ) -> Part:
   """Returns the part of all keys, read chunk by chunk; see `part`.
 
-  The last chunk begins earlier where S is no multiple of it, and masks what
-  was read before. Of many rows some are done at once: their scores have to stay
-  in a chip's scratch memory.
+  The last chunk is shorter where S is no multiple of it. Of many rows some are
+  done at once: their scores have to stay in a chip's scratch memory.
   """
   batch = query.shape[0]
   rows = _rows_at_once(query, layer)
@@ -173,28 +173,32 @@ def _rows_at_once(query: jax.Array, layer: cache_lib.Layer) -> int:
 
 def _chunks(query, layer, mask, seen, row) -> Part:
   """Returns the part of the keys of rows from `row` on."""
-  slots = layer.slots
-  size = min(cache_lib.CHUNK, slots)
-  turns = -(-slots // size)
+  size = min(cache_lib.CHUNK, layer.slots)
+  whole, rest = divmod(layer.slots, size)
 
-  def turn(number, so_far):
-    first = number * size
-    start = jnp.minimum(first, slots - size)
-    here = lax.dynamic_slice_in_dim(mask, start, size, axis=-1)
-    here = here & (start + jnp.arange(size) >= first)
-    key, value = layer.part(start, size, row, query.shape[0])
+  def read(start, count, so_far):
+    here = lax.dynamic_slice_in_dim(mask, start, count, axis=-1)
+    key, value = layer.part(start, count, row, query.shape[0])
     return added(so_far, _part(query, key, value, here))
 
-  nothing = Part(
+  so_far = Part(
     jnp.zeros(query.shape, jnp.float32),
     jnp.zeros(query.shape[:-1], jnp.float32),
     jnp.full(query.shape[:-1], MASKED, jnp.float32),
   )
-  first, last = (0, turns)
+  first, last = 0, whole
   if seen is not None:
-    first, last = seen.first // size, -(-seen.last // size)
-  with jax.named_scope(f'trips_{turns}'):  # at most; `aot` counts them
-    return lax.fori_loop(first, last, turn, nothing)
+    first, last = seen.first // size, jnp.minimum(-(-seen.last // size), whole)
+  with jax.named_scope(f'trips_{whole}'):  # at most; `aot` counts them
+    so_far = lax.fori_loop(
+      first, last, lambda i, x: read(i * size, size, x), so_far
+    )
+  if not rest:
+    return so_far
+  tail = functools.partial(read, whole * size, rest)
+  if seen is None:
+    return tail(so_far)
+  return lax.cond(seen.last > whole * size, tail, lambda x: x, so_far)
 
 
 def added(one: Part, other: Part) -> Part:

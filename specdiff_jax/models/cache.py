@@ -20,6 +20,7 @@ from specdiff_jax.parallel import pin
 from specdiff_jax.parallel import rules
 
 CHUNK = 1024  # slots that attention reads at once, where not all
+TILE = 128  # of which accelerators want whole ones
 
 Pair = tuple[jax.Array, jax.Array]  # keys and values of a layer
 
@@ -207,14 +208,15 @@ def empty(
   )
 
 
-def rounded(slots: int) -> int:
-  """Returns a number of slots of whole tiles, or of whole chunks if it is more.
+def rounded(slots: int, most: int) -> int:
+  """Returns a number of slots of whole tiles, at most as many as `most` takes.
 
-  So a chunk has the same slots in a cache of whole chunks and in a larger one,
-  and a row the same result to the bit.
+  Below that, of whole chunks if it is more than one: so a chunk has the same
+  slots in every cache that a row grows through, and a row the same result to the
+  bit. The largest cache need not be read for more than it may hold.
   """
-  unit = 128 if slots <= CHUNK else CHUNK
-  return -(-slots // unit) * unit
+  unit = TILE if slots <= CHUNK else CHUNK
+  return min(-(-slots // unit) * unit, -(-most // TILE) * TILE)
 
 
 def write_rows(

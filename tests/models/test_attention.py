@@ -43,7 +43,7 @@ def attended(form, slots, **more):
 
 @pytest.mark.parametrize('slots', [24, 27, 40])
 def test_chunks_are_the_whole(slots):
-  """Also where the last chunk overlaps the one before it."""
+  """Also where the last chunk is shorter than the others."""
   whole = attended('dense', slots)
   np.testing.assert_allclose(attended('chunked', slots), whole, atol=2e-6)
   # The control: keys that count were not read.
@@ -53,8 +53,17 @@ def test_chunks_are_the_whole(slots):
   assert np.abs(short[1] - whole[1]).max() > 1e-2
 
 
-def test_the_size_of_a_cache_of_chunks_changes_no_bit():
-  small, large = attended('chunked', 24), attended('chunked', 64)
+def test_the_sizes_that_a_cache_grows_through(monkeypatch):
+  """Whole chunks, so that no row sees parts of one; the last whole tiles."""
+  monkeypatch.setattr(cache, 'TILE', 4)
+  sizes = [cache.rounded(slots, most=26) for slots in range(1, 27)]
+  assert sorted(set(sizes)) == [4, 8, 16, 24, 28]
+  assert all(size >= slots for slots, size in enumerate(sizes, 1))
+
+
+@pytest.mark.parametrize('slots', [28, 64])
+def test_the_size_of_a_cache_of_chunks_changes_no_bit(slots):
+  small, large = attended('chunked', 24), attended('chunked', slots)
   assert (small == large).all()
   assert (small[0] != small[1]).any()
 

@@ -103,7 +103,7 @@ def _served(config, params, context, features, token, shown):
 
 def served(config, batch, window, token=None, shown=None):
   """Returns the logits [B, K, G, V] of a draft at the anchors of a window."""
-  size = cache_lib.rounded(TOKENS)
+  size = cache_lib.rounded(TOKENS, TOKENS)
   room = cache_lib.Cache(((jnp.zeros((2, 1, size, 2)),) * 2,))
   verifier = causal.CausalVerifier(networks.network(VERIFIER.config))
   context = types.Context(
