@@ -25,7 +25,7 @@ SIZES = {
     'layers': 2,
     'features': (9, 18, 27, 29),
     'trunk': 896,
-    'vocab': 6144,
+    'vocab': 8192,
     'ngram': 3,
   },
 }

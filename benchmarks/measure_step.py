@@ -58,7 +58,7 @@ def main(recipe: str, folder: str, rounds: int) -> None:
   rows = next(iter(windows.batches(run.data.train, run.data.sizes)))
   batch = run.prepare()(rows)
   flops = flops_lib.count(step, state, batch, frozen)
-  timers = products(jax.tree.leaves(state.params)[0].dtype)
+  timers = products(jnp.dtype(config.memory.train_dtype))
   times, peaks = [], []
   for number in range(rounds + 2):
     (state, _), taken = seconds(step, state, batch, frozen)

@@ -52,9 +52,9 @@ A first run:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a subcommand; returns the exit code.
 
-  0: done, or the reader of stdout has left. 1: an output was not what plain
-  decoding gives (`bench`, `verify`). 2: bad input, with a message that says what
-  to do. 3: it does not fit (`aot`). 75: preempted, saved (`distill`, `sweep`).
+  0: done, or the reader of stdout has left. 1: what was checked does not hold
+  (`bench`, `verify`, `inspect`, `prompts`), or a run of `sweep` failed. 2: bad
+  input, too little memory or disk, with a message that says what to do. 3: it does not fit (`aot`). 75: preempted, saved (`distill`, `sweep`).
   130: interrupted.
 
   Example: main(['bench', '--config=configs/tiny.py'])

@@ -61,7 +61,7 @@ item_0() { # unpacks and installs; waits for parts that are still to come
   fi
 }
 
-texts() { # the trajectories, as many as 180 seconds allow
+texts() { # the trajectories; no more are begun after two minutes
   local count total
   total=$(wc -l <"$prompts")
   SECONDS=0

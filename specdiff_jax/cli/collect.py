@@ -34,7 +34,7 @@ COMMAND = command.Command(
     from: prompt, completion with its end token, temperature, seed, and the
     verifier's fingerprint. Use the temperature, the chat template and its
     arguments (config.template) that will be served. The drafted systems collect
-    faster than plain decoding and get the same tokens.
+    faster than plain decoding and get the same tokens (under config.rule=match).
 
     WORKDIR/journal.jsonl grows as prompts are done, and a run that was stopped
     goes on where it was, with more prompts or completions too; at the end

@@ -31,7 +31,9 @@ COMMAND = command.Command(
   what="""
     Completes prompts with the verifier. Whatever drafts (config.system), the
     text is the one that plain decoding with the same seed gives, at every
-    temperature; only the speed differs.
+    temperature; only the speed differs. (Rules that draw coins of their own,
+    which deer has and config.rule can ask for, draw another text of the same
+    distribution above temperature 0.)
 
     The text goes to stdout as it is made (with several requests at once:
     when it and those before it are done), remarks go to stderr.

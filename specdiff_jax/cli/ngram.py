@@ -33,8 +33,8 @@ COMMAND = command.Command(
   what="""
     Fits an n-gram model of the verifier's tokens: what the system diffuspec
     (config.diffuspec.ngram=FILE) takes a path's fluency from while it searches
-    through the slots of a diffusion drafter. It changes which drafts are
-    verified, never the text.
+    through the slots of a diffusion drafter; as config.head it is the edges of
+    the system lattice. It changes which drafts are verified, never the text.
 
     Interpolated Kneser-Ney smoothing, a discount for each order, unigrams
     interpolated with the uniform distribution. Texts like those that will be

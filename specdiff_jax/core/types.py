@@ -345,7 +345,7 @@ class Drafter(Protocol):
 
     Slot 0 is the last committed token. `sampling` is the verifier's, `noise`
     its draws: a draft may look at what is keyed by position only if its rule is
-    SampleAndMatch.
+    SampleAndMatch or GreedyAcceptance.
     """
     ...
 

@@ -87,7 +87,8 @@ def collect(
 ) -> dict[str, int]:
   """Completes what the journals in `workdir` lack; makes the dataset of them.
 
-  The system `name` (else the config's) decides the speed, not the tokens. Each
+  The system `name` (else the config's) decides the speed, and under the rule
+  `match` not the tokens. Each
   of several processes completes its share of what is wanted, and all return
   once all is there.
 

@@ -363,7 +363,7 @@ class Placement:
   )  # fmt: skip
   feature_store: str = field(
       '', 'folder in which these features stay for later runs on the same '
-      'trajectories, about 1 MB for each of 200 tokens (width 576, 4 layers); '
+      'trajectories, about 1 MB for each 200 tokens (width 576, 4 layers); '
       "'': none", path=True,
   )  # fmt: skip
   mesh: tuple[int, ...] = field(

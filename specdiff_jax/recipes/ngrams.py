@@ -38,7 +38,7 @@ def fit(
 
   Args:
     path: the file.
-    source: a work directory of `collect`, a JSONL or parquet file, a name of
+    source: a work directory of `collect`, a JSONL, CSV or parquet file, a name of
       TFDS; or a file that ends in .arpa, which is written as ours.
     verifier: whose tokenizer counts, as a config has it.
     order: tokens of the longest n-grams.

@@ -188,11 +188,11 @@ class SlotsByDtype:
   """Tokens that plain AR scores at once, by dtype."""
 
   float32: int = field(
-      0, 'tokens that plain AR scores at once; 0: where it is fastest (one)',
+      0, 'tokens that plain AR scores at once; 0: one, but two on a TPU',
       low=0, high=limits.MOST_DRAFTED,
   )  # fmt: skip
   bfloat16: int = field(
-      0, 'the same in bfloat16; 0: one, but two on a CPU', low=0,
+      0, 'the same in bfloat16; 0: one, but two on a TPU or CPU', low=0,
       high=limits.MOST_DRAFTED,
   )  # fmt: skip
 

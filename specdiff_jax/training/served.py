@@ -9,7 +9,7 @@ that of the current drafter, drafting its argmax under rule=match, which
   accepted   2  0  3  0  1  0
   visited    x        x  x        then 8 + 1 + 1, behind the end
 
-Whether it helps is open: see docs/log.md, 23 November 2026.
+It gained nothing where it was tried: docs/log.md, 22 November 2026.
 """
 
 import jax

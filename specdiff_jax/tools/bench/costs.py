@@ -3,8 +3,9 @@
 The cost model of the field is S = tau / (r + c_draft + c_overhead), in units of
 one plain step: r is the verifier's pass over the tree, c_draft the drafter's
 pass and its reading of what was accepted, c_overhead the rest of the cycle:
-acceptance, commit, the loop. Each part runs alone, many times inside one
-compiled loop, at the same cache fill; the parts take turns.
+acceptance, commit, the loop. Each of r, c_draft and the whole cycle runs alone,
+many times inside one compiled loop, at the same cache fill; they take turns.
+The prediction is tau over the whole cycle, and c_overhead what is left of it.
 """
 
 from collections.abc import Callable
