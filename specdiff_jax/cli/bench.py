@@ -1,6 +1,7 @@
 """`bench`: the systems side by side, on the same prompts."""
 
 import os
+import tempfile
 
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
@@ -27,8 +28,8 @@ _FLAGS = flag.SUITE | {
     kind='list',
   ),
   'costs': flag.Flag(
-    "time the parts of each system's cycle alone (r, c_draft, overhead) and "
-    'predict its speed-up from them; half a minute of compilation a system',
+    "time each system's cycle and its passes (r, c_draft) alone and predict its "
+    'speed-up by tau over the cycle; half a minute of compilation a system',
     False,
     'bool',
   ),
@@ -183,16 +184,18 @@ def _grid(call: command.Call) -> int:
   every = grid.points(
     lambda more: COMMAND.parse([*call.argv, *more]).config, options.grid
   )
-  prompts = _prompts(call.config, options)
   how = [options.systems, options.rounds, options.costs, options.rival]
   how += [options.simulate, options.control, options.trace]
   with files.writing(folder):
     os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):  # before hours of measuring
+      pass
   results = []
   for number, point in enumerate(every, 1):
     path = os.path.join(folder, f'{point.name}.json')
-    drafters = points.drafters(point.config)
-    identity = points.identity(point.config, prompts, [*how, *drafters])
+    prompts = _prompts(point.config, options)
+    sources = points.sources(point.config)
+    identity = points.identity(point.config, prompts, [*how, *sources])
     told = points.finished(path, identity)
     console.say(
       f'[{number}/{len(every)}] {point.name}{": done before" * bool(told)}'

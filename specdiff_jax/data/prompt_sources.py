@@ -54,7 +54,7 @@ def write(
 
   Args:
     path: the prompt file; '' to write none, and only count.
-    source: path of a JSONL or parquet file, or a name of TFDS.
+    source: path of a JSONL, CSV or parquet file, or a name of TFDS.
     split: of a dataset of TFDS, as that has it, such as 'train[:1000]'.
     field: field of the prompt; by default `prompt`, `question` of gsm8k.
     id_field: field of the id; by default the id is a hash of the prompt.
@@ -172,7 +172,13 @@ def _line(
   if arguments := prompts_lib.arguments(where, record, prompt):
     fields['chat_template_kwargs'] = arguments
   content = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
-  fields = {'id': record[id_field] if id_field else content, **fields}
+  own = record[id_field] if id_field else content
+  if not isinstance(own, str | int):
+    raise errors.InputError(
+      f'{where}: the field {id_field!r} is {printing.short(own)}, but an id is '
+      'a text or a whole number; give another field for the ids, or none.'
+    )
+  fields = {'id': own, **fields}
   return json.dumps(fields).encode() + b'\n', content
 
 
@@ -202,6 +208,7 @@ def _jsonl(path: str) -> Records:
 def _csv(path: str) -> Records:
   """Yields the rows of a table whose first row has the fields' names."""
   lines = (line for _, line in prompts_lib.lines(path))
+  csv.field_size_limit(max(csv.field_size_limit(), prompts_lib.LONGEST_LINE))
   try:
     texts = (line.decode('utf-8-sig') for line in lines)
     for number, row in enumerate(csv.DictReader(texts, strict=True), 1):

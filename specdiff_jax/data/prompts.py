@@ -7,7 +7,7 @@ of messages `tools`. Suites add what their answers are checked against (`_ABOUT`
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import gzip
 import hashlib
@@ -19,22 +19,42 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
 
-_LONGEST_LINE = 32 << 20  # bytes
+LONGEST_LINE = 32 << 20  # bytes
 _GZIP = b'\x1f\x8b'
 _LONGEST_ID = 1000  # characters; messages and results repeat it
 _ARGUMENTS = ('template', 'chat_template_kwargs')
 _READ = ('id', 'prompt', 'messages', 'tools', *_ARGUMENTS)  # that are read
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+  return (
+    isinstance(value, list)
+    and bool(value)
+    and all(isinstance(one, str) and bool(one.strip()) for one in value)
+  )
+
+
+def _is_letters(value: Any) -> bool:
+  return isinstance(value, str | list) and all(
+    isinstance(one, str) and len(one) == 1 and one.isalnum() for one in value
+  )
+
+
 # What a suite says of a prompt: whose kind it is, what the user says turn by
 # turn, and what a right answer is.
-_ABOUT = (
-  'task',
-  'turns',
-  'reference',
-  'choices',
-  'test',
-  'entry_point',
-  'test_list',
-)
+_ABOUT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+  'task': (_is_text, 'a text'),
+  'turns': (_is_texts, 'a list of what the user says, turn by turn'),
+  'reference': (_is_text, 'a text'),
+  'choices': (_is_letters, 'the letters to choose among, such as "ABCD"'),
+  'test': (_is_text, 'a text'),
+  'entry_point': (_is_text, 'a text'),
+  'test_list': (_is_texts, 'a list of statements'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +126,14 @@ def lines(path: str) -> Iterator[tuple[int, bytes]]:
     while True:
       number += 1
       try:
-        line = file.readline(_LONGEST_LINE + 1)
+        line = file.readline(LONGEST_LINE + 1)
       except (OSError, EOFError, zlib.error) as error:
         raise errors.InputError(
           f'{path}, line {number}: cannot be read ({error}).'
         ) from error
-      if len(line) > _LONGEST_LINE:
+      if len(line) > LONGEST_LINE:
         raise errors.InputError(
-          f'{path}, line {number}: longer than {_LONGEST_LINE} bytes, which '
+          f'{path}, line {number}: longer than {LONGEST_LINE} bytes, which '
           'no prompt is. Each line must be one JSON object.'
         )
       if not line:
@@ -155,19 +175,22 @@ def parse(line: bytes, where: str) -> Prompt:
   prompt = fields['prompt']
   if isinstance(prompt, list):
     prompt = messages(where, prompt)
-  about = {name: fields[name] for name in _ABOUT if name in fields}
-  turns = about.get('turns')
-  if turns is not None and not (
-    isinstance(turns, list)
-    and turns
-    and all(isinstance(one, str) and one.strip() for one in turns)
-  ):
-    raise errors.InputError(
-      f'{where}: the field "turns" is {printing.short(turns)}, but it has to be '
-      'a list of what the user says, turn by turn.'
-    )
+  # Tables have every field in every row.
+  about = {n: fields[n] for n in _ABOUT if fields.get(n) is not None}
+  for name, value in about.items():
+    good, what = _ABOUT[name]
+    if not good(value):
+      raise errors.InputError(
+        f'{where}: the field "{name}" is {printing.short(value)}, but it has to '
+        f'be {what}. Correct it, or leave it out.'
+      )
   template = arguments(where, fields, prompt)
   return Prompt(str(fields['id']), prompt, template, about)
+
+
+def known(record: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a record in this form that are read."""
+  return {n: record[n] for n in (*_READ, *_ABOUT) if n in record}
 
 
 def parsed(line: bytes, where: str) -> dict[str, Any]:

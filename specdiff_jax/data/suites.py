@@ -77,6 +77,8 @@ def _mbpp(record: Record) -> dict[str, Any]:
 
 def _turns(suite: str, record: Record, task: str) -> dict[str, Any]:
   """Returns the fields of one of FastChat's questions, which have turns."""
+  if isinstance(record['turns'], str):
+    raise ValueError('its turns are a text, and no list of texts')
   turns = list(record['turns'])
   return {
     'id': f'{suite}-{record["question_id"]}',
@@ -248,7 +250,13 @@ def read(
     fields = _fields(name, suite, record, where)
     fields.setdefault('id', f'{name}-{number}')
     fields.setdefault('task', name)
-    one = prompts_lib.parse(json.dumps(fields).encode(), where)
+    try:
+      line = json.dumps(fields).encode()
+    except TypeError as error:  # a table's dates, bytes ...
+      raise errors.InputError(
+        f'{where}: a field cannot be read ({error}); make a text of it.'
+      ) from error
+    one = prompts_lib.parse(line, where)
     if one.id in found:
       raise errors.InputError(
         f'{where}: the id {one.id!r} stands there twice; ids must be unique. '
@@ -286,7 +294,7 @@ def write(
 
 def _fields(name, suite: Suite, record: Record, where: str) -> dict[str, Any]:
   if 'id' in record and ('prompt' in record or 'messages' in record):
-    return dict(record)  # our own form
+    return prompts_lib.known(record)  # our own form
   try:
     return suite.fields(record)
   except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -23,6 +23,7 @@ from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import recipe as recipe_lib
@@ -186,6 +187,9 @@ def run(
     | {
       'verifier': checkpoint.fingerprint,
       'trajectories': len(train),
+      'data': windows.digest(train),
+      'held_out': windows.digest(held_out),
+      'start': build_drafters.contents([recipe.training.start_from]),
     },
     tensorboard=schedule.tensorboard,
     keep=schedule.keep,

@@ -8,6 +8,9 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.data import journal
 
+# Facts that the first versions did not write: there they are not compared.
+_LATER = ('data', 'held_out', 'start')
+
 
 def check_same_run(path: str, facts: Mapping[str, Any]) -> None:
   """Writes what decides a run; raises InputError if it was another run's."""
@@ -22,6 +25,7 @@ def check_same_run(path: str, facts: Mapping[str, Any]) -> None:
       'If this run was begun with these very settings, delete that file and '
       'start the same command again; else give another --workdir.'
     ) from error
+  facts = {n: v for n, v in facts.items() if n in before or n not in _LATER}
   other = journal.differences(_flat(before), _flat(facts))
   if other:
     raise errors.InputError(

@@ -188,6 +188,29 @@ def test_a_work_directory_belongs_to_one_run(specdiff, argv, whole):
   assert (whole / 'drafter.safetensors').read_bytes() == before
 
 
+def test_a_run_belongs_to_its_texts_and_its_start(
+  specdiff, argv, tiny, whole, root, tmp_path
+):
+  assert specdiff(*argv, f'--workdir={whole}').code == 0
+  before = (whole / 'drafter.safetensors').read_bytes()
+  texts, start = tmp_path / 'texts', tmp_path / 'start.safetensors'
+  prompts = f'--prompts={root}/configs/prompts/tiny.jsonl'
+  more = f'--workdir={texts}', '--config.temperature=1.0'
+  assert specdiff('collect', tiny, prompts, *more).code == 0
+  other = f'--config.data={texts}'  # as many
+  run = specdiff(*argv, other, f'--workdir={whole}')
+  assert run.code == 2 and 'data was' in run.err
+  assert (whole / 'drafter.safetensors').read_bytes() == before
+  run = specdiff(*argv, other, f'--workdir={tmp_path}/other')
+  assert run.code == 0, run.err
+  shutil.copy(whole / 'drafter.safetensors', start)
+  more = f'--config.start_from={start}', f'--workdir={tmp_path}/second'
+  assert specdiff(*argv, *more).code == 0
+  shutil.copy(tmp_path / 'other' / 'drafter.safetensors', start)
+  run = specdiff(*argv, *more)
+  assert run.code == 2 and 'start was' in run.err
+
+
 def test_a_killed_run_goes_on_exactly(
   specdiff, argv, whole, tmp_path, monkeypatch
 ):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -102,6 +103,22 @@ def test_a_failing_run_is_marked_and_the_others_go_on(
     assert word in run.err
   done = tmp_path.glob('*/result.json')  # what failed is run again
   assert [path.parent.name for path in done] == ['verifier-random-tiny_steps-2']
+
+
+def test_other_trajectories_are_not_done_before(
+  specdiff, argv, data, tmp_path, trained
+):
+  texts, flags = tmp_path / 'texts', [f'--workdir={tmp_path / "sweep"}']
+  shutil.copytree(data, texts)
+  flags += [f'--config.data={texts}', '--grid=loss=ce']
+  assert specdiff(*argv, *flags).code == 0
+  again = specdiff(*argv, *flags)
+  assert again.code == 0 and trained == ['loss-ce']
+  journal_file = texts / 'journal.jsonl'
+  lines = journal_file.read_text().splitlines(keepends=True)
+  journal_file.write_text(''.join(lines[:-1]))
+  run = specdiff(*argv, *flags)
+  assert 'done before' not in run.err and trained == ['loss-ce'] * 2
 
 
 def test_a_stopped_sweep_goes_on(specdiff, argv, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Prompt files out of JSONL, parquet and TFDS; and what a bad source is told."""
 
+import datetime
 import json
 import sys
 
@@ -200,3 +201,22 @@ def test_sources_that_are_none(tmp_path, out):
   with pytest.raises(errors.InputError, match='is there already'):
     prompt_sources.write(out, str(good))
   assert (tmp_path / 'out.jsonl').read_text() == 'mine'
+
+
+def test_an_id_is_a_text_or_a_number(tmp_path, out):
+  pyarrow = pytest.importorskip('pyarrow')
+  from pyarrow import parquet
+
+  path, now = str(tmp_path / 'own.parquet'), datetime.datetime(2026, 11, 29)
+  records = [{'prompt': 'p', 'id': now}]
+  parquet.write_table(pyarrow.Table.from_pylist(records), path)
+  with pytest.raises(errors.InputError, match="row 1: the field 'id' is .*2026"):
+    prompt_sources.write(out, path, id_field='id')
+  assert prompt_sources.write(out, path)['prompts'] == 1  # the control
+
+
+def test_a_long_field_of_a_csv_table(tmp_path, out):
+  path, text = tmp_path / 'long.csv', 'a' * 200_000
+  path.write_text(f'prompt\n{text}\n')
+  assert prompt_sources.write(out, str(path))['prompts'] == 1
+  assert prompts.read(out)[0].text == text

@@ -90,7 +90,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_line_without_end_is_bounded(tmp_path, monkeypatch):
-  monkeypatch.setattr(prompts, '_LONGEST_LINE', 99)
+  monkeypatch.setattr(prompts, 'LONGEST_LINE', 99)
   good = '{"id": "a", "prompt": "x"}\n'
   assert len(prompts.read(write(tmp_path, good + ' ' * 99))) == 1
   with pytest.raises(errors.InputError, match='line 2: longer than 99 bytes'):

@@ -1,5 +1,6 @@
 """Standard sets in their publishers' forms, and what a bad one is told."""
 
+import datetime
 import gzip
 import json
 
@@ -136,8 +137,8 @@ def test_files_that_are_no_suite(tmp_path):
   path.write_text('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n')
   with pytest.raises(errors.InputError, match="line 2: the id '1'"):
     suites.read('gsm8k', str(path))
-  path.write_text('{"id": 1, "prompt": "a", "turns": "b"}\n')
-  with pytest.raises(errors.InputError, match='turns'):
+  path.write_text('{"question_id": 1, "category": "a", "turns": "ab"}\n')
+  with pytest.raises(errors.InputError, match='its turns are a text'):
     suites.read('mt_bench', str(path))
   (tmp_path / 'cut.jsonl.gz').write_bytes(gzip.compress(b'{"id"' * 99)[:-9])
   with pytest.raises(errors.InputError, match='cannot be read'):
@@ -185,3 +186,40 @@ def test_overlapping_prompts_are_left_out(tmp_path):
   # Without a file it only counts.
   again = prompt_sources.write('', str(source), unlike=seen)
   assert again == found
+
+
+@pytest.mark.parametrize(
+  'field, value, good',
+  [
+    ('turns', 'b', ['b']),
+    ('turns', [], ['b']),
+    ('choices', ['z-a', 'b'], ['x', 'y']),
+    ('choices', [1, 2], 'ABCD'),
+    ('test_list', True, ['assert f(1) == 2']),
+    ('test_list', 'assert f(1) == 2', ['assert f(1) == 2', 'assert f(2)']),
+    ('test', ['x'], 'x'),
+    ('entry_point', 3, 'f'),
+    ('reference', 42, '42'),
+  ],
+)
+def test_what_an_answer_is_checked_against(field, value, good):
+  line = {'id': 'a', 'prompt': 'p'}
+  bad = json.dumps(line | {field: value}).encode()
+  with pytest.raises(errors.InputError, match=f'there: the field "{field}" is'):
+    prompts.parse(bad, 'there')
+  for one in (good, None):  # of a table, in whose rows all fields are
+    made = prompts.parse(json.dumps(line | {field: one}).encode(), 'there')
+    assert made.about.get(field) == one
+
+
+def test_what_json_has_no_form_for(tmp_path):
+  pyarrow = pytest.importorskip('pyarrow')
+  from pyarrow import parquet
+
+  path, now = str(tmp_path / 'own.parquet'), datetime.datetime(2026, 11, 29)
+  record = {'id': 'a', 'prompt': 'p', 'made': now}
+  parquet.write_table(pyarrow.Table.from_pylist([record]), path)
+  assert [one.id for one in suites.read('mixed', path)] == ['a']
+  parquet.write_table(pyarrow.Table.from_pylist([record | {'id': now}]), path)
+  with pytest.raises(errors.InputError, match='row 1: a field cannot be read'):
+    suites.read('mixed', path)

@@ -150,6 +150,19 @@ def test_batches_of_any_shape():
 BYTES = tokenizer_lib.Tokenizer.bytes(260)
 
 
+@pytest.mark.parametrize('empty', [1, 2])
+def test_an_order_without_n_grams_changes_nothing(empty):
+  """As a file has one whose only pairs end texts."""
+  *levels, last = kneser_ney.fit(TEXTS, VOCAB, 3)[:empty]
+  levels.append(last._replace(backoff=np.zeros_like(last.backoff)))
+  none = model.Level(*(x[:0] for x in levels[-1]))
+  every = np.broadcast_to(np.arange(VOCAB), (len(contexts_of(3)), VOCAB))
+  more = [*levels, *[none] * (3 - empty)]
+  got = ask(model.tables(more), contexts_of(3), every)
+  short = contexts_of(3)[:, 3 - empty :]
+  np.testing.assert_array_equal(got, ask(model.tables(levels), short, every))
+
+
 def levels_of(texts, order=3):
   return kneser_ney.fit([BYTES.encode(t) for t in texts], 260, order)
 

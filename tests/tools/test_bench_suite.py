@@ -1,7 +1,9 @@
 """Benches of standard sets: turns, answers, intervals."""
 
 import dataclasses
+import errno
 import json
+import tempfile
 import types
 
 import numpy as np
@@ -143,14 +145,35 @@ def test_a_grid_of_benches_goes_on(specdiff, tiny, tmp_path):
   assert run.code == 2 and 'temperature-0.json holds another bench' in run.err
   run = specdiff(*flags, '--grid=temperature=0', '--plot=x.png')
   assert run.code == 2 and '--plot' in run.err
+  # Prompts may be an axis, and are known by what their file holds.
+  asked = tmp_path / 'asked.jsonl'
+  asked.write_text('{"id": "a", "prompt": "p"}\n')
+  run = specdiff(*flags, f'--grid=prompts={asked}')
+  assert run.code == 0, run.err
+  asked.write_text('{"id": "a", "prompt": "q"}\n')
+  run = specdiff(*flags, f'--grid=prompts={asked}')
+  assert run.code == 2 and 'holds another bench' in run.err
   there = f'--out={out / "temperature-0.json"}'
   run = specdiff(*flags, '--grid=temperature=0', there)
   assert run.code == 2 and 'temperature-0.json: cannot be written' in run.err
 
 
+def test_a_grid_that_cannot_be_written_is_told_before(
+  specdiff, tiny, tmp_path, monkeypatch
+):
+  def full(**_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(tempfile, 'TemporaryFile', full)
+  flags = '--systems=lookup', '--grid=temperature=0', f'--out={tmp_path}'
+  run = specdiff('bench', tiny, *flags)
+  assert run.code == 2 and 'No space left' in run.err
+  assert 'temperature-0' not in run.err  # nothing was begun
+
+
 def test_a_bench_is_known_by_all_that_decides_it(tmp_path):
   def known(recipe, *asked):
-    return points.identity(recipe, asked, points.drafters(recipe))
+    return points.identity(recipe, asked, points.sources(recipe))
 
   head, words = tmp_path / 'head.safetensors', tmp_path / 'ngram.safetensors'
   head.write_bytes(b'a'), words.write_bytes(b'a')
@@ -166,6 +189,10 @@ def test_a_bench_is_known_by_all_that_decides_it(tmp_path):
   for path in (head, words):
     path.write_bytes(b'b')
     found.append(known(recipe, plain))
+  weights = tmp_path / 'weights.gguf'
+  for content in (b'a', b'b'):
+    weights.write_bytes(content)
+    found.append(known(recipe.change(verifier=str(weights)), plain))
   published = tmp_path / 'published'  # of weights too large to be read for it
   published.mkdir()
   recipe = decoding.told(['dflash'], {'drafter': str(published)})
@@ -173,7 +200,7 @@ def test_a_bench_is_known_by_all_that_decides_it(tmp_path):
     (published / 'model.safetensors').write_bytes(b'a' * size)
     found.append(known(recipe, plain))
   assert known(recipe, plain) == found[-1]
-  assert len(set(found)) == 7
+  assert len(set(found)) == 9
 
 
 def test_bytes_of_a_step():

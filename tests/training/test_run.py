@@ -37,6 +37,17 @@ def test_another_runs_directory_is_refused_with_all_that_differs(tmp_path):
   assert 'gamma' not in str(caught.value) and 'trunk' not in str(caught.value)
 
 
+def test_other_texts_and_another_start_are_another_run(tmp_path):
+  path = str(tmp_path / 'run.json')
+  later = {'data': 'a', 'held_out': 'b', 'start': ['c']}
+  identity.check_same_run(path, FACTS | later)
+  for name in later:
+    with pytest.raises(errors.InputError, match=f'{name} was .* is now'):
+      identity.check_same_run(path, FACTS | later | {name: 'x'})
+  files.write_json(path, FACTS)  # as runs wrote it that did not know of them
+  identity.check_same_run(path, FACTS | later)
+
+
 def test_a_second_run_in_a_directory_is_refused(tmp_path):
   with locks.held(str(tmp_path / '.lock')):
     with pytest.raises(errors.InputError, match='Another process is writing'):

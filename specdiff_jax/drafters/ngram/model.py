@@ -90,13 +90,15 @@ def _hashed(level: Level) -> Hashed:
   order = np.argsort(place, kind='stable')
   spare = (0, _BUCKET)  # a bucket at the end is read past it
   pad = lambda x: jnp.asarray(np.pad(x, spare, constant_values=_MISSING))
+  # Of an order without n-grams there is still something to read.
+  some = lambda x: jnp.asarray(np.pad(x, (0, not x.size)))
   return Hashed(
     first=jnp.asarray((np.cumsum(count) - count).astype(np.int32)),
     parent=pad(level.parent[order].astype(np.int32)),
     token=pad(level.token[order].astype(np.int32)),
     entry=pad(order.astype(np.int32)),
-    log_p=jnp.asarray(level.log_p),
-    backoff=jnp.asarray(level.backoff),
+    log_p=some(level.log_p),
+    backoff=some(level.backoff),
   )
 
 

@@ -28,29 +28,19 @@ def identity(
   return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def drafters(config: recipe_lib.Recipe) -> list[str]:
-  """Returns digests of the systems' files, which may be made again.
+def sources(config: recipe_lib.Recipe) -> list[str]:
+  """Returns what the files of verifier and systems hold: they may be made again.
 
-  Those of drafters, heads and n-gram models; of a published drafter's directory
-  the sizes and times of its files.
+  Of systems those of drafters, heads and n-gram models.
   """
-  files_of: set[str] = set()
+  files_of = {config.model.verifier, config.model.adapter}
   for name, options in config.systems.items():
     if getattr(options, 'drafter', ''):
       files_of.update(build_drafters.paths(name, options).values())
     own = getattr(options, 'diffuspec', None)
     files_of.add(getattr(options, 'head', ''))
     files_of.update(getattr(own, x, '') for x in ('confidence', 'ngram'))
-  found: list[str] = []
-  for path in sorted(map(build_drafters.shipped, files_of - {''})):
-    if os.path.isfile(path):
-      with open(path, 'rb') as file:
-        found.append(hashlib.file_digest(file, 'sha256').hexdigest())
-    elif os.path.isdir(path):
-      with os.scandir(path) as entries:
-        there = sorted((one.name, one.stat()) for one in entries)
-      found += [f'{n} {s.st_size} {s.st_mtime_ns}' for n, s in there]
-  return found
+  return build_drafters.contents(files_of)
 
 
 def finished(path: str, identity: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from specdiff_jax.core import reporting
 from specdiff_jax.data import journal
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import runs
 from specdiff_jax.recipes import training
@@ -87,7 +88,12 @@ class _Trainer:
     path = os.path.join(workdir, 'result.json')
     recipe = json.loads(json.dumps(config.flat()))
     before = finished(path, self._report)
-    if before.get('config') == recipe:
+    folders, prompts = training.data(config, workdir)
+    sources = build_drafters.contents(
+      [config.training.start_from, *([prompts] if prompts else folders)]
+    )
+    same = before.get('sources', sources) == sources
+    if before.get('config') == recipe and same:
       self._report.say(f'{what}: done before')
       return before['result'], None
     self._report.say(f'{what} ...')
@@ -103,7 +109,9 @@ class _Trainer:
       return {}, result
     figures = runs.figures(result) | {'drafter': drafter}
     if processes.is_first() and figures['loss'] is not None:
-      made = journal.with_sum({'config': recipe, 'result': figures})
+      made = journal.with_sum(
+        {'config': recipe, 'result': figures, 'sources': sources}
+      )
       files.write_json(path, made)
     return figures, None
 
