@@ -28,8 +28,8 @@ _NAMES = {
   'Distilled': 'api.runs',
   'load_recipe': 'cli.command:load',
   'load_config': 'cli.recipe_file',
-  'read_prompts': 'data.prompts:read',
-  'read_suite': 'data.suites:read',
+  'read_prompts': 'api.prompts',
+  'read_suite': 'api.prompts',
   'InputError': 'core.errors',
   # The three strategies, and what they hand each other.
   'Drafter': 'core.types',

@@ -1,7 +1,9 @@
 """The public face: light to import, documented, and clear about bad input."""
 
+import dataclasses
 import doctest
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -9,7 +11,11 @@ import numpy as np
 import pytest
 
 import specdiff_jax as sd
+from specdiff_jax.cli import distill as distill_command
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = f'{ROOT}/configs/tiny.py:smoke'
+PROMPTS = ROOT / 'configs' / 'prompts' / 'tiny.jsonl'
 PROMPT = 'one two one two'
 
 
@@ -189,6 +195,18 @@ def test_verify_and_bench_are_objects(verifier):
   assert found.passed and json.dumps(found.to_json())
 
 
+def told(text):
+  """Returns a prompt as a file has it, of another text."""
+  return dataclasses.replace(sd.read_prompts(PROMPTS, limit=1)[0], text=text)
+
+
+def test_a_prompt_of_a_file_may_hold_tokens(lookup, verifier):
+  ids = verifier.tokenizer.encode(PROMPT)
+  want = lookup.generate(PROMPT)
+  for text in (ids, tuple(ids), np.array(ids)):
+    assert lookup.generate(told(text)) == want
+
+
 def bad(name, match, *args, **more):
   return pytest.param(name, match, args, more, id=f'{name}-{match[:24]}')
 
@@ -232,6 +250,40 @@ def bad(name, match, *args, **more):
     bad('generate', '^prompt is an empty list', np.array([], np.int32)),
     bad('generate', '^prompt 1 is 1.9.*has to be', np.array([1.9, 2.2])),
     bad('generate', '^prompt is .*has to be', np.array(3)),
+    bad('generate', "^prompt is b'What' of type bytes, but", b'What'),
+    bad('generate', '^prompt is .* of type bytearray', bytearray(b'a')),
+    bad('generate', '^prompt is .* of type memoryview', memoryview(b'a')),
+    bad('generate', '^prompt is .* of type bytes', np.array(b'a')),
+    bad('generate', "^prompt 2 is b'a' of type bytes", ['a', b'a']),
+    bad('generate', "^prompt 1 is b'a' of type bytes", np.array([b'a', b'b'])),
+    bad('generate', "^prompt is b'a' of type bytes", told(b'a')),
+    bad('stream', "^prompt is b'' of type bytes", b''),
+    bad('generate', '^prompt holds the token 99999, ', told([5, 99999])),
+    bad('generate', '^prompt 2 holds the token -7, ', ['a', told([5, -7])]),
+    bad('generate', '^prompt is None of type NoneType', told(None)),
+    bad('generate', '^prompt is Prompt.* of type Prompt', told(told('a'))),
+    bad('generate', '^prompt is empty', told(' ')),
+    bad('generate', r'^logprobs is \[1\] of type list.*True', 'a', logprobs=[1]),
+    bad('generate', "^trace is 'x' of type str.*True or", 'a', trace='x'),
+    bad('system', r"^name is \['lookup'\] of type list", ['lookup']),
+    bad('system', '^name is None of type NoneType.*a text', None),
+    bad('system', '^rule is None .*AcceptanceRule', 'me', drafter=Mine(), rule=None),
+    bad('system', "^rule is 5 .*'match', ", 'me', drafter=Mine(), rule=5),
+    bad(
+      'system', '^rule is .* of type type, .*AcceptanceRule', 'me',
+      drafter=Mine(), rule=sd.SampleAndMatch,
+    ),
+    bad('system', '^drafter is .*addresses', 'specdiff', drafter='gs://b/x'),
+    bad('verify', '^systems is None', None, 'a'),
+    bad('verify', '^fast is 1 of type int', 'lookup', 'a', fast=1),
+    bad('bench', '^systems is 5', 5, 'a'),
+    bad('bench', '^costs is None', 'lookup', 'a', costs=None),
+    bad('bench', "^simulate is '0.5' .*number", 'lookup', 'a', simulate='0.5'),
+    bad('bench', '^simulate is True .*number', 'lookup', 'a', simulate=True),
+    bad(
+      'bench', '^drafter is .*addresses', ['tree', 'ar'], 'a',
+      drafter={'tree': 's3://x'},
+    ),
     bad('verify', '^systems is', [], 'a'),
     bad('verify', '^prompt is an empty list', ['lookup'], []),
     bad('verify', "takes no 'gama'", ['lookup'], 'a', gama=3),
@@ -277,14 +329,122 @@ def test_params_of_ones_own_drafter_stay_as_they_are(verifier):
       'int8, but drafters are trained',
     ),
     (lambda: sd.distill({'los': 'x'}), "'los'.*loss"),
+    (lambda: sd.distill({}, None), '^workdir is None .*a path'),
+    (lambda: sd.distill({}, b'x'), "^workdir is b'x' .*a path"),
+    (lambda: sd.distill({}, 'gs://b/x'), '^workdir is .*addresses'),
+    (lambda: sd.distill({}, pathlib.Path('gs://b')), '^workdir is .*addresses'),
+    (lambda: sd.distill({'data': 'a,gs://b'}), "^data is 'gs://b'.*addresses"),
+    (
+      lambda: sd.distill(sd.load_recipe(TINY).change(steps='x')),
+      "^recipe sets 'steps' to 'x'.*integer",
+    ),
+    (
+      lambda: sd.load_verifier('random:tiny', int8='no'),
+      "^int8 is 'no' .*True or False",
+    ),
+    (lambda: sd.load_verifier('gs://b/model'), '^verifier is .*addresses'),
+    (lambda: sd.load_verifier('a\0b'), '^verifier is .*zero byte'),
+    (
+      lambda: sd.load_verifier('random:tiny', adapter='s3://b'),
+      '^adapter is .*addresses',
+    ),
     (lambda: sd.load_recipe('none.py'), 'does not exist'),
+    (lambda: sd.load_recipe(None), '^spec is None .*a path'),
+    (lambda: sd.load_recipe('gs://b/x.py'), '^spec is .*addresses'),
+    (lambda: sd.load_recipe(TINY, stepz=5), "'stepz'.*mean steps"),
+    (
+      lambda: sd.load_recipe(TINY, network={'layer': 3}),
+      "'network.layer'.*mean layers",
+    ),
+    (lambda: sd.load_recipe(TINY, network=3), "'network' to 3.*of its own"),
+    (lambda: sd.load_recipe(TINY, gamma='x'), "'gamma' to 'x'.*integer"),
+    (lambda: sd.load_recipe(TINY, gamma={'a': 1}), "'gamma' to .*integer"),
+    (lambda: sd.load_recipe(TINY, data='gs://b'), '^data is .*addresses'),
+    (lambda: sd.load_config(None), '^spec is None .*a path'),
     (lambda: sd.read_prompts('none.jsonl'), 'no such file'),
+    (lambda: sd.read_prompts(None), '^path is None .*a path'),
+    (lambda: sd.read_prompts('gs://b/x.jsonl'), '^path is .*addresses'),
+    (lambda: sd.read_prompts(PROMPTS, limit='2'), "^limit is '2' .*integer"),
+    (lambda: sd.read_prompts(PROMPTS, limit=-1), '^limit is -1 .*at least 0'),
+    (lambda: sd.read_prompts(PROMPTS, limit=True), '^limit is True'),
+    (lambda: sd.read_suite(['mixed']), '^name is .*of type list'),
+    (lambda: sd.read_suite('gsm8k', 'gs://b'), '^path is .*addresses'),
+    (lambda: sd.read_suite('mixed', limit=-1), '^limit is -1'),
   ],
 )
 def test_bad_input_of_functions(call, match):
   assert issubclass(sd.InputError, ValueError)
   with pytest.raises(sd.InputError, match=match):
     call()
+
+
+def test_paths_are_expanded(verifier, tmp_path, monkeypatch):
+  """A tilde is the home, of texts and of path objects; names are names."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  at_home = str(tmp_path / 'x')
+  for call in (
+    lambda: sd.load_verifier('~/x'),
+    lambda: sd.load_verifier(pathlib.Path('~/x')),
+    lambda: sd.system('specdiff', verifier, drafter='~/x'),
+    lambda: sd.bench(verifier, ['tree', 'ar'], 'a', drafter={'tree': '~/x'}),
+    lambda: sd.read_prompts('~/x'),
+    lambda: sd.read_suite('gsm8k', '~/x'),
+    lambda: sd.load_recipe('~/x'),
+    lambda: sd.distill({'data': '~/x', 'steps': 1}, verifier=verifier),
+  ):
+    with pytest.raises(sd.InputError, match=at_home):
+      call()
+  recipe = sd.load_recipe(TINY, data='~/a,b', drafters={'sps': '~/x'})
+  assert recipe.training.data == f'{tmp_path}/a,b'
+  assert recipe.systems['sps'].drafter == at_home
+  named = sd.load_recipe(TINY, verifier='org/name@main', drafter='org/name')
+  assert named.model.verifier == 'org/name@main'
+  assert named.drafting.drafter == 'org/name'
+  (tmp_path / 'x').symlink_to(PROMPTS)
+  assert sd.read_prompts('~/x') == sd.read_prompts(PROMPTS)
+
+
+def test_the_gamma_of_a_drafter_at_home(verifier, tmp_path, monkeypatch):
+  """It is read before the recipe is made."""
+  from specdiff_jax.recipes import drafters
+
+  asked = []
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setattr(drafters, 'longest', lambda path: asked.append(path) or 3)
+  with pytest.raises(sd.InputError, match=f'{tmp_path}/x'):
+    sd.system('specdiff', verifier, drafter='~/x')
+  assert asked == [f'{tmp_path}/x']
+
+
+@pytest.mark.parametrize('workdir', ['~/run', pathlib.Path('~/run')])
+def test_the_workdir_of_distill_is_expanded(
+  verifier, tmp_path, monkeypatch, workdir
+):
+  from specdiff_jax.recipes import runs
+
+  def train(recipe, checkpoint, workdir):
+    raise sd.InputError(f'in {workdir}')
+
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setattr(runs, 'train', train)
+  with pytest.raises(sd.InputError, match=f'in {tmp_path}/run$'):
+    sd.distill(sd.load_recipe(TINY), workdir, verifier)
+
+
+def test_values_of_a_recipe_are_those_of_the_command_line():
+  values = {'network': {'layers': 1}, 'drafters': {'d2sd': {'first': 'a'}}}
+  argv = ['--config.network.layers=1', '--config.drafters.d2sd.first=a']
+  call = distill_command.COMMAND.parse([f'--config={TINY}', *argv])
+  assert sd.load_recipe(TINY, **values) == call.config
+  assert sd.load_recipe(pathlib.Path(TINY), **values) == call.config
+  recipe = sd.load_recipe(TINY, template={'a': 1})
+  assert recipe.sampling.template == '{"a": 1}'
+
+
+def test_files_keep_their_names_in_errors(tmp_path):
+  with pytest.raises(sd.InputError, match=r'there is no config\.json in'):
+    sd.load_verifier(tmp_path)
 
 
 def test_verify_wants_float32():

@@ -1,25 +1,78 @@
 """Prompts as callers have them: texts, messages, tokens, or several of these."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import numbers
+import os
 from typing import Any
 
 import numpy as np
 
+from specdiff_jax.api import checks
 from specdiff_jax.core import errors
-from specdiff_jax.core import printing
+from specdiff_jax.core import paths
 from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import suites
 
 _ID = 'prompt'  # as `specdiff decode --prompt` has it: it keys the noise
 _WANTED = (
   'a text, a list of messages ({"role": ..., "content": ...}), a list of '
   'token ids, or a list of such prompts'
 )
+_BYTES = (bytes, bytearray, memoryview)  # sequences of integers, but not of ids
+
+
+def read_prompts(
+  path: str | os.PathLike[str], limit: int | None = None
+) -> list[prompts_lib.Prompt]:
+  """Reads a JSONL file of prompts, at most `limit` of them.
+
+  Each line has an `id`, unique in the file, and a `prompt`, a text or a list of
+  messages. Other fields are ignored, blank lines are skipped.
+  Raises InputError, with the line's number, where a line cannot be used.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> [one.id for one in sd.read_prompts('configs/prompts/tiny.jsonl', limit=1)]
+    ['tiny-0']
+  """
+  return prompts_lib.read(paths.given(path, 'path'), _limit(limit))
+
+
+def read_suite(
+  name: str, path: str | os.PathLike[str] = '', limit: int | None = None
+) -> list[prompts_lib.Prompt]:
+  """Returns prompts of a suite, at most `limit`.
+
+  Args:
+    name: of the table in docs/suites.md.
+    path: the set's public file, or a prompt file of our own form; '' where TFDS
+      has the set.
+    limit: None for all.
+
+  Raises:
+    InputError: the suite is not known, not there, or a record is not of its
+      form; it says where to get it.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> [one.id for one in sd.read_suite('mixed', limit=1)]
+    ['arithmetic-0']
+  """
+  if not isinstance(name, str):
+    raise checks.wrong('name', name, "a text, such as 'mixed'")
+  return suites.read(name, paths.given(path, 'path'), _limit(limit))
+
+
+def _limit(limit: Any) -> int | None:
+  if limit is not None and not (_is_id(limit) and limit >= 0):
+    raise checks.wrong('limit', limit, 'None or an integer, at least 0')
+  return limit
 
 
 def is_single(prompts: Any) -> bool:
   """Returns whether this is one prompt, not a list of them."""
-  if isinstance(prompts, (str, prompts_lib.Prompt)):
+  if isinstance(prompts, (str, prompts_lib.Prompt, *_BYTES)):
     return True
   if isinstance(prompts, np.ndarray):
     return prompts.ndim == 1 and prompts.size > 0 and prompts.dtype.kind in 'iu'
@@ -53,13 +106,15 @@ def named(prompts: Any, vocab_size: int) -> list[prompts_lib.Prompt]:
     )
   found = []
   for number, one in enumerate(prompts, 1):
-    if isinstance(one, prompts_lib.Prompt):
-      found.append(one)
-      continue
     where = 'prompt' if len(prompts) == 1 else f'prompt {number}'
     id = _ID if number == 1 else f'{_ID}#{number}'
-    content = _content(where, one, vocab_size)
-    found.append(prompts_lib.Prompt(id, content))
+    own = isinstance(one, prompts_lib.Prompt)
+    content = _content(where, one.text if own else one, vocab_size)
+    found.append(
+      dataclasses.replace(one, text=content)
+      if own
+      else prompts_lib.Prompt(id, content)
+    )
   return found
 
 
@@ -70,7 +125,7 @@ def _content(where: str, one: Any, vocab_size: int) -> Any:
         f'{where} is empty; give some text to go on from.'
       )
     return one
-  if not is_single(one):
+  if isinstance(one, (prompts_lib.Prompt, *_BYTES)) or not is_single(one):
     raise _wrong(where, one)
   if isinstance(one[0], Mapping):
     return prompts_lib.messages(where, one)
@@ -88,7 +143,4 @@ def _is_id(value: Any) -> bool:
 
 
 def _wrong(where: str, value: Any) -> errors.InputError:
-  return errors.InputError(
-    f'{where} is {printing.short(value)} of type '
-    f'{type(value).__name__}, but it has to be {_WANTED}.'
-  )
+  return checks.wrong(where, value, _WANTED)

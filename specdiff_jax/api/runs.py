@@ -1,14 +1,17 @@
 """Whole programs as functions: verify, bench, distill."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import numbers
 import os
 from typing import Any
 
+from specdiff_jax.api import checks
 from specdiff_jax.api import prompts as prompts_lib
 from specdiff_jax.api import systems as systems_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import paths
 from specdiff_jax.models import int8
 from specdiff_jax.models import transformer_layer
 from specdiff_jax.recipes import decoding
@@ -54,6 +57,7 @@ def verify(
     >>> sd.verify(verifier, 'lookup', 'one two', max_new_tokens=4).passed
     True
   """
+  checks.flags(fast=fast)
   names, named = _told(verifier, systems, prompts)
   recipe = systems_lib.told([*names, 'ar'], verifier, options)
   if not fast and recipe.model.dtype != 'float32':
@@ -105,6 +109,11 @@ def bench(
     >>> [(row.system, row.exact) for row in found.rows]
     [('lookup', True)]
   """
+  checks.flags(costs=costs, trace=trace)
+  if simulate is not None and (
+    isinstance(simulate, bool) or not isinstance(simulate, numbers.Real)
+  ):
+    raise checks.wrong('simulate', simulate, 'None or a number, 0 to 1')
   names, named = _told(verifier, systems, prompts)
   own = build_systems.dtype(verifier)
   recipe = systems_lib.told(
@@ -176,14 +185,16 @@ def distill(
     ...
     specdiff_jax.core.errors.InputError: steps is 0, but it has to be at least 1.
   """
+  workdir = paths.given(workdir, 'workdir')
   with fields.arguments():
-    if isinstance(recipe, Mapping):
-      recipe = fields.typed(recipe, 'recipe')
-    elif not isinstance(recipe, recipe_lib.Recipe):
+    if isinstance(recipe, recipe_lib.Recipe):
+      recipe = recipe.flat()  # which `Recipe.change` leaves unchecked
+    elif not isinstance(recipe, Mapping):
       raise errors.InputError(
         f'recipe is of type {type(recipe).__name__}, but it has to be what '
         'load_recipe returns, or a dict of fields.'
       )
+    recipe = fields.typed(recipe, 'recipe')
     training.check(recipe)
     training.start(recipe)
     if verifier is None:
@@ -198,7 +209,7 @@ def distill(
       # As `decoding.verifier` has it for training.
       params = transformer_layer.parted(verifier.config, verifier.params)
       verifier = dataclasses.replace(verifier, params=params)
-    result, path = runs.train(recipe, verifier, os.fspath(workdir))
+    result, path = runs.train(recipe, verifier, workdir)
   return Distilled(
     drafter='' if result.interrupted else path,
     steps=result.steps,
@@ -213,7 +224,9 @@ def _told(
 ) -> tuple[list[str], list[Any]]:
   """Returns the names of systems and the prompts with their ids, checked."""
   systems_lib.check_verifier(verifier)
-  names = [systems] if isinstance(systems, str) else list(systems)
+  if isinstance(systems, str):
+    systems = [systems]
+  names = list(systems) if isinstance(systems, Iterable) else []
   if not names or not all(isinstance(name, str) for name in names):
     raise errors.InputError(
       f"systems is {systems!r}, but it has to be a list such as ['lookup']."

@@ -6,9 +6,11 @@ import inspect
 import os
 from typing import Any
 
+from specdiff_jax.api import checks
 from specdiff_jax.api import prompts as prompts_lib
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import paths as paths_lib
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.models import int8 as int8_lib
@@ -23,6 +25,7 @@ _PROTOCOL = (
     'buckets', 'max_depth', 'proposal', 'chain', 'features', 'init', 'draft',
     'observe',
 )  # fmt: skip
+_RULE = ('needs', 'reads_q', 'one_chain', '__call__')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +123,7 @@ class System:
       >>> len(out.tokens), out.tau >= 1
       (4, True)
     """
+    checks.flags(logprobs=logprobs, trace=trace)
     session, requests = self._asked(
       'generate', prompt, max_new_tokens=max_new_tokens,
       temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
@@ -249,12 +253,13 @@ def load_verifier(
     >>> sd.load_verifier('random:tiny').config.vocab_size
     320
   """
+  checks.flags(int8=int8)
   values = {
-    'verifier': _path(name),
+    'verifier': name,
     'dtype': dtype,
-    'adapter': _path(adapter),
+    'adapter': adapter,
     'int8': 'verifier' if int8 else '',
-    'cache_dir': _path(cache_dir),
+    'cache_dir': cache_dir,
   }
   with fields.arguments():
     recipe = fields.typed(values, 'load_verifier')
@@ -296,6 +301,8 @@ def system(
     >>> system.session.engine.drafter.max_depth
     4
   """
+  if not isinstance(name, str):
+    raise checks.wrong('name', name, "a text, such as 'lookup'")
   check_verifier(verifier)
   if drafter is None or isinstance(drafter, (str, os.PathLike, Mapping)):
     if drafter_params is not None:
@@ -333,6 +340,9 @@ def system(
     if rule not in systems.RULES:
       raise fields.unknown('There is no rule', rule, systems.RULES)
     rule = systems.RULES[rule]
+  elif isinstance(rule, type) or not all(hasattr(rule, one) for one in _RULE):
+    names = ', '.join(map(repr, systems.RULES))
+    raise checks.wrong('rule', rule, f'one of {names}, or an AcceptanceRule')
   params = () if drafter_params is None else drafter_params
   recipe = told([], verifier, options)
   with fields.arguments():
@@ -357,14 +367,16 @@ def told(
     given['stop'] = _strings(given['stop'])
   if given.get('chat') is None:
     given['chat'] = bool(verifier.tokenizer.chat_template)
-  paths = given.pop('drafter', None)
+  paths = paths_lib.each(
+    given.pop('drafter', None), lambda path: paths_lib.expand(path, 'drafter')
+  )
   if paths is None:
     paths = _shipped(names, verifier)
     more['drafters'] = paths
   elif isinstance(paths, Mapping):
     more['drafters'] = paths if len(names) > 1 else {names[0]: paths}
   else:
-    given['drafter'] = paths = _path(paths)
+    given['drafter'] = paths
   files = paths.values() if isinstance(paths, Mapping) else [paths]
   longest = [drafters.longest(x) for x in files if isinstance(x, str)]
   if 'gamma' not in given and any(longest):
@@ -403,7 +415,3 @@ def check_verifier(verifier: Any) -> None:
       f'verifier is of type {type(verifier).__name__}, but it has to be what '
       "load_verifier returns, such as load_verifier('quickstart')."
     )
-
-
-def _path(value: Any) -> Any:
-  return os.fspath(value) if isinstance(value, os.PathLike) else value

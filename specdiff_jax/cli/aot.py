@@ -11,7 +11,7 @@ _DOES_NOT_FIT = 3
 _FLAGS = {
   'topology': flag.Flag(
     'chips to compile for: generation and shape of TPUs, as v5p:4x4x4 '
-    f'({", ".join(topology.GENERATIONS)}), or h100. Needed'
+    f'({", ".join(topology.GENERATIONS)}); or h100, several as h100:8. Needed'
   ),
   'slices': flag.Flag(
     'how many of these, joined by the data centre network; the '

@@ -9,6 +9,7 @@ that only handle files need no config, and may take a path instead.
 import ast
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import os
 import re
 import textwrap
 from typing import Any
@@ -22,12 +23,14 @@ from specdiff_jax.cli import flag
 from specdiff_jax.cli import paths
 from specdiff_jax.cli import recipe_file
 from specdiff_jax.core import errors
+from specdiff_jax.core import paths as paths_lib
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
 
 _EXIT_CODES = {
   0: 'done',
-  2: 'bad input; the message says what and where, and what to do',
+  2: 'bad input, too little memory or disk, or no device; the message says '
+  'what and where, and what to do',
   130: 'interrupted by Ctrl-C',
 }
 _CONFIG = re.compile(r'^--?config(=|$)')
@@ -130,8 +133,8 @@ class Command:
     recipe = None
     if self.recipe:
       values = options.config.to_dict()
-      recipe = _typed(values, f'{spec}, with the command line,')
-    given_paths = [paths.expand(one, f'the {self.takes}') for one in rest]
+      recipe = fields.typed(values, f'{spec}, with the command line,')
+    given_paths = [paths_lib.expand(one, f'the {self.takes}') for one in rest]
     return Call(recipe, options, spec, given_paths, given)
 
   def _check_overrides(self, argv, config, spec: str) -> None:
@@ -228,24 +231,20 @@ class Command:
     return '\n\n'.join(parts) + '\n'
 
 
-def load(spec: str, **values: Any) -> recipe_lib.Recipe:
+def load(spec: str | os.PathLike[str], **values: Any) -> recipe_lib.Recipe:
   """Returns the recipe of `FILE[:VARIANT]` or a name, with other `values`.
 
-  Raises InputError where there is no such file, it does not run, or it has a
-  field that does not exist.
+  Raises InputError where there is no such file, it does not run, or it or
+  `values` have a field that does not exist, or a value of another kind.
 
   Example:
     >>> import specdiff_jax as sd
     >>> sd.load_recipe('configs/tiny.py', gamma=2).training.gamma
     2
   """
-  return _typed(recipe_file.complete(spec), spec).change(**values)
-
-
-def _typed(values: Mapping[str, Any], where: str) -> recipe_lib.Recipe:
-  complete = fields.complete(values, where)
-  paths.in_config(complete)
-  return recipe_lib.of(complete)
+  complete = recipe_file.complete(paths_lib.given(spec, 'spec'))
+  with fields.arguments():
+    return fields.typed(fields.merged(complete, values), 'load_recipe')
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:

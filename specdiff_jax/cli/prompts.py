@@ -5,8 +5,8 @@ import os
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
-from specdiff_jax.cli import paths
 from specdiff_jax.core import errors
+from specdiff_jax.core import paths
 
 _FLAGS = {
   'from': flag.Flag(

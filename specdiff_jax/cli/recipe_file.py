@@ -13,6 +13,7 @@ import ml_collections
 
 from specdiff_jax.cli import paths
 from specdiff_jax.core import errors
+from specdiff_jax.core import paths as paths_lib
 from specdiff_jax.recipes import fields
 
 
@@ -27,7 +28,7 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     >>> sd.load_config('ablations/losses_smollm2:gpu').network.layers
     4
   """
-  return ml_collections.ConfigDict(_values(os.fspath(spec)))
+  return ml_collections.ConfigDict(_values(paths_lib.given(spec, 'spec')))
 
 
 def complete(spec: str) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _values(spec: str) -> dict[str, Any]:
 def _find(spec: str) -> tuple[str, str | None]:
   """Returns the file of a recipe, and the variant if one is given."""
   name, colon, variant = spec.partition(':')
-  path = paths.expand(name, '--config')
+  path = paths_lib.expand(name, '--config')
   shipped = _shipped()
   if not os.path.isfile(path):  # False, too, where it cannot be looked at
     if name not in shipped:

@@ -10,14 +10,17 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import paths
 from specdiff_jax.core import printing
 from specdiff_jax.recipes import recipe as recipe_lib
 
 ALL = recipe_lib.FIELDS
+_LEAVES = {name for name, *_ in recipe_lib.leaves(recipe_lib.GROUPS)}
 _KINDS = {
   bool: 'True or False',
   int: 'an integer',
@@ -25,6 +28,10 @@ _KINDS = {
   str: 'a text',
 }
 _VERBS = ('is ', 'has ', 'asks ')  # what errors say of an argument
+# A field as errors speak of it, not a file: `config.json`, `a/config.data`.
+_FIELD = re.compile(
+  r"""(?<![\w./'"-])(?:--)?config\.(\w+(?:\.\w+)*)(?![\w/:-]|\.\w)"""
+)
 _EXAMPLES = {int: '(2, 4)', float: '(0.5, 1.0)', str: "('a', 'b')"}
 
 
@@ -43,10 +50,29 @@ def complete(
 ) -> dict[str, Any]:
   """Returns the value of every field, or its default.
 
+  In paths `~` is expanded.
+
   Raises:
-    InputError: a name stands nowhere, or a value is of another kind.
+    InputError: a name stands nowhere, a value is of another kind, or a path is
+      an address.
   """
   return _complete(values, ALL, where, '')
+
+
+def merged(
+  values: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns values with others in their place, also within nested fields.
+
+  >>> merged({'a': 1, 'b': {'c': 2, 'd': 3}}, {'b': {'c': 4}})
+  {'a': 1, 'b': {'c': 4, 'd': 3}}
+  """
+  found = {**values, **changes}
+  for name, value in changes.items():
+    node = values.get(name)
+    if isinstance(node, Mapping) and isinstance(value, Mapping):
+      found[name] = merged(node, value)
+  return found
 
 
 def _complete(values, fields, where: str, outer: str) -> dict[str, Any]:
@@ -80,6 +106,8 @@ def _kind(
   """
   default: Any = one.default
   kind: Any = type(default)
+  if one.metadata['about'].path:
+    value = paths.each(value, lambda x: paths.expand(x, f'config.{name}'))
   if kind is tuple:
     kind = one.metadata['about'].element or type(default[0])
     if not isinstance(value, (tuple, list)) or any(
@@ -163,5 +191,8 @@ def arguments() -> Iterator[None]:
   try:
     yield
   except errors.InputError as error:
-    told = str(error).replace('--config.', '').replace('config.', '')
-    raise errors.InputError(told) from error
+    raise errors.InputError(_FIELD.sub(_argument, str(error))) from error
+
+
+def _argument(match: re.Match[str]) -> str:
+  return match[1] if match[1] in _LEAVES or match[1] in ALL else match[0]

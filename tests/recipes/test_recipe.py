@@ -173,6 +173,24 @@ def test_flat_and_back():
   assert changed.flat()['masked_lm']['mask_id'] == 5
 
 
+def test_a_path_is_expanded_wherever_a_recipe_comes_from(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  one = fields.typed({
+      'verifier': pathlib.Path('~/m'), 'data': '~/a,b,~/c', 'stop': ('~/s',),
+      'eval_prompts': ['~/p', pathlib.Path('q')], 'template': '{"a": "~/t"}',
+      'drafters': {'tree': '~/d', 'd2sd': {'first': '~/e'}},
+  })  # fmt: skip
+  assert one.model.verifier == '/home/me/m'
+  assert one.training.data == '/home/me/a,b,/home/me/c'
+  assert one.training.eval_prompts == ('/home/me/p', 'q')
+  assert one.systems['tree'].drafter == '/home/me/d'
+  assert one.systems['d2sd'].drafter['first'] == '/home/me/e'
+  assert one.decoding.stop == ('~/s',) and '~/t' in one.sampling.template
+  assert fields.typed(one.flat()) == one
+  with pytest.raises(errors.InputError, match='^config.prompts is .*address'):
+    fields.typed({'prompts': 's3://x'})
+
+
 def test_errors_name_fields_at_the_rim_and_arguments_below():
   message = 'gamma is 0, but it has to be at least 1'
   with pytest.raises(errors.InputError, match=f'^{message}'):
@@ -184,6 +202,36 @@ def test_errors_name_fields_at_the_rim_and_arguments_below():
   with pytest.raises(errors.InputError, match='^The prompt is empty'):
     with fields.rim():
       raise errors.InputError('The prompt is empty')
+
+
+@pytest.mark.parametrize(
+  'said, told',
+  [
+    ('config.gamma is 0', 'gamma is 0'),
+    ('decode with --config.chat=False', 'decode with chat=False'),
+    ('Lower config.drafts.', 'Lower drafts.'),
+    ('(config.budget=3, drafts=2)', '(budget=3, drafts=2)'),
+    ('config.network.layers is 0', 'network.layers is 0'),
+    ('config.drafters.d2sd.first is', 'drafters.d2sd.first is'),
+    ('in place of config.network and', 'in place of network and'),
+    ('of config.stop, config.batch; run', 'of stop, batch; run'),
+    ('there is no config.json in this directory', None),
+    ('a/generation_config.json asks for it', None),
+    ('adapter_config.json: correct it', None),
+    ('dflash_config.target_layer_ids is 3', None),
+    ('/tmp/config.gamma/x: there is no such file', None),
+    ('my-config.data: there is no such file', None),
+    ('config.data: there is no such file', None),
+    ('config.data.jsonl is empty', None),
+    ("adapter is 'config.gamma', but", None),
+    ('or to another config. Nor have', None),
+  ],
+)
+def test_only_fields_lose_their_prefix_as_arguments(said, told):
+  with pytest.raises(errors.InputError) as error:
+    with fields.arguments():
+      raise errors.InputError(said)
+  assert str(error.value) == (told or said)
 
 
 @pytest.mark.parametrize(
