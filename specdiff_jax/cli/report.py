@@ -24,9 +24,11 @@ COMMAND = command.Command(
     it. The page needs no network, and can be read on a phone, by day and by
     night.
 
-    A RESULT is a file that `bench --out` wrote (its name is what the report calls
-    it), or the workdir of a run of `distill`. Results of `bench` have to be of one
-    verifier in one dtype, measured or simulated (`bench --simulate`) alike.
+    A RESULT is a file that `bench --out` wrote (its name is what the report
+    calls it), a folder that `bench --grid` wrote (it stands for its *.json files
+    in the order of their names), or the workdir of a run of `distill`. Results
+    of `bench` have to be of one verifier in one dtype, rounded to int8 or not,
+    measured or simulated (`bench --simulate`) alike.
 
     The last line of stdout is one JSON object: out, results, figures.
     """,
@@ -34,6 +36,7 @@ COMMAND = command.Command(
   examples=(
     'report --out=report.html gsm8k.json humaneval.json runs/distill',
     'report --out=report.html --figures=figures gsm8k.json',
+    'report --out=report.html runs/gammas',
   ),
   recipe=False,
   takes='RESULT...',

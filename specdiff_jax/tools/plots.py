@@ -6,10 +6,12 @@ import os
 from typing import Any
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 
 # As far from a white page as from a dark one (4.3 to 1), and no page of its own.
 INK = '#797979'
 _STYLE: dict[Any, Any] = {
+  'text.parse_math': False,  # the name of a file may hold $
   'savefig.transparent': True,
   'axes.spines.top': False,
   'axes.spines.right': False,
@@ -68,7 +70,7 @@ def canvas(path: str, title: str, wide: float, high: float) -> Iterator[Any]:
   with matplotlib.rc_context(_STYLE | cycle):
     made = figure.Figure(figsize=(wide, high), layout='constrained')
     yield made
-    made.suptitle(title, parse_math=False)  # a path may hold $
+    made.suptitle(printing.one_line(title))
     try:
       made.savefig(path, dpi=150)
     except (OSError, ValueError) as error:

@@ -210,7 +210,9 @@ def test_an_id_is_a_text_or_a_number(tmp_path, out):
   path, now = str(tmp_path / 'own.parquet'), datetime.datetime(2026, 11, 29)
   records = [{'prompt': 'p', 'id': now}]
   parquet.write_table(pyarrow.Table.from_pylist(records), path)
-  with pytest.raises(errors.InputError, match="row 1: the field 'id' is .*2026"):
+  with pytest.raises(
+    errors.InputError, match="row 1: the field 'id' is .*2026"
+  ):
     prompt_sources.write(out, path, id_field='id')
   assert prompt_sources.write(out, path)['prompts'] == 1  # the control
 

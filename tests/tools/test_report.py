@@ -3,14 +3,18 @@
 import copy
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
 
 from matplotlib import figure
+from matplotlib import text as text_lib
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.tools import plots
+from specdiff_jax.tools.bench import result
 from specdiff_jax.tools.report import figures
 from specdiff_jax.tools.report import page
 from specdiff_jax.tools.report import results
@@ -19,6 +23,7 @@ _ENDS = {'not in top-K': [3, 1], 'wrong parent': [0, 0],
          'budget': [1, 0], 'end': [0, 1]}  # fmt: skip
 
 
+_INT8 = {'int8': 'verifier'}
 _PIECES = [
   {'text': 'One', 'cycle': 0, 'depth': 0},
   {'text': ' <b>&amp;', 'cycle': 1, 'depth': 1},
@@ -215,6 +220,10 @@ def test_where_and_whether_it_was_measured_is_told(tmp_path):
   assert text.count('on cpu;') == 1 and text.count('on h100;') == 1
   assert text.index('on cpu;') < text.index('on h100;')
   assert 'Simulated acceptance' in text and text.count('rate 0.8') == 3
+  assert 'int8' not in text
+  (tmp_path / 'one.json').write_text(json.dumps(bench(settings=_INT8)))
+  page.write(results.read(paths[:1]), str(tmp_path / 'p.html'))
+  assert 'rounded to int8, on cpu;' in (tmp_path / 'p.html').read_text()
 
 
 @pytest.mark.parametrize(
@@ -223,6 +232,8 @@ def test_where_and_whether_it_was_measured_is_told(tmp_path):
     ({'verifier': 'other'}, ['verifier', "'other'", 'gsm8k.json']),
     ({'simulated_acceptance': 0.5}, ['simulated_acceptance is 0.5']),
     ({'dtype': 'bfloat16'}, ['dtype', 'bfloat16', 'gsm8k.json']),
+    ({'settings': _INT8}, ['int8 verifier is True', 'gsm8k.json', 'False']),
+    ({'settings': {'int8': 'both'}}, ['int8 verifier is True']),
     ({'schema': 2}, ['schema is 2']),
     ({'systems': []}, ['specdiff bench']),
     ({'systems': [{'system': 'ar'}]}, ["without 'tokens_per_s'"]),
@@ -251,6 +262,158 @@ def test_results_that_do_not_go_together(files, tmp_path, change, words):
     results.read([files[0], str(path)])
   for word in ['other.json', *words]:
     assert word in str(error.value), word
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('temperature', None),
+    ('temperature', float('nan')),
+    ('rounds', 'a'),
+    ('simulated_acceptance', 'a'),
+    ('settings', None),
+    ('fingerprint', 3),
+    ('verifier', None),
+  ],
+)
+def test_a_damaged_field_of_a_result(tmp_path, key, value):
+  path = tmp_path / 'x.json'
+  path.write_text(json.dumps(bench(**{key: value})))
+  words = rf'x.json: this is a result whose {key} is {value!r}; .* damaged'
+  with pytest.raises(errors.InputError, match=words):
+    results.read([str(path)])
+
+
+_GONE = object()
+
+
+@pytest.mark.parametrize(
+  'key, value, words',
+  [
+    ('tau', 10**400, 'whose tau is 1000'),
+    ('speedup', True, 'whose speedup is True'),
+    ('cond', 3, 'whose cond is 3'),
+    ('cond', [0.5, 'a'], 'whose cond is '),
+    ('ends', [1], 'whose ends is '),
+    ('ends', {'end': [0, None]}, 'whose ends is '),
+    ('cycles', _GONE, "without 'cycles'"),
+    ('r', 'a', "whose r is 'a'"),
+    ('c_draft', _GONE, "without 'c_draft'"),
+    ('c_draft', None, 'whose c_draft is None'),
+    ('cycle_overhead', _GONE, "without 'cycle_overhead'"),
+    ('predicted_speedup', float('inf'), 'whose predicted_speedup is inf'),
+    ('break_even_tau', 'a', "whose break_even_tau is 'a'"),
+    ('drafts', 'a', "whose drafts is 'a'"),
+    ('drafts', 10**400, 'whose drafts is 1000'),
+    ('correct', None, 'whose correct is None'),
+    ('mismatched_rows', None, 'whose mismatched_rows is None'),
+    ('excused_rows', -1, 'whose excused_rows is -1'),
+    ('prompts', [], 'whose prompts is '),
+  ],
+)
+def test_a_damaged_field_of_a_system(tmp_path, key, value, words):
+  told = copy.deepcopy(bench())
+  told['systems'][1][key] = value
+  if value is _GONE:
+    del told['systems'][1][key]
+  path = tmp_path / 'x.json'
+  path.write_text(json.dumps(told))
+  words = f'x.json: systems has an entry {words}.*; .* damaged'
+  with pytest.raises(errors.InputError, match=words):
+    results.read([str(path)])
+
+
+@pytest.mark.parametrize(
+  'line, words',
+  [
+    ('{"step": 1e999, "eval": {"tau": 1}}', 'whose step is inf'),
+    ('{"step": %d}' % 10**400, 'whose step is 1000'),
+    ('{"step": 2, "eval": {"tau": %d}}' % 10**400, 'whose eval is '),
+    ('{"step": 2, "eval": {"tau": NaN}}', 'whose eval is '),
+    ('{"step": 2, "eval": {}}', 'whose eval is '),
+    ('{"step": 2, "eval": 3}', 'whose eval is 3'),
+    ('{"eval": {"tau": 1}}', "without 'step'"),
+    ('[]', "without 'step'"),
+  ],
+)
+def test_damaged_metrics(tmp_path, line, words):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(f'{{"step": 1}}\n{line}\n')
+  with pytest.raises(errors.InputError, match=f'line 2: .* {words}'):
+    results.read([str(tmp_path)])
+
+
+def test_a_tau_that_was_no_number_is_left_out(tmp_path):
+  lines = [{'step': i, 'eval': {'tau': t}} for i, t in ((1, 2), (2, None))]
+  lines += [{'step': 3, 'eval': None}, {'step': 4, 'eval': {'tau': 1.5}}]
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (tmp_path / 'metrics.jsonl').write_text(text)
+  [run] = results.read([str(tmp_path)]).runs
+  assert run.curve == [(1, 2), (4, 1.5)]
+
+
+def test_a_verifier_is_told_by_its_fingerprint(tmp_path):
+  """Where two results have it: files may have moved, older ones lack it."""
+  paths = [tmp_path / f'{i}.json' for i in range(3)]
+  for path, own in zip(paths, ({}, {'fingerprint': 'a'}, {'fingerprint': 'b'})):
+    path.write_text(json.dumps(bench(**own)))
+  assert len(results.read([str(path) for path in paths[:2]]).benches) == 2
+  words = r"2.json: fingerprint is 'b', but in .*1.json it is 'a'"
+  with pytest.raises(errors.InputError, match=words):
+    results.read([str(path) for path in paths])
+
+
+@pytest.mark.parametrize('own', [{}, {'fingerprint': 'a1'}])
+def test_a_result_has_the_fingerprint_of_its_verifier(own):
+  made = result.BenchResult(
+    rows=(), verifier='v', device='cpu', dtype='float32', temperature=0.0,
+    rounds=1, exact=True, settings={}, ar_tokens_per_s=1.0,
+    fastest_ar_tokens_per_s=1.0, fastest_ar_dtype='float32',
+    ar_rows_unlike_reference=0, **own,
+  ).to_json()  # fmt: skip
+  assert {key: made[key] for key in made if key == 'fingerprint'} == own
+
+
+def test_a_folder_stands_for_its_results(files, tmp_path):
+  folder = tmp_path / 'grid'
+  folder.mkdir()
+  with pytest.raises(errors.InputError, match='grid: .* neither metrics.jsonl'):
+    results.read([str(folder)])
+  for name in ('gamma-4', 'gamma-2_temperature-0.0'):
+    (folder / f'{name}.json').write_text(json.dumps(bench()))
+  (folder / 'notes.txt').write_text('no result')
+  found = results.read([files[0], str(folder), files[2]])
+  assert [one.name for one in found.benches] == [
+    'gsm8k', 'gamma-2_temperature-0.0', 'gamma-4'
+  ]  # fmt: skip
+  assert [one.name for one in found.runs] == ['run']
+
+
+@pytest.mark.parametrize(
+  'name, shown',
+  [
+    (b'a$b_$c^', 'a$b_$c^'),  # is no mathematics
+    (b'a$b$', 'a$b$'),  # could be
+    (b'caf\xe9', 'caf\\udce9'),
+    (b'a\x1b[2J', 'a\\x1b[2J'),
+  ],
+)
+def test_names_are_shown_as_they_are(tmp_path, name, shown):
+  paths = [os.fsencode(tmp_path) + b'/%b' % name + e for e in (b'.json', b'')]
+  os.mkdir(paths[1])
+  with open(paths[0], 'w') as file:
+    json.dump(bench(), file)
+  with open(paths[1] + b'/metrics.jsonl', 'w') as file:
+    file.write('{"step": 1, "eval": {"tau": 2}}\n')
+  for path in map(os.fsdecode, paths):
+    out, found = tmp_path / 'p.html', results.read([path])
+    page.write(found, str(out))
+    assert not found.benches or f'<h2>{shown}</h2>' in out.read_text()
+    one = figures.of(found)[0]
+    with plots.canvas(str(tmp_path / 'f.svg'), path, 4, 3) as canvas:
+      one.draw(canvas)
+    told = [t for t in canvas.findobj(text_lib.Text) if t.get_text() == shown]
+    assert told and not any(text.get_parse_math() for text in told)
 
 
 @pytest.mark.parametrize('text', ['', 'no json', '[1]', '{"a": 1}', '\xff'])

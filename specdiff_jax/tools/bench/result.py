@@ -39,6 +39,7 @@ class BenchResult:
   example: Sequence[trace.Trace] = ()  # the first prompt, if it was traced
   simulated: float | None = None  # the rate of simulated acceptance
   ungraded: str = ''  # what was not graded, and why
+  fingerprint: str = ''  # of the verifier
 
   @property
   def passed(self) -> bool:
@@ -102,6 +103,7 @@ class BenchResult:
       'fastest_ar_tokens_per_s': round(self.fastest_ar_tokens_per_s, 3),
       'config': recipe,
       'verifier': self.verifier,
+      **({'fingerprint': self.fingerprint} if self.fingerprint else {}),
       'dtype': self.dtype,
       'temperature': self.temperature,
       'systems': [_system(row) for row in self.rows],

@@ -122,6 +122,7 @@ def run(
   return result.BenchResult(
     rows=[row(name) for name in plan.names],
     verifier=checkpoint.source,
+    fingerprint=checkpoint.fingerprint,
     device=decoding.device(),
     dtype=plan.dtype,
     temperature=plan.temperature,

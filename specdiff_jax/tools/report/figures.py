@@ -291,8 +291,8 @@ def _prediction(results):
     _one_legend(canvas, [panel])
 
   return Figure(
-    'prediction', 'Predicted and measured', 'Speed-up by the cost model, whose '
-    'parts are timed alone, against what was measured (dashed: equal).',
+    'prediction', 'Predicted and measured', 'tau over a cycle that is timed '
+    'alone, against the speed-up that was measured (dashed: equal).',
     draw, 5.0, 4.2,
   )  # fmt: skip
 

@@ -126,9 +126,10 @@ def _headline(results) -> str:
 
 def _facts(bench: results_lib.Bench) -> str:
   told = bench.told
+  rounded = ', weights of the verifier rounded to int8' * bench.int8
   facts = (
-    f'{told.get("verifier")}, {told.get("dtype")}, on {told.get("device")}; '
-    f'median of {told.get("rounds")} interleaved rounds.'
+    f'{told.get("verifier")}, {told.get("dtype")}{rounded}, on '
+    f'{told.get("device")}; median of {told.get("rounds")} interleaved rounds.'
   )
   return f'<p>{html.escape(facts)}</p>'
 
