@@ -40,6 +40,10 @@ class Wants(Mine):
   features = (0,)
 
 
+class Sizeless(Mine):
+  buckets = ()
+
+
 class Old(Mine):
   def init(self, params, context, features):
     raise NotImplementedError
@@ -245,6 +249,7 @@ def bad(name, match, *args, **more):
     bad(
       'system', '^drafter is a Old, whose init.*features', 'mine', drafter=Old()
     ),
+    bad('system', '^drafter is a Sizeless whose buckets', 'mine', drafter=Sizeless()),
     bad('system', '^drafter_params is given', 'lookup', drafter_params=1),
     bad('system', "^rule='rejection' does not go", 'lookup', rule='rejection'),
     bad('generate', '^prompt is an empty list', np.array([], np.int32)),
@@ -330,6 +335,7 @@ def test_params_of_ones_own_drafter_stay_as_they_are(verifier):
     ),
     (lambda: sd.distill({'los': 'x'}), "'los'.*loss"),
     (lambda: sd.distill({}, None), '^workdir is None .*a path'),
+    (lambda: sd.distill({}, ''), '^workdir is empty'),
     (lambda: sd.distill({}, b'x'), "^workdir is b'x' .*a path"),
     (lambda: sd.distill({}, 'gs://b/x'), '^workdir is .*addresses'),
     (lambda: sd.distill({}, pathlib.Path('gs://b')), '^workdir is .*addresses'),

@@ -1,9 +1,17 @@
 """Kinds of arguments that are no fields of a recipe, which checks its own."""
 
+import inspect
 from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
+from specdiff_jax.recipes import systems
+
+_DRAFTER = (
+    'buckets', 'max_depth', 'proposal', 'chain', 'features', 'init', 'draft',
+    'observe',
+)  # fmt: skip
+_RULE = ('needs', 'reads_q', 'one_chain', '__call__')
 
 
 def wrong(name: str, value: Any, wanted: str) -> errors.InputError:
@@ -19,3 +27,39 @@ def flags(**values: Any) -> None:
   for name, value in values.items():
     if not isinstance(value, bool):
       raise wrong(name, value, 'True or False')
+
+
+def drafter(value: Any) -> None:
+  """Raises InputError where a drafter of the caller's breaks its protocol."""
+  kind = type(value).__name__
+  if missing := [name for name in _DRAFTER if not hasattr(value, name)]:
+    raise errors.InputError(
+      f'drafter is a {kind}, which lacks {", ".join(missing)} of the protocol '
+      "Drafter; it has to be a path, 'random', or an object that has them."
+    )
+  if not value.buckets or min(value.buckets) < 1:
+    raise errors.InputError(
+      f'drafter is a {kind} whose buckets are {printing.short(value.buckets)}, '
+      'but they have to be the sizes of its trees, in ascending order, such as '
+      '(5,): see the protocol Drafter.'
+    )
+  if value.features and not hasattr(value, 'read'):
+    raise errors.InputError(
+      f'drafter is a {kind}, which wants features of the layers '
+      f'{tuple(value.features)}, but has no `read` that takes them: see the '
+      'protocol FeatureDrafter.'
+    )
+  try:
+    inspect.signature(value.init).bind(None, None)
+  except TypeError:
+    raise errors.InputError(
+      f'drafter is a {kind}, whose init{inspect.signature(value.init)} is '
+      'called as init(params, context): see the protocol Drafter.'
+    ) from None
+
+
+def rule(value: Any) -> None:
+  """Raises InputError unless this is an object of the protocol AcceptanceRule."""
+  if isinstance(value, type) or not all(hasattr(value, x) for x in _RULE):
+    names = ', '.join(map(repr, systems.RULES))
+    raise wrong('rule', value, f'one of {names}, or an AcceptanceRule')

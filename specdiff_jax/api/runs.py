@@ -186,6 +186,10 @@ def distill(
     specdiff_jax.core.errors.InputError: steps is 0, but it has to be at least 1.
   """
   workdir = paths.given(workdir, 'workdir')
+  if not workdir:
+    raise errors.InputError(
+      "workdir is empty; give a folder, or '.' for the one that this runs in."
+    )
   with fields.arguments():
     if isinstance(recipe, recipe_lib.Recipe):
       recipe = recipe.flat()  # which `Recipe.change` leaves unchecked

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import inspect
 import os
 from typing import Any
 
@@ -20,12 +19,6 @@ from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import options as options_lib
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import systems
-
-_PROTOCOL = (
-    'buckets', 'max_depth', 'proposal', 'chain', 'features', 'init', 'draft',
-    'observe',
-)  # fmt: skip
-_RULE = ('needs', 'reads_q', 'one_chain', '__call__')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,34 +308,13 @@ def system(
     recipe = told([name], verifier, options)
     with fields.arguments():
       return System(decoding.system(recipe, verifier, name), verifier, recipe)
-  if missing := [one for one in _PROTOCOL if not hasattr(drafter, one)]:
-    raise errors.InputError(
-      f'drafter is a {type(drafter).__name__}, which lacks '
-      f'{", ".join(missing)} of the protocol Drafter; it has to be a path, '
-      "'random', or an object that has them."
-    )
-  kind = type(drafter).__name__
-  if drafter.features and not hasattr(drafter, 'read'):
-    raise errors.InputError(
-      f'drafter is a {kind}, which wants features of the layers '
-      f'{tuple(drafter.features)}, but has no `read` that takes them: see the '
-      'protocol FeatureDrafter.'
-    )
-  try:
-    inspect.signature(drafter.init).bind(None, None)
-  except TypeError:
-    raise errors.InputError(
-      f'drafter is a {kind}, whose init{inspect.signature(drafter.init)} is '
-      'called as init(params, context): see the protocol Drafter.'
-    ) from None
+  checks.drafter(drafter)
   rule = options.pop('rule', 'match')
   if isinstance(rule, str):
     if rule not in systems.RULES:
       raise fields.unknown('There is no rule', rule, systems.RULES)
     rule = systems.RULES[rule]
-  elif isinstance(rule, type) or not all(hasattr(rule, one) for one in _RULE):
-    names = ', '.join(map(repr, systems.RULES))
-    raise checks.wrong('rule', rule, f'one of {names}, or an AcceptanceRule')
+  checks.rule(rule)
   params = () if drafter_params is None else drafter_params
   recipe = told([], verifier, options)
   with fields.arguments():
