@@ -13,7 +13,6 @@ read. A chunk of which a query sees nothing changes no bit of its result. A thir
 form, `attention_kernel`, is one kernel with all that stands around it.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -195,10 +194,13 @@ def _chunks(query, layer, mask, seen, row) -> Part:
     )
   if not rest:
     return so_far
-  tail = functools.partial(read, whole * size, rest)
-  if seen is None:
-    return tail(so_far)
-  return lax.cond(seen.last > whole * size, tail, lambda x: x, so_far)
+  # Also a loop: beside a branch that reads a fixed place, compilers laid out the
+  # cache anew, and copied all of it.
+  tail = 1 if seen is None else (seen.last > whole * size).astype(jnp.int32)
+  with jax.named_scope('trips_1'):
+    return lax.fori_loop(
+      whole, whole + tail, lambda i, x: read(i * size, rest, x), so_far
+    )
 
 
 def added(one: Part, other: Part) -> Part:
