@@ -126,11 +126,23 @@ def write(
     for name in order:
       tensor, dtype = entries[name]
       for _, block in tensor.blocks():
-        block = np.ascontiguousarray(block.astype(dtype, copy=False))
+        block = _cast(name, block, dtype)
         file.write(block.reshape(-1).view(np.uint8).data)
         yield block.nbytes
     file.flush()
     os.fsync(file.fileno())
+
+
+def _cast(name: str, block: np.ndarray, dtype: Any) -> np.ndarray:
+  """Returns a block in a dtype; InputError where that has no such values."""
+  with np.errstate(over='ignore'):
+    cast = np.ascontiguousarray(block.astype(dtype, copy=False))
+  if cast.dtype == np.float16 and (np.isinf(cast) & ~np.isinf(block)).any():
+    raise errors.InputError(
+      f'{name} has values beyond {np.finfo(np.float16).max}, the largest of '
+      'float16; take bfloat16 or float32.'
+    )
+  return cast
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 from typing import Any, BinaryIO
@@ -158,16 +159,14 @@ def read_json(path: str, most: int = MOST_JSON) -> dict[str, Any]:
 def whole(path: str) -> Iterator[BinaryIO]:
   """Opens a file to write that appears at `path` whole, or not at all.
 
-  It is written as PATH.part beside it, synced, and renamed once the block ends
-  without an exception. What lies at PATH.part is removed first and never
-  followed: it may be a link to something that must not be written.
+  It is written beside it under a name of its own, PATH.*.part, synced, and
+  renamed once the block ends without an exception. So two writers at once do not
+  take each other's for their own: the one that ends last stays.
 
     with files.whole('run.json') as file:
       file.write(b'{}')
   """
-  part = path + '.part'
-  with contextlib.suppress(FileNotFoundError):
-    os.unlink(part)
+  part = f'{path}.{secrets.token_hex(4)}.part'
   flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
   try:
     with os.fdopen(os.open(part, flags, 0o644), 'wb') as file:

@@ -12,6 +12,7 @@ import optax
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
+from specdiff_jax.core import printing
 from specdiff_jax.data import dataset
 from specdiff_jax.data import overlap
 from specdiff_jax.data import prompts as prompts_lib
@@ -296,6 +297,11 @@ def check_verifier(
       f'fingerprint {header.get("verifier")}, but {checkpoint.source} has '
       f'{checkpoint.fingerprint}. Collect them again, or give that verifier.'
     )
+  if str(header.get('dtype')).startswith('int8/'):
+    raise errors.InputError(
+      f'The trajectories in {folder} were written by the verifier with weights '
+      'rounded to int8, which is another one. Collect them without config.int8.'
+    )
 
 
 def _dataset(
@@ -328,9 +334,18 @@ def _trajectories(
 ) -> tuple[windows.View, windows.View]:
   """Returns trajectories to train on and held-out ones, checked."""
   options = recipe.training
-  source = dataset.Joined(
-    [_dataset(recipe, checkpoint, folder) for folder in folders]
-  )
+  parts = [_dataset(recipe, checkpoint, folder) for folder in folders]
+  if build_losses.reads_stored(recipe):
+    kept = [
+      None if x[0].top_ids is None else x[0].top_ids.shape[1] for x in parts
+    ]
+    if len(set(kept)) > 1:
+      raise errors.InputError(
+        'config.stored_law is set, but the trajectories in '
+        f'{printing.names(folders)} were collected with store_top_k of {kept}; '
+        'give such of one, or leave stored_law out.'
+      )
+  source = dataset.Joined(parts)
   if options.gamma >= options.tokens:
     raise errors.InputError(
       f'config.gamma is {options.gamma}, which does not fit config.tokens, '

@@ -33,6 +33,7 @@ class _Process:
 
   def __init__(self):
     self.owner = os.getpid()
+    self._asked = False  # something whose answer was not read
     try:
       self._process = subprocess.Popen(
         children.command('template_program.py', 'jinja2', str(_SECONDS)),
@@ -52,6 +53,7 @@ class _Process:
 
   def ask(self, data: bytes) -> str:
     """Returns the text, or raises Error with what is wrong."""
+    self._asked = True  # until then, whatever ends this: Ctrl-C, a timeout
     try:
       self._stdin.write(struct.pack('<Q', len(data)) + data)
       self._stdin.flush()
@@ -61,6 +63,7 @@ class _Process:
     if not 0 < size <= _MOST:
       self._ended()
     answer = self._read(size, _WAIT) or self._ended()
+    self._asked = False
     text = answer[1:].decode('utf-8', 'surrogatepass')
     if answer[:1] != b'+':
       raise Error(text)
@@ -95,8 +98,10 @@ class _Process:
       pass
 
   @property
-  def runs(self) -> bool:
-    return self.owner == os.getpid() and self._process.poll() is None
+  def ready(self) -> bool:
+    """Whether it is this process's own, runs, and has nothing left to say."""
+    runs = self.owner == os.getpid() and self._process.poll() is None
+    return runs and not self._asked
 
 
 _lock = threading.Lock()
@@ -130,7 +135,8 @@ def _asked(template: str, variables: dict[str, Any] | None) -> str:
   global _process
   data = json.dumps([template, variables]).encode()
   with _lock:
-    if _process is None or not _process.runs:
+    if _process is None or not _process.ready:
+      _stop()
       _process = _Process()
     return _process.ask(data)
 

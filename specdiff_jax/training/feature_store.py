@@ -12,6 +12,7 @@ import io
 import os
 from typing import Any
 import zipfile
+import zlib
 
 import jax
 import ml_dtypes
@@ -19,6 +20,12 @@ import numpy as np
 
 from specdiff_jax.core import files
 from specdiff_jax.core import training_types
+
+# What numpy and zipfile make of damaged files.
+_UNREADABLE = (
+  OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError,
+  zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Store:
@@ -45,7 +52,7 @@ class Store:
         found = _read(file.read())
       sizes = {len(leaf) for leaf in jax.tree.leaves(found)}
       return found if sizes == {len(tokens)} else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+    except _UNREADABLE:
       return None
 
   def put(self, tokens: np.ndarray, found: dict[str, Any]) -> None:
@@ -56,8 +63,6 @@ class Store:
       os.makedirs(self._folder, exist_ok=True)
       with files.whole(self._path(tokens)) as file:
         file.write(_written(found))
-    except FileNotFoundError:
-      pass  # another run wrote the same, and took the unfinished file along
     except OSError as error:
       self._say(
         f'{self._folder}: features cannot be kept there '

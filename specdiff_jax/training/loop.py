@@ -111,10 +111,20 @@ def train(
   state = state if restored is None else restored
   del restored
   first = int(state.step)
+  if first > schedule.steps:
+    raise errors.InputError(
+      f'the run in this work directory has {first} steps behind it, but '
+      f'config.steps is {schedule.steps}; give at least as many, or another '
+      '--workdir.'
+    )
   processes.together(lambda: writer.truncate(first))
   values, flops, pace = {}, None, metrics_lib.Pace()
   watch, failed = _Watch(records, schedule.skip_limit), []
   with contextlib.ExitStack() as held, _stop_signals() as stopped, checkpointer:
+    if first == schedule.steps and processes.process_count() == 1:
+      # Where a run that was to be longer was stopped, nothing was evaluated.
+      if evaluate and not _is_evaluated(writer, first):
+        _write(writer, first, {'eval': evaluate(state.params)})
     for done in range(first + 1, schedule.steps + 1):
       must = done == schedule.steps or not schedule.survive_full_disk
       attempt = functools.partial(_attempt, must, failed)
@@ -173,6 +183,10 @@ def _evaluation(writer, until: float = math.inf) -> dict[str, Any]:
   """Returns the last evaluation up to a step, or {}."""
   found = writer.last('eval', until)
   return found if isinstance(found, dict) else {}
+
+
+def _is_evaluated(writer, step: int) -> bool:
+  return any(x['step'] == step and 'eval' in x for x in writer.read())
 
 
 def _write(writer, step: int, values: dict[str, Any]) -> None:

@@ -443,3 +443,13 @@ def test_where_nothing_is_written(directory, tmp_path):
   with pytest.raises(errors.InputError, match='cannot be written'):
     convert(directory, tmp_path / 'file' / 'x', 'hf')
   convert(directory, tmp_path / 'empty', 'hf')
+
+
+def test_values_that_float16_lacks_are_refused():
+  """They would be infinite."""
+  block = np.array([1.0, 1e5], ml_dtypes.bfloat16)
+  with pytest.raises(errors.InputError, match='^a has values beyond 65504'):
+    safetensors_io._cast('a', block, np.float16)
+  kept = safetensors_io._cast('a', np.array([1, np.inf]), np.float16)
+  assert kept.tolist() == [1, np.inf]
+  assert safetensors_io._cast('a', block, np.float32)[1] == block[1]

@@ -188,6 +188,12 @@ def test_a_work_directory_belongs_to_one_run(specdiff, argv, whole):
   assert (whole / 'drafter.safetensors').read_bytes() == before
 
 
+def test_fewer_steps_than_are_done(specdiff, argv, whole):
+  assert specdiff(*argv, f'--workdir={whole}').code == 0
+  run = specdiff(*argv, f'--workdir={whole}', '--config.steps=3')
+  assert run.code == 2 and f'has {STEPS} steps behind it' in run.err
+
+
 def test_a_run_belongs_to_its_texts_and_its_start(
   specdiff, argv, tiny, whole, root, tmp_path
 ):
@@ -228,6 +234,10 @@ def test_a_killed_run_goes_on_exactly(
   run = specdiff(*argv, f'--workdir={tmp_path}')
   assert run.code == 75 and run.out == '' and 'step 3' in run.err
   monkeypatch.undo()
+  shorter = tmp_path.with_name('shorter')
+  shutil.copytree(tmp_path, shorter)
+  run = specdiff(*argv, f'--workdir={shorter}', '--config.steps=3')
+  assert run.code == 0 and run.json['tau_eval'] >= 1  # as any that is finished
   run = specdiff(*argv, f'--workdir={tmp_path}')
   assert run.code == 0, run.err
   assert run.json['params_sha256'] == sha

@@ -114,6 +114,10 @@ def test_other_trajectories_are_not_done_before(
   assert specdiff(*argv, *flags).code == 0
   again = specdiff(*argv, *flags)
   assert again.code == 0 and trained == ['loss-ce']
+  (tmp_path / 'sweep' / 'loss-ce' / 'drafter.safetensors').unlink()
+  again = specdiff(*argv, *flags)  # it comes back from the checkpoint
+  assert again.code == 0 and trained.pop() == 'loss-ce'
+  assert (tmp_path / 'sweep' / 'loss-ce' / 'drafter.safetensors').exists()
   journal_file = texts / 'journal.jsonl'
   lines = journal_file.read_text().splitlines(keepends=True)
   journal_file.write_text(''.join(lines[:-1]))

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from specdiff_jax.core import files
 
 
@@ -29,3 +31,20 @@ def test_whatever_is_there_is_removed(tmp_path):
   for name in ('folder', 'link', 'pipe', 'nothing'):
     files.remove(str(tmp_path / name))
   assert os.listdir(tmp_path) == ['kept']
+
+
+def test_two_writers_at_once_publish_their_own(tmp_path):
+  path = tmp_path / 'out'
+  with files.whole(str(path)) as one:
+    one.write(b'one')
+    with files.whole(str(path)) as two:
+      two.write(b'the other')
+      assert not path.exists()
+    assert path.read_bytes() == b'the other'
+  assert path.read_bytes() == b'one'
+  with pytest.raises(ZeroDivisionError):
+    with files.whole(str(path)) as three:
+      three.write(b'half')
+      raise ZeroDivisionError
+  assert [one.name for one in tmp_path.iterdir()] == ['out']
+  assert path.read_bytes() == b'one'

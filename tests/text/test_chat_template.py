@@ -461,6 +461,21 @@ def test_one_process_for_all_that_is_started_anew():
   assert chat_template._process is not first
 
 
+def test_an_answer_that_nobody_read_is_nobodys(monkeypatch):
+  """As where Ctrl-C or a caller's timeout comes while it is waited for."""
+  assert render('{{ bos_token }}', 'Hi') == '<s>'
+
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patched:
+    patched.setattr(chat_template._Process, '_read', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      render('{{ messages[0].content }}', 'mine')
+  for prompt in ('yours', 'theirs'):
+    assert render('{{ messages[0].content }}', prompt) == prompt
+
+
 _ALONE = """
 import os, sys
 os.chdir(sys.argv[1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -98,12 +99,14 @@ def test_a_damaged_file_is_computed_again(reader, tmp_path):
 def test_another_run_that_writes_the_same_is_no_trouble(
   reader, tmp_path, monkeypatch
 ):
-  def taken(draft, path):
-    os.rename(draft, path)  # by the other one; what follows finds nothing
-    raise FileNotFoundError(2, 'No such file', draft)
+  real = files_lib.put
+
+  def late(draft, path):
+    shutil.copy(draft, path)  # the other one's
+    real(draft, path)
 
   with monkeypatch.context() as patched:
-    patched.setattr(files_lib, 'put', taken)
+    patched.setattr(files_lib, 'put', late)
     wanted = reader()(batch())
   assert not reader.said
   monkeypatch.setattr(features, 'forward', None)
@@ -120,3 +123,18 @@ def test_what_cannot_be_written_is_said_once(reader, tmp_path):
   same(one(batch()), wanted)
   same(dataclasses.replace(one, kept={})(batch()), wanted)
   assert len(reader.said) == 1 and 'features cannot be kept' in reader.said[0]
+
+
+def test_flipped_bits_are_no_traceback(tmp_path):
+  store = feature_store.Store(str(tmp_path), ('a',), lambda _: None)
+  tokens, wanted = np.arange(3), {'features': np.ones((3, 2), np.float32)}
+  store.put(tokens, wanted)
+  same(store.get(tokens), wanted)
+  (path,) = tmp_path.glob('*/*')
+  good = path.read_bytes()
+  for bit in range(0, 8 * len(good), 3):
+    bad = bytearray(good)
+    bad[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bad)
+    found = store.get(tokens)
+    assert found is None or found.keys() == wanted.keys()

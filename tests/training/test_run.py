@@ -1,6 +1,7 @@
 """What a run refuses: another's work directory, settings that do not fit."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -154,3 +155,24 @@ def test_the_program_of_shapes_is_what_runs(settings):
   assert str(given) == str(
     jax.tree.leaves(step.trace(state, batch, view).jaxpr)
   )
+
+
+def test_folders_that_keep_other_numbers_of_tokens(monkeypatch):
+  def dataset(recipe, checkpoint, folder):
+    del recipe, checkpoint
+    return [types.SimpleNamespace(top_ids=np.zeros((3, int(folder))))]
+
+  monkeypatch.setattr(build_training, '_dataset', dataset)
+  recipe = fields.typed({'loss': 'kl', 'stored_law': True})
+  with pytest.raises(errors.InputError, match=r'store_top_k of \[4, 8\]'):
+    build_training._trajectories(recipe, None, ['4', '8'])
+
+
+def test_texts_of_a_rounded_verifier_are_not_the_verifiers():
+  one = presets.random('tiny', 'float32')
+  header = {'verifier': one.fingerprint, 'dtype': 'float32'}
+  build_training.check_verifier(header, one, 'here')
+  with pytest.raises(errors.InputError, match='in here .*rounded to int8'):
+    build_training.check_verifier(
+      header | {'dtype': 'int8/float32'}, one, 'here'
+    )

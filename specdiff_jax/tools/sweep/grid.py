@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import hashlib
 import itertools
 import re
 from typing import Any
 
 from specdiff_jax.core import errors
+
+_LONGEST = 200  # bytes of a name; file systems take 255, suffixes included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,12 @@ def _name(values: Mapping[str, str]) -> str:
     field: re.sub(odd, '-', re.sub(f'^{odd}|{odd}$', '', value))
     for field, value in values.items()
   }
-  return '_'.join(f'{field}-{value}' for field, value in plain.items())
+  name = '_'.join(f'{field}-{value}' for field, value in plain.items())
+  if len(name.encode()) <= _LONGEST:
+    return name
+  digest = hashlib.sha256(repr(values).encode()).hexdigest()[:12]
+  begin = name.encode()[: _LONGEST - 13].decode(errors='ignore')
+  return f'{begin}-{digest}'
 
 
 def _check_different(found: Sequence[Point]) -> None:

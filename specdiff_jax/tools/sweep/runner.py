@@ -93,6 +93,8 @@ class _Trainer:
       [config.training.start_from, *([prompts] if prompts else folders)]
     )
     same = before.get('sources', sources) == sources
+    made = os.path.basename(before.get('result', {}).get('drafter') or '-')
+    same &= os.path.exists(os.path.join(workdir, made))
     if before.get('config') == recipe and same:
       self._report.say(f'{what}: done before')
       return before['result'], None
