@@ -5,8 +5,9 @@ What is read here may come from a stranger. So only regular files are opened
 before anything is built of them, and whatever is wrong is one InputError.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 from specdiff_jax.core import errors
 
 MOST_JSON = 32 << 20  # bytes; the index of the largest models has 10 MB
+_HASHED = 1 << 30  # bytes of the largest file that is read to compare it
 _DEPTH = 64  # of JSON: arrays and objects in each other
 _PLAIN = re.compile(r'[A-Za-z0-9_./+=@, -]*')
 _aliases: dict[tuple[int, int], int] = {}  # open folders, by device and inode
@@ -153,6 +155,29 @@ def read_json(path: str, most: int = MOST_JSON) -> dict[str, Any]:
       'expected; download the file again.'
     )
   return value
+
+
+def contents(paths: Iterable[str]) -> list[str]:
+  """Returns what tells whether files are still what they were, sorted by path.
+
+  The digest of a file; of a large one, and of those of a folder, sizes and
+  times. What is not there, such as a name on a hub, is left out.
+  """
+  found: list[str] = []
+  for path in sorted(set(paths)):
+    if os.path.isdir(path):
+      with os.scandir(path) as entries:
+        there = sorted((one.name, one.stat()) for one in entries)
+    elif os.path.isfile(path):
+      there = [(os.path.basename(path), os.stat(path))]
+    else:
+      continue
+    if os.path.isfile(path) and there[0][1].st_size <= _HASHED:
+      with open(path, 'rb') as file:
+        found.append(hashlib.file_digest(file, 'sha256').hexdigest())
+    else:
+      found += [f'{n} {s.st_size} {s.st_mtime_ns}' for n, s in there]
+  return found
 
 
 @contextlib.contextmanager

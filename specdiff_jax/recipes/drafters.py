@@ -1,8 +1,7 @@
 """From a config to trained drafters: new sizes, loading, drafters that serve."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
-import hashlib
 import os
 import pathlib
 from typing import Any
@@ -32,7 +31,6 @@ from specdiff_jax.recipes import options as options_lib
 Options = options_lib.Trained
 ZOO = pathlib.Path(__file__).parent.parent / 'zoo'
 _PRESET = 'preset:'
-_HASHED = 1 << 30  # bytes of the largest file that is read to compare it
 
 
 def sizes(
@@ -333,29 +331,6 @@ def shipped(name: str) -> str:
   file = ZOO / name
   here = not os.path.exists(name) and file.is_file()
   return str(file) if here else name
-
-
-def contents(paths: Iterable[str]) -> list[str]:
-  """Returns what tells whether files are still what they were, sorted by path.
-
-  The digest of a file; of one that is large, and of those of a directory, sizes
-  and times. What is no path here, such as a name on the hub, is left out.
-  """
-  found: list[str] = []
-  for path in sorted(map(shipped, set(paths) - {''})):
-    if os.path.isdir(path):
-      with os.scandir(path) as entries:
-        there = sorted((one.name, one.stat()) for one in entries)
-    elif os.path.isfile(path):
-      there = [(os.path.basename(path), os.stat(path))]
-    else:
-      continue
-    if os.path.isfile(path) and there[0][1].st_size <= _HASHED:
-      with open(path, 'rb') as file:
-        found.append(hashlib.file_digest(file, 'sha256').hexdigest())
-    else:
-      found += [f'{n} {s.st_size} {s.st_mtime_ns}' for n, s in there]
-  return found
 
 
 def of_zoo(system: str, checkpoint: weights.Checkpoint) -> str:

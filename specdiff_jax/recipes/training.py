@@ -12,6 +12,7 @@ import optax
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
+from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.data import dataset
 from specdiff_jax.data import overlap
@@ -181,7 +182,7 @@ def run(
   train, held_out = processes.together(
     lambda: _trajectories(recipe, checkpoint, folders)
   )
-  schedule = recipe.schedule
+  schedule, start = recipe.schedule, recipe.training.start_from
   output = distill.Output(
     workdir,
     facts=recipe.deciding('run')
@@ -190,7 +191,7 @@ def run(
       'trajectories': len(train),
       'data': windows.digest(train),
       'held_out': windows.digest(held_out),
-      'start': build_drafters.contents([recipe.training.start_from]),
+      'start': files.contents([build_drafters.shipped(start)]),
     },
     tensorboard=schedule.tensorboard,
     keep=schedule.keep,

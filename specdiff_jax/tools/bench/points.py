@@ -40,7 +40,7 @@ def sources(config: recipe_lib.Recipe) -> list[str]:
     own = getattr(options, 'diffuspec', None)
     files_of.add(getattr(options, 'head', ''))
     files_of.update(getattr(own, x, '') for x in ('confidence', 'ngram'))
-  return build_drafters.contents(files_of)
+  return files.contents(map(build_drafters.shipped, files_of))
 
 
 def finished(path: str, identity: str) -> dict[str, Any]:

@@ -89,9 +89,8 @@ class _Trainer:
     recipe = json.loads(json.dumps(config.flat()))
     before = finished(path, self._report)
     folders, prompts = training.data(config, workdir)
-    sources = build_drafters.contents(
-      [config.training.start_from, *([prompts] if prompts else folders)]
-    )
+    start = build_drafters.shipped(config.training.start_from)
+    sources = files.contents([start, *([prompts] if prompts else folders)])
     same = before.get('sources', sources) == sources
     made = os.path.basename(before.get('result', {}).get('drafter') or '-')
     same &= os.path.exists(os.path.join(workdir, made))
