@@ -38,7 +38,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.systems = ('ar', 'specdiff', 'best_first', 'd2sd')
   config.gamma = 4 if smoke else 7
   config.branches = 4
-  config.budget = 30  # all that d2sd has: 1 + 4 * 7 + 1
+  config.budget = 30  # what d2sd has: 1 + 5 * 7, of which branches share 6
   second = 'random' if smoke else 'runs/second/drafter.safetensors'
   config.drafters = {'d2sd': {'first': config.drafter, 'second': second}}
   return config

@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   0: done, or the reader of stdout has left. 1: what was checked does not hold
   (`bench`, `verify`, `inspect`, `prompts`), or a run of `sweep` failed. 2: bad
-  input, too little memory or disk, with a message that says what to do. 3: it does not fit (`aot`). 75: preempted, saved (`distill`, `sweep`).
-  130: interrupted.
+  input, too little memory or disk, with a message that says what to do. 3: it
+  does not fit (`aot`). 75: preempted, saved (`distill`, `sweep`). 130:
+  interrupted.
 
   Example: main(['bench', '--config=configs/tiny.py'])
   """

@@ -90,10 +90,7 @@ def read(path: str, limit: int | None = None) -> list[Prompt]:
   be an integer.
   Raises InputError, with the line's number, where a line cannot be used.
 
-  Example:
-    >>> import specdiff_jax as sd
-    >>> [one.id for one in sd.read_prompts('configs/prompts/tiny.jsonl', limit=1)]
-    ['tiny-0']
+  Example: read('configs/prompts/tiny.jsonl', limit=1)
   """
   found: dict[str, tuple[int, Prompt]] = {}
   for number, line in lines(path):

@@ -209,22 +209,12 @@ SUITES: Mapping[str, Suite] = {
 def read(
   name: str, path: str = '', limit: int | None = None
 ) -> list[prompts_lib.Prompt]:
-  """Returns prompts of a suite, at most `limit`.
+  """Returns prompts of one of `SUITES`, of its file or of TFDS ('').
 
-  Args:
-    name: of `SUITES`.
-    path: the set's public file, or a prompt file of our own form; '' where TFDS
-      has the set.
-    limit: None for all.
+  Raises InputError, which says where to get it, where it is not known, not
+  there, or not of its form.
 
-  Raises:
-    InputError: the suite is not known, not there, or a record is not of its
-      form; it says where to get it.
-
-  Example:
-    >>> import specdiff_jax as sd
-    >>> [one.id for one in sd.read_suite('mixed', limit=1)]
-    ['arithmetic-0']
+  Example: read('mixed', limit=5)
   """
   suite = SUITES.get(name)
   if suite is None:

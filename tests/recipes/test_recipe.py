@@ -219,7 +219,7 @@ def test_errors_name_fields_at_the_rim_and_arguments_below():
     ('a/generation_config.json asks for it', None),
     ('adapter_config.json: correct it', None),
     ('dflash_config.target_layer_ids is 3', None),
-    ('/tmp/config.gamma/x: there is no such file', None),
+    ('/there/config.gamma/x: there is no such file', None),
     ('my-config.data: there is no such file', None),
     ('config.data: there is no such file', None),
     ('config.data.jsonl is empty', None),

@@ -88,6 +88,7 @@ class _Trainer:
     path = os.path.join(workdir, 'result.json')
     recipe = json.loads(json.dumps(config.flat()))
     before = finished(path, self._report)
+    # Done is what was made of these very files, and is still there.
     folders, prompts = training.data(config, workdir)
     start = build_drafters.shipped(config.training.start_from)
     sources = files.contents([start, *([prompts] if prompts else folders)])
