@@ -17,6 +17,8 @@ import sys
 
 import jax
 
+from specdiff_jax.recipes import recipe_file
+
 SYSTEMS = ('ar', 'specdiff', 'specdiff2')
 # The sizes of the drafter that is shipped for the quickstart's verifier.
 SIZES = {
@@ -36,14 +38,15 @@ def kernels(
   system: str, small: bool = False, attention: str = ''
 ) -> collections.Counter:
   """Returns the kernels of a cycle by their names, layers taken together."""
-  from specdiff_jax.cli import command
   from specdiff_jax.parallel import topology
   from specdiff_jax.tools.aot import hlo_costs
   from specdiff_jax.tools.aot import lowering
 
   values = {'exact': False, 'prompt_buckets': (128,), **SIZES}
   values |= {'attention': attention} | (SMALL if small else {})
-  config = command.load('configs/quickstart.py').change(system=system, **values)
+  config = recipe_file.load_recipe('configs/quickstart.py').change(
+    system=system, **values
+  )
   devices = topology.devices('h100')
   program = lowering.program(config, 'decode', devices, layers=3 * small)
   text = program.lowered.compile().as_text() or ''

@@ -20,6 +20,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.recipes import recipe_file
+
 SIZES = ((1024, 1024, 1024), (2048, 2048, 2048), (2688, 576, 6144))
 
 
@@ -46,13 +48,12 @@ def products(dtype):
 
 def main(recipe: str, folder: str, rounds: int) -> None:
   """Measures, and prints."""
-  from specdiff_jax.cli import command
   from specdiff_jax.data import windows
   from specdiff_jax.recipes import decoding
   from specdiff_jax.recipes import training as build_training
   from specdiff_jax.training import flops as flops_lib
 
-  config = command.load(recipe)
+  config = recipe_file.load_recipe(recipe)
   run = build_training.run(config, decoding.verifier(config), [folder], '')
   state, frozen, step = run.start()
   rows = next(iter(windows.batches(run.data.train, run.data.sizes)))

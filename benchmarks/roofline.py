@@ -22,6 +22,8 @@ import time
 
 import jax
 
+from specdiff_jax.recipes import recipe_file
+
 RECIPE = 'configs/llama3_1_8b_dflash.py'
 TOPOLOGY = 'v5e:2x2'
 ROOMY = 'v5p:2x2x1'
@@ -39,9 +41,8 @@ PROGRAMS = (
 
 def recipe(**changes):
   """Returns the recipe with other values."""
-  from specdiff_jax.cli import command
 
-  return command.load(RECIPE).change(**changes)
+  return recipe_file.load_recipe(RECIPE).change(**changes)
 
 
 def shape(slots: int) -> dict:

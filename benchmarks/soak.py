@@ -20,6 +20,8 @@ import statistics
 import sys
 import time
 
+from specdiff_jax.recipes import recipe_file
+
 EVERY = 20
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -72,14 +74,15 @@ class Watch:
 
 def main(seconds: float, workdir: str, leak: bool) -> None:
   """Collects, then trains."""
-  from specdiff_jax.cli import command
   from specdiff_jax.core import compilations
   from specdiff_jax.recipes import decoding
   from specdiff_jax.recipes import runs
   from specdiff_jax.recipes import training as build_training
 
   path = str(ROOT / 'configs' / 'tiny.py')
-  config = command.load(path, steps=10**9, eval_every=EVERY, save_every=EVERY)
+  config = recipe_file.load_recipe(
+    path, steps=10**9, eval_every=EVERY, save_every=EVERY
+  )
   checkpoint = decoding.verifier(config)
   folder = os.path.join(workdir, 'trajectories')
   prompts = decoding.prompts(config, config.bench.prompts, 0)

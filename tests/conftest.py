@@ -55,7 +55,7 @@ _SLOW = (
 )  # fmt: skip
 _QUICK = (
     'cli/test_bad_input.py', 'cli/test_command.py', 'cli/test_interrupts.py',
-    'cli/test_paths.py', 'cli/test_progress.py', 'cli/test_recipe_file.py',
+    'cli/test_paths.py', 'cli/test_progress.py',
     'cli/test_rim.py', 'cli/test_text.py', 'tools/test_bench_metrics.py',
     'tools/test_hlo.py', 'tools/test_roofline.py',
 )  # fmt: skip

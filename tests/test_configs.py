@@ -11,15 +11,14 @@ import pytest
 from specdiff_jax.cli import aot
 from specdiff_jax.cli import bench
 from specdiff_jax.cli import collect
-from specdiff_jax.cli import command
 from specdiff_jax.cli import distill
 from specdiff_jax.cli import ngram
-from specdiff_jax.cli import recipe_file
 from specdiff_jax.cli import sweep
 from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
 from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPES = sorted(
@@ -63,7 +62,7 @@ LARGE = (
   + [(name, ':gpu') for name in LARGE],
 )
 def test_recipe_is_valid(name, variant):
-  config = command.load(f'{ROOT}/configs/{name}.py{variant}')
+  config = recipe_file.load_recipe(f'{ROOT}/configs/{name}.py{variant}')
   decoding.check(config)
   assert set(DECODING) <= set(own(name))
   if 'steps' in own(name):
@@ -89,7 +88,7 @@ def test_recipe_teaches(name):
 
 def test_unknown_variant_is_refused():
   with pytest.raises(errors.InputError, match='smoke'):
-    command.load(f'{ROOT}/configs/tiny.py:large')
+    recipe_file.load_recipe(f'{ROOT}/configs/tiny.py:large')
 
 
 def test_tiny_bench(specdiff, tiny, tmp_path):

@@ -6,17 +6,17 @@ import pathlib
 import jax
 import pytest
 
-from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.models import int8
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe_file
 from specdiff_jax.recipes import training as build_training
 
 _RECIPE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'tiny.py'
 
 
 def config_of(kind, temperature=0.0):
-  return command.load(
+  return recipe_file.load_recipe(
     f'{_RECIPE}:smoke',
     int8=kind,
     temperature=temperature,

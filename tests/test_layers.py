@@ -39,7 +39,7 @@ ONLY = {
   'array_record': ('data/',),
   'pyarrow': ('data/',),
   'absl': ('cli/',),
-  'ml_collections': ('cli/',),
+  'ml_collections': ('cli/', 'recipes/recipe_file.py'),
   'rich': ('cli/',),
   'matplotlib': ('tools/plots.py',),
   'tensorboardX': ('training/metrics.py',),

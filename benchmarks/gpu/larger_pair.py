@@ -16,6 +16,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.recipes import recipe_file
+
 POINTS = ((1, 2048), (8, 2048), (1, 32768))  # batch, context
 TAUS = (4, 6)
 
@@ -86,11 +88,12 @@ def point(config, bandwidth: float, passes: int):
 
 def main(smoke: bool) -> None:
   """Measures, and prints a line a point."""
-  from specdiff_jax.cli import command
   from specdiff_jax.recipes import decoding
   from specdiff_jax.tools.bench import costs
 
-  config = command.load(f'configs/llama3_1_8b_dflash.py{":smoke" * smoke}')
+  config = recipe_file.load_recipe(
+    f'configs/llama3_1_8b_dflash.py{":smoke" * smoke}'
+  )
   bandwidth = costs.read_bandwidth(16 if smoke else 8192)
   told = {'device': decoding.device(), 'read_gb_s': bandwidth / 1e9}
   for batch, context in ((1, 16), (2, 32)) if smoke else POINTS:

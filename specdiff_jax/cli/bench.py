@@ -1,13 +1,13 @@
 """`bench`: the systems side by side, on the same prompts."""
 
 import os
-import tempfile
 
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import locks
 from specdiff_jax.core import printing
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
@@ -186,29 +186,27 @@ def _grid(call: command.Call) -> int:
   )
   how = [options.systems, options.rounds, options.costs, options.rival]
   how += [options.simulate, options.control, options.trace]
-  with files.writing(folder):
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):  # before hours of measuring
-      pass
   results = []
-  for number, point in enumerate(every, 1):
-    path = os.path.join(folder, f'{point.name}.json')
-    prompts = _prompts(point.config, options)
-    sources = points.sources(point.config)
-    identity = points.identity(point.config, prompts, [*how, *sources])
-    told = points.finished(path, identity)
-    console.say(
-      f'[{number}/{len(every)}] {point.name}{": done before" * bool(told)}'
-    )
-    if not told:
-      found, told = _bench(point.config, options, call.recipe)
-      told['grid'] = {
-        'values': dict(point.values),
-        'identity': identity,
-        'passed': found.passed,
-      }
-      files.write_json(path, told)
-    results.append(told)
+  # Before hours of measuring, and two at once would measure all of it twice.
+  with locks.held(os.path.join(folder, 'grid.lock')):
+    for number, point in enumerate(every, 1):
+      path = os.path.join(folder, f'{point.name}.json')
+      prompts = _prompts(point.config, options)
+      sources = points.sources(point.config)
+      identity = points.identity(point.config, prompts, [*how, *sources])
+      told = points.finished(path, identity)
+      console.say(
+        f'[{number}/{len(every)}] {point.name}{": done before" * bool(told)}'
+      )
+      if not told:
+        found, told = _bench(point.config, options, call.recipe)
+        told['grid'] = {
+          'values': dict(point.values),
+          'identity': identity,
+          'passed': found.passed,
+        }
+        files.write_json(path, told)
+      results.append(told)
   console.table(points.table(results))
   passed = all(told['grid']['passed'] for told in results)
   console.result({'points': len(results), 'out': folder, 'passed': passed})

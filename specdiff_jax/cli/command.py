@@ -9,7 +9,6 @@ that only handle files need no config, and may take a path instead.
 import ast
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import os
 import re
 import textwrap
 from typing import Any
@@ -21,11 +20,11 @@ from ml_collections import config_flags
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.cli import paths
-from specdiff_jax.cli import recipe_file
 from specdiff_jax.core import errors
 from specdiff_jax.core import paths as paths_lib
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
+from specdiff_jax.recipes import recipe_file
 
 _EXIT_CODES = {
   0: 'done',
@@ -125,7 +124,7 @@ class Command:
       ) from None
     except (flags.Error, TypeError, ValueError, LookupError) as error:
       raise errors.InputError(
-        f'The command line cannot be read: {recipe_file.one_line(error)}. '
+        f'The command line cannot be read: {_one_line(error)}. '
         f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
     self._check_positional(rest)
@@ -231,20 +230,11 @@ class Command:
     return '\n\n'.join(parts) + '\n'
 
 
-def load(spec: str | os.PathLike[str], **values: Any) -> recipe_lib.Recipe:
-  """Returns the recipe of `FILE[:VARIANT]` or a name, with other `values`.
-
-  Raises InputError where there is no such file, it does not run, or it or
-  `values` have a field that does not exist, or a value of another kind.
-
-  Example:
-    >>> import specdiff_jax as sd
-    >>> sd.load_recipe('configs/tiny.py', gamma=2).training.gamma
-    2
-  """
-  complete = recipe_file.complete(paths_lib.given(spec, 'spec'))
-  with fields.arguments():
-    return fields.typed(fields.merged(complete, values), 'load_recipe')
+def _one_line(error: BaseException) -> str:
+  """Returns the message of an error of absl's, or of any program."""
+  text = ' '.join(str(error).split()).rstrip('.')
+  kind = type(error).__name__
+  return text if isinstance(error, flags.Error) else f'{kind}: {text}'
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:

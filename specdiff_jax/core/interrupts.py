@@ -1,4 +1,4 @@
-"""Ctrl-C, as work sees it that must not be torn.
+"""Defers Ctrl-C while work is done that must not be torn.
 
 In a program of ours `cli.interrupts` watches for it. Where the library is
 embedded nothing does, and nothing here has an effect.

@@ -118,7 +118,7 @@ class Prompt(flax.struct.PyTreeNode):
   """
 
   tokens: jax.Array  # [B, P] int32 from the left
-  length: jax.Array  # [B] int32, at least 1
+  length: jax.Array  # [B] int32; 0: a row that pads the batch
   extra: Any = ()  # what is no token; leaves [B, ...]
 
 

@@ -224,8 +224,8 @@ def read(
   source = path or (MIXED if name == 'mixed' else suite.tfds)
   if not source:
     raise errors.InputError(
-      f'tensorflow_datasets does not have {name}; give its file, --path=FILE (of bench) or --from=FILE (of prompts). '
-      f'Get it from {suite.get}.'
+      f'tensorflow_datasets does not have {name}; give its file, --path=FILE (of '
+      f'bench) or --from=FILE (of prompts). Get it from {suite.get}.'
     )
   if path and not os.path.lexists(path):
     raise errors.InputError(

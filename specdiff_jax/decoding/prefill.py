@@ -13,6 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import chunks as chunks_lib
 from specdiff_jax.core import types
 
 CHUNK = 1024  # tokens of each row that are read at once
@@ -42,7 +43,6 @@ def read(
   """
   batch, length = prompt.tokens.shape
   size = min(CHUNK, length)
-  rows = jnp.arange(batch)
 
   def chunk(number, so_far):
     last, carry = so_far
@@ -56,10 +56,7 @@ def read(
       size,
       features,
     )
-    place = prompt.length - 1 - start
-    here = (place >= 0) & (place < size)
-    found = states[rows, jnp.clip(place, 0, size - 1)]
-    last = jnp.where(here[:, None], found, last)
+    last = chunks_lib.last(last, states, prompt.length - 1 - start)
     if not take:
       return last, cache
     starts = jnp.broadcast_to(start, (batch,))

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import chunks
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
 from specdiff_jax.drafters import unread
@@ -140,7 +141,7 @@ class Adaptive:
   def read(self, params, state, context, features, start):
     arm = cast(types.FeatureDrafter, self.arms[-1])
     arms = arm.read(params.arms, state.arms, context, features, start)
-    last = unread.last(state.unread[:, 0], features, context.length - 2 - start)
+    last = chunks.last(state.unread[:, 0], features, context.length - 2 - start)
     return state.replace(arms=arms, unread=state.unread.at[:, 0].set(last))
 
   @property
@@ -237,8 +238,11 @@ class Adaptive:
       hit = jnp.any(here & there[..., None], axis=1)
     here = (jnp.arange(len(self.arms)) == curve)[:, None]
     told, hit = here & reached[:, None], hit[:, None]  # [B, A, R]
-    failed = verdict.count < arm.max_depth
-    wait = jnp.where(failed, 2 * state.wait, _FIRST_WAIT)
+    # Only trials make a row wait longer: a draft that pays need not be whole.
+    trial, pays = state.quiet >= state.wait, self._best(params, state) > 0
+    failed = trial & (verdict.count < arm.max_depth)
+    first = jnp.where(trial | pays, _FIRST_WAIT, state.wait)
+    wait = jnp.where(failed, 2 * state.wait, first)
     return state.replace(
       arms=arms,
       reached=jnp.where(told, _MEMORY * state.reached + 1, state.reached),

@@ -62,7 +62,7 @@ def read(folder: str, form: str = '') -> Published:
 def tensors(
   folder: str, published: Published
 ) -> Iterator[tuple[str, str, stored.Tensor]]:
-  """Yields (our name, name in the file, tensor) as `huggingface` does."""
+  """Yields (our name, name in the file, tensor) as `directory` does."""
   return directory.iterate_tensors(folder, published.sizes, published.our_name)
 
 

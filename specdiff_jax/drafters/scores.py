@@ -22,6 +22,32 @@ class Predictions:
   confidence: jax.Array | None = None  # [B, P] logits of `heads.Confidence`
 
 
+def of_windows(
+  states: jax.Array,
+  anchors: jax.Array,
+  extra_tokens: int,
+  head: jax.Array | None = None,
+) -> Predictions:
+  """Returns the predictions of windows that share none: P = W G.
+
+  Args:
+    states: [B, W, G, E] of each slot.
+    anchors: [B, W] the position of the last committed token before a window.
+    extra_tokens: as in `Predictions`.
+    head: as in `Predictions`.
+  """
+  rows, windows, gamma, width = states.shape
+  flat = rows, windows * gamma
+  place = jnp.arange(windows * gamma).reshape(windows, gamma)
+  return Predictions(
+    states=states.reshape(*flat, width),
+    position=places(anchors, gamma).reshape(flat),
+    place=jnp.broadcast_to(place, (rows, windows, gamma)),
+    extra_tokens=extra_tokens,
+    head=head,
+  )
+
+
 # (params, view, batch, gamma, shown [B, W, G] or None) -> Predictions
 Score = Callable[..., Predictions]
 
@@ -42,6 +68,6 @@ def in_dtype(score: Score, dtype: Any) -> Score:
   return rounded
 
 
-def places(batch, gamma):
+def places(anchors: jax.Array, gamma: int) -> jax.Array:
   """Returns [B, W, G], the position before each slot's."""
-  return batch.anchors[..., None] + jnp.arange(gamma)
+  return anchors[..., None] + jnp.arange(gamma)

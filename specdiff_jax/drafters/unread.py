@@ -12,21 +12,6 @@ import jax.numpy as jnp
 from specdiff_jax.core import types
 
 
-def last(before: jax.Array, features: jax.Array, place: jax.Array) -> jax.Array:
-  """Returns features [B, F, E] of the last token that was read.
-
-  Args:
-    before: [B, F, E] of the chunks before.
-    features: [B, C, F, E] of a chunk of the prompt.
-    place: [B] where the prompt's last token lies in it, if it does.
-  """
-  size = features.shape[1]
-  here = (place >= 0) & (place < size)
-  rows = jnp.arange(place.shape[0])
-  found = features[rows, jnp.clip(place, 0, size - 1)]
-  return jnp.where(here[:, None, None], found, before)
-
-
 def keep(buffer: jax.Array, features: jax.Array, count: jax.Array) -> jax.Array:
   """Adds features [B, F, E] of one token behind `count` [B] unread ones.
 

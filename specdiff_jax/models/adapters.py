@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.parallel import rules
+
 Adapters = dict[str, dict[str, jax.Array]]  # {'a', 'b'} by a matrix's name
 
 
@@ -55,7 +57,7 @@ def merged(params: Any, adapters: Mapping[str, Mapping[str, jax.Array]]) -> Any:
   """
 
   def one(path, leaf):
-    adapter = adapters.get(_name(path))
+    adapter = adapters.get(rules.name(path))
     if adapter is None:
       return leaf
     added = jnp.matmul(adapter['b'], adapter['a'], precision='highest')
@@ -66,8 +68,4 @@ def merged(params: Any, adapters: Mapping[str, Mapping[str, jax.Array]]) -> Any:
 
 def _leaves(params: Any) -> list[tuple[str, Any]]:
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  return [(_name(path), leaf) for path, leaf in leaves]
-
-
-def _name(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+  return [(rules.name(path), leaf) for path, leaf in leaves]

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.parallel import pin
 
-FORMS = ('dense', 'chunked')
 _SCORES = 1 << 26  # bytes of scores that are made at once: half a v5e's VMEM
 MASKED = -1e30  # finite, so that a query that sees nothing yields no NaN
 
@@ -102,7 +101,7 @@ def part(
     layer: keys and values of S slots.
     mask: broadcasts to [B, Hkv, .., S].
     seen: slots that any query sees; None reads all of them at once.
-    form: one of FORMS; else chunks on a TPU beyond one of them, on a GPU
+    form: 'dense' or 'chunked'; else chunks on a TPU beyond one of them, on a GPU
       beyond four, and on a CPU all at once.
   """
   if seen is None or form == 'dense':

@@ -8,6 +8,9 @@ from specdiff_jax.core import printing
 
 ACTIVATIONS = ('silu', 'gelu_tanh')
 ROPE_SCALINGS = ('linear', 'llama3')
+# How keys of a cache are read; '' is what is fastest, of the others see `attention`
+# and, for one GPU, `attention_kernel`.
+ATTENTION = ('', 'dense', 'chunked', 'kernel')
 # The most that files may ask for of each size: work is done for each layer, and
 # products of the others have to stay within what arrays can have.
 MOST_LAYERS, MOST_SIZE, MOST_POSITIONS = 1024, 1 << 24, (1 << 31) - 1
@@ -70,8 +73,8 @@ class TransformerConfig:
     local_rope_base: RoPE base of local layers, which nothing scales; 0 for
       that of global ones, and their scaling.
     rope_scaling: of the RoPE with `rope_base`.
-    attention: how keys of a cache are read, one of `attention.FORMS`; '' for
-      what is fastest. No part of what a model computes.
+    attention: how keys of a cache are read: one of ATTENTION. No part of what a
+      model computes.
 
   Example: TransformerConfig(vocab_size=257, width=32, layers=2, heads=4,
   kv_heads=2, head_dim=8, mlp_width=64)
@@ -125,6 +128,7 @@ class TransformerConfig:
         f'TransformerConfig: activation={printing.short(self.activation)} is '
         f'not known; it is one of {", ".join(ACTIVATIONS)}.'
       )
+    check_attention(self, ATTENTION)
     if self.heads % self.kv_heads:
       raise errors.InputError(
         f'TransformerConfig: heads={self.heads} is not a multiple of '
@@ -179,6 +183,15 @@ def check_sizes(config, may_be_zero: tuple[str, ...] = ()) -> None:
           kind, field.name, field.type, getattr(config, field.name),
           field.name in may_be_zero,
       )  # fmt: skip
+
+
+def check_attention(config: Any, known: tuple[str, ...]) -> None:
+  """Raises InputError where a config names a form that is not known."""
+  if config.attention not in known:
+    raise errors.InputError(
+      f'{type(config).__name__}: attention={printing.short(config.attention)} is '
+      f'not known; it is one of {", ".join(map(repr, known))}.'
+    )
 
 
 def check_bound(owner: str, name: str, value: float) -> None:

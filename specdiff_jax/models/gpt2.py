@@ -40,6 +40,7 @@ class GPT2Config:
 
   def __post_init__(self):
     config_lib.check_sizes(self)
+    config_lib.check_attention(self, config_lib.ATTENTION[:-1])  # no kernel
     if self.width % self.heads:
       raise errors.InputError(
         f'GPT2Config: width={self.width} is not a multiple of '

@@ -30,7 +30,7 @@ def register(
 ) -> None:
   """Adds a network, which the module that defines its config does.
 
-  So there is no config of a network that is not known here.
+  So whoever has a config has had its network registered.
   """
   _NETWORKS[config] = (module, shapes)
 

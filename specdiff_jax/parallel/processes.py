@@ -73,23 +73,30 @@ def on_first(action: Callable[[], Any]) -> None:
 
 
 def together(action: Callable[[], Any]) -> Any:
-  """Runs an action in each process; an InputError of one is raised in all.
+  """Runs an action in each process; an exception of one is raised in all.
 
   All processes must call it: those that went on alone would wait for the
-  others without end. Returns what the action returns in this process.
+  others without end. Returns what the action returns in this process. What is
+  no InputError is raised as it is where it happened, elsewhere as one.
   """
   if process_count() == 1:
     return action()
-  text, found = np.zeros(_LONGEST, np.uint8), None
+  text, found, failure = np.zeros(_LONGEST, np.uint8), None, None
   try:
     found = action()
-  except errors.InputError as error:
-    said = str(error).encode(errors='backslashreplace')[:_LONGEST]
+  except Exception as error:
+    if not isinstance(error, errors.InputError):
+      failure = error
+    said = (str(error) or type(error).__name__).encode(
+      errors='backslashreplace'
+    )[:_LONGEST]
     said = np.frombuffer(said, np.uint8)
     text[: len(said)] = said
   rows = multihost_utils.process_allgather(text).astype(np.uint8)
   texts = [row.tobytes().rstrip(b'\0').decode(errors='replace') for row in rows]
   said = list(dict.fromkeys(filter(None, texts)))
+  if failure is not None:
+    raise failure
   if said:
     raise errors.InputError('; in another process: '.join(said[:3]))
   return found

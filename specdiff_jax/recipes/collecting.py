@@ -88,9 +88,8 @@ def collect(
   """Completes what the journals in `workdir` lack; makes the dataset of them.
 
   The system `name` (else the config's) decides the speed, and under the rule
-  `match` not the tokens. Each
-  of several processes completes its share of what is wanted, and all return
-  once all is there.
+  `match` not the tokens. Each of several processes completes its share of what
+  is wanted, and all return once all is there.
 
   Args:
     recipe: checked.
@@ -101,9 +100,9 @@ def collect(
     name: of a system.
     facts: what else decides the trajectories, for the journals' header.
 
-  Returns the different prompts that were wanted, the trajectories in the
-  dataset, the duplicates that it leaves out, and the new tokens of all
-  processes.
+  Returns:
+    The different prompts that were wanted, the trajectories in the dataset, the
+    duplicates that it leaves out, and the new tokens of all processes.
   """
   one = decoding.system(recipe, checkpoint, name)
 

@@ -105,7 +105,7 @@ def verifier(
   tree of weights to its shardings; by default config.decode_mesh decides, and
   weights that it leaves whole are merged (`transformer_layer.merged`).
 
-  Example: verifier(command.load('configs/quickstart.py'))
+  Example: verifier(recipe_file.load_recipe('quickstart'))
   """
   model = recipe.model
   dtype = dtype or model.dtype

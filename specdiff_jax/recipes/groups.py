@@ -12,6 +12,7 @@ from specdiff_jax.core import limits
 from specdiff_jax.drafters import options as drafter_options
 from specdiff_jax.drafters import registry
 from specdiff_jax.losses import options as loss_options
+from specdiff_jax.models import config as config_lib
 from specdiff_jax.recipes import options as options_lib
 
 field, text, run = fields.field, fields.text, fields.run
@@ -153,9 +154,9 @@ class Decoding(options_lib.Batch):
   attention: str = text(
       '', "how the verifier reads its KV cache: dense, all slots at once; "
       'chunked, as far as the longest text, without scores in memory; kernel, by '
-      "one kernel a layer (one GPU; not tried on one yet); '': chunked on a TPU, "
+      "one kernel a layer (one GPU only; it has run on none yet); '': chunked on a TPU, "
       'and on a GPU where it is long. Another way may change the last bits',
-      choices=('', 'dense', 'chunked', 'kernel'), newer=True,
+      choices=config_lib.ATTENTION, newer=True,
   )  # fmt: skip
   decode_mesh: tuple[int, ...] = text(
       (1, 1), 'devices for (data, model) that decode together: requests are '

@@ -72,9 +72,9 @@ def check_data(
       raise errors.InputError(
         'config.stored_law is set and config.law_temperature is '
         f'{options.law_temperature}, but the trajectories in {where} were '
-        'collected with store_top_k, law_temperature = '
-        f'{found}. Collect them with config.store_top_k, give their '
-        'temperature, or leave stored_law out.'
+        f'collected with store_top_k={found[0]} and law_temperature={found[1]}. '
+        'Collect them with config.store_top_k, give their temperature, or set '
+        'stored_law=False.'
       )
   drawn = tuple(header.get(name) for name in ('temperature', 'top_k', 'top_p'))
   if making.LOSSES[name].drawn and drawn != (options.law_temperature, 0, 1):

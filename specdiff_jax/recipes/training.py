@@ -344,7 +344,7 @@ def _trajectories(
       raise errors.InputError(
         'config.stored_law is set, but the trajectories in '
         f'{printing.names(folders)} were collected with store_top_k of {kept}; '
-        'give such of one, or leave stored_law out.'
+        'give data that was collected with one, or set stored_law=False.'
       )
   source = dataset.Joined(parts)
   if options.gamma >= options.tokens:

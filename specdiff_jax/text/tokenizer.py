@@ -318,7 +318,7 @@ class Tokenizer:
   def from_gguf(
     cls, fields: dict[str, Any], source: str = 'the GGUF file'
   ) -> 'Tokenizer':
-    """Builds it from a GGUF's metadata (gguf_io.Header.fields)."""
+    """Builds it from a GGUF's metadata (`checkpoints.gguf.header`)."""
     backend, special, end_ids = tokenizer_gguf.read(fields, source)
     template = fields.get('tokenizer.chat_template')
     if not isinstance(template, str | None):

@@ -244,9 +244,8 @@ def _templates(path: str, settings: dict[str, Any]) -> dict[str, str]:
   if os.path.isdir(folder):
     for name in sorted(os.listdir(folder)):
       name, ending = os.path.splitext(name)
-      if ending == '.jinja':  # of the others only the names are of use
-        meant = name == 'default'
-        found[name] = _template(f'{folder}/default.jinja') if meant else ''
+      if ending == '.jinja':
+        found[name] = _template(os.path.join(folder, f'{name}.jinja'))
   value = settings.get('chat_template')
   if found or value is None:
     return found

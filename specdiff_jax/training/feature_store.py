@@ -43,6 +43,10 @@ class Store:
     self._folder = os.path.join(folder, name) if folder else ''
     self._say = say
 
+  @property
+  def keeps(self) -> bool:
+    return bool(self._folder)
+
   def get(self, tokens: np.ndarray) -> dict[str, Any] | None:
     """Returns the readings of a trajectory's tokens [T], None if none are."""
     if not self._folder:

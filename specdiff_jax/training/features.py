@@ -56,7 +56,8 @@ class Features:
           self.model, self.layers, self.temperature, self.params,
           batch.tokens, batch.length,
       )  # fmt: skip
-      self._keep(batch, jax.device_get(found))
+      if len(self.kept) < self.limit or self.store.keeps:
+        self._keep(batch, jax.device_get(found))
       return batch.replace(**found)
 
     def padded(*rows):

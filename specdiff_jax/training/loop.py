@@ -301,7 +301,7 @@ def _stop_signals():
   before = {
     number: signal.signal(number, catch)
     for number in (signal.SIGTERM, signal.SIGINT)
-    if signal.getsignal(number) is not signal.SIG_IGN
+    if signal.getsignal(number) not in (signal.SIG_IGN, None)
   }
   try:
     yield caught

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from specdiff_jax.checkpoints import presets
-from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.data import windows
 from specdiff_jax.models import networks
 from specdiff_jax.parallel import topology
+from specdiff_jax.recipes import recipe_file
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.tools.aot import hlo_costs
 from specdiff_jax.tools.aot import lowering as build_aot
@@ -75,9 +75,9 @@ PROGRAM = """
     from specdiff_jax.decoding import request as request_lib
     from specdiff_jax.parallel import mesh as mesh_lib
     from specdiff_jax.parallel import rules
-    from specdiff_jax.cli import command
+    from specdiff_jax.recipes import recipe_file
 
-    config = command.load(sys.argv[1])
+    config = recipe_file.load_recipe(sys.argv[1])
     checkpoint = decoding.verifier(config)
     system = decoding.system(config, checkpoint, 'lookup')
     requests = [request_lib.named(str(i), [5 + i, 6, 7, 6]) for i in range(4)]
@@ -175,7 +175,7 @@ def test_only_a_cycle_has_a_tau(specdiff, tiny):
 
 @pytest.fixture
 def config(root):
-  return command.load(f'{root}/configs/tiny.py:smoke')
+  return recipe_file.load_recipe(f'{root}/configs/tiny.py:smoke')
 
 
 def test_the_batch_is_that_of_training(config, root):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.checkpoints import safetensors_io
+from specdiff_jax.recipes import recipe_file
 
 
 @pytest.fixture
@@ -86,12 +87,11 @@ def test_weights(bad, tmp_path):
 
 def write_drafter(tmp_path, root, **changes):
   """Writes an untrained drafter, then changes its metadata or a tensor."""
-  from specdiff_jax.cli import command
   from specdiff_jax.drafters import drafter_file
   from specdiff_jax.recipes import decoding
   from specdiff_jax.recipes import drafters as build_drafters
 
-  config = command.load(f'{root}/configs/tiny.py:smoke')
+  config = recipe_file.load_recipe(f'{root}/configs/tiny.py:smoke')
   checkpoint = decoding.verifier(config)
   options = config.systems['specdiff']
   one = build_drafters.load(options, checkpoint, 'diffusion')

@@ -23,6 +23,7 @@ from specdiff_jax.cli import verify
 from specdiff_jax.core import errors
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe
+from specdiff_jax.recipes import recipe_file
 
 PROGRAMS = {
     'decode': decode, 'bench': bench, 'collect': collect, 'distill': distill,
@@ -107,7 +108,7 @@ def test_defaults_fill_what_a_recipe_leaves_out(tmp_path):
     'def get_config():\n'
     '  return ml_collections.ConfigDict({"gamma": 5})\n'
   )
-  config = command.load(str(path))
+  config = recipe_file.load_recipe(str(path))
   assert all(one.gamma == 5 for one in config.systems.values())
   assert config.flat() == fields.typed({}).flat() | {'gamma': 5}
 

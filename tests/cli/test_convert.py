@@ -20,6 +20,7 @@ from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters.dflash import options as dflash_options
 from specdiff_jax.models import networks
+from specdiff_jax.recipes import recipe_file
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 CONFIG = presets.SIZES['tiny']
@@ -97,7 +98,7 @@ def test_a_converted_model_decodes_alike(specdiff, tiny, made, tmp_path):
 def test_the_verifier_takes_an_adapter(specdiff, tiny, made, tmp_path, root):
   lora_writing.write(str(tmp_path), CONFIG)
   hf, adapter = str(made / 'hf'), str(tmp_path)
-  config = command.load(f'{root}/configs/tiny.py:smoke', verifier=hf)
+  config = recipe_file.load_recipe(f'{root}/configs/tiny.py:smoke', verifier=hf)
   plain = command.verifier(config)
   merged = command.verifier(config.change(adapter=adapter))
   assert merged.fingerprint != plain.fingerprint

@@ -15,6 +15,7 @@ from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import failures
 from specdiff_jax.core import errors
+from specdiff_jax.recipes import recipe_file
 
 FORGED = 'dir[/x]\x1b[2J\nspecdiff: done :smile: \u202e'
 SAFE = r'dir[/x]\x1b[2J\nspecdiff: done :smile: \u202e'
@@ -214,7 +215,7 @@ def test_what_generation_config_asks_for_in_vain(
 ):
   from specdiff_jax.recipes import decoding
 
-  config = command.load(tiny.removeprefix('--config='))
+  config = recipe_file.load_recipe(tiny.removeprefix('--config='))
   assert decoding.not_applied(config) == {}  # of no directory
   config = config.change(verifier=str(tmp_path))
   assert decoding.not_applied(config) == {}

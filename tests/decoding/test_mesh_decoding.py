@@ -24,9 +24,9 @@ PROGRAM = """
     from specdiff_jax.recipes import decoding
     from specdiff_jax.data import prompts
     from specdiff_jax.decoding import rows
-    from specdiff_jax.cli import command
+    from specdiff_jax.recipes import recipe_file
 
-    recipe = command.load(sys.argv[1], batch=4, max_new_tokens=12)
+    recipe = recipe_file.load_recipe(sys.argv[1], batch=4, max_new_tokens=12)
     rows.group_of = lambda batch: 2  # as in a batch of 32
     texts = [prompts.Prompt(str(i), 'Once upon a time' * (1 + i % 3))
              for i in range(7)]

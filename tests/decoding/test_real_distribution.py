@@ -15,7 +15,6 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from specdiff_jax.cli import command
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.decoding import rows
@@ -24,6 +23,7 @@ from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters.diffusion import drafter as diffusion
 from specdiff_jax.models import transformer
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe_file
 
 BATCH, RUNS, BRANCHES = 64, 4, 16
 RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
@@ -48,7 +48,7 @@ def parts(root, smollm2_path):
   Its layers run in a loop, which compiles in a fraction of the time.
   """
   del smollm2_path  # skips where it is not here
-  config = command.load(
+  config = recipe_file.load_recipe(
     f'{root}/configs/quickstart.py',
     dtype='float32',
     gamma=2,

@@ -233,7 +233,7 @@ def test_a_quiet_row_tries_again_and_waits_longer():
   before = state(0.5).replace(
     reached=jnp.full((1, 1, 2), 10.0),
     accepted=jnp.full((1, 1, 2), 5.0),
-    quiet=quiet,
+    quiet=quiet + 1,
   )
   failed = one.observe(params, before, None, verdict(0), None, 3)
   assert (int(failed.wait[0]), int(failed.quiet[0])) == (64, 0)
@@ -242,8 +242,15 @@ def test_a_quiet_row_tries_again_and_waits_longer():
   passed = one.observe(params, before, None, verdict(2), None, 3)
   assert int(passed.wait[0]) == 32
   np.testing.assert_allclose(passed.accepted[0, 0], [5.85, 5.85])
+  # No trial: of a row that had not waited long enough nothing is learnt, and a
+  # draft that pays need not be accepted whole.
+  early = before.replace(quiet=quiet, wait=2 * before.wait)
+  dear = params.replace(cost=jnp.array([1.0, 9.0]))
+  for some, wait in (dear, 64), (params, 32):
+    after = one.observe(some, early, None, verdict(1), None, 3)
+    assert int(after.wait[0]) == wait
   plain = one.observe(params, before, None, verdict(0), None, 1)
-  assert int(plain.quiet[0]) == 32
+  assert int(plain.quiet[0]) == 33
   np.testing.assert_array_equal(plain.accepted, before.accepted)
 
 

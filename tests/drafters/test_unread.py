@@ -9,6 +9,7 @@ import numpy as np
 import prefilled
 import pytest
 
+from specdiff_jax.core import chunks
 from specdiff_jax.core import types
 from specdiff_jax.drafters import strategies
 from specdiff_jax.drafters import unread
@@ -62,7 +63,7 @@ def read_at_once(drafter, params, state, features):
 def empty(prompt):
   """Returns the buffer after a prompt."""
   room = jnp.zeros((len(COUNTS), ROOM, *prompt.shape[2:]))
-  last = unread.last(room[:, 0], prompt, jnp.asarray(FIRST - 2))
+  last = chunks.last(room[:, 0], prompt, jnp.asarray(FIRST - 2))
   return room.at[:, 0].set(last)
 
 

@@ -16,6 +16,8 @@ import sys
 
 import jax
 
+from specdiff_jax.recipes import recipe_file
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RECORD = ROOT / 'tests' / 'tools' / 'hbm_bytes.json'
 # System, batch, tokens of a prompt.
@@ -30,7 +32,6 @@ def main(update: bool) -> None:
   """Compiles, prints and perhaps records."""
   jax.config.update('jax_platforms', 'cpu')
   from specdiff_jax.checkpoints import presets
-  from specdiff_jax.cli import command
   from specdiff_jax.parallel import topology
   from specdiff_jax.tools.aot import hlo_costs
   from specdiff_jax.tools.aot import lowering
@@ -40,7 +41,7 @@ def main(update: bool) -> None:
     presets.published('llama3.1_8b'), vocab_size=16384, layers=2
   )
   devices = topology.devices('v5e:2x2')[:1]
-  recipe = command.load(f'{ROOT}/configs/llama3_1_8b_dflash.py')
+  recipe = recipe_file.load_recipe(f'{ROOT}/configs/llama3_1_8b_dflash.py')
   recipe = recipe.change(verifier='preset:small', gamma=7, budget=16)
   found: dict = {'libtpu': importlib.metadata.version('libtpu')}
   for system, batch, prompt in PROGRAMS:

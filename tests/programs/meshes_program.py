@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.data import prompts
 from specdiff_jax.data import trajectories
@@ -27,6 +26,7 @@ from specdiff_jax.data import windows
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe_file
 from specdiff_jax.recipes import training as build_training
 from specdiff_jax.training import features
 from specdiff_jax.training import optimizer
@@ -47,7 +47,7 @@ def configured(mesh, mode):
   sizes = {'batch': 8, 'tokens': 32, 'windows': 3, 'gamma': 3}
   more = {'steps': STEPS, 'ce_fraction': 0.4, 'beta_end': 0.5}
   more |= {'network': {'vocab': 256}}  # so that two devices can share it
-  config = command.load(f'{ROOT}/configs/tiny.py:smoke')
+  config = recipe_file.load_recipe(f'{ROOT}/configs/tiny.py:smoke')
   return config.change(**sizes, **more, mesh=mesh, **MODES[mode])
 
 

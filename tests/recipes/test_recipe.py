@@ -7,7 +7,6 @@ import pathlib
 import pytest
 
 from specdiff_jax.checkpoints import placing
-from specdiff_jax.cli import command
 from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
 from specdiff_jax.losses import making
@@ -18,6 +17,7 @@ from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import options
 from specdiff_jax.recipes import recipe
+from specdiff_jax.recipes import recipe_file
 from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import training
 
@@ -259,7 +259,7 @@ def test_bounds(value, words):
 
 @pytest.fixture(scope='module')
 def checkpoint():
-  return decoding.verifier(command.load(f'{TINY}:smoke'))
+  return decoding.verifier(recipe_file.load_recipe(f'{TINY}:smoke'))
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_what_serves_is_merged_and_what_is_trained_from_is_not(checkpoint):
   recipe = decoding.told(['specdiff'], more, network={'layers': 1})
   made = decoding.system(recipe, checkpoint, 'specdiff')
   assert transformer_layer.is_merged(made.drafter_params.network['layer_0'])
-  config = command.load(f'{TINY}:smoke')
+  config = recipe_file.load_recipe(f'{TINY}:smoke')
   plain = decoding.verifier(config, split=placing.default)
   assert not transformer_layer.is_merged(plain.params['layer_0'])
 

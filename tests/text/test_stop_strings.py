@@ -11,6 +11,7 @@ import random
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.recipes import recipe_file
 from specdiff_jax.text import stop_strings
 from specdiff_jax.text import tokenizer as tokenizer_lib
 from specdiff_jax.text import tokenizer_bpe
@@ -205,11 +206,10 @@ def test_a_special_token_ends_a_text_as_a_token():
 @pytest.fixture(scope='module')
 def engines(root):
   """(systems by name, requests) of the tiny random verifier."""
-  from specdiff_jax.cli import command
   from specdiff_jax.data import prompts
   from specdiff_jax.recipes import decoding
 
-  config = command.load(
+  config = recipe_file.load_recipe(
     f'{root}/configs/tiny.py',
     max_new_tokens=40,
     temperature=1.0,

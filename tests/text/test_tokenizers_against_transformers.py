@@ -265,6 +265,19 @@ def test_files_beside_tokenizer_json(tmp_path, name, processed):
   compare(tmp_path, read(str(tmp_path)))
 
 
+def test_a_template_of_a_file_for_tools(tmp_path):
+  transformers = pytest.importorskip('transformers')
+  backend(processed=False).save(str(tmp_path / 'tokenizer.json'))
+  write(tmp_path, CASES['more files of templates'])
+  folder = tmp_path / 'additional_chat_templates'
+  (folder / 'tool_use.jinja').write_text('<{{ tools[0].name }}>')
+  reference = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+  ours = tokenizer_lib.Tokenizer.from_directory(str(tmp_path))
+  chat, given = [{'role': 'user', 'content': 'a'}], {'tools': [{'name': 'x'}]}
+  wanted = reference.apply_chat_template(chat, tokenize=False, **given)
+  assert ours.render_chat(chat, given) == wanted == '<x>'
+
+
 _MERGED = {
   'bare': {},
   'roles': {

@@ -3,12 +3,13 @@
 import dataclasses
 import errno
 import json
-import tempfile
 import types
 
 import numpy as np
 import pytest
 
+from specdiff_jax.core import files
+from specdiff_jax.core import locks
 from specdiff_jax.data import prompts
 from specdiff_jax.recipes import decoding
 from specdiff_jax.tools.bench import costs
@@ -155,16 +156,19 @@ def test_a_grid_of_benches_goes_on(specdiff, tiny, tmp_path):
   assert run.code == 2 and 'holds another bench' in run.err
   there = f'--out={out / "temperature-0.json"}'
   run = specdiff(*flags, '--grid=temperature=0', there)
-  assert run.code == 2 and 'temperature-0.json: cannot be written' in run.err
+  assert run.code == 2 and 'grid.lock: cannot be written' in run.err
+  with locks.held(str(out / 'grid.lock')):
+    run = specdiff(*flags, '--grid=temperature=0')
+  assert run.code == 2 and 'Another process is writing' in run.err
 
 
 def test_a_grid_that_cannot_be_written_is_told_before(
   specdiff, tiny, tmp_path, monkeypatch
 ):
-  def full(**_):
+  def full(*_):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
-  monkeypatch.setattr(tempfile, 'TemporaryFile', full)
+  monkeypatch.setattr(files, 'open_own', full)
   flags = '--systems=lookup', '--grid=temperature=0', f'--out={tmp_path}'
   run = specdiff('bench', tiny, *flags)
   assert run.code == 2 and 'No space left' in run.err

@@ -374,6 +374,14 @@ def test_a_result_has_the_fingerprint_of_its_verifier(own):
   assert {key: made[key] for key in made if key == 'fingerprint'} == own
 
 
+def test_a_run_is_called_as_its_folder(tmp_path, monkeypatch):
+  (tmp_path / 'run').mkdir()
+  monkeypatch.chdir(tmp_path / 'run')
+  (tmp_path / 'run/metrics.jsonl').write_text('{"step": 1}\n')
+  for path in '.', 'metrics.jsonl', '../run':
+    assert [one.name for one in results.read([path]).runs] == ['run']
+
+
 def test_a_folder_stands_for_its_results(files, tmp_path):
   folder = tmp_path / 'grid'
   folder.mkdir()
@@ -396,6 +404,7 @@ def test_a_folder_stands_for_its_results(files, tmp_path):
     (b'a$b$', 'a$b$'),  # could be
     (b'caf\xe9', 'caf\\udce9'),
     (b'a\x1b[2J', 'a\\x1b[2J'),
+    (b'_a', '_a'),
   ],
 )
 def test_names_are_shown_as_they_are(tmp_path, name, shown):
@@ -412,7 +421,8 @@ def test_names_are_shown_as_they_are(tmp_path, name, shown):
     one = figures.of(found)[0]
     with plots.canvas(str(tmp_path / 'f.svg'), path, 4, 3) as canvas:
       one.draw(canvas)
-    told = [t for t in canvas.findobj(text_lib.Text) if t.get_text() == shown]
+    texts = canvas.findobj(text_lib.Text)
+    told = [text for text in texts if text.get_text().strip() == shown]
     assert told and not any(text.get_parse_math() for text in told)
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from specdiff_jax.recipes import decoding
+from specdiff_jax.recipes import recipe_file
 from specdiff_jax.tools import tables
 from specdiff_jax.tools.bench import runner
 from specdiff_jax.tools.exactness import certificate
@@ -16,9 +17,10 @@ from specdiff_jax.tools.inspect import report
 @pytest.fixture(scope='module')
 def given(root):
   """(config, verifier, prompts) of the smallest recipe, as verify takes it."""
-  from specdiff_jax.cli import command
 
-  config = plan.settle(command.load(f'{root}/configs/tiny.py:smoke'), False)
+  config = plan.settle(
+    recipe_file.load_recipe(f'{root}/configs/tiny.py:smoke'), False
+  )
   return config, decoding.verifier(config), decoding.prompts(config, None, 1)
 
 

@@ -26,7 +26,7 @@ def score_of(config: causal_network.CausalConfig) -> scores.Score:
       config, params, view.embed, tokens, positions, mask
     )
     # Past the row's end there is no target.
-    place = jnp.minimum(scores.places(batch, gamma), length - 1)
+    place = jnp.minimum(scores.places(batch.anchors, gamma), length - 1)
     return scores.Predictions(states, positions, place)
 
   return score

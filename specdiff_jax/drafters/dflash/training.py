@@ -39,14 +39,6 @@ def score_of(config: dflash.TrainedConfig, remat: bool = False) -> scores.Score:
     )  # fmt: skip
     x = layers_lib.lookup(view.embed, block)
     states = networks.apply(network, params, x, anchors, context)
-    states = states[:, :, drafted:]
-    rows = targets.shape[0]
-    place = jnp.arange(targets[0].size).reshape(targets[0].shape)
-    return scores.Predictions(
-      states=states.reshape(rows, -1, states.shape[-1]),
-      position=scores.places(batch, gamma).reshape(rows, -1),
-      place=jnp.broadcast_to(place, targets.shape),
-      extra_tokens=block.size,
-    )
+    return scores.of_windows(states[:, :, drafted:], batch.anchors, block.size)
 
   return score

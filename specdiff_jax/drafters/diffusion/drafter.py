@@ -6,10 +6,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import chunks
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import strategies
-from specdiff_jax.drafters import unread
 from specdiff_jax.drafters import window
 from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.drafters.diffusion import windows as drafter_windows
@@ -66,7 +66,7 @@ class MaskedDiffusion(window.SharedContext):
     return DiffusionState(cache, jnp.zeros((batch, *features), jnp.float32))
 
   def read(self, params, state, context, features, start):
-    last = unread.last(state.last, features, context.length - 2 - start)
+    last = chunks.last(state.last, features, context.length - 2 - start)
     return DiffusionState(
       self._written(params, state.context, features, start), last
     )

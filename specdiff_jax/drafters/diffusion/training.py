@@ -28,13 +28,6 @@ def score_of(
       None if shown is None else (shown & valid, targets),
       remat,
     )
-    rows = targets.shape[0]
-    place = jnp.arange(targets[0].size).reshape(targets[0].shape)
-    return scores.Predictions(
-      states=states.reshape(rows, -1, states.shape[-1]),
-      position=scores.places(batch, gamma).reshape(rows, -1),
-      place=jnp.broadcast_to(place, targets.shape),
-      extra_tokens=targets.size,
-    )
+    return scores.of_windows(states, batch.anchors, targets.size)
 
   return score

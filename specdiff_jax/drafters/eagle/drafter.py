@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import chunks
 from specdiff_jax.core import errors
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
@@ -115,11 +116,8 @@ class Eagle:
     # The last key is made of a token that is not known yet: it is made again.
     _, cache = self._text(params, context, h, state.cache, start + 1)
     place = context.length - 2 - start  # of the last known token
-    here = (place >= 0) & (place < h.shape[1])
-    last = _at(h, jnp.clip(place, 0, h.shape[1] - 1))
-    hidden = state.hidden.at[:, 0].set(
-      jnp.where(here[:, None], last, state.hidden[:, 0])
-    )
+    last = chunks.last(state.hidden[:, 0], h, place)
+    hidden = state.hidden.at[:, 0].set(last)
     return state.replace(cache=cache, hidden=hidden)
 
   def observe(self, params, state, context, verdict, features, slots):

@@ -58,13 +58,7 @@ def score_of(config: eagle.TrainedConfig) -> scores.Score:
       )  # fmt: skip
       out.append(after)
     states = run(jnp.concatenate(out, axis=2), method='normed')
-    place = jnp.arange(targets[0].size).reshape(targets[0].shape)
-    return scores.Predictions(
-      states=states.reshape(rows, -1, states.shape[-1]),
-      position=scores.places(batch, gamma).reshape(rows, -1),
-      place=jnp.broadcast_to(place, targets.shape),
-      extra_tokens=targets.size - anchors.size,
-      head=head,
-    )
+    extra_tokens = targets.size - anchors.size
+    return scores.of_windows(states, anchors, extra_tokens, head)
 
   return score

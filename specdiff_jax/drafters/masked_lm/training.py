@@ -136,15 +136,9 @@ def score_of(config: adapted_network.AdaptedConfig) -> scores.Score:
       return jnp.take_along_axis(x, place[..., None], axis=1)
 
     states = jax.lax.map(one, batch.anchors.T)  # [W, B, G, E]
-    states = jnp.moveaxis(states, 0, 1)
-    rows, windows = batch.anchors.shape
-    place = jnp.arange(windows * gamma).reshape(windows, gamma)
-    position = batch.anchors[..., None] + offsets_G
-    return scores.Predictions(
-      states=states.reshape(rows, windows * gamma, -1),
-      position=position.reshape(rows, -1),
-      place=jnp.broadcast_to(place, position.shape),
-      extra_tokens=windows * tokens.size - batch.tokens.size,
+    extra_tokens = batch.anchors.shape[1] * tokens.size - batch.tokens.size
+    return scores.of_windows(
+      jnp.moveaxis(states, 0, 1), batch.anchors, extra_tokens
     )
 
   return score

@@ -168,9 +168,9 @@ class Certificate:
     return [*whole, *filter(None, [self.outcome.allocations]), *self.advice]
 
 
-def _end(label: str, size: int = 60) -> str:
+def _end(label: str) -> str:
   """Returns the end of a long name, which tells most."""
-  return label if len(label) <= size else '...' + label[3 - size :]
+  return label if len(label) <= 60 else '...' + label[-57:]
 
 
 def _moved(work) -> list[tuple[str, str, str]]:

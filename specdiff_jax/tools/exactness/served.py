@@ -231,6 +231,8 @@ def texts(
 def _recorded(recipe, checkpoint, limit: int | None) -> list[Text]:
   found, limit = [], recipe.bench.limit if limit is None else limit
   for folder in build_training.data(recipe, '')[0]:
+    if limit and len(found) == limit:
+      break
     dataset.build(folder)
     header, source = dataset.read(folder)
     build_training.check_verifier(header, checkpoint, folder)

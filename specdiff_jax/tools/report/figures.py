@@ -367,7 +367,9 @@ def _learnt(results):
     for number, run in enumerate(runs):
       style = plots.style(number, len(runs))
       style = style if len(run.curve) <= 12 else style | {'marker': ''}
-      panel.plot(*zip(*run.curve), **style, label=run.name)
+      # Legends leave out names that begin with _.
+      name = f' {run.name}' if run.name.startswith('_') else run.name
+      panel.plot(*zip(*run.curve), **style, label=name)
     panel.set(xlabel='step', ylabel='held-out tau')
     plots.whole_numbers(panel.xaxis)
     _one_legend(canvas, [panel])

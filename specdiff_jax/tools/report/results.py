@@ -204,7 +204,7 @@ def _files(path: str) -> list[str]:
 
 def _names(paths: Sequence[str]) -> list[str]:
   """Returns names of the files; longer ones where these are not different."""
-  parts = [pathlib.Path(path) for path in paths]
+  parts = [pathlib.Path(os.path.abspath(path)) for path in paths]
   names = [p.parent.name if p.name == _METRICS else p.stem for p in parts]
   return [
     printing.one_line(name if names.count(name) == 1 else path)

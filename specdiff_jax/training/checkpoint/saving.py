@@ -244,6 +244,8 @@ class Checkpointer:
     """
     try:
       return self._read(step, template, iterator)
+    except MemoryError:  # the file may be whole
+      raise
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(
         f'checkpoints: step {step} in {self.directory} cannot be read '
@@ -266,18 +268,20 @@ class Checkpointer:
         self._manager.wait_until_finished()
 
   def _read(self, step: int, template: Any, iterator: Any) -> Any:
-    damage.check_shapes(self._manager.item_metadata(step).state, template)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     # What one process cannot read none takes: all sum up together.
-    restored = processes.together(lambda: self._stored(step, abstract))
+    restored = processes.together(
+      lambda: self._stored(step, template, abstract)
+    )
     iterator.set_state(restored.data)
     sums = {n: x for n, x in restored[damage.CHECKSUMS].items() if n != 'tau'}
     if sums != checksum.of(restored.state, iterator):
       raise ValueError('its values are not those that were saved')
     return restored.state
 
-  def _stored(self, step: int, abstract: Any) -> Any:
+  def _stored(self, step: int, template: Any, abstract: Any) -> Any:
     try:
+      damage.check_shapes(self._manager.item_metadata(step).state, template)
       return self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -294,15 +298,16 @@ class Checkpointer:
   def _set_aside(self, failures: Mapping[int, BaseException]) -> None:
     if not failures:
       return
-    if processes.is_first():
-      for step, error in failures.items():
-        self._move_away(step, self._brief(error))
+    processes.on_first(
+      lambda: [self._move_away(s, self._brief(e)) for s, e in failures.items()]
+    )
     self._manager.reload()
 
   def _move_away(self, step: int, fault: str) -> None:
     source = os.path.join(self.directory, str(step))
     files.remove(f'{source}.corrupt')
-    os.rename(source, f'{source}.corrupt')
+    with files.writing(f'{source}.corrupt'):
+      os.rename(source, f'{source}.corrupt')
     self._say(
       f'checkpoints: step {step} is damaged and set aside, as '
       f'{source}.corrupt ({fault}).'

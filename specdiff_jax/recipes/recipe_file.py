@@ -1,6 +1,10 @@
-"""Recipes on disk: found by name or path, run, and their own paths found."""
+"""Recipes on disk: found by name or path, run, and their own paths found.
 
-from collections.abc import Sequence
+The relative paths of a recipe are looked for in several places, see `_placed`.
+`fields` expands what fields hold.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 import difflib
 import importlib.util
 import inspect
@@ -8,13 +12,16 @@ import os
 import pathlib
 from typing import Any
 
-from absl import flags
 import ml_collections
 
-from specdiff_jax.cli import paths
 from specdiff_jax.core import errors
 from specdiff_jax.core import paths as paths_lib
 from specdiff_jax.recipes import fields
+from specdiff_jax.recipes import recipe as recipe_lib
+
+# The recipes that come with the package, a link to the repository's configs/.
+CONFIGS = pathlib.Path(__file__).parent.parent.joinpath('configs').resolve()
+_NAMES = ('quickstart', 'random')  # of models, before any file of that name
 
 
 def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
@@ -29,6 +36,24 @@ def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     4
   """
   return ml_collections.ConfigDict(_values(paths_lib.given(spec, 'spec')))
+
+
+def load_recipe(
+  spec: str | os.PathLike[str], **values: Any
+) -> recipe_lib.Recipe:
+  """Returns the recipe of `FILE[:VARIANT]` or a name, with other `values`.
+
+  Raises InputError where there is no such file, it does not run, or it or
+  `values` have a field that does not exist, or a value of another kind.
+
+  Example:
+    >>> import specdiff_jax as sd
+    >>> sd.load_recipe('configs/tiny.py', gamma=2).training.gamma
+    2
+  """
+  found = complete(paths_lib.given(spec, 'spec'))
+  with fields.arguments():
+    return fields.typed(fields.merged(found, values), 'load_recipe')
 
 
 def complete(spec: str) -> dict[str, Any]:
@@ -47,22 +72,15 @@ def explained(
   `values` are of the recipe with the command line `argv`, whose own paths are
   relative to the working directory.
   """
-  for path in paths.unfound(values, str(error)):
+  for path in _unfound(values, str(error)):
     if not any(path in arg for arg in argv):
       file = os.path.abspath(_find(spec)[0])
       return errors.InputError(
         f'{error} The recipe {file} gives {path!r}, which is neither in its '
         f'folder, nor in the working directory ({os.getcwd()}), nor in '
-        f'{paths.CONFIGS}.'
+        f'{CONFIGS}.'
       )
   return error
-
-
-def one_line(error: BaseException) -> str:
-  """Returns the message of an error of absl's, or of any program."""
-  text = ' '.join(str(error).split()).rstrip('.')
-  kind = type(error).__name__
-  return text if isinstance(error, flags.Error) else f'{kind}: {text}'
 
 
 def _values(spec: str) -> dict[str, Any]:
@@ -85,7 +103,7 @@ def _values(spec: str) -> dict[str, Any]:
     raise
   except Exception as error:
     raise errors.InputError(
-      f'get_config() of {path} fails: {one_line(error)}.'
+      f'get_config() of {path} fails: {_short(error)}.'
     ) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.InputError(
@@ -93,7 +111,7 @@ def _values(spec: str) -> dict[str, Any]:
       'return an ml_collections.ConfigDict.'
     )
   values = config.to_dict()
-  paths.in_recipe(values, os.path.dirname(path))
+  _placed(values, os.path.dirname(path))
   return values
 
 
@@ -105,15 +123,15 @@ def _find(spec: str) -> tuple[str, str | None]:
   if not os.path.isfile(path):  # False, too, where it cannot be looked at
     if name not in shipped:
       raise _missing(path, shipped)
-    path = str(paths.CONFIGS / f'{name}.py')
+    path = str(CONFIGS / f'{name}.py')
   return path, variant if colon else None
 
 
 def _shipped() -> list[str]:
   """Returns the names of the recipes that come with the package."""
   return sorted(
-    file.relative_to(paths.CONFIGS).with_suffix('').as_posix()
-    for file in paths.CONFIGS.rglob('*.py')
+    file.relative_to(CONFIGS).with_suffix('').as_posix()
+    for file in CONFIGS.rglob('*.py')
   )
 
 
@@ -147,6 +165,56 @@ def _module(path: str):
     raise
   except Exception as error:
     raise errors.InputError(
-      f'The config file {path} cannot be run: {one_line(error)}.'
+      f'The config file {path} cannot be run: {_short(error)}.'
     ) from error
   return module
+
+
+def _placed(values: dict[str, Any], folder: str) -> None:
+  """Finds the relative paths among the values that a recipe in `folder` gives.
+
+  One that is there beside the recipe is that, else the one in the working
+  directory, else the one in the package's configs/. What is nowhere stays as it
+  is: it may be a name (on the hub, in the zoo), or be written later.
+  """
+  for node, name in _fields(values):
+    node[name] = paths_lib.each(node[name], lambda path: _found(path, folder))
+
+
+def _unfound(values: dict[str, Any], text: str) -> list[str]:
+  """Returns the relative paths among values that are not there, of a text."""
+  found: list[str] = []
+  for node, name in _fields(values):
+    paths_lib.each(node[name], lambda path: found.append(path) or path)
+  return [
+    path
+    for path in found
+    if not os.path.isabs(path) and not os.path.exists(path)
+    if ('/' in path or '.' in path) and path in text
+  ]
+
+
+def _fields(values: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+  """Yields where each path is among values: its dict and its name there."""
+  for field, _, about in recipe_lib.leaves(recipe_lib.GROUPS):
+    *outer, last = field.split('.')
+    node: Any = values
+    for name in outer:
+      node = node.get(name) if isinstance(node, Mapping) else None
+    if about.path and isinstance(node, Mapping) and last in node:
+      yield node, last
+
+
+def _found(path: str, folder: str) -> str:
+  if not path or path in _NAMES or os.path.isabs(os.path.expanduser(path)):
+    return path
+  for place in (folder, '', CONFIGS):
+    there = os.path.normpath(os.path.join(place, path))
+    if os.path.exists(there):
+      same = os.path.abspath(there) == os.path.abspath(path)
+      return path if same else there  # as written: it may decide a run
+  return path
+
+
+def _short(error: Exception) -> str:
+  return f'{type(error).__name__}: {" ".join(str(error).split()).rstrip(".")}'

@@ -8,9 +8,8 @@ import pytest
 
 import specdiff_jax as sd
 from specdiff_jax.cli import bench
-from specdiff_jax.cli import command
-from specdiff_jax.cli import paths
 from specdiff_jax.core import errors
+from specdiff_jax.recipes import recipe_file
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +37,9 @@ def write(path, **values):
 
 def test_recipes_are_found_by_name(root):
   for name in names(root):
-    by_name = command.load(f'{name}:smoke')
-    assert by_name == command.load(f'{root}/configs/{name}.py:smoke')
-  tiny = command.load('tiny').flat()
+    by_name = recipe_file.load_recipe(f'{name}:smoke')
+    assert by_name == recipe_file.load_recipe(f'{root}/configs/{name}.py:smoke')
+  tiny = recipe_file.load_recipe('tiny').flat()
   assert os.path.samefile(tiny['prompts'], root / 'configs/prompts/tiny.jsonl')
 
 
@@ -59,7 +58,7 @@ def test_the_wheel_holds_the_recipes(root):
 def test_a_file_goes_before_a_name(elsewhere):
   write(elsewhere / 'tiny', gamma=7)
   with pytest.raises(errors.InputError, match="'tiny' is not a Python file"):
-    command.load('tiny')
+    recipe_file.load_recipe('tiny')
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,9 @@ def test_copied_recipes_say_the_same(root, tmp_path):
     copy = tmp_path / f'{name.name}.py'
     shutil.copy(root / 'configs' / f'{name}.py', copy)
     for variant in ('', ':smoke'):
-      want, got = (command.load(f'{x}{variant}').flat() for x in (name, copy))
+      want, got = (
+        recipe_file.load_recipe(f'{x}{variant}').flat() for x in (name, copy)
+      )
       assert got == want, name
 
 
@@ -102,11 +103,11 @@ def test_paths_are_looked_for_beside_the_recipe_first(elsewhere, tmp_path):
       drafter='nowhere.safetensors', verifier='org/name',
       drafters={'sps': 'beside'},
   )  # fmt: skip
-  config = command.load(path).flat()
+  config = recipe_file.load_recipe(path).flat()
   assert config['prompts'] == str(tmp_path / 'both.jsonl')
   assert config['data'] == f'{tmp_path}/beside,here.jsonl'
   assert config['eval_prompts'] == (
-      'here.jsonl', str(paths.CONFIGS / 'prompts/tiny.jsonl'),
+      'here.jsonl', str(recipe_file.CONFIGS / 'prompts/tiny.jsonl'),
       os.path.expanduser('~/x.jsonl'),
   )  # fmt: skip
   # What is nowhere stays: names of the hub and the zoo, files of later.
@@ -129,17 +130,20 @@ def test_paths_of_the_working_directory_stay_as_written(elsewhere):
   """They decide runs that go on: the drafter that training starts from."""
   (elsewhere / 'd.safetensors').touch()
   path = write(elsewhere / 'mine.py', start_from='d.safetensors')
-  assert command.load(path).deciding('run')['start_from'] == 'd.safetensors'
-  assert command.load('mine.py').deciding('run') == command.load(path).deciding(
-    'run'
+  assert (
+    recipe_file.load_recipe(path).deciding('run')['start_from']
+    == 'd.safetensors'
   )
+  assert recipe_file.load_recipe('mine.py').deciding(
+    'run'
+  ) == recipe_file.load_recipe(path).deciding('run')
 
 
 def test_names_of_models_are_no_files(tmp_path):
   for name in ('quickstart', 'random'):
     (tmp_path / name).mkdir()
   path = write(tmp_path / 'mine.py', verifier='quickstart', drafter='random')
-  config = command.load(path).flat()
+  config = recipe_file.load_recipe(path).flat()
   assert (config['verifier'], config['drafter']) == ('quickstart', 'random')
 
 
@@ -151,7 +155,7 @@ def test_a_missing_path_of_a_recipe_says_where_it_was_looked_for(
   )
   run = specdiff('bench', f'--config={path}')
   assert run.code == 2 and len(run.err.splitlines()) == 1
-  for word in (path, "'my/p.jsonl'", str(elsewhere), str(paths.CONFIGS)):
+  for word in (path, "'my/p.jsonl'", str(elsewhere), str(recipe_file.CONFIGS)):
     assert word in run.err, run.err
   run = specdiff('bench', f'--config={path}', '--config.prompts=my/q.jsonl')
   assert run.code == 2 and 'my/q.jsonl' in run.err
@@ -172,7 +176,7 @@ def test_a_recipe_begins_with_another(tmp_path):
     '  config.batch = 2\n'
     '  return config\n'
   )
-  config = command.load(str(path)).flat()
+  config = recipe_file.load_recipe(str(path)).flat()
   assert (config['gamma'], config['batch']) == (3, 2)
   assert config['prompts'] == str(tmp_path / 'p.jsonl')
   assert set(sd.load_config(tmp_path / 'base.py')) == {'gamma', 'prompts'}
