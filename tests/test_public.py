@@ -44,6 +44,17 @@ class Sizeless(Mine):
   buckets = ()
 
 
+class Several(Mine):
+  buckets = (2, 3)
+
+
+class Deep(Mine):
+  features = (99,)
+
+  def read(self, params, state, context, features, start):
+    raise NotImplementedError
+
+
 class Old(Mine):
   def init(self, params, context, features):
     raise NotImplementedError
@@ -271,6 +282,9 @@ def bad(name, match, *args, **more):
     bad('generate', r'^logprobs is \[1\] of type list.*True', 'a', logprobs=[1]),
     bad('generate', "^trace is 'x' of type str.*True or", 'a', trace='x'),
     bad('system', r"^name is \['lookup'\] of type list", ['lookup']),
+    bad('system', '^drafter is a Several of 2 buckets.*wanted', 'me', drafter=Several()),
+    bad('system', '^drafter is a Deep.*verifier are 0 to 2', 'me', drafter=Deep()),
+    bad('bench', '^stop is', ['lookup'], 'a', stop='x'),
     bad('system', '^name is None of type NoneType.*a text', None),
     bad('system', '^rule is None .*AcceptanceRule', 'me', drafter=Mine(), rule=None),
     bad('system', "^rule is 5 .*'match', ", 'me', drafter=Mine(), rule=5),

@@ -11,6 +11,7 @@ _DRAFTER = (
     'buckets', 'max_depth', 'proposal', 'chain', 'features', 'init', 'draft',
     'observe',
 )  # fmt: skip
+_ADAPTIVE = 'calibrates', 'wanted', 'enter', 'forced', 'calibrated'
 _RULE = ('needs', 'reads_q', 'one_chain', '__call__')
 
 
@@ -29,8 +30,11 @@ def flags(**values: Any) -> None:
       raise wrong(name, value, 'True or False')
 
 
-def drafter(value: Any) -> None:
-  """Raises InputError where a drafter of the caller's breaks its protocol."""
+def drafter(value: Any, layers: int) -> None:
+  """Raises InputError where a drafter of the caller's breaks its protocol.
+
+  `layers` are the verifier's.
+  """
   kind = type(value).__name__
   if missing := [name for name in _DRAFTER if not hasattr(value, name)]:
     raise errors.InputError(
@@ -43,11 +47,23 @@ def drafter(value: Any) -> None:
       'but they have to be the sizes of its trees, in ascending order, such as '
       '(5,): see the protocol Drafter.'
     )
+  if len(value.buckets) > 1:
+    if missing := [name for name in _ADAPTIVE if not hasattr(value, name)]:
+      raise errors.InputError(
+        f'drafter is a {kind} of {len(value.buckets)} buckets, but has no '
+        f'{", ".join(missing)} to choose among them: see the protocol '
+        'AdaptiveDrafter.'
+      )
   if value.features and not hasattr(value, 'read'):
     raise errors.InputError(
       f'drafter is a {kind}, which wants features of the layers '
       f'{tuple(value.features)}, but has no `read` that takes them: see the '
       'protocol FeatureDrafter.'
+    )
+  if not all(0 <= layer < layers for layer in value.features):
+    raise errors.InputError(
+      f'drafter is a {kind}, which wants features of the layers '
+      f'{tuple(value.features)}, but those of the verifier are 0 to {layers - 1}.'
     )
   try:
     inspect.signature(value.init).bind(None, None)

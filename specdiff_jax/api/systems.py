@@ -308,7 +308,7 @@ def system(
     recipe = told([name], verifier, options)
     with fields.arguments():
       return System(decoding.system(recipe, verifier, name), verifier, recipe)
-  checks.drafter(drafter)
+  checks.drafter(drafter, verifier.config.layers)
   rule = options.pop('rule', 'match')
   if isinstance(rule, str):
     if rule not in systems.RULES:

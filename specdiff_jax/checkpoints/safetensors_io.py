@@ -28,9 +28,10 @@ DTYPES = {
 }  # fmt: skip
 _NUMPY = {kind: np.dtype(dtype) for kind, dtype in DTYPES.items()}
 _KINDS = {dtype: kind for kind, dtype in _NUMPY.items()}
-# What one file's header may hold: the largest models have thousands of tensors
+# What one file's header may hold: the format's own bound (of drafters, 9 million
+# prompts that they were trained on); the largest models have thousands of tensors
 # in each.
-_MOST_HEADER, _MOST_TENSORS, _MOST_FACTS = 1 << 24, 1 << 16, 1 << 16
+_MOST_HEADER, _MOST_TENSORS, _MOST_FACTS = 10**8, 1 << 16, 1 << 16
 
 
 def save(path: str, params: dict[str, Any], metadata: dict[str, str]) -> None:

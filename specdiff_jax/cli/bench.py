@@ -119,6 +119,8 @@ def body(call: command.Call) -> int:
     plots.check(options.plot)
   if options.grid:
     return _grid(call)
+  if options.out:  # before it is measured
+    files.check_place(options.out)
   found, told = _bench(call.config, options, call.recipe)
   console.result(told)
   if options.out:  # after it was printed: whatever the disk says, it is out
@@ -172,6 +174,7 @@ def _bench(config: recipe.Recipe, options, name: str):
 
 def _grid(call: command.Call) -> int:
   """Runs a bench for every point of a grid; those that are done stay."""
+  from specdiff_jax.recipes import decoding
   from specdiff_jax.tools.bench import points
   from specdiff_jax.tools.sweep import grid
 
@@ -184,6 +187,8 @@ def _grid(call: command.Call) -> int:
   every = grid.points(
     lambda more: COMMAND.parse([*call.argv, *more]).config, options.grid
   )
+  for point in every:
+    decoding.check(point.config)
   how = [options.systems, options.rounds, options.costs, options.rival]
   how += [options.simulate, options.control, options.trace]
   results = []

@@ -5,7 +5,6 @@ import signal
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
-from specdiff_jax.core import errors
 from specdiff_jax.recipes import groups
 from specdiff_jax.recipes import recipe
 
@@ -90,11 +89,11 @@ def body(call: command.Call) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
   if options.refresh:
     folder = command.needed(options, 'from')
-    if options.prompts:
-      raise errors.InputError(
-        '--refresh continues the trajectories of --from and takes no '
-        '--prompts; give one or the other.'
-      )
+    command.unread(
+      options,
+      ('prompts', 'limit'),
+      '--refresh continues the trajectories of --from',
+    )
     checkpoint = command.verifier(config)
     wanted, facts = build_collecting.refreshed(
       config, checkpoint, options.refresh, folder
@@ -103,6 +102,7 @@ def body(call: command.Call) -> int:
       config, checkpoint, wanted, workdir, facts=facts, report=console
     )
   else:
+    command.unread(options, ('from',), 'it is what --refresh continues')
     prompts = decoding.prompts(config, options.prompts, options.limit)
     checkpoint = command.verifier(config)
     found = runs.complete(config, checkpoint, prompts, workdir, report=console)

@@ -9,6 +9,7 @@ that only handle files need no config, and may take a path instead.
 import ast
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
 import re
 import textwrap
 from typing import Any
@@ -127,6 +128,12 @@ class Command:
         f'The command line cannot be read: {_one_line(error)}. '
         f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
+    for name in options:
+      value = options[name].value
+      if isinstance(value, float) and not math.isfinite(value):
+        raise errors.InputError(
+          f'--{name} is {value}, but it has to be a finite number.'
+        )
     self._check_positional(rest)
     paths.in_flags(options)
     recipe = None
@@ -228,6 +235,15 @@ class Command:
       + _entries(*((str(code), codes[code]) for code in sorted(codes))),
     ]
     return '\n\n'.join(parts) + '\n'
+
+
+def unread(options: flags.FlagValues, names: Sequence[str], why: str) -> None:
+  """Raises InputError if a flag is given that nothing reads here."""
+  for name in names:
+    if options[name].present:
+      raise errors.InputError(
+        f'--{name} is given, but would not be read: {why}. Leave it out.'
+      )
 
 
 def _one_line(error: BaseException) -> str:

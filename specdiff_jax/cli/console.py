@@ -20,6 +20,8 @@ import rich.progress
 import rich.table
 import rich.text
 
+from specdiff_jax.cli import failures
+from specdiff_jax.core import interrupts
 from specdiff_jax.core import printing
 from specdiff_jax.tools import tables
 
@@ -37,8 +39,11 @@ def notes() -> rich.console.Console:
 
 
 def say(text: str) -> None:
-  """Writes one remark, plainly and on one line, to stderr."""
-  print(printing.one_line(text), file=sys.stderr, flush=True)
+  """Writes one remark, plainly and on one line, to stderr.
+
+  Where whoever read it has left, the program goes on without.
+  """
+  failures.tell(printing.one_line(text))
 
 
 def text(piece: str) -> None:
@@ -163,9 +168,8 @@ def _tick(log: _Log, over: threading.Event, start: float) -> None:
   while not over.wait(pause):
     if log.speaks:
       elapsed = _clock(time.monotonic() - start)
-      with contextlib.suppress(OSError):  # whoever read it has left
-        tasks = ': '.join(task.line() for task in log.tasks)
-        say(f'{elapsed} {tasks if len(log.tasks) > 1 else tasks + " ..."}')
+      tasks = ': '.join(task.line() for task in log.tasks)
+      say(f'{elapsed} {tasks if len(log.tasks) > 1 else tasks + " ..."}')
     pause = min(1.5 * pause, _LONGEST)
 
 
@@ -238,6 +242,24 @@ def patient(what: str, seconds: float = 1.0) -> Iterator[Callable[..., None]]:
         bar = stack.enter_context(_bar(what, total))
       if bar is not None:
         bar(done, total, note)
+
+    yield update
+
+
+@contextlib.contextmanager
+def whole_or_not(
+  what: str, while_stopping: str
+) -> Iterator[Callable[..., None]]:
+  """Does as `patient`, for work that leaves nothing half done.
+
+  Ctrl-C is told `while_stopping`, and comes as KeyboardInterrupt from the update.
+  """
+  with interrupts.held(while_stopping), patient(what) as show:
+
+    def update(done: int, total: int | None = None, note: str = '') -> None:
+      if interrupts.came():
+        raise KeyboardInterrupt
+      show(done, total, note)
 
     yield update
 

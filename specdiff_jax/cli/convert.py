@@ -4,7 +4,6 @@ from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
 from specdiff_jax.core import errors
-from specdiff_jax.core import interrupts
 from specdiff_jax.drafters import registry
 
 _FLAGS = {
@@ -100,17 +99,18 @@ def body(call: command.Call) -> int:
       f'--head is {options.head}, but {origin} is no drafter that `distill` '
       'trained. Give the drafter that this head was trained on.'
     )
+  if source and options.adapter:
+    raise errors.InputError(
+      f'{origin} is a drafter, which takes no --adapter; leave it out.'
+    )
   if not source and not options.adapter:
     source = published.open_drafter(origin)
   source = source or sources.open_model(origin, options.adapter)
-  with (
-    interrupts.held('removing what is half written'),
-    console.patient('converting (MB)') as show,
-  ):
+  with console.whole_or_not(
+    'converting (MB)', 'removing what is half written'
+  ) as show:
 
     def progress(written: int, total: int) -> None:
-      if interrupts.came():
-        raise KeyboardInterrupt
       show(written // 10**6, total // 10**6)
 
     done = export.convert(

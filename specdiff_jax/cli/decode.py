@@ -67,6 +67,10 @@ def body(call: command.Call) -> int:
     raise errors.InputError(
       '--logprobs is given, but not --out FILE, whose lines hold them; add it.'
     )
+  if options.prompt is not None:
+    command.unread(options, ('limit',), '--prompt is one')
+  if not options.out:
+    command.unread(options, ('overwrite',), 'there is no --out')
   decoding.check(call.config)
   if options.prompt is None:
     prompts = prompts_lib.read(options.prompts, options.limit or None)

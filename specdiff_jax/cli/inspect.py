@@ -64,7 +64,10 @@ def body(call: command.Call) -> int:
 
   options, path = call.options, call.argument
   chip_gib = getattr(options, 'chip-gib')
-  mesh = _mesh(options.mesh or ('data=1' if chip_gib else ''))
+  text = options.mesh or ('data=1' if chip_gib else '')
+  mesh = _mesh(text) if text else {}
+  if not mesh:
+    command.unread(options, ('dtype',), 'it is that of weights on a --mesh')
   told = describe.describe(build_drafters.shipped(path))
   if mesh:
     told['mesh'] = report.fit(path, mesh, chip_gib, options.dtype)
@@ -76,15 +79,16 @@ def body(call: command.Call) -> int:
 def _mesh(text: str) -> dict[str, int]:
   """Returns {'data': 2, 'model': 4} for 'data=2,model=4'."""
   sizes = {}
-  for part in filter(None, text.split(',')):
+  for part in text.split(','):
     axis, _, size = part.partition('=')
-    if axis not in ('data', 'model') or not size.isdecimal() or int(size) < 1:
+    number = int(size) if size.isdecimal() and len(size) <= 7 else 0
+    if axis not in ('data', 'model') or axis in sizes or number < 1:
       raise errors.InputError(
-        f'--mesh has the part {part!r}; give sizes of the axes data and '
-        'model, as in --mesh data=2,model=4.'
+        f'--mesh has the part {printing.short(part)}; give sizes of the axes data '
+        'and model, each once, as in --mesh data=2,model=4.'
       )
-    sizes[axis] = int(size)
-  return {'data': 1, 'model': 1, **sizes} if sizes else {}
+    sizes[axis] = number
+  return {'data': 1, 'model': 1, **sizes}
 
 
 def _show(path: str, lines) -> None:

@@ -3,7 +3,6 @@
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
-from specdiff_jax.core import interrupts
 
 _FLAGS = {
   'from': flag.Flag(
@@ -68,20 +67,17 @@ def body(call: command.Call) -> int:
   from specdiff_jax.drafters.ngram import file
   from specdiff_jax.recipes import ngrams
 
+  if source.endswith('.arpa'):
+    command.unread(
+      options,
+      ('order', 'field', 'split', 'limit'),
+      'an ARPA file is taken whole',
+    )
   if options.order > file.MOST_ORDER:
     raise errors.InputError(
       f'--order is {options.order}, but it has to be at most {file.MOST_ORDER}.'
     )
-  with (
-    interrupts.held('stopping; nothing is written'),
-    console.patient('reading') as show,
-  ):
-
-    def progress(done: int) -> None:
-      if interrupts.came():
-        raise KeyboardInterrupt
-      show(done)
-
+  with console.whole_or_not('reading', 'stopping; nothing is written') as show:
     found = ngrams.fit(
       out,
       source,
@@ -91,7 +87,7 @@ def body(call: command.Call) -> int:
       split=options.split,
       limit=options.limit,
       overwrite=options.overwrite,
-      progress=progress,
+      progress=show,
     )
   console.say(f'{out}: written.')
   console.result({'out': out, **found})

@@ -5,7 +5,6 @@ import os
 from specdiff_jax.cli import command
 from specdiff_jax.cli import console
 from specdiff_jax.cli import flag
-from specdiff_jax.core import errors
 from specdiff_jax.core import paths
 
 _FLAGS = {
@@ -96,7 +95,7 @@ def body(call: command.Call) -> int:
     others = [paths.expand(path, '--against') for path in options.against]
     unlike = overlap.Seen(one for p in others for one in prompts_lib.read(p))
 
-  with console.patient('prompts') as show:
+  with console.whole_or_not('prompts', 'stopping; nothing is written') as show:
     found = prompt_sources.write(
       out or '',
       source,
@@ -128,12 +127,11 @@ def _suite(options) -> int:
   """Writes a standard set."""
   from specdiff_jax.data import suites
 
-  for name in ('against', 'field', 'id_field', 'split'):
-    if options[name].present:
-      raise errors.InputError(
-        f'--suite knows the form of its set and takes no --{name}; leave it '
-        'out, or give --from without --suite.'
-      )
+  command.unread(
+    options,
+    ('against', 'field', 'id_field', 'split'),
+    '--suite knows the form of its set',
+  )
   out = command.needed(options, 'out')
   written = suites.write(
     out,

@@ -7,6 +7,7 @@ before anything is built of them, and whatever is wrong is one InputError.
 
 from collections.abc import Iterable, Iterator
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from typing import Any, BinaryIO
 
 from specdiff_jax.core import errors
@@ -267,6 +269,17 @@ def alias(folder: str) -> str:
       'ASCII letters, digits, and the characters _ . + = @ , -'
     )
   return path
+
+
+def check_place(path: str) -> None:
+  """Raises InputError where no file can be written at `path`."""
+  folder = os.path.dirname(path) or '.'
+  with writing(path):
+    if os.path.isdir(path):
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ State = Any  # a pytree whose every leaf is [B, ...]
 ENDS = {
   'not in top-K': 'was no candidate of its slot',
   'wrong parent': 'was drafted at its depth, after another token',
-  'budget': 'was a candidate, or past the window, but not drafted',
+  'budget': 'was a candidate, or past the window, but not drafted, or not chosen',
   'end': "ended the text, or an accepted token did, or the text's limit",
 }
 
@@ -164,8 +164,9 @@ class DecodeState(flax.struct.PyTreeNode):
 class Verifier(Protocol):
   """A model that scores trees: a frozen dataclass, static under jit.
 
-  Its cache is a pytree whose layout is its own business; KV caches in it are
-  `models.cache.Cache`.
+  Its cache is a pytree that says its `slots`, as `models.cache.Cache` does, which
+  KV caches are; the rest of the layout is its own business. `Engine` takes any;
+  `sd.system` those of `load_verifier`.
 
   Example:
     >>> import specdiff_jax as sd

@@ -64,6 +64,13 @@ class Joined:
     return source[index - int(self._ends[which]) + len(source)]
 
 
+def there(workdir: str) -> bool:
+  """Returns whether a work directory has a dataset."""
+  from specdiff_jax.data import tfds_builder
+
+  return tfds_builder.read_manifest(_path(workdir)) is not None
+
+
 def build(workdir: str) -> dict[str, Any]:
   """Makes the TFDS dataset of what was collected; returns its manifest.
 

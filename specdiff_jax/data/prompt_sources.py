@@ -102,6 +102,11 @@ def write(
         f'{source} has no prompts: of {found["empty"]} records the field '
         f'{field or _field(source)!r} is empty.'
       )
+    if path and not found['prompts']:
+      raise errors.InputError(
+        f'{source} has no prompts to write: all {len(seen)} overlap those that '
+        'they are kept apart from.'
+      )
   return found
 
 

@@ -28,18 +28,26 @@ def why(
   """
   token = verdict.bonus[:, None]
   here = tree.valid & (tree.depth == verdict.count[:, None] + 1)
-  drafted = jnp.any(here & (tree.token == token), axis=1)
+  alike = here & (tree.token == token)
+  last = jnp.take_along_axis(verdict.path, verdict.count[:, None], axis=1)
+  elsewhere = jnp.any(alike & (tree.parent != last), axis=1)
+  # After the right token, of a chain that was not chosen.
+  beside = jnp.any(alike & (tree.parent == last), axis=1)
   open = ~jnp.any(here, axis=1)
   if tree.candidates is not None:
-    last = tree.candidates.shape[1] - 1
+    deepest = tree.candidates.shape[1] - 1
     of_depth = jnp.take_along_axis(
-      tree.candidates, jnp.minimum(verdict.count, last)[:, None, None], axis=1
+      tree.candidates,
+      jnp.minimum(verdict.count, deepest)[:, None, None],
+      axis=1,
     )[:, 0]
     known = jnp.any(of_depth == token, axis=1)
-    open = known | (verdict.count > last)
+    open = known | (verdict.count > deepest)
   names = list(types.ENDS)
-  found = jnp.where(open, names.index('budget'), names.index('not in top-K'))
-  found = jnp.where(drafted, names.index('wrong parent'), found)
+  found = jnp.where(
+    open | beside, names.index('budget'), names.index('not in top-K')
+  )
+  found = jnp.where(elsewhere, names.index('wrong parent'), found)
   return jnp.where(ended, names.index('end'), found)
 
 

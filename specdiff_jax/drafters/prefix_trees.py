@@ -40,7 +40,7 @@ def merged(token: jax.Array, root: jax.Array, slots: int) -> types.DraftTree:
   def placed(values: jax.Array):
     return jnp.sum(jnp.where(here, by_depth(values)[..., None], 0), axis=1)
 
-  return _tree(
+  tree = _tree(
     placed(token),
     placed(parent),
     placed(depth),
@@ -48,6 +48,7 @@ def merged(token: jax.Array, root: jax.Array, slots: int) -> types.DraftTree:
     root,
     gamma,
   )
+  return tree.replace(candidates=jnp.swapaxes(token, 1, 2).astype(jnp.int32))
 
 
 def best_first(

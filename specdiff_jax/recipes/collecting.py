@@ -130,6 +130,7 @@ def collect(
     extend = {'extend': top, 'at_once': top.rows}
   index, count = processes.process_index(), processes.process_count()
   with _all_or_none(), contextlib.ExitStack() as stack:
+    processes.on_first(lambda: _no_dataset_alone(workdir))
     # All journals are open then: none is cut any more.
     journal = processes.together(
       lambda: stack.enter_context(trajectories.Journal(workdir, header, index))
@@ -152,6 +153,18 @@ def collect(
     'duplicates': manifest.get('duplicates', 0),
     'tokens': sum(n for key, n in after.items() if key not in before),
   }
+
+
+def _no_dataset_alone(workdir: str) -> None:
+  """Raises InputError where a dataset is, without the journals it is made of.
+
+  A new journal's dataset would take its place.
+  """
+  if dataset.there(workdir) and not trajectories.paths(workdir):
+    raise errors.InputError(
+      f'{workdir} holds a dataset without its journal, which a run that goes on '
+      'would need; give another --workdir.'
+    )
 
 
 @contextlib.contextmanager

@@ -19,17 +19,9 @@ def check(recipe: recipe_lib.Recipe) -> None:
   """Raises InputError on a loss that does not exist or does not fit."""
   for group in (recipe.objective, recipe.memory, *recipe.losses.values()):
     field_lib.check(group)
-  name, network = recipe.objective.loss, recipe.training.network
-  fits = network.kind == 'diffusion' and network.ngram
-  fits |= network.kind == 'dflash'
-  fits |= network.kind == 'masked_lm' and name == 'elbo'
-  if making.LOSSES[name].show and not fits:
-    raise errors.InputError(
-      f'config.loss is {name!r}, which shows the drafter a part of '
-      f'its window, but a drafter of kind {network.kind!r} with ngram '
-      f'{network.ngram} has no input for that. Take network.kind=diffusion '
-      'and network.ngram of at least 1, network.kind=dflash, or another loss.'
-    )
+  name = recipe.objective.loss
+  if not recipe.training.start_from:  # else `make` knows the network
+    _check_shown(name, recipe.training.network)
   if recipe.objective.served:
     _check_served(recipe)
   head, own = recipe.training.head_kind, drafter_options.CONFIDENCE
@@ -38,6 +30,21 @@ def check(recipe: recipe_lib.Recipe) -> None:
       f'config.loss is {name!r} and config.head_kind is {head!r}, but the head '
       f'{own!r} is trained with the loss {own!r}, and nothing else is. Give both, '
       'or neither.'
+    )
+
+
+def _check_shown(name: str, network: Any) -> None:
+  """Raises InputError where a loss shows what the network cannot see."""
+  ngram = getattr(network, 'ngram', 0)
+  fits = network.kind == 'diffusion' and ngram
+  fits |= network.kind == 'dflash'
+  fits |= network.kind == 'masked_lm' and name == 'elbo'
+  if making.LOSSES[name].show and not fits:
+    raise errors.InputError(
+      f'config.loss is {name!r}, which shows the drafter a part of '
+      f'its window, but a drafter of kind {network.kind!r} with ngram '
+      f'{ngram} has no input for that. Take network.kind=diffusion '
+      'and network.ngram of at least 1, network.kind=dflash, or another loss.'
     )
 
 
@@ -99,6 +106,8 @@ def make(recipe: recipe_lib.Recipe, network: Any = None) -> objective.Objective:
   The ELBO is taken of whole texts where the drafter's family has that.
   """
   name, options = recipe.objective.loss, recipe.loss
+  if network is not None:
+    _check_shown(name, network)
   steps, memory = recipe.schedule.steps, recipe.memory
   whole = network and registry.network(network.kind).whole_elbo
   if whole and making.LOSSES[name].show:

@@ -59,6 +59,11 @@ def fit(
     raise errors.InputError(
       f'{path} is there already; give another file, or --overwrite.'
     )
+  if path.endswith('.arpa'):
+    raise errors.InputError(
+      f'{path}: what is written is no ARPA file; give another ending, such as '
+      '.safetensors.'
+    )
   tokenizer, size = _tokenizer(verifier, cache_dir)
   found: dict[str, Any] = {}
   if source.endswith('.arpa'):

@@ -11,6 +11,7 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.collecting import collect as collect_lib
 from specdiff_jax.core import reporting
 from specdiff_jax.data import prompts as prompts_lib
+from specdiff_jax.data import windows
 from specdiff_jax.parallel import processes
 from specdiff_jax.recipes import collecting
 from specdiff_jax.recipes import decoding
@@ -90,13 +91,22 @@ def train(
     # There is no drafter yet; lookup drafts for it, to the same tokens.
     complete(config, checkpoint, prompts, folders[0], 'lookup', report=report)
   run = training.run(config, checkpoint, folders, workdir, memory)
+  known = run.student.seen & windows.hashes(run.data.held_out)
+  if known and processes.is_first():
+    report.say(
+      f'{len(known)} held-out prompts are among those that config.start_from was '
+      'trained on: tau on held-out trajectories flatters this run.'
+    )
   if idle := jax.device_count() - run.placement.mesh.size:
     report.say(f'config.mesh leaves {idle} devices idle.')
   for line in run.not_split() if processes.is_first() else ():
     report.say(f'Held whole by every device: {line}')
   name = 'head' if config.training.head_kind else 'drafter'
   path = os.path.join(workdir, f'{name}.safetensors')
-  before = f'; it had come to 0 when the {name} there was finished'
+  before = (
+    f'; it had come to 0 when the {name} there was finished, and fractions of '
+    'the steps, such as config.ce_fraction, are of the new total'
+  )
   before *= os.path.exists(path)
   with report.progress(what, run.schedule.steps) as show:
     new = True

@@ -127,10 +127,17 @@ def _lattice(options: options_lib.Lattice, checkpoint):
   path = build_drafters.shipped(options.head)
   if not path or not ngrams.is_ngram(path):
     return build_drafters.window(options, checkpoint, strategy, path)
+  tables = ngrams.load(path, checkpoint)
+  if len(tables.longer) > 1:
+    raise errors.InputError(
+      f'config.head is {path}, an n-gram model of order {1 + len(tables.longer)}, '
+      'whose pairs are smoothed for what longer n-grams leave (Kneser-Ney), but '
+      'edges want pairs by themselves; fit it again: ngram --order=2.'
+    )
   strategy = dataclasses.replace(strategy, source=edges.Edges())
   drafter: Any
   drafter, params = build_drafters.window(options, checkpoint, strategy)
-  return drafter, drafter.with_edges(params, ngrams.load(path, checkpoint))
+  return drafter, drafter.with_edges(params, tables)
 
 
 def _diffuspec(options: options_lib.DiffuSpec, checkpoint):

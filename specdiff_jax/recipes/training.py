@@ -18,6 +18,7 @@ from specdiff_jax.data import dataset
 from specdiff_jax.data import overlap
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import windows
+from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters import tables
@@ -29,6 +30,7 @@ from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import recipe as recipe_lib
+from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import tuning as build_tuning
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
@@ -182,7 +184,8 @@ def run(
   train, held_out = processes.together(
     lambda: _trajectories(recipe, checkpoint, folders)
   )
-  schedule, start = recipe.schedule, recipe.training.start_from
+  schedule, options = recipe.schedule, recipe.training
+  start, masks = options.start_from, build_tuning.masks(options)
   output = distill.Output(
     workdir,
     facts=recipe.deciding('run')
@@ -192,7 +195,9 @@ def run(
       'data': windows.digest(train),
       'held_out': windows.digest(held_out),
       'start': files.contents([build_drafters.shipped(start)]),
-    },
+      'dtype': systems.dtype(checkpoint),
+    }
+    | ({'mask_id': options.masked_lm.mask_id} if masks else {}),
     tensorboard=schedule.tensorboard,
     keep=schedule.keep,
     best=schedule.export == 'best',
@@ -354,8 +359,12 @@ def _trajectories(
     )
   train, held_out = windows.split(source, options.eval_fraction)
   evaluated = [p for f in options.eval_prompts for p in prompts_lib.read(f)]
+  known = windows.hashes(train)
+  if options.start_from:
+    start = build_drafters.shipped(options.start_from)
+    known |= drafter_file.trained_on(start)
   overlap.check_disjoint(
-    windows.hashes(train), {prompts_lib.text_hash(p.text) for p in evaluated}
+    known, {prompts_lib.text_hash(p.text) for p in evaluated}
   )
   limit = min(options.eval_limit, len(held_out))
   first = min(options.train_limit or len(train), len(train))

@@ -72,11 +72,15 @@ class Tuning(NamedTuple):
     )
 
 
+def masks(config: Config) -> bool:
+  """Returns whether what is trained reads config.masked_lm.mask_id."""
+  return hasattr(registry.options(config.network.kind), 'mask_id')
+
+
 def check(config: Config) -> None:
   """Raises InputError on settings that no part could work with."""
   mask_id = config.masked_lm.mask_id
-  masks = hasattr(registry.options(config.network.kind), 'mask_id')
-  if masks and not config.start_from and mask_id < 0:
+  if masks(config) and not config.start_from and mask_id < 0:
     raise errors.InputError(
       f'config.masked_lm.mask_id is {mask_id}, but it has to be at least 0.'
     )

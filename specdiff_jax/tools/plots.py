@@ -4,8 +4,10 @@ from collections.abc import Iterator
 import contextlib
 import os
 from typing import Any
+import warnings
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.core import printing
 
 # As far from a white page as from a dark one (4.3 to 1), and no page of its own.
@@ -35,7 +37,7 @@ _ENDINGS = ('.png', '.svg', '.pdf')
 def check(path: str) -> None:
   """Raises InputError if no plot can be written to `path`."""
   folder = os.path.dirname(path) or '.'
-  if os.path.splitext(path)[1].lower() not in _ENDINGS:
+  if _ending(path) not in _ENDINGS:
     fault = f'it does not end in {", ".join(_ENDINGS)}'
   elif not os.path.isdir(folder):
     fault = f'there is no folder {folder!r}'
@@ -46,6 +48,10 @@ def check(path: str) -> None:
   else:
     return
   raise _unwritable(path, fault)
+
+
+def _ending(path: str) -> str:
+  return os.path.splitext(path)[1].lower()
 
 
 def _unwritable(path: str, fault: object) -> errors.InputError:
@@ -60,8 +66,10 @@ def canvas(path: str, title: str, wide: float, high: float) -> Iterator[Any]:
   """Yields a figure of matplotlib, which is then written to `path`.
 
   It can be read on white and on dark pages. Raises InputError if the file
-  cannot be written or its ending is unknown.
+  cannot be written, or its ending is unknown.
   """
+  if _ending(path) not in _ENDINGS:
+    raise _unwritable(path, 'its ending is unknown')
   import cycler
   import matplotlib  # half a second; only who plots waits for it
   from matplotlib import figure
@@ -71,10 +79,11 @@ def canvas(path: str, title: str, wide: float, high: float) -> Iterator[Any]:
     made = figure.Figure(figsize=(wide, high), layout='constrained')
     yield made
     made.suptitle(printing.one_line(title))
-    try:
-      made.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-      raise _unwritable(path, error) from error
+    with warnings.catch_warnings(), files.writing(path):
+      # A name may have characters that the font lacks.
+      warnings.filterwarnings('ignore', 'Glyph .* missing', UserWarning)
+      with files.whole(path) as file:
+        made.savefig(file, dpi=150, format=_ending(path)[1:])
 
 
 def style(number: int, count: int) -> dict[str, Any]:

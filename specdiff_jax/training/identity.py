@@ -9,7 +9,7 @@ from specdiff_jax.core import files
 from specdiff_jax.data import journal
 
 # Facts that the first versions did not write: there they are not compared.
-_LATER = ('data', 'held_out', 'start')
+_LATER = ('data', 'held_out', 'start', 'dtype', 'mask_id')
 
 
 def check_same_run(path: str, facts: Mapping[str, Any]) -> None:

@@ -65,8 +65,31 @@ def test_prompts(bad, tmp_path):
   bad(['--workdir'], 'distill')
 
 
+def test_flags_that_nothing_would_read(bad, tmp_path):
+  bad(['--limit', '--prompt is one'], 'decode', '--prompt=a', '--limit=1')
+  bad(['--overwrite', 'no --out'], 'decode', '--prompt=a', '--overwrite')
+  workdir = f'--workdir={tmp_path}'
+  bad(['--from', '--refresh'], 'collect', workdir, '--prompts=x', '--from=y')
+  bad(['--limit'], 'collect', workdir, '--refresh=x', '--from=y', '--limit=1')
+  bad(['--tolerance', 'nan'], 'verify', '--tolerance=nan')
+
+
+@pytest.mark.parametrize(
+  'mesh', ['', 'data', 'data=0', f'data={"9" * 20}', 'data=2,data=4', 'x=1']
+)
+def test_meshes_of_inspect(specdiff, mesh):
+  run = specdiff('inspect', 'preset:llama2_7b', f'--mesh={mesh},model=1')
+  assert run.code == 2 and '--mesh has the part' in run.err
+  run = specdiff('inspect', 'preset:llama2_7b', '--dtype=float32')
+  assert run.code == 2 and '--dtype' in run.err
+
+
 @pytest.mark.slow
 def test_outputs(bad, tmp_path):
+  never = '--config.verifier=nowhere.gguf'
+  bad([tmp_path, 'Is a directory'], 'bench', f'--out={tmp_path}', never)
+  grid = '--grid=gamma=4,0', f'--out={tmp_path}/g'
+  bad(['gamma is 0'], 'bench', *grid, never)
   where = f'--out={tmp_path}/nowhere/out.jsonl'
   bad(['nowhere'], 'decode', '--prompt=a', '--config.system=ar', where)
   full = '--out=/dev/full'

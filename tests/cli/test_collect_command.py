@@ -66,6 +66,15 @@ def test_prompts_that_changed_are_refused(specdiff, argv, root, tmp_path):
   assert (tmp_path / 'a' / 'journal.jsonl').read_bytes() == before
 
 
+def test_a_dataset_without_its_journal_stays(specdiff, argv, tmp_path):
+  workdir = f'--workdir={tmp_path}'
+  assert specdiff(*argv, '--limit=2', workdir).code == 0
+  (tmp_path / 'journal.jsonl').unlink()
+  run = specdiff(*argv, '--limit=1', workdir)
+  assert run.code == 2 and 'dataset without its journal' in run.err
+  assert len(records(tmp_path)[1]) == 2
+
+
 def test_a_journal_taken_away_is_noticed(specdiff, argv, tmp_path, monkeypatch):
   real = trajectories.Journal.append
 

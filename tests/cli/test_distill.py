@@ -12,6 +12,7 @@ import pytest
 
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.cli import console
+from specdiff_jax.data import dataset
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.data import suites
 from specdiff_jax.drafters import drafter_file
@@ -120,8 +121,9 @@ def test_a_confidence_head_is_trained_and_cuts_drafts(
 def test_a_drafter_gets_another_vocabulary(specdiff, argv, whole, tmp_path):
   start = f'--config.start_from={whole}/drafter.safetensors'
   more = start, '--config.steps=1', '--config.new_vocab=9'
+  more += ('--config.eval_fraction=0.6',)  # some of which the first learnt from
   run = specdiff(*argv, *more, f'--workdir={tmp_path}/new')
-  assert run.code == 0, run.err
+  assert run.code == 0 and 'held-out prompts are among' in run.err, run.err
   path = f'{tmp_path}/new/drafter.safetensors'
   old, _ = safetensors_io.load(f'{whole}/drafter.safetensors')
   new, facts = safetensors_io.load(path)
@@ -185,7 +187,34 @@ def test_a_work_directory_belongs_to_one_run(specdiff, argv, whole):
   run = specdiff(*argv, f'--workdir={whole}', '--config.learning_rate=0.5')
   assert run.code == 2 and 'Traceback' not in run.err
   assert 'learning_rate' in run.err and '0.5' in run.err
+  # Another dtype of the verifier is another verifier.
+  run = specdiff(*argv, f'--workdir={whole}', '--config.dtype=bfloat16')
+  assert run.code == 2 and 'dtype was' in run.err
   assert (whole / 'drafter.safetensors').read_bytes() == before
+
+
+def test_a_mask_decides_a_run(specdiff, argv, data, tmp_path):
+  source = dataset.read(str(data))[1]
+  texts = [source[index] for index in range(len(source))]
+  held = {int(t) for x in texts for t in (*x.prompt, *x.completion)}
+  one, other = sorted({*range(256, 320)} - held)[:2]
+  more = '--config.network.kind=dflash', '--config.loss=ce', '--config.steps=1'
+  more += (f'--workdir={tmp_path}',)
+  run = specdiff(*argv, *more, f'--config.masked_lm.mask_id={one}')
+  assert run.code == 0, run.err
+  run = specdiff(*argv, *more, f'--config.masked_lm.mask_id={other}')
+  assert run.code == 2 and f'mask_id was {one}' in run.err
+
+
+def test_a_drafter_that_cannot_be_shown_a_prefix(specdiff, argv, tmp_path):
+  """As it is loaded, whatever the recipe says of a new one."""
+  blind = '--config.network.ngram=0', '--config.steps=1'
+  assert specdiff(*argv, *blind, f'--workdir={tmp_path}/a').code == 0
+  start = f'--config.start_from={tmp_path}/a/drafter.safetensors'
+  run = specdiff(
+    *argv, start, '--config.loss=variable_prefix', f'--workdir={tmp_path}/b'
+  )
+  assert run.code == 2 and 'with ngram 0 has no input' in run.err
 
 
 def test_fewer_steps_than_are_done(specdiff, argv, whole):
@@ -256,7 +285,7 @@ def test_names_of_folders_may_hold_anything(specdiff, argv, data, tmp_path):
   assert run.code == 0 and run.json['steps'] == 4, run.err
   assert (
     'Goes on after step 2: the learning rate there is 0.0015, on the cosine to '
-    '0 at config.steps=4; it had come to 0 when the drafter there was finished.'
+    '0 at config.steps=4; it had come to 0 when the drafter there was finished,'
   ) in run.err
   assert sorted(os.listdir(workdir / 'checkpoints')) == ['2', '4']
   shutil.rmtree(workdir / 'checkpoints' / '4')

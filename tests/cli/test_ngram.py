@@ -44,6 +44,8 @@ def test_texts_of_records_and_of_trajectories(specdiff, data, source, tmp_path):
     (['--from={out}'], 'neither a file that is there nor'),
     (['--from={source}', '--order=9'], '--order is 9, but'),
     (['--from={source}', '--order=0'], 'order'),
+    (['--from=x.arpa', '--order=2'], '--order is given, but'),
+    (['--from={source}', '--out={out}.arpa'], 'give another ending'),
     (['--from={source}', '--verifier=random:x'], 'the random ones are'),
     (['--from={source}', '--verifier={source}'], 'source.jsonl'),
   ],

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from specdiff_jax.cli import console
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -59,6 +61,27 @@ def test_bad_input(specdiff, source, tmp_path, flags, said):
   assert run.code == 2 and said in run.err and run.out == ''
   assert len(run.err.strip().splitlines()) == 1
   assert list(tmp_path.iterdir()) == [source]
+
+
+def test_no_file_without_prompts(specdiff, source, tmp_path):
+  """All of them are of the evaluation."""
+  out = tmp_path / 'out.jsonl'
+  argv = 'prompts', f'--from={source}', '--field=question'
+  first = specdiff(*argv, f'--out={tmp_path}/first.jsonl')
+  assert first.code == 0
+  against = f'--against={tmp_path}/first.jsonl'
+  run = specdiff(*argv, f'--out={out}', against)
+  assert run.code == 2 and 'no prompts to write' in run.err
+  assert not out.exists()
+  assert specdiff(*argv, against).code == 1  # a check alone
+
+
+def test_ctrl_c_leaves_no_half_a_file(specdiff, source, tmp_path, monkeypatch):
+  monkeypatch.setattr(console.interrupts, 'came', lambda: True)
+  run = specdiff(
+    'prompts', f'--from={source}', '--field=question', f'--out={tmp_path}/x'
+  )
+  assert run.code == 130 and list(tmp_path.iterdir()) == [source]
 
 
 def test_prompts_of_evaluations_are_left_out(specdiff, source, tmp_path):

@@ -177,12 +177,14 @@ def head_of(drafter_of, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def ngram(tmp_path_factory):
-  """Returns the file of an n-gram model of the verifier's own texts."""
-  path = str(tmp_path_factory.mktemp('ngram') / 'ngram.safetensors')
+  """Returns files of n-gram models of the verifier's own texts, by order."""
+  folder = tmp_path_factory.mktemp('ngram')
   texts = [*systems.plain(SAMPLED), *systems.plain(GREEDY)]
-  levels = kneser_ney.fit(texts, systems.VOCAB, 3)
-  ngram_file.save(path, levels, models.tiny_verifier().tokenizer, {})
-  return path
+  found = {order: str(folder / f'{order}.safetensors') for order in (2, 3)}
+  for order, path in found.items():
+    levels = kneser_ney.fit(texts, systems.VOCAB, order)
+    ngram_file.save(path, levels, models.tiny_verifier().tokenizer, {})
+  return found
 
 
 @pytest.fixture(scope='module')
@@ -212,12 +214,12 @@ def built(drafter_of, head_of, ngram):
       options['drafter'] = named.pop('', '')
     if 'head' in options:
       kind = options['head']
-      options['head'] = ngram if kind == 'NGRAM' else head_of(kind)
+      options['head'] = ngram[2] if kind == 'NGRAM' else head_of(kind)
     own = options.get('diffuspec', {})
     if 'confidence' in own:
       options['diffuspec'] = own | {'confidence': head_of('confidence')}
     if 'ngram' in own:
-      options['diffuspec'] = own | {'ngram': ngram}
+      options['diffuspec'] = own | {'ngram': ngram[3]}
     recipe = decoding.told(
       [system], options, drafters={system: named} if named else {}
     )

@@ -24,7 +24,7 @@ def why(count, bonus, ended=False, candidates=None, valid=(1, 1, 1, 1, 1)):
     one(valid).astype(bool),
     candidates=None if candidates is None else one(candidates),
   )
-  verdict = types.Verdict(None, one(count), one(bonus))
+  verdict = types.Verdict(one([0, 1, 3]), one(count), one(bonus))
   return NAMES[int(commit.why(tree, verdict, one(ended))[0])]
 
 
@@ -36,6 +36,7 @@ def why(count, bonus, ended=False, candidates=None, valid=(1, 1, 1, 1, 1)):
     ({'count': 1, 'bonus': D}, 'wrong parent'),
     ({'count': 1, 'bonus': D, 'valid': (1, 1, 1, 1, 0)}, 'not in top-K'),
     ({'count': 2, 'bonus': X}, 'budget'),  # all of a path
+    ({'count': 0, 'bonus': B}, 'budget'),  # another chain was chosen
     ({'count': 1, 'bonus': D, 'ended': True}, 'end'),
     # Candidates that were not drafted.
     ({'count': 0, 'bonus': X, 'candidates': [[A, B, X], [C, D, -1]]}, 'budget'),

@@ -126,7 +126,7 @@ def test_a_grid_of_benches_goes_on(specdiff, tiny, tmp_path):
   run = specdiff(*flags, '--grid=temperature=0,1')
   assert run.code == 0, run.err
   assert run.json == {'points': 2, 'out': str(out), 'passed': True}
-  made = {p.name: json.loads(p.read_text()) for p in out.iterdir()}
+  made = {p.name: json.loads(p.read_text()) for p in out.glob('*.json')}
   assert set(made) == {'temperature-0.json', 'temperature-1.json'}
   names = [row['system'] for row in made['temperature-0.json']['systems']]
   assert names == ['ar', 'lookup', 'ar again']

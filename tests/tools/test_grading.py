@@ -1,6 +1,8 @@
 """Right and wrong answers, and generated code that misbehaves."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -79,6 +81,10 @@ FAULTY = {
   'leaves': 'import sys\nsys.exit(0)',
   'leaves hard': 'import os\nos._exit(0)',
   'kills': 'import os\nos.kill(os.getppid(), 9)',
+  'limits its parent': 'import os, resource\n'
+  'resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (1, 1))',
+  'kills by a descriptor': 'import os, signal\n'
+  'signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 9)',
   'threads': 'import threading, time\n'
   'threading.Thread(target=time.sleep, args=(60,)).start()',
   'is no Python': 'def f(:',
@@ -102,6 +108,32 @@ def test_faulty_programs_fail_and_are_contained(name, tmp_path):
 def test_good_programs_pass():
   assert programs.run('import math, json, re\nassert math.sqrt(4) == 2')
   assert programs.run(f'assert open({os.path.abspath(__file__)!r}).read()')
+  assert programs.run(  # looked up in its module
+    'import dataclasses, pickle\n@dataclasses.dataclass\nclass A:\n  x: "int"\n'
+    'assert pickle.loads(pickle.dumps(A(1))) == A(1)'
+  )
+
+
+def test_what_an_answer_does_as_a_program_is_left_out():
+  assert programs.run('if __name__ == "__main__":\n  input()')
+
+
+def test_a_program_ends_though_its_parent_was_killed(tmp_path):
+  fifo = tmp_path / 'open as long as it lives'
+  os.mkfifo(fifo)
+  program = f'x = open({str(fifo)!r})\nimport time\ntime.sleep(60)'
+  parent = subprocess.Popen([
+      sys.executable, '-c', 'import sys\n'
+      'from specdiff_jax.tools.grading import programs\n'
+      'programs.run(sys.argv[1], seconds=2)', program,
+  ])  # fmt: skip
+  with open(fifo, 'w') as end:  # waits until the program opens it
+    parent.kill()
+    begin = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+      while time.monotonic() - begin < 30:
+        os.write(end.fileno(), b'x')
+        time.sleep(0.1)
 
 
 def test_what_ships_grades_its_own_references():

@@ -94,6 +94,7 @@ CASES = {
   'dflash features': ('dflash', 'specdiff', other_layers),
   'masked_lm': ('masked_lm', 'specdiff', other_shift),
   'autoregressive': ('autoregressive', 'sps', other_vocab),
+  'eagle': ('eagle', 'eagle', other_vocab),
   'second': ('dflash', 'd2sd', other_mask),
   'second diffusion': ('diffusion', 'd2sd', other_layers),
 }
@@ -102,7 +103,7 @@ CASES = {
 @pytest.mark.parametrize('kind, system, wrong', CASES.values(), ids=CASES)
 def test_a_drafter_is_served_as_it_was_trained(kind, system, wrong):
   network = {'kind': kind, 'layers': 1, 'vocab': 40}
-  if kind in ('dflash', 'diffusion'):
+  if kind in ('dflash', 'diffusion', 'eagle'):
     network['features'] = (0, 1)
   both = {'d2sd': {'first': 'random', 'second': 'random'}}
   one = recipe(network=network, drafters=both)

@@ -61,11 +61,13 @@ class Eagle:
     config: of the network.
     gamma: depth of the tree.
     tree: its slots, F and K.
+    keep_q: whether a chain carries `log_q`, for `verify`; no rule reads it.
   """
 
   config: eagle.EagleConfig
   gamma: int
   tree: lattice.Lattice
+  keep_q: bool = False
 
   proposal = 'deterministic'
 
@@ -136,11 +138,12 @@ class Eagle:
     seen = ((slot > 0) & (slot <= root[:, None]))[:, None]
     score, parent = jnp.zeros((batch, 1)), jnp.full((batch, 1), -1)
     line, pair = jnp.zeros((batch, 1, 0), bool), None
-    pool, begin = [], 0
+    pool, laws, begin = [], [], 0
     for depth in range(1, self.max_depth + 1):
-      value, token = self._following(
-        params, context, sampling, noise, out, depth
-      )
+      log_q = self._following(params, context, sampling, noise, out, depth)
+      laws.append(log_q[:, 0])
+      value, index = sampling_lib.top_k(log_q, self.tree.candidates)
+      token = params.vocab[index]
       above = jnp.broadcast_to(parent[..., None], value.shape)
       level = _Level(score[..., None] + value, token, above)
       level = jax.tree.map(lambda x: x.reshape(batch, -1), level)
@@ -163,7 +166,12 @@ class Eagle:
         serving=True, method='beside',
       )  # fmt: skip
       out = out[:, 0]
-    return self._tree(context.last, pool, slots), state.replace(cache=cache)
+    tree = self._tree(context.last, pool, slots)
+    if self.keep_q and self.chain:
+      shape = batch, slots, context.verifier.vocab_size
+      whole = jnp.full(shape, -jnp.inf).at[:, 1:, params.vocab]
+      tree = tree.replace(log_q=whole.set(jnp.stack(laws, axis=1)))
+    return tree, state.replace(cache=cache)
 
   def _tree(self, root, pool, slots):
     """Returns the tree of the best prefixes of all levels."""
@@ -185,7 +193,7 @@ class Eagle:
     return tree.replace(candidates=jnp.stack(of_depth, axis=1))
 
   def _following(self, params, context, sampling, noise, out, depth):
-    """Returns log q [B, F, K] of the likeliest tokens after outputs, and them.
+    """Returns log q [B, F, W] of the tokens after outputs.
 
     Under the verifier's noise of their position, which all parents share, and
     normalised after it: no score rises above its parent's.
@@ -199,9 +207,7 @@ class Eagle:
       vocab_size=context.verifier.vocab_size,
     )
     scores = marginals_lib.conditioned(marginals, sampling, noise)
-    log_q = jax.nn.log_softmax(scores[:, :, 0], axis=-1)
-    value, index = sampling_lib.top_k(log_q, self.tree.candidates)
-    return value, params.vocab[index]
+    return jax.nn.log_softmax(scores[:, :, 0], axis=-1)
 
   def _text(self, params, context, h, cache, start):
     """Reads the tokens from `start` [B] on, after states h [B, T, E]."""

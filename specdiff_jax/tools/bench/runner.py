@@ -10,6 +10,7 @@ from specdiff_jax.checkpoints import fetch
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import compilations
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.core import reporting
 from specdiff_jax.data import prompts as prompts_lib
 from specdiff_jax.decoding import request as request_lib
@@ -63,6 +64,11 @@ def run(
     report: shows bars.
     on_warm: called with the last system and the first request before timing.
   """
+  if stop := config.decoding.stop:
+    raise errors.InputError(
+      f'config.stop is {printing.short(stop)}, but systems are timed to an end '
+      'token or the limit; leave it empty.'
+    )
   rival_lib.check(rivals)
   simulated.check(simulate)
   plan = plan_lib.planned(config, checkpoint, names, rounds, control)

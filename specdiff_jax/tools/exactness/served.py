@@ -160,10 +160,14 @@ def _part(
     candidates = min(options.candidates, len(one.vocab))
   options = dataclasses.replace(options, drafter=against or path)
   causal = _is_causal(name)
+  is_tree = head or isinstance(options, options_lib.Eagle)
+  strategy = lattice.Lattice(options.gamma + 1, 1, 1) if is_tree else _CHAIN
+  drafter: Any
   if causal:
-    drafter, own = build_drafters.of_system(name, options, checkpoint, _CHAIN)
+    drafter, own = build_drafters.of_system(name, options, checkpoint, strategy)
+    if is_tree:
+      drafter = dataclasses.replace(drafter, keep_q=True)
   else:
-    strategy = lattice.Lattice(options.gamma + 1, 1, 1) if head else _CHAIN
     drafter, own = build_drafters.window(options, checkpoint, strategy, head)
   if any(map(transformer_layer.is_merged, checkpoint.params.values())):
     own = transformer_layer.merged(own)

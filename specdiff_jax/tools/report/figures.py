@@ -92,7 +92,10 @@ def _speed(results):
       told = [f'{row["speedup"]:.2f}' if row else '' for row in found]
       panel.bar_label(bars, told, fontsize=8, padding=1)
     panel.axhline(1, linestyle='--', linewidth=1, color=plots.INK)
-    panel.set_xticks(range(len(benches)), [bench.name for bench in benches])
+    names_of = [bench.name for bench in benches]
+    long = max(map(len, names_of)) > 8 * len(names)
+    aside = {'rotation': 30, 'ha': 'right'} if long and len(benches) > 1 else {}
+    panel.set_xticks(range(len(benches)), names_of, **aside)
     panel.grid(axis='x', visible=False)
     panel.margins(y=0.12)
     panel.set_ylabel('speed over plain decoding')

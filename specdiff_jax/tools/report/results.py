@@ -165,6 +165,7 @@ def read(paths: Sequence[str]) -> Results:
   """
   benches, runs = [], []
   paths = [one for path in paths for one in _files(path)]
+  paths = list({os.path.realpath(path): path for path in paths}.values())
   for path, name in zip(paths, _names(paths), strict=True):
     found = _read(path)
     if isinstance(found, list):
