@@ -21,7 +21,7 @@ import numpy as np
 from specdiff_jax.core import chunks
 from specdiff_jax.core import errors
 from specdiff_jax.core import types
-from specdiff_jax.drafters import unread
+from specdiff_jax.drafters import deferred_features
 
 _MEMORY = 0.97  # weight of the past after each drafted cycle
 _FIRST_WAIT, _LONGEST_WAIT = 32, 128  # plain cycles between two trials
@@ -164,7 +164,7 @@ class Adaptive:
   def enter(self, params, state, context, slots):
     if not self.features or slots == self.buckets[0]:
       return state
-    arms = unread.read(
+    arms = deferred_features.read(
       self.arms[-1],
       params.arms,
       state.arms,
@@ -215,7 +215,7 @@ class Adaptive:
     index = self.buckets.index(slots)
     if index == 0:
       if self.features:
-        kept = unread.keep(state.unread, features[:, 0], state.quiet)
+        kept = deferred_features.keep(state.unread, features[:, 0], state.quiet)
         state = state.replace(unread=kept)
       return state.replace(quiet=state.quiet + 1)
     arms = self.arms[-1].observe(

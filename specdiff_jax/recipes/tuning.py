@@ -20,7 +20,7 @@ from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import groups
 from specdiff_jax.training import distill
 from specdiff_jax.training import objective as objective_lib
-from specdiff_jax.training import partial
+from specdiff_jax.training import trainable_subset
 
 Config = groups.Training
 _LORA = r'^lora/'  # the adapters among the params that are trained
@@ -204,7 +204,7 @@ def _in_part(whole: Tuning, pattern: str) -> Tuning:
   """Trains the params whose names have the pattern."""
   return whole._replace(
     trained=pattern,
-    viewed=lambda params: partial.held(params, pattern),
+    viewed=lambda params: trainable_subset.held(params, pattern),
   )
 
 
@@ -223,7 +223,7 @@ def _with_head(whole: Tuning, config: Config, one: family.Trained) -> Tuning:
     initial=initial,
     trained=_HEAD,
     finished=lambda params: params['head'],
-    viewed=lambda params: partial.held(params, _HEAD),
+    viewed=lambda params: trainable_subset.held(params, _HEAD),
     head=head,
     drafter=heads.fingerprint(one),
   )
@@ -244,5 +244,5 @@ def _with_adapters(whole: Tuning, rank: int, chosen: list[str]) -> Tuning:
     initial=initial,
     trained=_LORA,
     finished=finished,
-    viewed=lambda params: finished(partial.held(params, _LORA)),
+    viewed=lambda params: finished(trainable_subset.held(params, _LORA)),
   )

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any
 
-from specdiff_jax.text import children
+from specdiff_jax.text import child_processes
 
 _START = 60.0  # seconds for Python to start, on a machine that is very busy
 _SECONDS = 0.75  # of the processor, for a text; templates take milliseconds
@@ -36,7 +36,7 @@ class _Process:
     self._asked = False  # something whose answer was not read
     try:
       self._process = subprocess.Popen(
-        children.command('template_program.py', 'jinja2', str(_SECONDS)),
+        child_processes.command('template_program.py', 'jinja2', str(_SECONDS)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.text import chat_template as chat_template_lib
-from specdiff_jax.text import settled
+from specdiff_jax.text import stable_prefix
 from specdiff_jax.text import tokenizer_bpe
 from specdiff_jax.text import tokenizer_files
 from specdiff_jax.text import tokenizer_gguf
@@ -75,7 +75,7 @@ class Tokenizer:
       )
     self._templates = dict(templates or {})
     self._tidies = tidies
-    self._fallback = settled.fallback_bytes(backend)
+    self._fallback = stable_prefix.fallback_bytes(backend)
     self._set_ids(end_ids, self.tokens())
 
   def _set_ids(self, end_ids: Iterable[int], tokens: dict[str, int]) -> None:
@@ -163,7 +163,7 @@ class Tokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text; special tokens are skipped."""
     text = self._text(ids)
-    return settled.tidy(text) if self._tidies else text
+    return stable_prefix.tidy(text) if self._tidies else text
 
   def _text(self, ids: Sequence[int]) -> str:
     with tokenizer_json.calls(
@@ -186,9 +186,11 @@ class Tokenizer:
       if text.endswith('\ufffd'):
         names = filter(None, map(self._name, reversed(ids)))
         last = list(itertools.islice(names, 3))[::-1]
-        text = text[:-1] if settled.unfinished(last) else text
+        text = text[:-1] if stable_prefix.unfinished(last) else text
     return (
-      settled.tidy(text[: settled.untidied(text)]) if self._tidies else text
+      stable_prefix.tidy(text[: stable_prefix.untidied(text)])
+      if self._tidies
+      else text
     )
 
   def _name(self, i: int) -> str:

@@ -10,7 +10,7 @@ import tokenizers
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
-from specdiff_jax.text import children
+from specdiff_jax.text import child_processes
 
 _MOST = 64 << 20  # bytes; that of Gemma 3, the largest known, has 33 MB
 _WAIT = 120.0  # seconds; trial_program.py ends itself long before
@@ -74,7 +74,7 @@ def _tried(data: bytes) -> str:
   one_thread = {'RAYON_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false'}
   try:
     done = subprocess.run(
-      children.command('trial_program.py', 'tokenizers'),
+      child_processes.command('trial_program.py', 'tokenizers'),
       input=data,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ import optax
 from specdiff_jax.core import jax_settings
 from specdiff_jax.core import locks
 from specdiff_jax.core import training_types
-from specdiff_jax.data import frequent
+from specdiff_jax.data import draft_vocab
 from specdiff_jax.data import overlap
 from specdiff_jax.data import windows
 from specdiff_jax.drafters import drafter_file
@@ -137,7 +137,7 @@ class Run:
     if self.student.vocab is not None:
       return self.student.vocab
     size = self.reading.verifier.config.vocab_size
-    return frequent.tokens(self.data.train, self.student.network.vocab, size)
+    return draft_vocab.tokens(self.data.train, self.student.network.vocab, size)
 
   def train(
     self,

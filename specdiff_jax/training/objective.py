@@ -21,7 +21,7 @@ from specdiff_jax.losses import slots as slots_lib
 from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import layers
 from specdiff_jax.training import micro_batches
-from specdiff_jax.training import served
+from specdiff_jax.training import serving_anchors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Objective:
     vocab_block: rows of the head whose logits exist at once; 0 for all.
     micro_batches: micro-batches of a batch, a divisor of its rows.
     served: probability with which a window counts only if serving visits
-      it (`served.counted`); 0 where windows are shown.
+      it (`serving_anchors.counted`); 0 where windows are shown.
     whole: loss of whole texts in place of that of windows, (params, view,
       batch, keys [B], step, vocab_block) -> (loss, metrics); None: there is
       none.
@@ -188,7 +188,7 @@ def make_loss(
       batch, valid, mask
     )
     if objective.served:
-      valid = served.counted(
+      valid = serving_anchors.counted(
         keys_B, objective.served, batch.anchors, found.match, valid
       )
       found = found.replace(valid=valid)

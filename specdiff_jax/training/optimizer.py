@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from specdiff_jax.core import errors
-from specdiff_jax.training import partial
+from specdiff_jax.training import trainable_subset
 
 Params = Any
 
@@ -33,7 +33,7 @@ def make_optimizer(
     weight_decay: Decoupled, and on matrices only (rank >= 2).
     clip: Largest global norm of a gradient.
     trained: Expression of the names of what is trained; '' for all. See
-      `partial.only`.
+      `trainable_subset.only`.
     explosion: See `skip_explosions`.
   """
   if steps < 1 or learning_rate <= 0:
@@ -51,7 +51,7 @@ def make_optimizer(
     ),
   )
   if trained:
-    optimizer = partial.only(optimizer, trained)
+    optimizer = trainable_subset.only(optimizer, trained)
   return skip_explosions(optimizer, explosion)
 
 

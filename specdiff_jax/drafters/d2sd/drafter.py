@@ -27,13 +27,13 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.drafters import joined_drafters
 from specdiff_jax.drafters import prefix_trees
-from specdiff_jax.drafters import several
 from specdiff_jax.drafters import window
 
 
 @dataclasses.dataclass(frozen=True)
-class Dual(several.Several):
+class Dual(joined_drafters.Several):
   """Drafts a tree of a first draft and of K that share prefixes with it.
 
   Under shared noise (rule M) both take the verifier's own draws at their
@@ -62,7 +62,7 @@ class Dual(several.Several):
   def draft(self, params, state, context, sampling, noise, slots):
     first, second = self.members
     draft, _ = first.denoise(params[0], state[0], context, sampling, noise)
-    token, confidence = several.chosen(draft, sampling, noise)
+    token, confidence = joined_drafters.chosen(draft, sampling, noise)
     length = prefixes(confidence, self.branches)
     longer = self.gamma - first.gamma
     token = jnp.pad(token, ((0, 0), (0, longer)))[:, None]
@@ -72,7 +72,9 @@ class Dual(several.Several):
     kept = jnp.broadcast_to(token, shown.shape)
     filled = second.branches(params[1], state[1], context, kept, shown)
     logits = filled.logits[:, :, : self.gamma]
-    new, _ = several.chosen(filled.replace(logits=logits), sampling, noise)
+    new, _ = joined_drafters.chosen(
+      filled.replace(logits=logits), sampling, noise
+    )
     chains = jnp.where(shown, kept, new)
     if not longer:
       chains = jnp.concatenate([token, chains], axis=1)

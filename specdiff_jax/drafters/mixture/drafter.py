@@ -18,13 +18,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.drafters import joined_drafters
 from specdiff_jax.drafters import prefix_trees
-from specdiff_jax.drafters import several
 from specdiff_jax.drafters import window
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(several.Several):
+class Mixture(joined_drafters.Several):
   """Drafts the prefix tree of a chain of each member.
 
   Attributes:
@@ -45,7 +45,7 @@ class Mixture(several.Several):
     chains, states = [], []
     for one, own, kept in self._each(params, state):
       marginals, kept = one.denoise(own, kept, context, sampling, noise)
-      chains.append(several.chosen(marginals, sampling, noise)[0])
+      chains.append(joined_drafters.chosen(marginals, sampling, noise)[0])
       states.append(kept)
     tree = prefix_trees.merged(jnp.stack(chains, 1), context.last, slots)
     return tree, tuple(states)

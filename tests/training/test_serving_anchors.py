@@ -14,7 +14,7 @@ from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import evaluate
 from specdiff_jax.training import objective
-from specdiff_jax.training import served
+from specdiff_jax.training import serving_anchors
 
 ROWS, WINDOWS, GAMMA, VOCAB, WIDTH = 4, 20, 3, 6, 40
 KEY = jax.random.key(0)
@@ -45,7 +45,7 @@ def drawn_rows(rng, sizes, stop):
 
 def test_with_every_anchor_it_is_the_evaluations_walk():
   rng = np.random.default_rng(0)
-  visited = jax.jit(served.visited)
+  visited = jax.jit(serving_anchors.visited)
   for size in (WINDOWS, 7, 1, 0):
     anchors, accepted, valid = drawn_rows(rng, [size] * 3, size)
     found = np.asarray(visited(anchors, accepted, valid))
@@ -67,14 +67,16 @@ def test_with_fewer_it_goes_on_at_the_next_there_is():
   rng = np.random.default_rng(1)
   sizes = (WINDOWS, 12, 5, 0)
   anchors, accepted, valid = drawn_rows(rng, sizes, 40)
-  found = np.asarray(served.visited(anchors, accepted, valid))
+  found = np.asarray(serving_anchors.visited(anchors, accepted, valid))
   for row, size in enumerate(sizes):
     np.testing.assert_array_equal(
       found[row, :size], walk(anchors[row, :size], accepted[row])
     )
     assert found[row, 0] == (size > 0) and not found[row, size:].any()
   apart = 5 * np.arange(WINDOWS, dtype=np.int32)[None]  # accepts at most 4
-  assert np.asarray(served.visited(apart, accepted[:1], valid[:1])).all()
+  assert np.asarray(
+    serving_anchors.visited(apart, accepted[:1], valid[:1])
+  ).all()
 
 
 def made_batch():
@@ -212,7 +214,7 @@ def test_the_share_of_what_serving_skips():
   every = np.ones((1, 500, GAMMA), bool)  # accepts 3: visits a fourth
 
   def kept(share, key=KEY):
-    found = served.counted(key[None], share, anchors, every, every)
+    found = serving_anchors.counted(key[None], share, anchors, every, every)
     return np.asarray(found)[0, :, 0]
 
   assert kept(1.0).sum() == 125 and kept(1.0)[::4].all()
@@ -228,7 +230,7 @@ def test_without_it_nothing_is_simulated(case, monkeypatch):
   def refused(*_):
     raise AssertionError('a walk')
 
-  monkeypatch.setattr(served, 'counted', refused)
+  monkeypatch.setattr(serving_anchors, 'counted', refused)
   run(0.0, count=4)  # not compiled before
   with pytest.raises(AssertionError, match='a walk'):
     run(0.5, count=4)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from specdiff_jax.training import optimizer as optimizer_lib
-from specdiff_jax.training import partial
+from specdiff_jax.training import trainable_subset
 
 PARAMS = {
   'layer_0': {'query': jnp.ones((3, 2)), 'norm': jnp.full(2, 0.3)},
@@ -22,7 +22,7 @@ def after(optimizer, steps=3, held='.'):
     def loss(params):
       return sum(
         jnp.sum((x - 2) ** 2)
-        for x in jax.tree.leaves(partial.held(params, held))
+        for x in jax.tree.leaves(trainable_subset.held(params, held))
       )
 
     grads = jax.grad(loss)(params)

@@ -11,8 +11,8 @@ import pytest
 
 from specdiff_jax.core import chunks
 from specdiff_jax.core import types
+from specdiff_jax.drafters import deferred_features
 from specdiff_jax.drafters import strategies
-from specdiff_jax.drafters import unread
 from specdiff_jax.drafters.diffusion import drafter as diffusion
 from specdiff_jax.models import cache as cache_lib
 
@@ -71,11 +71,13 @@ def read_late(drafter, params, state, prompt, features, size):
   buffer = empty(prompt)
   for cycle in range(COUNTS.max()):
     count = jnp.minimum(cycle, COUNTS)
-    kept = unread.keep(buffer, features[:, cycle], count)
+    kept = deferred_features.keep(buffer, features[:, cycle], count)
     buffer = jnp.where((cycle < COUNTS)[:, None, None, None], kept, buffer)
 
   now, count = context(FIRST + COUNTS), jnp.asarray(COUNTS)
-  return unread.read(drafter, params, state, now, buffer, count, size)
+  return deferred_features.read(
+    drafter, params, state, now, buffer, count, size
+  )
 
 
 def seen(state):
@@ -126,7 +128,7 @@ def test_nothing_unread_is_no_work(drafter):
     def observe(self, *_):
       return jax.tree.map(lambda x: x * jnp.nan, state)
 
-  found = unread.read(
+  found = deferred_features.read(
     Spoiling(), params, state, context(FIRST), buffer, none, 5
   )
   for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
