@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types as types_lib
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +197,21 @@ def test_a_branch_lies_behind_the_other_slots():
   chain, path = reading.branch(token, 3)
   assert chain.parent.tolist() == [[0, 0, 1]]
   assert path.tolist() == [[0, 1, 2]]
+
+
+def test_a_tree_is_read_along_a_branch_however_small_it_is():
+  """As a chain it would round as the plain passes of its own shape do."""
+
+  def passes(slots, depth, chain):
+    made = types_lib.SimpleNamespace(
+      buckets=(slots,), max_depth=depth, chain=chain
+    )
+    return reading.passes(slots, made)
+
+  assert passes(5, 4, True) == (5, 5, 4)
+  assert passes(5, 4, False) == (5, 5, 3)
+  assert passes(32, 4, False) == (32, 32, 4)
+  assert passes(2, 4, False) == (2, 2, 1)
 
 
 def test_a_branch_rounds_where_a_chain_of_the_same_shape_does_not(checkpoint):

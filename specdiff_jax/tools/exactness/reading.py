@@ -33,7 +33,9 @@ class Passes(NamedTuple):
 def passes(plain: int, drafter: types.Drafter) -> Passes:
   """Returns those of plain decoding in `plain` slots, and of a system."""
   slots = drafter.buckets[-1]
-  return Passes(plain, slots, min(drafter.max_depth, slots - 1))
+  # In a tree a branch lies behind another one's slots, if only one of them.
+  room = slots - 1 if drafter.chain else max(1, slots - 2)
+  return Passes(plain, slots, min(drafter.max_depth, room))
 
 
 def branch(token: jax.Array, slots: int) -> tuple[types.DraftTree, jax.Array]:

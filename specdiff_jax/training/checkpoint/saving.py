@@ -290,7 +290,7 @@ class Checkpointer:
           **{damage.CHECKSUMS: ocp.args.JsonRestore()},
         ),
       )
-    except MemoryError:
+    except (MemoryError, errors.InputError):
       raise
     except Exception as error:  # Orbax raises bare Exceptions too.
       raise errors.InputError(disk.brief(error)) from error
