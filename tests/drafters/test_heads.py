@@ -180,7 +180,7 @@ WINDOWS = np.array([[2, 4], [1, 6], [3, 5]])
 def plain_score(params, view, batch, gamma, shown=None):
   """The score of a drafter of which params are the states of its slots."""
   del view, shown
-  position = scores.places(batch, gamma)
+  position = scores.places(batch.anchors, gamma)
   rows, places = position.shape[0], position[0].size
   place = np.arange(places).reshape(position.shape[1:])
   return scores.Predictions(

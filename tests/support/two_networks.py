@@ -75,7 +75,9 @@ def score_of(config):
   def score(params, frozen, batch, gamma, shown=None):
     states = params['table'][batch['tokens']]
     positions = jnp.broadcast_to(jnp.arange(states.shape[1]), states.shape[:2])
-    place = jnp.minimum(scores.places(batch, gamma), states.shape[1] - 1)
+    place = jnp.minimum(
+      scores.places(batch.anchors, gamma), states.shape[1] - 1
+    )
     return scores.Predictions(states, positions, place)
 
   return score

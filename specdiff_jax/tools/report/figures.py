@@ -93,7 +93,7 @@ def _speed(results):
       panel.bar_label(bars, told, fontsize=8, padding=1)
     panel.axhline(1, linestyle='--', linewidth=1, color=plots.INK)
     names_of = [bench.name for bench in benches]
-    long = max(map(len, names_of)) > 8 * len(names)
+    long = max(map(len, names_of)) > 6 * len(names)
     aside = {'rotation': 30, 'ha': 'right'} if long and len(benches) > 1 else {}
     panel.set_xticks(range(len(benches)), names_of, **aside)
     panel.grid(axis='x', visible=False)
