@@ -128,7 +128,7 @@ class Command:
         f'The command line cannot be read: {_one_line(error)}. '
         f'See `python -m specdiff_jax {self.name} --help`.'
       ) from None
-    for name in options:
+    for name in self.flags:
       value = options[name].value
       if isinstance(value, float) and not math.isfinite(value):
         raise errors.InputError(
