@@ -192,7 +192,8 @@ def _grid(call: command.Call) -> int:
   how = [options.systems, options.rounds, options.costs, options.rival]
   how += [options.simulate, options.control, options.trace]
   results = []
-  # Before hours of measuring, and two at once would measure all of it twice.
+  # Two at once would measure all of it twice; and a folder that cannot be written
+  # to is told of before anything is measured.
   with locks.held(os.path.join(folder, 'grid.lock')):
     for number, point in enumerate(every, 1):
       path = os.path.join(folder, f'{point.name}.json')

@@ -138,10 +138,10 @@ class Eagle:
     seen = ((slot > 0) & (slot <= root[:, None]))[:, None]
     score, parent = jnp.zeros((batch, 1)), jnp.full((batch, 1), -1)
     line, pair = jnp.zeros((batch, 1, 0), bool), None
-    pool, laws, begin = [], [], 0
+    pool, drafted, begin = [], [], 0
     for depth in range(1, self.max_depth + 1):
       log_q = self._following(params, context, sampling, noise, out, depth)
-      laws.append(log_q[:, 0])
+      drafted.append(log_q[:, 0])
       value, index = sampling_lib.top_k(log_q, self.tree.candidates)
       token = params.vocab[index]
       above = jnp.broadcast_to(parent[..., None], value.shape)
@@ -170,7 +170,7 @@ class Eagle:
     if self.keep_q and self.chain:
       shape = batch, slots, context.verifier.vocab_size
       whole = jnp.full(shape, -jnp.inf).at[:, 1:, params.vocab]
-      tree = tree.replace(log_q=whole.set(jnp.stack(laws, axis=1)))
+      tree = tree.replace(log_q=whole.set(jnp.stack(drafted, axis=1)))
     return tree, state.replace(cache=cache)
 
   def _tree(self, root, pool, slots):
