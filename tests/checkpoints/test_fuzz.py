@@ -16,7 +16,7 @@ from specdiff_jax.checkpoints.gguf import header as gguf_io
 
 HERE = pathlib.Path(__file__).resolve().parent
 CASES = 400
-JSON_CASES = 100  # of each kind; also run with 400
+JSON_CASES = 50  # of each kind; also run with 400
 JSON_KINDS = (
     'LlamaForCausalLM', 'MistralForCausalLM', 'Qwen2ForCausalLM',
     'Qwen3ForCausalLM', 'Gemma3ForCausalLM', 'GPT2LMHeadModel', 'dream',
