@@ -7,7 +7,7 @@ Compiles the decode loop of ar, specdiff and specdiff2 (or those named) at batch
 a cycle costs on a GPU. --list prints every kernel, too; --small compiles three
 layers of the verifier in place of all; --kernel compiles with
 config.attention=kernel. Needs the compiler for GPUs and no GPU
-(pip install 'specdiff_jax[cuda12]'). The last line is one JSON object.
+(pip install '.[cuda12]'). The last line is one JSON object.
 """
 
 import collections

@@ -2,7 +2,7 @@
 
   python benchmarks/roofline.py [ROW ...]
 
-Needs the compiler for TPUs and no TPU (pip install 'specdiff_jax[tpu]'). Rows:
+Needs the compiler for TPUs and no TPU (pip install '.[tpu]'). Rows:
 
   bytes    HBM bytes over the floor, Llama-3.1-8B and a drafter of DFlash's shape
            (gamma 15, bf16, greedy), on one v5e: five programs

@@ -2,7 +2,7 @@
 
   python examples/decode.py
   python examples/decode.py --verifier=quickstart --system=specdiff \
-      --prompt="What is 12 * 7?"
+      --prompt="What is the capital of France?"
 """
 
 import argparse

@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--prompt', default='one two three one two')
   args = parser.parse_args(argv)
 
+  print('Checking the contract (a minute of compilation) ...', flush=True)
   sd.testing.check_drafter(Followers())
   print('Followers keeps the contract.')
   verifier = sd.load_verifier(args.verifier, dtype='float32')

@@ -13,6 +13,11 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/launch/environment.sh"
 FOLDER=${FOLDER:-$root/runs/detached} # where log, pid and code are
 
+if [ -n "${DRY_RUN:-}" ]; then
+  [ "${1:-}" = start ] || fail "--dry-run goes with start alone."
+  exec "$root/launch/local.sh" --dry-run "${@:2}"
+fi
+
 pid=$(cat -- "$FOLDER/pid" 2>/dev/null || true)
 running() { [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; }
 case ${1:-} in

@@ -15,6 +15,7 @@ case ${1:-} in
       /^[A-Z]+=\$\{[A-Z]+:-/ && sub(/\$\{[A-Z]+:-/, "") {
         sub(/\}/, ""); split($0, parts, / *# /)
         if (!found++) print "\nVariables, with their defaults:"
+        if (length(parts[1]) > 24) { print "  " parts[1]; parts[1] = "" }
         printf "  %-24s  %s\n", parts[1], parts[2]
       }' "$0"
     exit 0

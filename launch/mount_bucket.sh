@@ -9,6 +9,7 @@ set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/environment.sh
 . "$root/launch/environment.sh"
+[ -z "${DRY_RUN:-}" ] || fail "there is no dry run of a mount."
 [ $# = 2 ] || fail "give a bucket and a folder (--help says more)."
 
 bucket=${1#gs://} folder=$2

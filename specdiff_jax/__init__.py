@@ -4,7 +4,7 @@
 
   verifier = sd.load_verifier('quickstart', dtype='float32')
   system = sd.system('specdiff', verifier, gamma=4)
-  out = system.generate('What is 12 * 7?', max_new_tokens=32)
+  out = system.generate('What is the capital of France?', max_new_tokens=32)
   out.text, out.tau  # what the verifier says, tokens per call of it
 
 Nothing is imported before it is used, so that this is quick.

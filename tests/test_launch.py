@@ -54,6 +54,20 @@ def words(launcher, **variables):
   return [shlex.split(line) for line in run.stdout.splitlines()]
 
 
+def test_a_dry_run_starts_nothing(tmp_path):
+  folder = tmp_path / 'detached'
+  run = start('detached.sh', '--dry-run', 'start', *ARGS, FOLDER=str(folder))
+  assert run.returncode == 0, run.stderr
+  assert after_program(shlex.split(run.stdout)) == ARGS
+  assert not folder.exists()
+  for launcher, *args in (
+    ('detached.sh', 'stop'),
+    ('mount_bucket.sh', 'a', '/b'),
+  ):
+    run = start(launcher, '--dry-run', *args)
+    assert run.returncode == 2 and 'dry' in run.stderr, run.stderr
+
+
 def after_program(command):
   """Returns what `python -m specdiff_jax` is given."""
   at = command.index('specdiff_jax')

@@ -5,6 +5,7 @@ from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
+from specdiff_jax.core import types
 from specdiff_jax.recipes import systems
 
 _DRAFTER = (
@@ -46,6 +47,12 @@ def drafter(value: Any, layers: int) -> None:
       f'drafter is a {kind} whose buckets are {printing.short(value.buckets)}, '
       'but they have to be the sizes of its trees, in ascending order, such as '
       '(5,): see the protocol Drafter.'
+    )
+  if value.proposal not in types.PROPOSALS:
+    raise errors.InputError(
+      f'drafter is a {kind} whose proposal is {printing.short(value.proposal)}, '
+      f'but it has to be one of {", ".join(types.PROPOSALS)}: it decides which '
+      'rules are lossless.'
     )
   if len(value.buckets) > 1:
     if missing := [name for name in _ADAPTIVE if not hasattr(value, name)]:

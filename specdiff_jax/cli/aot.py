@@ -54,8 +54,8 @@ COMMAND = command.Command(
     operation; kernels; and the time that a chip as its data sheet has it would
     take. Nothing runs, so that times are predictions.
 
-    It needs the compiler: pip install 'specdiff_jax[tpu]', or [cuda12] for an
-    H100. The last line of stdout is one JSON object: topology, fits,
+    It needs the compiler: pip install '.[tpu]' in the clone, or '.[cuda12]' for
+    an H100. The last line of stdout is one JSON object: topology, fits,
     peak_bytes, limit_bytes, flops_per_chip, collectives ({kind: {count, bytes,
     started}}), hbm_bytes, floor_bytes, predicted_ms, predicted_floor_ms,
     exposed_ms (of collectives), kernels, causes, mfu; with --tau plain_ms and

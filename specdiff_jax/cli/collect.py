@@ -62,7 +62,7 @@ COMMAND = command.Command(
     '--prompts configs/prompts/tiny.jsonl --config.temperature=1.0 '
     '--config.completions=4',
     'collect --config=configs/tiny.py --workdir runs/refreshed '
-    '--refresh runs/tiny/drafter.safetensors --from runs/trajectories '
+    '--refresh runs/tiny/drafter.safetensors --from runs/tiny/trajectories '
     '--config.temperature=1.0',
   ),
   exit_codes={

@@ -41,7 +41,7 @@ COMMAND = command.Command(
   flags=_FLAGS,
   fields=recipe.described(*recipe.DECODING),
   examples=(
-    'decode --config=configs/quickstart.py --prompt "What is 12 * 7?"',
+    'decode --config=configs/quickstart.py --prompt "What is the capital of France?"',
     'decode --config=configs/quickstart.py --prompts my.jsonl --out '
     'out.jsonl --config.batch=4 --config.temperature=1.0',
     'decode --config=configs/quickstart.py --config.system=ar '

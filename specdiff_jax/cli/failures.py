@@ -64,8 +64,8 @@ def _of_jax() -> str | None:
     return (
       f'jax finds no device (JAX_PLATFORMS={platforms!r}): {_short(error)}. '
       f'{_there()} Set JAX_PLATFORMS to one that is there, or unset it; GPUs '
-      "need pip install 'specdiff_jax[cuda13]' ([cuda12] for drivers before "
-      "580), TPUs 'specdiff_jax[tpu]'."
+      "need pip install '.[cuda13]' in the clone ('.[cuda12]' for drivers "
+      "before 580), TPUs '.[tpu]'."
     )
 
 

@@ -231,7 +231,7 @@ def _parquet(path: str) -> Records:
   except ImportError as error:
     raise errors.InputError(
       f'{path} is a parquet file, which the package pyarrow reads: pip install '
-      "'specdiff_jax[parquet]'."
+      "'.[parquet]' in the clone."
     ) from error
   number = 0
   try:

@@ -91,7 +91,7 @@ def devices(name: str, slices: int = 1) -> list:
   if importlib.util.find_spec('libtpu') is None:
     raise errors.InputError(
       'topology: the compiler for TPUs is not installed; '
-      "`pip install 'specdiff_jax[tpu]'` brings it (700 MB)."
+      "`pip install '.[tpu]'` in its clone brings it (700 MB)."
     )
   # There is no TPU to ask for, and what others run on one is no hindrance.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
@@ -110,7 +110,7 @@ def _gpus(hosts: int, each: int) -> list:
   ):
     raise errors.InputError(
       'topology: the compiler for GPUs is not installed; '
-      "`pip install 'specdiff_jax[cuda12]'` brings it (5.5 GB)."
+      "`pip install '.[cuda12]'` in its clone brings it (5.5 GB)."
     )
   # There is no GPU to try kernels on.
   flag, flags = '--xla_gpu_autotune_level=0', os.environ.get('XLA_FLAGS', '')

@@ -300,6 +300,11 @@ def parts(
 
 
 def _chain(options: options_lib.Drawn) -> strategies.Chain:
+  if options.draft_top_k and not options.draft_temperature:
+    raise errors.InputError(
+      f'config.draft_top_k is {options.draft_top_k}, but a chain is drawn among '
+      'so many tokens only beside config.draft_temperature. Give that too.'
+    )
   return strategies.Chain(
     mode=options.draft,
     temperature=options.draft_temperature,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,33 @@ def check_drafter(
       check(one)
 
 
+# Trees of the last `Contract.decode`, with the last committed tokens before them.
+_TREES: list[tuple[types.DraftTree, Any]] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watched:
+  """A drafter whose trees are kept; all else is its own."""
+
+  drafter: types.Drafter
+
+  def __getattr__(self, name):
+    return getattr(self.drafter, name)
+
+  def draft(self, params, state, context, sampling, noise, slots):
+    tree, state = self.drafter.draft(
+      params, state, context, sampling, noise, slots
+    )
+    shape = context.length.size, slots
+    for name in ('token', 'parent', 'depth', 'valid'):
+      found = getattr(tree, name).shape
+      if found != shape:
+        raise AssertionError(f'{name} of its tree is {found}, not {shape}.')
+    kept = tree.replace(log_q=None, candidates=None), context.last
+    jax.debug.callback(lambda *one: _TREES.append(one), *kept)
+    return tree, state
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contract:
   """A drafter with all that it decodes with."""
@@ -124,7 +151,7 @@ class Contract:
     """Returns what decodes, with another drafter if one is given."""
     engine = engine_lib.Engine(
       causal.CausalVerifier(networks.network(self.verifier.config)),
-      drafter or self.drafter,
+      drafter or _Watched(self.drafter),
       _MATCH if drafter else self.rule,
       NEW,
     )
@@ -139,6 +166,7 @@ class Contract:
     asked: Sequence[request_lib.Request] | None = None,
   ) -> Tokens:
     """Returns the tokens of the drafter's system."""
+    _TREES.clear()
     found = self.session(settings).decode(asked or self.requests)
     return [one.tokens.tolist() for one in found]
 
@@ -165,7 +193,7 @@ class Contract:
 
 
 def check_tree(one: Contract) -> None:
-  """Checks what the drafter says of itself, and its first tree of each size."""
+  """Checks what the drafter says of itself, and its trees of each size."""
   drafter = one.drafter
   for name, kind in _FACTS.items():
     _hold(
@@ -186,48 +214,21 @@ def check_tree(one: Contract) -> None:
     f'proposal is {drafter.proposal!r}, but has to be one of '
     f'{", ".join(types.PROPOSALS)}',
   )
-  session = one.session(SAMPLED)
-  rows = session.rows()  # filled by the programs that decoding fills them by
-  for row in range(BATCH):
-    rows.fill([row], session.start(one.requests[row : row + 1], rows.group))
-  state = rows.state
-  for slots in sizes:
-    tree = _first_tree(drafter, session, state, slots)
-    _check_slots(one, tree, state, slots)
+  for index, slots in enumerate(sizes):
+    forced = one
+    if len(sizes) > 1:
+      params = cast(types.AdaptiveDrafter, drafter).forced(one.params, index)
+      forced = dataclasses.replace(one, params=params)
+    forced.decode(SAMPLED)
+    jax.effects_barrier()
+    _hold(_TREES, one, f'it drafted no tree of {slots} slots')
+    for tree, last in _TREES:
+      _check_slots(one, tree, last)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 5))
-def _drafted(drafter, engine, params, verifier_params, state, slots):
-  context = engine.context(verifier_params, state)
-  drafted = state.drafter
-  if len(drafter.buckets) > 1:
-    drafted = drafter.enter(params, drafted, context, slots)
-  tree, _ = drafter.draft(
-    params, drafted, context, state.sampling, state.noise, slots
-  )
-  return tree
-
-
-def _first_tree(drafter, session, state, slots: int) -> types.DraftTree:
-  tree = _drafted(
-    drafter,
-    session.engine,
-    session.drafter_params,
-    session.params,
-    state,
-    slots,
-  )
-  return jax.device_get(tree)
-
-
-def _check_slots(one: Contract, tree, state, slots: int) -> None:
-  shape, most = (BATCH, slots), min(one.drafter.max_depth, slots - 1)
-  for name in ('token', 'parent', 'depth', 'valid'):
-    found = np.shape(getattr(tree, name))
-    _hold(found == shape, one, f'{name} of its tree is {found}, not {shape}')
-  last = np.asarray(state.tokens)[
-    np.arange(BATCH), np.asarray(state.length) - 1
-  ]
+def _check_slots(one: Contract, tree: types.DraftTree, last: Any) -> None:
+  slots = tree.token.shape[1]
+  most = min(one.drafter.max_depth, slots - 1)
   _hold(
     (tree.token[:, 0] == last).all(),
     one,

@@ -168,7 +168,7 @@ class _Events:
     except ImportError as error:
       raise errors.InputError(
         'config.tensorboard is True, but tensorboardX is not installed: '
-        "`pip install 'specdiff_jax[tensorboard]'`, or set it to False."
+        "`pip install '.[tensorboard]'` in its clone, or set it to False."
       ) from error
     self._folder = folder
     # Not its SummaryWriter, whose thread may lose the last lines of a run.

@@ -1,6 +1,7 @@
 """Tables of a bench, and what their columns mean."""
 
 from collections.abc import Sequence
+import textwrap
 
 from specdiff_jax.core import types
 from specdiff_jax.tools import tables
@@ -48,7 +49,9 @@ def _exact(row: metrics.Row) -> str:
   if row.exact:
     return 'yes'
   wrong = metrics.wrong(row.exact, row.mismatched_rows, row.near_ties)
-  return f'NO ({wrong} prompts)' if wrong else f'{row.near_ties} near-ties'
+  ties = row.near_ties
+  near = f'{ties} near-tie{"s" * (ties != 1)}'
+  return f'NO ({wrong} prompts)' if wrong else near
 
 
 def curves(rows: Sequence[metrics.Row]) -> tables.Table | None:
@@ -139,28 +142,41 @@ def legend(
   fastest: str,
   same_shapes: bool,
 ) -> str:
-  """Returns what the columns mean, in sentences."""
-  spread = ', in parentheses 95 % of it, resampled over prompts'
-  graded = 'correct: of the prompts that say what a right answer is. '
+  """Returns what the columns mean, a line or two for each."""
+  spread = ', in parentheses its 95 % interval, resampled over prompts'
+  of_rounds = f'; median of {rounds} interleaved rounds' if rounds > 1 else ''
+  ratios = ", the median of the rounds' own ratios" if rounds > 1 else ''
   reference = (
     'plain decoding through the same shapes'
     if same_shapes
     else 'plain decoding at its own fastest shape'
   )
-  return (
-    'ar: plain decoding at its fastest shape. tokens/s: decoding without '
-    f'prefill and compilation, median of {rounds} interleaved rounds. '
-    f'speed-up: over ar in {dtype}; over fastest AR: over ar in any dtype '
-    f'(here {fastest}){spread * any(row.interval for row in rows)}. '
-    'tau: tokens per call of the verifier, the bonus '
-    'token included; break-even: the tau at which a system would be as fast as '
-    f'ar, its cycle over a plain step. exact: every output equals {reference}, '
-    'token for token '
-    '(near-ties: outputs that differ by less than rounding moves the logits; in '
-    'distribution: the rule draws coins of its own). '
-    'cond: a position is accepted, given that the one before it was; surv: '
-    f'it is accepted. {graded * any(row.graded for row in rows)}'
-    'Why drafts ended: '
-    + '; '.join(f'{n}: the next token {w}' for n, w in types.ENDS.items())
-    + '.'
+  meanings = {
+    'ar': 'plain decoding at its fastest shape',
+    'tokens/s': f'decoding without prefill and compilation{of_rounds}',
+    'speed-up': f'over ar in {dtype}{ratios}',
+    'over fastest AR': f'over ar in any dtype (here {fastest})'
+    + spread * any(row.interval for row in rows),
+    'tau': 'tokens per call of the verifier, the bonus token included',
+    'break-even': 'the tau above which a system is faster than ar: its cycle '
+    'over a plain step',
+    'exact': f'every output equals {reference}, token for token (near-ties: '
+    'outputs that differ by less than rounding moves the logits; in '
+    'distribution: the rule draws coins of its own)',
+    'cond': 'a drafted position is accepted, given that the one before it was',
+    'surv': 'it is accepted, and so are all before it',
+    'correct': 'of the prompts that say what a right answer is',
+    **{
+      name: f'drafts ended there because the next token {why}'
+      for name, why in types.ENDS.items()
+    },
+  }
+  if not any(row.graded for row in rows):
+    del meanings['correct']
+  width = max(map(len, meanings)) + 2
+  return '\n'.join(
+    textwrap.fill(
+      f'{name:<{width}}{meaning}', 80, subsequent_indent=' ' * width
+    )
+    for name, meaning in meanings.items()
   )

@@ -32,7 +32,7 @@ from specdiff_jax.models import transformer_layer
 # Tokens that prompt lookup copies at most.
 _COPIED = {'transformers': 4, 'llama_cpp': 2}
 _GET = {
-  'transformers': "pip install 'specdiff_jax[rival]'",
+  'transformers': "pip install '.[rival]' in the clone",
   'llama_cpp': 'pip install llama-cpp-python',
 }
 _PACKAGE = {'transformers': 'transformers', 'llama_cpp': 'llama_cpp_python'}

@@ -116,7 +116,7 @@ def _headline(results) -> str:
   sure = (
     f'<span class="no">Not exact: {html.escape(", ".join(wrong))}.</span>'
     if wrong
-    else "No output that is to be plain decoding's differs by more than rounding."
+    else "Every output that has to equal plain decoding's does, up to rounding."
   )
   made_up = ''
   if any('simulated_acceptance' in one.told for one in results.benches):
@@ -129,13 +129,27 @@ def _facts(bench: results_lib.Bench) -> str:
   rounded = ', weights of the verifier rounded to int8' * bench.int8
   facts = (
     f'{told.get("verifier")}, {told.get("dtype")}{rounded}, on '
-    f'{told.get("device")}; median of {told.get("rounds")} interleaved rounds.'
+    f'{told.get("device")}; {_rounds(told.get("rounds"))}.'
   )
   return f'<p>{html.escape(facts)}</p>'
 
 
+def _rounds(count: Any) -> str:
+  return 'one round' if count == 1 else f'median of {count} interleaved rounds'
+
+
+def _fastest(row) -> str:
+  """Returns the speed-up over the fastest plain decoding, with its interval."""
+  if (speed := row.get('speedup_over_fastest_ar')) is None:
+    return ''
+  low_high = row.get('interval')
+  spread = ' ({:.2f}&ndash;{:.2f})'.format(*low_high) if low_high else ''
+  return f'{speed:.2f}{spread}'
+
+
 def _table(bench: results_lib.Bench) -> str:
-  names = ['system', 'tokens/s', 'speed-up', 'tau', 'break-even tau', 'exact']
+  names = ['system', 'tokens/s', 'speed-up', 'over fastest AR', 'tau']
+  names += ['break-even tau', 'exact']
   graded = any('correct' in row for row in bench.systems)
   names += ['correct'] * graded
   best, lines = _best(bench), []
@@ -145,6 +159,7 @@ def _table(bench: results_lib.Bench) -> str:
       html.escape(row['system']),
       f'{row["tokens_per_s"]:.1f}',
       f'{row["speedup"]:.2f}',
+      _fastest(row),
       f'{row["tau"]:.2f}',
       f'{even:.2f}' if even else '',
       _exact(row),
@@ -181,4 +196,5 @@ def _exact(row) -> str:
     return 'yes'
   if wrong := _wrong(row):
     return f'<span class="no">NO ({wrong} prompts)</span>'
-  return f'{row["excused_rows"]} near-ties'
+  ties = row['excused_rows']
+  return f'{ties} near-tie{"s" * (ties != 1)}'

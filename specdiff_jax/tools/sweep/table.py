@@ -163,7 +163,9 @@ class Sweep:
     columns += ('agree 1', 'agree late', 'surv late')
     rows = [_line(row) for row in self.rows]
     rows += [_mean_line(group, fields) for group in self.seeds]
-    return tables.Table((*fields, '', *columns), rows, words=len(fields) + 1)
+    return tables.Table(
+      (*fields, 'state', *columns), rows, words=len(fields) + 1
+    )
 
   def to_json(self, recipe: str) -> dict[str, Any]:
     """Returns what results.json holds."""
