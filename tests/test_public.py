@@ -44,6 +44,14 @@ class Sizeless(Mine):
   buckets = ()
 
 
+class Odd(Mine):
+  proposal = 'argmax'
+
+
+class Thawed(Mine):
+  __hash__ = None
+
+
 class Several(Mine):
   buckets = (2, 3)
 
@@ -261,6 +269,8 @@ def bad(name, match, *args, **more):
       'system', '^drafter is a Old, whose init.*features', 'mine', drafter=Old()
     ),
     bad('system', '^drafter is a Sizeless whose buckets', 'mine', drafter=Sizeless()),
+    bad('system', "^drafter is a Odd whose proposal is 'argmax'.*iid", 'mine', drafter=Odd()),
+    bad('system', '^drafter is a Thawed, which cannot be hashed', 'mine', drafter=Thawed()),
     bad('system', '^drafter_params is given', 'lookup', drafter_params=1),
     bad('system', "^rule='rejection' does not go", 'lookup', rule='rejection'),
     bad('generate', '^prompt is an empty list', np.array([], np.int32)),

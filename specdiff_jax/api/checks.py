@@ -73,6 +73,13 @@ def drafter(value: Any, layers: int) -> None:
       f'{tuple(value.features)}, but those of the verifier are 0 to {layers - 1}.'
     )
   try:
+    hash(value)
+  except TypeError:
+    raise errors.InputError(
+      f'drafter is a {kind}, which cannot be hashed: programs are compiled for '
+      'it, so make it a frozen dataclass: see the protocol Drafter.'
+    ) from None
+  try:
     inspect.signature(value.init).bind(None, None)
   except TypeError:
     raise errors.InputError(

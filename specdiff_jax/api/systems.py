@@ -176,12 +176,12 @@ class System:
       decoding.check(recipe)
       requests = decoding.requests(recipe, self.verifier, named)
       session = decoding.under(self.session, recipe, self.verifier)
-    engine = session.engine
-    room = _room(
-      engine.max_new_tokens,
-      session.settings.max_new_tokens,
-      engine.verifier.max_positions - max(len(r.prompt) for r in requests),
-    )
+    engine, longest = session.engine, max(len(r.prompt) for r in requests)
+    most = engine.verifier.max_positions - longest
+    if drafts := getattr(engine.drafter, 'max_tokens', 0):
+      bucket = request_lib.bucket_for(longest, session.buckets)
+      most = min(most, drafts - bucket)
+    room = _room(engine.max_new_tokens, session.settings.max_new_tokens, most)
     engine = dataclasses.replace(engine, max_new_tokens=room)
     return dataclasses.replace(session, engine=engine), requests
 

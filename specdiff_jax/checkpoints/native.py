@@ -68,6 +68,11 @@ def read(folder: str) -> tuple[Any, dict[str, str]]:
   names = raw.get('names')
   try:
     config = kind(**raw['config'])
+    # How weights are laid out in memory, which a file does not decide.
+    if getattr(config, 'scan_layers', False) or getattr(
+      config, 'attention', ''
+    ):
+      raise TypeError('scan_layers and attention are to be left out')
     if not isinstance(names, dict) or not all(
       isinstance(text, str) for pair in names.items() for text in pair
     ):

@@ -176,7 +176,13 @@ def _line(
   fields: dict[str, Any] = {'prompt': prompt}
   if arguments := prompts_lib.arguments(where, record, prompt):
     fields['chat_template_kwargs'] = arguments
-  content = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+  try:
+    told = json.dumps(fields).encode()
+  except TypeError as error:  # a table's dates, bytes ...
+    raise errors.InputError(
+      f'{where}: a field cannot be read ({error}); make a text of it.'
+    ) from error
+  content = hashlib.sha256(told).hexdigest()[:16]
   own = record[id_field] if id_field else content
   if not isinstance(own, str | int):
     raise errors.InputError(
@@ -194,7 +200,8 @@ def _asked(where: str, messages: list[Any]) -> list[Any]:
     if isinstance(one, Mapping):
       if 'from' in one and 'role' not in one:
         who = one['from']
-        one = {'role': _ROLES.get(who, who), 'content': one.get('value')}
+        who = _ROLES.get(who, who) if isinstance(who, str) else who
+        one = {'role': who, 'content': one.get('value')}
       # A table has every field in every message.
       one = {name: value for name, value in one.items() if value is not None}
       end = number if one.get('role') == 'user' else end

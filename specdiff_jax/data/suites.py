@@ -64,6 +64,8 @@ def _humaneval(record: Record) -> dict[str, Any]:
 
 def _mbpp(record: Record) -> dict[str, Any]:
   asked = record['text'] if 'text' in record else record['prompt']
+  if isinstance(record['test_list'], str):
+    raise ValueError('its test_list is a text, and no list of texts')
   tests = list(record['test_list'])
   told = '\n'.join(tests)
   before = record.get('test_setup_code') or record.get('test_imports') or ()

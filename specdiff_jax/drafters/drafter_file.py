@@ -89,7 +89,12 @@ def _rounded(x: Any) -> Any:
 
 def is_rounded(x: Any) -> bool:
   """Whether this stands for a matrix: int8 [.., n], times scale [..]."""
-  return isinstance(x, dict) and x.keys() == {'int8', 'scale'}
+  names = {'int8', 'scale'}
+  return (
+    isinstance(x, dict)
+    and x.keys() == names
+    and not any(isinstance(part, dict) for part in x.values())
+  )
 
 
 def widened(path: str, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -66,9 +66,16 @@ def tensors(
   return directory.iterate_tensors(folder, published.sizes, published.our_name)
 
 
-@functools.lru_cache(maxsize=1)
 def load(folder: str, form: str, dtype: str) -> tuple[Published, Any]:
   """Reads a directory; several systems share one copy of large weights."""
+  return _loaded(folder, form, dtype, tuple(files.contents([folder])))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(
+  folder: str, form: str, dtype: str, contents: tuple[str, ...]
+) -> tuple[Published, Any]:
+  del contents  # others on disk are read anew
   published = read(folder, form)
   params, _ = params_lib.gather(
     published.sizes, tensors(folder, published), dtype, folder, placing.default

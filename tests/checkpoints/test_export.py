@@ -314,6 +314,8 @@ def test_an_incomplete_model_is_not_written(directory, tmp_path):
     (lambda raw: raw['config'].update(depth=1), 'depth'),
     (lambda raw: raw.pop('config'), 'config'),
     (lambda raw: raw.update(names=[1]), 'names'),
+    (lambda raw: raw['config'].update(scan_layers=True), 'scan_layers'),
+    (lambda raw: raw['config'].update(attention='kernel'), 'attention'),
     (lambda raw: raw['config'].update(layers=1), 'layers.1.*no place'),
   ],
 )

@@ -508,6 +508,14 @@ def test_left_over_tensors(parts, tmp_path, name, message):
     weights.load(path, 'float32')
 
 
+@pytest.mark.parametrize('shape', [(), (0,), (8, 0)])
+def test_factors_of_no_form(parts, tmp_path, shape):
+  extra = parts[1] | {'rope_freqs.weight': np.ones(shape, np.float32)}
+  path = gguf_writing.write(tmp_path / 'bad.gguf', parts[0], extra)
+  with pytest.raises(errors.InputError, match='rope_freqs.weight'):
+    weights.load(path, 'float32')
+
+
 def test_an_unknown_block_format(written, tmp_path):
   with open(written, 'rb') as file:
     whole = bytearray(file.read())

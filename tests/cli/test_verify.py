@@ -131,6 +131,9 @@ def test_rules_that_are_equal_in_distribution_are_refused(
 
 
 def test_bad_input(specdiff, tiny):
+  refused(
+    specdiff('verify', tiny, "--config.stop=('a',)"), 'config.stop', 'empty'
+  )
   refused(specdiff('verify', tiny, '--systems=ar'), 'nothing to verify', 'tree')
   refused(specdiff('verify', tiny, '--systems=fast'), 'systems', 'fast', 'tree')
   own = specdiff('verify', tiny, '--systems=deer')

@@ -140,6 +140,9 @@ def test_files_that_are_no_suite(tmp_path):
   path.write_text('{"question_id": 1, "category": "a", "turns": "ab"}\n')
   with pytest.raises(errors.InputError, match='its turns are a text'):
     suites.read('mt_bench', str(path))
+  path.write_text('{"task_id": 1, "text": "a", "test_list": "assert"}\n')
+  with pytest.raises(errors.InputError, match='its test_list is a text'):
+    suites.read('mbpp', str(path))
   (tmp_path / 'cut.jsonl.gz').write_bytes(gzip.compress(b'{"id"' * 99)[:-9])
   with pytest.raises(errors.InputError, match='cannot be read'):
     suites.read('gsm8k', str(tmp_path / 'cut.jsonl.gz'))

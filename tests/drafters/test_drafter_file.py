@@ -52,6 +52,18 @@ def test_a_row_of_zeros_stays_one(tmp_path):
   assert not any(np.any(x) for x in jax.tree.leaves(found))
 
 
+def test_parts_within_parts_are_refused(tmp_path):
+  path = save(tmp_path / 'one.safetensors', int8=True)
+  tensors, metadata = safetensors_io.load(path)
+  name = next(
+    n for n, x in tensors['network'].items() if drafter_file.is_rounded(x)
+  )
+  tensors['network'][name]['int8'] = {'a': tensors['network'][name]['int8']}
+  safetensors_io.save(path, tensors, metadata)
+  with pytest.raises(errors.InputError):
+    drafter_file.load(path, VERIFIER, network.DrafterConfig)
+
+
 @pytest.mark.parametrize('part', ['scale', 'int8'])
 def test_parts_that_do_not_belong_together_are_refused(tmp_path, part):
   path = save(tmp_path / 'one.safetensors', int8=True)

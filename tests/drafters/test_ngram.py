@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters.ngram import edges
@@ -212,6 +213,16 @@ def test_a_damaged_file_is_refused(tmp_path, level, part, value, said):
   levels[level] = levels[level]._replace(**{part: wrong})
   file.save(path, levels, BYTES, {})
   with pytest.raises(errors.InputError, match=said):
+    file.load(path, BYTES, 260)
+
+
+def test_a_table_within_a_level_is_refused(tmp_path):
+  path = str(tmp_path / 'n.safetensors')
+  file.save(path, levels_of(['aabab' * 3]), BYTES, {})
+  tensors, metadata = safetensors_io.load(path)
+  tensors['3']['token'] = {'x': tensors['3']['token']}
+  safetensors_io.save(path, tensors, metadata)
+  with pytest.raises(errors.InputError, match='level 3 lacks'):
     file.load(path, BYTES, 260)
 
 

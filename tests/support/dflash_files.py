@@ -85,7 +85,6 @@ def changed(folder, values, *words, drop=(), drafter=False):
   try:
     with open(file, 'w') as out:
       json.dump(raw, out)
-    published.load.cache_clear()
     with pytest.raises(errors.InputError) as error:
       if drafter:
         told = {'drafter': str(folder), 'gamma': 3}

@@ -14,7 +14,6 @@ from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import family
 from specdiff_jax.drafters import heads
-from specdiff_jax.drafters import published
 from specdiff_jax.drafters import registry
 from specdiff_jax.drafters.dflash import format as dflash_format
 from specdiff_jax.recipes import decoding
@@ -176,7 +175,6 @@ def test_an_export_is_what_was_trained(tmp_path):
   for name, value in {'mask_token_id': 59, 'target_layer_ids': [1, 0]}.items():
     own = told['dflash_config'] | {name: value}
     config.write_text(json.dumps(told | {'dflash_config': own}))
-    published.load.cache_clear()
     (part,) = served.parts(one, CHECKPOINT, ['specdiff'], folder)
     assert not compared(one, part).passed, name
   with pytest.raises(errors.InputError, match='trained elsewhere'):

@@ -225,11 +225,16 @@ class MaskedLMDrafter(window.Window):
 
     return lax.while_loop(behind, read, state)
 
+  @property
+  def max_tokens(self) -> int:
+    """Tokens of the longest prompt and completion that it can draft for."""
+    return self.model.network.max_positions - self.gamma
+
   def _check_length(self, tokens: int) -> None:
-    longest, most = tokens + self.gamma, self.model.network.max_positions
-    if longest > most:
+    if tokens > self.max_tokens:
       raise errors.InputError(
-        f'prompt, completion and draft take up to {longest} positions, but '
-        f'the drafter was trained for {most}; lower max_new_tokens, '
+        f'prompt, completion and draft take up to {tokens + self.gamma} '
+        'positions, but the drafter was trained for '
+        f'{self.model.network.max_positions}; lower max_new_tokens, '
         'prompt_buckets or gamma, or take another drafter.'
       )

@@ -90,7 +90,8 @@ def _checked(path, tensors, vocab_size: int) -> list[model.Level]:
     raise _damaged(path, f'it has the levels {printing.names(tensors)}')
   levels, above = [], 1
   for n, level in tensors.items():
-    if not isinstance(level, dict) or level.keys() != _PARTS.keys():
+    whole = isinstance(level, dict) and level.keys() == _PARTS.keys()
+    if not whole or any(isinstance(one, dict) for one in level.values()):
       raise _damaged(path, f'level {n} lacks tensors')
     size = vocab_size + 1 if n == '1' else level['token'].size
     for name, dtype in _PARTS.items():

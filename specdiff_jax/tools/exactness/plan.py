@@ -5,6 +5,7 @@ import dataclasses
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.decoding import session as session_lib
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import recipe as recipe_lib
@@ -24,6 +25,11 @@ _EQUAL_IN_DISTRIBUTION = (
 def settle(recipe: recipe_lib.Recipe, fast: bool) -> recipe_lib.Recipe:
   """Returns the recipe that `verify` runs: float32 and exact, unless `fast`."""
   decoding.check(recipe)
+  if stop := recipe.decoding.stop:
+    raise errors.InputError(
+      f'config.stop is {printing.short(stop)}, but whole texts are compared, to '
+      'an end token or the limit; leave it empty.'
+    )
   if (rule := recipe.flat()['rule']) != 'match':
     raise errors.InputError(_EQUAL_IN_DISTRIBUTION.format('config.rule', rule))
   if fast:

@@ -128,7 +128,6 @@ def test_an_independent_forward_with_convolutions(tmp_path):
   rng = np.random.default_rng(3)
   noise, hidden = rng.standard_normal((4, 24)), rng.standard_normal((9, 48))
   wanted = published_references.dflash(raw, found, noise, hidden)
-  published.load.cache_clear()
   sizes, params = published.load(folder, '', 'float32')
   network = dflash.DFlash(dataclasses.replace(sizes.sizes, head=None))
   params = {k: v for k, v in params.items() if k != 'head'}
@@ -211,7 +210,6 @@ def test_what_dspark_has_besides_is_passed_over(tmp_path):
   facts = safetensors_io.metadata(file)
   os.remove(file)
   safetensors_io.save(file, whole, facts)
-  published.load.cache_clear()
   assert served('lattice', drafter=folder, candidates=4)
 
 
