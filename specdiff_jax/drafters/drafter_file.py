@@ -167,10 +167,10 @@ def load(
   if found != family.kind:
     raise errors.InputError(
       f'{path}: this is a drafter of the kind {printing.short(found)}, but '
-      f'the system needs one of the kind {family.kind!r}. Give another file '
-      '(config.drafters has one for each system), choose the system that '
-      'this drafter was made for, or train one with `specdiff distill` and '
-      f'config.network.kind={family.kind}.'
+      f'one of the kind {family.kind!r} is needed here. Give another file '
+      '(config.drafters has one for each system), or choose the system that '
+      'this drafter was made for; to train it further, or to refresh its texts, '
+      f'give config.network.kind={printing.short(found)}.'
     )
   if verifier:
     _check_verifier(path, metadata, verifier)

@@ -52,12 +52,15 @@ def of_windows(
 Score = Callable[..., Predictions]
 
 
-def in_dtype(score: Score, dtype: Any) -> Score:
-  """Returns a score that computes with params rounded to dtype.
+def in_dtype(score: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+  """Returns a score, or a loss, that computes with params rounded to dtype.
 
   Matrices alone: they are most of the time and memory. Gradients, and what is
   trained, stay in the dtype of the params.
   """
+
+  if dtype == 'float32':  # as they are trained
+    return score
 
   def rounded(params, *rest):
     params = jax.tree.map(

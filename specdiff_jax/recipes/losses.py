@@ -7,6 +7,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import fields as field_lib
 from specdiff_jax.drafters import options as drafter_options
 from specdiff_jax.drafters import registry
+from specdiff_jax.drafters import scores
 from specdiff_jax.losses import making
 from specdiff_jax.losses import revealed
 from specdiff_jax.recipes import fields
@@ -116,6 +117,7 @@ def make(recipe: recipe_lib.Recipe, network: Any = None) -> objective.Objective:
       revealed.SCHEDULES[options.noise_schedule],
       round(options.anneal_fraction * steps),
     )
+    whole = scores.in_dtype(whole, memory.train_dtype)
   else:
     whole = None
   return objective.Objective(

@@ -116,9 +116,7 @@ def score(recipe: recipe_lib.Recipe, network: Any) -> scores.Score:
   """Returns the score of the recipe's kind of drafter, in its dtype."""
   more = {'remat': True} if recipe.memory.remat else {}
   one = registry.network(recipe.training.network.kind).score(network, **more)
-  if recipe.memory.train_dtype == 'float32':
-    return one
-  return scores.in_dtype(one, jnp.dtype(recipe.memory.train_dtype))
+  return scores.in_dtype(one, recipe.memory.train_dtype)
 
 
 def split(recipe: recipe_lib.Recipe) -> Sequence[rules.Rule]:

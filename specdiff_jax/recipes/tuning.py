@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import re
-from typing import Any, cast, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -176,14 +177,18 @@ def _of_vocab(network: drafter_file.Config, config: Config, checkpoint):
     raise errors.InputError(
       f'config.new_vocab is {size}, but the verifier has {most} tokens.'
     )
-  new: Any = dataclasses.replace(cast(Any, network), vocab=size)
-  if new.shapes() != network.shapes():
+  one: Any = network
+  with_vocab = functools.partial(dataclasses.replace, one)
+  free = 'vocab' in {field.name for field in dataclasses.fields(one)} and (
+    with_vocab(vocab=network.vocab + 1).shapes() == network.shapes()
+  )
+  if not free:
     raise errors.InputError(
       f'config.new_vocab is {size}, but the drafter {config.start_from} has '
       f'weights for each of its {network.vocab} tokens; leave it out, or train '
       'a new drafter.'
     )
-  return new
+  return with_vocab(vocab=size)
 
 
 def _chosen(
