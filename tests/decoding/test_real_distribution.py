@@ -25,7 +25,7 @@ from specdiff_jax.models import transformer
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import recipe_file
 
-BATCH, RUNS, BRANCHES = 64, 4, 16
+BATCH, RUNS, BRANCHES = 64, 3, 16
 RARE, SURE = 1e-3, 1e-6  # p-values of what is lossless, and of what is not
 
 
