@@ -39,7 +39,7 @@ class Result:
   preempted: bool = False  # and it was SIGTERM: the machine is taken away
 
 
-_UNLOGGED = 100  # steps between two looks at what was left out, without a log
+_LOOK = 100  # most steps between two looks at what was left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +142,12 @@ def train(
       pace.add(metrics)
       if _due(done, schedule.log_every, schedule.steps):
         values = jax.device_get(metrics)
-        line = values | pace.rates(values, flops) | watch.look()
+        line = values | pace.rates(values, flops) | watch.told()
         if failed:
           line['not_written'] = list(failed)
         attempt(_write, writer, done, line)
         watch.check()
-      elif not schedule.log_every and done % _UNLOGGED == 0:
+      elif done % _LOOK == 0:
         watch.look()  # it holds the batches until then
         watch.check()
       if evaluate and _due(done, schedule.eval_every, schedule.steps):
@@ -211,34 +211,42 @@ class _Watch:
     self._records = records
     self._limit = limit
     self._recent: list[tuple[int, Any, Any]] = []  # not looked at yet
-    self._left_out: dict[str, list[str]] = {}  # left out up to the newest
+    self._row: dict[str, list[str]] = {}  # left out up to the newest
+    self._long: dict[str, list[str]] = {}  # a row of as many as the limit
+    self._found: dict[str, list[str]] = {}  # not told yet
 
   def add(self, step: int, batch: Any, left_out: jax.Array | bool) -> None:
     """Takes a step; `left_out` is known once it is done."""
     self._recent.append((step, batch, left_out))
 
-  def look(self) -> dict[str, Any]:
-    """Returns the trajectories of the steps left out since the last look."""
+  def look(self) -> None:
+    """Looks at the steps since the last look, and lets go of their batches."""
     flags = jax.device_get([flag for _, _, flag in self._recent])
-    found = {}
     for (step, batch, _), flag in zip(self._recent, flags, strict=True):
-      if flag:
-        found[str(step)] = self._left_out[str(step)] = self._records(batch)
-      else:
-        self._left_out.clear()
+      if not flag:
+        self._row = {}
+        continue
+      self._found[str(step)] = self._row[str(step)] = self._records(batch)
+      if self._limit and len(self._row) >= self._limit:
+        self._long = self._row
     self._recent.clear()
+
+  def told(self) -> dict[str, Any]:
+    """Returns the trajectories of the steps left out since it was called."""
+    self.look()
+    found, self._found = self._found, {}
     return {'left_out': found} if found else {}
 
   def check(self) -> None:
     """Raises InputError if too many in a row were left out."""
-    if not self._limit or len(self._left_out) < self._limit:
+    if not self._long:
       return
     named = '; '.join(
       f'step {step}: {", ".join(ids) or "unknown"}'
-      for step, ids in self._left_out.items()
+      for step, ids in self._long.items()
     )
     raise errors.InputError(
-      f'training: the last {len(self._left_out)} updates were left out, since '
+      f'training: {len(self._long)} updates in a row were left out, since '
       'the loss or its gradient was not finite, or exploded '
       f'(config.explosion). Their trajectories: {named}. Take these out of '
       'the data, or lower config.learning_rate. The checkpoints before are '

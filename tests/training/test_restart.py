@@ -446,9 +446,21 @@ def test_updates_left_out_are_named(tmp_path):
 
 def test_without_a_log_they_are_still_looked_at(tmp_path, monkeypatch):
   """The batches since the last look are held, so it must come."""
-  monkeypatch.setattr(loop, '_UNLOGGED', 2)
+  monkeypatch.setattr(loop, '_LOOK', 2)
   with pytest.raises(errors.InputError, match='text 3; .*: text 4. '):
     train_poisoned(tmp_path, (3, 4, 5, 6), skip_limit=2, log_every=0)
+
+
+def test_a_row_between_two_lines_of_the_log_counts(tmp_path):
+  with pytest.raises(errors.InputError, match='text 3; .*: text 4. '):
+    train_poisoned(tmp_path, (3, 4), skip_limit=2, log_every=6)
+
+
+def test_what_is_looked_at_before_a_line_is_told_in_it(tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, '_LOOK', 2)
+  train_poisoned(tmp_path, (2, 5), log_every=6)
+  told = [line['left_out'] for line in read(tmp_path) if 'left_out' in line]
+  assert told == [{'2': ['text 2'], '5': ['text 5']}]
 
 
 def test_too_many_in_a_row_stop_the_run(tmp_path, whole):
