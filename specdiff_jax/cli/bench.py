@@ -165,7 +165,8 @@ def _bench(config: recipe.Recipe, options, name: str):
   )
   for table in found.tables():
     console.table(table)
-  console.out().print(found.legend())
+  for line in found.legend().splitlines():
+    console.out().print(line)
   told = found.to_json(name)
   if trained:
     told['trained_on'] = trained
