@@ -1,4 +1,4 @@
-"""What a bench yields: an object, as JSON, as markdown."""
+"""What a bench yields: an object, with its tables, as JSON."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -81,11 +81,6 @@ class BenchResult:
         'in a sum.'
       )
     return told
-
-  def to_markdown(self) -> str:
-    """Returns tables and legend."""
-    parts = [table.markdown() for table in self.tables()]
-    return '\n\n'.join([*parts, self.legend()])
 
   def to_json(self, recipe: str = '') -> dict[str, Any]:
     """Returns what the last line of `bench` holds."""
