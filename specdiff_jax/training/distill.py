@@ -198,9 +198,7 @@ class Run:
         self.placement.mesh,
       ),
       progress=progress,
-      records=lambda batch: [
-        data.train[i].id for i in batch.record if i != windows.BLANK
-      ],
+      records=lambda batch: [data.train[i].id for i in batch.record],
       best=output.best,
     )
 
