@@ -66,12 +66,16 @@ def batches(
   very rows that one would.
 
   Reads through the source once, to leave out records without an anchor.
-  Raises InputError if none is left or a size does not fit.
+  Raises InputError if none is left, or processes cannot share a batch.
 
     iterator = iter(batches(source, WindowConfig(512, 96, 8, 4)))
     batch = next(iterator)
   """
-  _check(config, process_count)
+  if config.batch % process_count:
+    raise errors.InputError(
+      f'A batch of {config.batch} rows does not divide among '
+      f'{process_count} processes. Make `batch` a multiple of their number.'
+    )
   usable = [
     index
     for index in range(len(source))
@@ -235,21 +239,3 @@ def _draw(
   size = stop - start
   chosen = rng.choice(size, size=min(count, size), replace=False)
   return np.sort(chosen).astype(np.int32) + np.int32(start)
-
-
-def _check(config: WindowConfig, process_count: int) -> None:
-  for name in ('tokens', 'windows', 'gamma', 'batch'):
-    if getattr(config, name) < 1:
-      raise errors.InputError(
-        f'The window setting `{name}` is {getattr(config, name)} and must be '
-        'at least 1.'
-      )
-  if config.seed < 0:
-    raise errors.InputError(
-      f'The window setting `seed` is {config.seed} and must not be negative.'
-    )
-  if config.batch % process_count:
-    raise errors.InputError(
-      f'A batch of {config.batch} rows does not divide among '
-      f'{process_count} processes. Make `batch` a multiple of their number.'
-    )

@@ -239,18 +239,7 @@ def test_an_empty_side_is_said(fraction):
     windows.split(SOURCE, fraction)
 
 
-@pytest.mark.parametrize(
-  'change, count, said',
-  [
-    ({'tokens': 0}, 1, '`tokens` is 0'),
-    ({'windows': 0}, 1, '`windows` is 0'),
-    ({'gamma': -1}, 1, '`gamma` is -1'),
-    ({'batch': 0}, 1, '`batch` is 0'),
-    ({'seed': -1}, 1, '`seed` is -1'),
-    ({}, 3, 'batch of 4 rows does not divide among 3'),
-  ],
-)
-def test_bad_sizes_are_named(change, count, said):
-  fields = {**vars(CONFIG), **change}
+def test_processes_that_cannot_share_a_batch_are_refused():
+  said = 'batch of 4 rows does not divide among 3'
   with pytest.raises(errors.InputError, match=said):
-    windows.batches(SOURCE, windows.WindowConfig(**fields), 0, count)
+    windows.batches(SOURCE, CONFIG, 0, 3)
