@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.data import journal
 
 MANIFEST = 'manifest.json'
@@ -237,8 +238,8 @@ def published(name: str, split: str) -> Any:
   except tfds.core.DatasetNotFoundError:
     return None
   except Exception as error:  # of any kind: of the network, of the dataset
-    told = ' '.join(str(error).split()) or type(error).__name__
     raise errors.InputError(
       f'tensorflow_datasets does not give the split {split!r} of {name} '
-      f'({told[:300]}). Correct the names, or fetch the data and give its file.'
+      f'({printing.error(error)}). Correct the names, or fetch the data and '
+      'give its file.'
     ) from error

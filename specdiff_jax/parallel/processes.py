@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.parallel import rules
 
 _LONGEST = 4096  # bytes of a message that goes to all processes
@@ -42,11 +43,10 @@ def initialize(distributed: bool, timeout: int = 300) -> None:
   except errors.InputError:  # is a ValueError too
     raise
   except (RuntimeError, ValueError) as error:  # a port that is no number too
-    text = ' '.join(str(error).split())
     raise errors.InputError(
       f'distributed: the processes did not join within {timeout} seconds '
-      f'({text[:300]}). Start every process with a reachable coordinator '
-      '(under Slurm or on a TPU pod it is found; elsewhere set '
+      f'({printing.error(error)}). Start every process with a reachable '
+      'coordinator (under Slurm or on a TPU pod it is found; elsewhere set '
       'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID), '
       'raise config.join_timeout, or run without config.distributed.'
     ) from error
