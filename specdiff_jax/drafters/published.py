@@ -23,6 +23,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.drafters import tables
+from specdiff_jax.models import config as config_lib
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 Raw = Mapping[str, Any]  # config.json
@@ -147,11 +148,30 @@ def mask(file: str, raw: Raw, default: int | None = None) -> int:
   return hf_sizes.integer(file, raw, 'mask_token_id', default)
 
 
-def only(file: str, raw: Raw, wanted: Raw) -> None:
-  """Raises InputError where a key is there with another value."""
-  for key, value in wanted.items():
-    if raw.get(key) not in (None, value):
+def only(file: str, raw: Raw, wanted: Mapping[str, tuple[Any, ...]]) -> None:
+  """Raises InputError where a key is there with none of its good values."""
+  for key, good in wanted.items():
+    if raw.get(key) not in (None, *good):
       raise errors.InputError(
-        f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
-        'supported. Take another drafter.'
+        f'{file}: {key} is {printing.short(raw[key])}; only '
+        f'{" or ".join(map(printing.short, good or (None,)))} is supported. '
+        'Take another drafter.'
       )
+
+
+def layers(file: str, key: str, value: Any, first: int = 0) -> tuple[int, ...]:
+  """Returns the verifier's layers that a key lists, 0-based.
+
+  In the file they are counted from `first` on.
+  """
+  if (
+    not isinstance(value, list)
+    or not 0 < len(value) <= config_lib.MOST_LAYERS
+    or not all(type(x) is int and x >= first for x in value)
+  ):
+    raise errors.InputError(
+      f'{file}: {key} is {printing.short(value)}, where a list of numbers of '
+      f"the verifier's layers, from {first} on, is expected; download the "
+      'file again.'
+    )
+  return tuple(x - first for x in value)
