@@ -264,10 +264,7 @@ def refreshed(
       f'config.int8 is {recipe.model.int8!r}, but where a drafter fails is asked '
       'with weights that are not rounded; leave it empty.'
     )
-  manifest = dataset.build(folder)
-  header, source = dataset.read(folder)
-  build_training.check_verifier(header, checkpoint, folder)
-  dataset.check_ids(folder, source, checkpoint.config.vocab_size)
+  manifest, source = build_training.recorded(checkpoint, folder)
   train, _ = windows.split(source, recipe.training.eval_fraction)
   accepted, digest = _accepted(recipe, checkpoint, drafter, train)
   options = recipe.collecting

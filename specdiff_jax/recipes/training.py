@@ -310,15 +310,23 @@ def check_verifier(
     )
 
 
-def _dataset(
-  recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint, folder: str
-) -> dataset.Source:
-  """Returns the trajectories of a work directory, checked."""
-  dataset.build(folder)
+def recorded(
+  checkpoint: weights.Checkpoint, folder: str
+) -> tuple[dict[str, Any], dataset.Source]:
+  """Returns manifest and trajectories of a work directory, checked."""
+  manifest = dataset.build(folder)
   header, source = dataset.read(folder)
   check_verifier(header, checkpoint, folder)
   dataset.check_ids(folder, source, checkpoint.config.vocab_size)
-  build_losses.check_data(recipe, header, folder)
+  return manifest, source
+
+
+def _dataset(
+  recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint, folder: str
+) -> dataset.Source:
+  """Returns the trajectories of a work directory, as the loss needs them."""
+  manifest, source = recorded(checkpoint, folder)
+  build_losses.check_data(recipe, manifest['header'], folder)
   return source
 
 
