@@ -5,7 +5,6 @@ Imported only where a dataset is built or read, since TFDS takes a second.
 
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -141,13 +140,8 @@ def _digests(folder: str) -> dict[str, str]:
     for name in names:
       path = os.path.join(where, name)
       if path != os.path.join(folder, MANIFEST):
-        found[os.path.relpath(path, folder)] = _digest(path)
+        found[os.path.relpath(path, folder)] = files.sha256(path)
   return found
-
-
-def _digest(path: str) -> str:
-  with files.open_file(path) as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
@@ -160,7 +154,7 @@ def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
     return False
   try:
     return all(
-      _digest(os.path.join(folder, name)) == digest
+      files.sha256(os.path.join(folder, name)) == digest
       for name, digest in manifest.get('files', {}).items()
     )
   except errors.InputError:  # one is not there, or is no file
