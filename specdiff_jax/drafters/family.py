@@ -165,8 +165,7 @@ class DrafterParams:
 
 def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:
   """Returns a network's params in the verifier's dtype."""
-  dtype = checkpoint.params['final_norm'].dtype
-  return jax.tree.map(lambda x: jnp.asarray(x, dtype), one.params)
+  return jax.tree.map(lambda x: jnp.asarray(x, checkpoint.dtype), one.params)
 
 
 def with_head(one: Trained, checkpoint: weights.Checkpoint) -> DrafterParams:

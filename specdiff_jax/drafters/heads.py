@@ -321,5 +321,4 @@ def load(
     )
   if not verifier:
     return head, params
-  dtype = verifier.params['final_norm'].dtype
-  return head, jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+  return head, jax.tree.map(lambda x: jnp.asarray(x, verifier.dtype), params)

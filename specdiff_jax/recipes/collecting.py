@@ -118,7 +118,7 @@ def collect(
     | {
       'verifier': checkpoint.fingerprint,
       'dtype': ('int8/' if systems.is_int8(recipe, 'verifier') else '')
-      + systems.dtype(checkpoint),
+      + checkpoint.dtype.name,
       'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
     }
     | (facts or {})

@@ -270,8 +270,7 @@ def _published(
         f'masked_lm.family is {form!r}, but it has to be one of '
         f'{", ".join(readers)}, or empty.'
       )
-    dtype = checkpoint.params['final_norm'].dtype.name
-    found, params = published.load(folder, form, dtype)
+    found, params = published.load(folder, form, checkpoint.dtype.name)
     wanted = registry.FAMILIES[found.family].system
     if wanted != system:
       goes = wanted or 'specdiff and others whose drafters fill windows'

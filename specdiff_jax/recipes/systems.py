@@ -71,7 +71,7 @@ _ARRANGEMENTS = {
 
 
 def _ar(options: options_lib.Plain, checkpoint):
-  fastest = getattr(options.ar_slots, dtype(checkpoint))
+  fastest = getattr(options.ar_slots, checkpoint.dtype.name)
   return none.NoDraft(options.gamma + 1 if options.exact else fastest), ()
 
 
@@ -231,7 +231,7 @@ def _adaptive(options: options_lib.Adaptive, checkpoint):
   """Chains and trees of several sizes and no draft, by what pays."""
   whole: Any
   whole, params = _specdiff(options, checkpoint)
-  plain = none.NoDraft(getattr(options.ar_slots, dtype(checkpoint)))
+  plain = none.NoDraft(getattr(options.ar_slots, checkpoint.dtype.name))
   arms = [
     dataclasses.replace(whole, gamma=min(gamma, options.gamma))
     for gamma in options.gammas
@@ -287,7 +287,7 @@ def parts(
   if isinstance(options, options_lib.PlainSlots):
     rounded = int8_lib.is_int8(checkpoint.params)
     slots = _fastest_slots(
-      options.ar_slots, dtype(checkpoint), rounded, platform
+      options.ar_slots, checkpoint.dtype.name, rounded, platform
     )
     both = options_lib.SlotsByDtype(float32=slots, bfloat16=slots)
     options = dataclasses.replace(options, ar_slots=both)
@@ -320,11 +320,6 @@ def _drafts(
     keep_q=RULES[options.rule].reads_q,
     **more,
   )
-
-
-def dtype(checkpoint: weights.Checkpoint) -> str:
-  """Returns the name of the dtype of weights, or of what is beside int8."""
-  return checkpoint.params['final_norm'].dtype.name
 
 
 def ar_slots(recipe: recipe_lib.Recipe, dtype: str) -> int:
@@ -376,7 +371,7 @@ def cache_dtype(checkpoint: weights.Checkpoint, platform: str = '') -> str:
 
   There XLA updates a bf16 array, and attends to it, by way of float32 copies.
   """
-  return 'float32' if on_cpu(platform) else dtype(checkpoint)
+  return 'float32' if on_cpu(platform) else checkpoint.dtype.name
 
 
 def scan_layers(platform: str = '') -> bool:

@@ -30,7 +30,6 @@ from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import recipe as recipe_lib
-from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import tuning as build_tuning
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
@@ -195,7 +194,7 @@ def run(
       'data': windows.digest(train),
       'held_out': windows.digest(held_out),
       'start': files.contents([build_drafters.shipped(start)]),
-      'dtype': systems.dtype(checkpoint),
+      'dtype': checkpoint.dtype.name,
     }
     | ({'mask_id': options.masked_lm.mask_id} if masks else {}),
     tensorboard=schedule.tensorboard,

@@ -138,8 +138,9 @@ def _shape(
     window=0,
     verifier=verifier,
   )
-  dtype = checkpoint.params['final_norm'].dtype
-  params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), sizes.shapes())
+  params = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, checkpoint.dtype), sizes.shapes()
+  )
   one = drafter.Block(config=sizes.run_as, **serving.window)
   return one, family.DrafterParams(params)
 
