@@ -24,6 +24,7 @@ from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters import told as told_lib
+from specdiff_jax.models import head as head_lib
 from specdiff_jax.parallel import rules
 
 
@@ -170,8 +171,7 @@ def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:
 
 def with_head(one: Trained, checkpoint: weights.Checkpoint) -> DrafterParams:
   """Returns params in the verifier's dtype, with its rows of the head."""
-  name = 'embed' if checkpoint.config.tied_head else 'head'
-  head = checkpoint.params[name]  # an array, or int8 with scales, row by row
+  head = head_lib.rows(checkpoint.params)  # or int8 with scales, row by row
   vocab = jnp.asarray(one.vocab, jnp.int32)
   return DrafterParams(
     network=cast(one, checkpoint),
