@@ -22,7 +22,8 @@ def names(params: Any, rank: int = 2) -> list[str]:
 
   And of all tensors of higher rank; from `rank` on.
   """
-  return [name for name, leaf in _leaves(params) if leaf.ndim >= rank]
+  named = rules.named(params)
+  return [name for name, leaf in named.items() if leaf.ndim >= rank]
 
 
 def initial(
@@ -37,7 +38,7 @@ def initial(
     key: of the randomness.
   """
   found = {}
-  for number, (name, leaf) in enumerate(_leaves(params)):
+  for number, (name, leaf) in enumerate(rules.named(params).items()):
     if name in adapted:
       *stacked, rows, columns = leaf.shape
       draw = jax.random.normal(
@@ -64,8 +65,3 @@ def merged(params: Any, adapters: Mapping[str, Mapping[str, jax.Array]]) -> Any:
     return (leaf + added).astype(leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(one, params)
-
-
-def _leaves(params: Any) -> list[tuple[str, Any]]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  return [(rules.name(path), leaf) for path, leaf in leaves]

@@ -145,13 +145,7 @@ class Reading:
       batch.tokens,
       batch.length,
     )
-    sharding = batch.tokens.sharding
-    return batch.replace(
-      **jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        found,
-      )
-    )
+    return batch.replace(**rules.at(found, batch.tokens.sharding))
 
   def _kept(self, temperature: float) -> bool:
     return bool((self.layers or temperature) and self.cache)
