@@ -72,11 +72,6 @@ class InFile:
       raw = b''.join(self._read(file, start, size) for start in starts)
     return np.frombuffer(raw, self.dtype)
 
-  def __array__(self, dtype=None, copy=None):
-    del copy
-    array = read(self)
-    return array if dtype is None else array.astype(dtype)
-
   def _layout(self) -> tuple[int, int]:
     """Returns rows and bytes of each."""
     rows = self.shape[0] if self.shape else 1
