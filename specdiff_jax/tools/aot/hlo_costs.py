@@ -261,12 +261,8 @@ class _Reader:
       return 'weights'
     if set(names.vocab) & set(shape.dims):
       return 'logits'
-    if (
-      any(
-        low <= dim < high for dim in shape.dims for low, high in [names.slots]
-      )
-      or 'trips_' in label
-    ):
+    low, high = names.slots
+    if 'trips_' in label or any(low <= dim < high for dim in shape.dims):
       return 'scores'
     return 'other'
 
