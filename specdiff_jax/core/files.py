@@ -193,6 +193,14 @@ def contents(paths: Iterable[str]) -> list[str]:
   return found
 
 
+def check_new(path: str, overwrite: bool) -> None:
+  """Raises InputError where a file is there that may not be replaced."""
+  if os.path.lexists(path) and not overwrite:
+    raise errors.InputError(
+      f'{path} is there already; give another file, or --overwrite.'
+    )
+
+
 @contextlib.contextmanager
 def whole(path: str) -> Iterator[BinaryIO]:
   """Opens a file to write that appears at `path` whole, or not at all.

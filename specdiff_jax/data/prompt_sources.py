@@ -116,10 +116,7 @@ def new_file(path: str, overwrite: bool) -> Iterator[BinaryIO]:
 
   Raises InputError where it is there already, or cannot be written.
   """
-  if os.path.lexists(path) and not overwrite:
-    raise errors.InputError(
-      f'{path} is there already; give another file, or --overwrite.'
-    )
+  files.check_new(path, overwrite)
   try:
     with files.whole(path) as file:
       yield file

@@ -278,11 +278,10 @@ def write_new(
 
 def layers_config(sizes: dflash.DFlashConfig) -> dict[str, Any]:
   """Returns what a config.json says of the layers."""
-  kinds = {True: hf_sizes.LOCAL, False: hf_sizes.GLOBAL}
   return {
     **families.hf_config(sizes.network),
     'tie_word_embeddings': False,
-    'layer_types': [kinds[local] for local in sizes.network.local_layers],
+    'layer_types': hf_sizes.layer_types(sizes.network.local_layers),
   }
 
 
