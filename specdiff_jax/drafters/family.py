@@ -100,8 +100,11 @@ class Serving:
   @property
   def window(self) -> dict[str, Any]:
     """What every drafter that fills windows is constructed with."""
-    names = ('gamma', 'strategy', 'denoising')
-    return {name: getattr(self, name) for name in names}
+    return {
+      'gamma': self.gamma,
+      'strategy': self.strategy,
+      'denoising': self.denoising,
+    }
 
 
 Made = tuple[types.Drafter, Any]  # a drafter, and its params
