@@ -1,4 +1,4 @@
-"""Published diffusion drafters: directories in the form of Hugging Face.
+"""Published drafters: directories in the form of Hugging Face.
 
 What the config.json of each form says, its family reads (`Family.readers`);
 here is what all have in common.
@@ -78,7 +78,7 @@ def load(folder: str, form: str, dtype: str) -> tuple[Published, Any]:
 
 
 def open_drafter(path: str) -> sources.Source | None:
-  """Opens a published diffusion drafter; None if `path` is anything else."""
+  """Opens a published drafter; None if `path` is anything else."""
   folder = path
   if not os.path.exists(path) and hub.is_name(path):
     folder = hub.folder(path)

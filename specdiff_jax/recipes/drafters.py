@@ -312,7 +312,7 @@ def _drafter_path(name: str) -> str:
     raise errors.InputError(
       'config.drafter is empty, but this system needs one: give a '
       "safetensors file that `specdiff distill` wrote, 'random', or the "
-      'directory of a published diffusion drafter.'
+      'directory of a published drafter.'
     )
   if _is_published(name):
     raise errors.InputError(
