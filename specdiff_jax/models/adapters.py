@@ -18,9 +18,9 @@ Adapters = dict[str, dict[str, jax.Array]]  # {'a', 'b'} by a matrix's name
 
 
 def names(params: Any, rank: int = 2) -> list[str]:
-  """Returns the names of matrices in a tree, such as 'layer_0/query'.
+  """Returns the names of tensors of at least `rank` dimensions.
 
-  And of all tensors of higher rank; from `rank` on.
+  One is 'layer_0/query', say.
   """
   named = rules.named(params)
   return [name for name, leaf in named.items() if leaf.ndim >= rank]

@@ -103,7 +103,7 @@ def together(action: Callable[[], Any]) -> Any:
 
 
 class Meeting:
-  """Has processes wait for each other, but not for one that has given up.
+  """Lets processes wait for each other, but not for one that has given up.
 
   A barrier, called with a key before each part of common work. A process that
   fails goes on to another part, and so comes with another key: then all of them
@@ -143,7 +143,7 @@ class Meeting:
 def whole(array: Any) -> np.ndarray:
   """Returns all values of an array, wherever they are.
 
-  Of an array that no process holds whole all processes must ask.
+  All processes must call it for an array that none of them holds whole.
   """
   if isinstance(array, jax.Array) and not (
     array.is_fully_addressable or array.is_fully_replicated

@@ -65,7 +65,7 @@ def requests(
   checkpoint: weights.Checkpoint,
   texts: Sequence[prompts_lib.Prompt],
 ) -> list[collect_lib.Request]:
-  """Returns what asks for config.completions completions of each prompt.
+  """Returns config.completions requests for each prompt.
 
   Raises InputError if a prompt is longer than the largest of prompt_buckets.
   """
@@ -291,9 +291,9 @@ def refreshed(
 
 
 def _accepted(recipe, checkpoint, drafter: str, source):
-  """Returns the accepted tokens at all anchors of each trajectory.
+  """Returns accepted tokens at every anchor of each trajectory, and a digest.
 
-  And the digest of the drafter.
+  The digest is the drafter's.
   """
   options = recipe.training
   kind = options.network.kind

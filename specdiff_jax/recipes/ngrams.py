@@ -91,7 +91,7 @@ def fit(
 
 
 def is_ngram(path: str) -> bool:
-  """Returns whether a file is an n-gram model, by what it says of itself."""
+  """Returns whether a file is an n-gram model, by its ending or metadata."""
   if path.endswith('.arpa'):
     return True
   return safetensors_io.metadata(path).get('format') == ngram_file.FORMAT

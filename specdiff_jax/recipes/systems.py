@@ -1,7 +1,6 @@
 """The systems by name: what drafts, and which rule accepts.
 
-`if kind == ...` is a dict from name to constructor here, and nowhere else: a
-new drafter or rule is one line.
+A new drafter or rule is an entry of `SYSTEMS` or `RULES`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -104,7 +103,7 @@ def _specdiff2(options: options_lib.SpecDiff2, checkpoint):
 
 
 def _tree(options: options_lib.Tree, checkpoint):
-  """The same K drafts; the rule walks all of them."""
+  """K drafts merged into a tree; the rule walks all of it."""
   arrangement = _ARRANGEMENTS[options.rule]
   strategy = _drafts(options, arrangement, budget=options.budget)
   return build_drafters.window(options, checkpoint, strategy)
@@ -117,7 +116,7 @@ def _best_first(options: options_lib.BestFirst, checkpoint):
 
 
 def _lattice(options: options_lib.Lattice, checkpoint):
-  """The same of each slot's likeliest tokens, by what a head says of pairs."""
+  """The likeliest paths through a lattice, scored by a head."""
   strategy = lattice.Lattice(
     options.budget,
     options.frontier,
@@ -228,7 +227,7 @@ def _early_exit(options: options_lib.EarlyExit, checkpoint):
 
 
 def _adaptive(options: options_lib.Adaptive, checkpoint):
-  """Chains and trees of several sizes and no draft, by what pays."""
+  """Chains and trees of several sizes, or no draft, whichever pays."""
   whole: Any
   whole, params = _specdiff(options, checkpoint)
   plain = none.NoDraft(getattr(options.ar_slots, checkpoint.dtype.name))

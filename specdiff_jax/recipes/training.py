@@ -330,7 +330,7 @@ def _dataset(
 
 
 def check_mask(mask_id: int, source: windows.Source) -> None:
-  """Raises InputError where a text holds what stands for the unknown."""
+  """Raises InputError if a trajectory contains the mask token."""
   for index in range(len(source)):
     item = source[index]
     if mask_id in item.prompt or mask_id in item.completion:

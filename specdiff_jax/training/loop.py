@@ -190,7 +190,7 @@ def _is_evaluated(writer, step: int) -> bool:
 
 
 def _write(writer, step: int, values: dict[str, Any]) -> None:
-  """Writes a line; the first process's trouble is that of all."""
+  """Writes a line; if the first process cannot, all of them raise."""
   processes.together(lambda: writer.write(step, values))
 
 

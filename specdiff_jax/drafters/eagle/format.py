@@ -69,7 +69,8 @@ def read(file: str, raw: Raw) -> published.Published:
 def _features(file: str, raw: Raw, own: Raw) -> tuple[int, ...]:
   """Returns the verifier layers, 0-based; () where they are the usual ones.
 
-  Those beside the other keys are counted from the embedding on (vLLM).
+  Those beside the other keys, not in `eagle_config`, are counted from the
+  embedding on (vLLM).
   """
   outer, inner = raw.get(_LAYERS), own.get(_LAYERS)
   if inner is not None:
