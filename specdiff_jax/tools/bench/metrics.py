@@ -93,6 +93,7 @@ class Rival:
 def row(
   system: str,
   measured: timing.Measurement,
+  *,
   ar: timing.Measurement,
   fastest_ar: timing.Measurement,
   reference: Sequence[Sequence[int]],
