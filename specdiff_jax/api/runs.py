@@ -18,7 +18,6 @@ from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
 from specdiff_jax.recipes import runs
-from specdiff_jax.recipes import systems as build_systems
 from specdiff_jax.recipes import training
 from specdiff_jax.tools.bench import result as bench_result
 from specdiff_jax.tools.bench import runner
@@ -115,7 +114,7 @@ def bench(
   ):
     raise checks.wrong('simulate', simulate, 'None or a number, 0 to 1')
   names, named = _told(verifier, systems, prompts)
-  own = build_systems.dtype(verifier)
+  own = verifier.dtype.name
   recipe = systems_lib.told(
     list(dict.fromkeys([*names, 'ar'])),
     verifier,

@@ -354,7 +354,7 @@ def told(
   if 'gamma' not in given and any(longest):
     given['gamma'] = min(options_lib.Gamma.gamma, *filter(None, longest))
   more |= {
-    'dtype': systems.dtype(verifier),
+    'dtype': verifier.dtype.name,
     'int8': 'verifier' if int8_lib.is_int8(verifier.params) else '',
   }
   return decoding.told(names, given, **more)

@@ -96,8 +96,8 @@ def write_hf(source, folder, dtype, progress) -> dict[str, Any]:
 def _native(source, folder, dtype, progress) -> dict[str, Any]:
   if source.drafter:
     raise errors.InputError(
-      f'{source.name}: this is a diffusion drafter, which the native form '
-      'does not hold; give its directory as it is, or take --format=hf.'
+      f'{source.name}: this is a drafter, which the native form does not hold; '
+      'give its directory as it is, or take --format=hf.'
     )
   _write_beside(source, folder, dtype)
   tensors, names = {}, {}

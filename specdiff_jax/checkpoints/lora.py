@@ -28,11 +28,10 @@ _KEY = re.compile(
   r'(?:\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|base_layer))?'
   r'(?:\.default)?(?:\.weight)?'
 )
-_WRAPPED = re.compile(r'(?:model\.|language_model\.)+')
+_WRAPPED = re.compile(r'^(?:model\.|language_model\.)+')
 _PICTURES = ('vision_tower.', 'multi_modal_projector.')
 _TENSORS = 'adapter_model.safetensors'
 _PICKLE = 'adapter_model.bin'
-_ADVICE = lora_modules.ADVICE
 # Starts that leave the base's own weights; others (PiSSA, OLoRA) change them.
 _STARTS = (None, True, False, 'gaussian', 'eva', 'orthogonal')
 # What is read here, or only tells how an adapter was trained. Other keys with a
@@ -99,9 +98,7 @@ def read(path: str, config: hf_names.Config) -> Adapter:
     found = _KEY.fullmatch(name)
     assert found  # it matches any text
     module, part = found.groups()
-    usual = (
-      _WRAPPED.sub('', module, count=1) if _WRAPPED.match(module) else (module)
-    )
+    usual = _WRAPPED.sub('', module)
     if usual.startswith(_PICTURES):
       continue  # text never goes through it
     weight = _weight(ours, usual) if len(name) <= _MOST_NAME else None
@@ -159,13 +156,13 @@ def _checked(path, config, name, tensor, weight: str | None, part) -> str:
   if not copied and config.tied_head and weight in ('embed', 'head'):
     raise errors.InputError(
       f'{path}: {told} adapts the embedding or the head alone, but in this '
-      f'model both are one. {_ADVICE}'
+      f'model both are one. {lora_modules.ADVICE}'
     )
   good = tensor.dtype is not None and len(tensor.shape) == 2
   if not good or not copied and embedding != (weight == 'embed'):
     raise errors.InputError(
       f'{path}: {told} ({tensor.kind}) adapts no matrix in the way of plain '
-      f'LoRA. {_ADVICE}'
+      f'LoRA. {lora_modules.ADVICE}'
     )
   return weight
 
@@ -184,7 +181,7 @@ def merged(
       raise errors.InputError(
         f'{adapter.path}: the adapter has a {theirs!r} of its own, which is '
         f'not that of this model (shapes {copy.shape} and '
-        f'{tuple(tensor.shape)}). {_ADVICE}'
+        f'{tuple(tensor.shape)}). {lora_modules.ADVICE}'
       )
     if update is not None:
       tensor = stored.of(tensor)
@@ -204,7 +201,7 @@ def _check_supported(file: str, settings: dict[str, Any]) -> None:
   if kind != 'LORA':
     raise errors.InputError(
       f'{file}: peft_type is {printing.short(kind)}; only LORA is known '
-      f'here. {_ADVICE}'
+      f'here. {lora_modules.ADVICE}'
     )
   for key, value in settings.items():
     if key == 'init_lora_weights':
@@ -216,7 +213,8 @@ def _check_supported(file: str, settings: dict[str, Any]) -> None:
     if not good:
       raise errors.InputError(
         f'{file}: {printing.short(key)[1:-1]} is {printing.short(value)}, '
-        f'which is more than plain LoRA and is not supported. {_ADVICE}'
+        'which is more than plain LoRA and is not supported. '
+        f'{lora_modules.ADVICE}'
       )
 
 

@@ -2,8 +2,8 @@
 
 A model larger than the host's memory can be read so, cast, split over devices
 or written elsewhere: nobody ever holds more of a tensor than a block of it and
-what is made of it. Four classes have the one form of `Tensor`: what lies in a
-safetensors file, an array, a transposed tensor, and one computed row by row.
+what is made of it. Whatever can be read in blocks of rows is a `Tensor`: what
+lies in a file, an array, what is computed whole or row by row.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,11 +71,6 @@ class InFile:
     with files.open_file(self.path) as file:
       raw = b''.join(self._read(file, start, size) for start in starts)
     return np.frombuffer(raw, self.dtype)
-
-  def __array__(self, dtype=None, copy=None):
-    del copy
-    array = read(self)
-    return array if dtype is None else array.astype(dtype)
 
   def _layout(self) -> tuple[int, int]:
     """Returns rows and bytes of each."""

@@ -20,6 +20,11 @@ class Checkpoint:
   fingerprint: str  # 16 hex digits, taken before any cast
   source: str
 
+  @property
+  def dtype(self) -> Any:
+    """Dtype of the weights, or of what is beside those of int8."""
+    return self.params['final_norm'].dtype
+
 
 def load(
   path: str,

@@ -140,7 +140,7 @@ _log = _Log([], False)
 
 @contextlib.contextmanager
 def ticking(name: str, distributed: bool) -> Iterator[None]:
-  """Tells of a program's work as long as it lasts, where there are no bars.
+  """Prints progress to stderr while a program runs, where there are no bars.
 
   Of `distributed` processes the first one does. Which that is only launchers
   know before they have joined, and not all say it.
@@ -179,7 +179,7 @@ def _clock(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _task(what: str, total: int | None = None) -> Iterator[_Task]:
-  """Has the lines tell of work that is done within."""
+  """Makes the lines report the work done inside."""
   task, log = _Task(what, total), _log
   if log.tasks and not log.speaks:  # they have joined by now
     from specdiff_jax.parallel import processes  # --help waits for no jax

@@ -9,6 +9,8 @@ import errno
 import os
 import sys
 
+from specdiff_jax.core import printing
+
 READER_LEFT = 0  # of stdout, such as `head`: it has seen what it wanted
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE)
 _NO_MEMORY = (  # in errors of jax, of the loader, and of threads
@@ -25,7 +27,7 @@ _MEMORY = (
 def reason(error: BaseException) -> str | None:
   """Returns what the exception comes from, and what to do; None if unknown."""
   if _of_memory(error):
-    return _MEMORY.format(_short(error))
+    return _MEMORY.format(printing.error(error))
   if isinstance(error, OSError) and error.errno in _FULL:
     where = f'{error.filename}: ' if error.filename else ''
     return (
@@ -51,10 +53,10 @@ def _of_jax() -> str | None:
   try:
     import jax
   except MemoryError as error:
-    return _MEMORY.format(_short(error))
+    return _MEMORY.format(printing.error(error))
   except Exception as error:  # it reads its variables as it is imported
     return (
-      f'jax cannot be loaded: {_short(error)}. Correct or unset the '
+      f'jax cannot be loaded: {printing.error(error)}. Correct or unset the '
       'environment variable that it names (JAX_...), or install jax again.'
     )
   try:
@@ -62,10 +64,10 @@ def _of_jax() -> str | None:
     return None
   except Exception as error:  # of any type: its plugins raise their own
     return (
-      f'jax finds no device (JAX_PLATFORMS={platforms!r}): {_short(error)}. '
-      f'{_there()} Set JAX_PLATFORMS to one that is there, or unset it; GPUs '
-      "need pip install '.[cuda13]' in the clone ('.[cuda12]' for drivers "
-      "before 580), TPUs '.[tpu]'."
+      f'jax finds no device (JAX_PLATFORMS={platforms!r}): '
+      f'{printing.error(error)}. {_there()} Set JAX_PLATFORMS to one that is '
+      "there, or unset it; GPUs need pip install '.[cuda13]' in the clone "
+      "('.[cuda12]' for drivers before 580), TPUs '.[tpu]'."
     )
 
 
@@ -81,11 +83,6 @@ def _there() -> str:
   except Exception:
     return 'No platform works here.'
   return f'This machine has: {", ".join(sorted(found))}.'
-
-
-def _short(error: BaseException) -> str:
-  text = ' '.join(str(error).split()).rstrip('.')
-  return (text or type(error).__name__)[:300]
 
 
 def streams() -> None:

@@ -29,7 +29,7 @@ Records = list[trajectories.Trajectory]
 def requests_of(
   prompts: Sequence[prompts_lib.Prompt],
   encode: Callable[[prompts_lib.Prompt], list[int]],
-  max_prompt: int | None = None,
+  max_prompt: int,
 ) -> list[Request]:
   """Returns the requests that ask for whole completions of prompts.
 
@@ -83,12 +83,12 @@ def collect(
   requests: Sequence[Request],
   generate: Callable[[list[Request], OnDone], None],
   journal: trajectories.Journal,
-  progress: Callable[[int, int, int], None] = lambda *_: None,
+  progress: Callable[[int, int, int], None],
   *,
   elsewhere: Collection[str] = (),
   extend: Callable[[Records], Records] = lambda records: records,
   at_once: int = 1,
-) -> int:
+) -> None:
   """Completes every request that the journal does not hold yet.
 
   `generate` completes requests and calls its second argument with each one's
@@ -110,9 +110,7 @@ def collect(
     at_once: trajectories that are extended and written together, and that a
       kill may lose; the last ones, or those before an error, may be fewer.
 
-  Returns the number of new completion tokens.
-
-    collect(requests_of(prompts, tokenizer.encode), generate, journal)
+    collect(requests_of(prompts, encode, 256), generate, journal, progress)
   """
   done = journal.ids().union(elsewhere)
   left = {one.id: one for one in requests if one.id not in done}
@@ -150,17 +148,16 @@ def collect(
         write()
   if left:
     raise ValueError(f'{len(left)} requests were not completed')
-  return tokens
 
 
-def _check_lengths(requests: Sequence[Request], limit: int | None) -> None:
+def _check_lengths(requests: Sequence[Request], limit: int) -> None:
   for request in requests:
     size = len(request.prompt)
     if not size:
       raise errors.InputError(
         f'The prompt {request.id!r} has no tokens. Remove it from the file.'
       )
-    if limit is not None and size > limit:
+    if size > limit:
       raise errors.InputError(
         f'The prompt {request.id!r} has {size} tokens, and the buffers '
         f'hold {limit}. Raise config.prompt_buckets, or remove it from the '

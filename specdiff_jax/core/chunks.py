@@ -5,7 +5,9 @@ import jax.numpy as jnp
 
 
 def last(before: jax.Array, chunk: jax.Array, place: jax.Array) -> jax.Array:
-  """Returns [B, ..] what a chunk has of a row's last token, else `before`.
+  """Returns [B, ..] each row's entry of `chunk` at `place`.
+
+  Where a row's last token lies in another chunk, it is that of `before`.
 
   Args:
     before: [B, ..] of the chunks before.

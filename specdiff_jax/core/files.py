@@ -133,8 +133,8 @@ def _half_of_a_pair(value: Any) -> bool:
   return isinstance(value, list) and any(map(_half_of_a_pair, value))
 
 
-def read_json(path: str, most: int = MOST_JSON) -> dict[str, Any]:
-  """Reads a JSON object of at most `most` bytes; InputError if it is none."""
+def read(path: str, most: int) -> bytes:
+  """Returns the bytes of a file; InputError if they are more than `most`."""
   with open_file(path) as file:
     try:
       data = file.read(most + 1)
@@ -145,6 +145,18 @@ def read_json(path: str, most: int = MOST_JSON) -> dict[str, Any]:
       f'{path}: larger than {most} bytes, which no such file needs; download '
       'it again.'
     )
+  return data
+
+
+def sha256(path: str) -> str:
+  """Returns the SHA-256 of a file, as hexadecimal digits."""
+  with open_file(path) as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def read_json(path: str, most: int = MOST_JSON) -> dict[str, Any]:
+  """Reads a JSON object of at most `most` bytes; InputError if it is none."""
+  data = read(path, most)
   try:
     value = parse_json(data)
   except ValueError as e:
@@ -175,11 +187,18 @@ def contents(paths: Iterable[str]) -> list[str]:
     else:
       continue
     if os.path.isfile(path) and there[0][1].st_size <= _HASHED:
-      with open(path, 'rb') as file:
-        found.append(hashlib.file_digest(file, 'sha256').hexdigest())
+      found.append(sha256(path))
     else:
       found += [f'{n} {s.st_size} {s.st_mtime_ns}' for n, s in there]
   return found
+
+
+def check_new(path: str, overwrite: bool) -> None:
+  """Raises InputError where a file is there that may not be replaced."""
+  if os.path.lexists(path) and not overwrite:
+    raise errors.InputError(
+      f'{path} is there already; give another file, or --overwrite.'
+    )
 
 
 @contextlib.contextmanager

@@ -30,6 +30,16 @@ def short(value: object) -> str:
   return _SHORT.repr(value)
 
 
+def error(one: BaseException, most: int = 300) -> str:
+  """Returns an error's message on one line, cut; its type's name if none.
+
+  >>> error(ValueError('no\\n  such file.')), error(KeyError())
+  ('no such file', 'KeyError')
+  """
+  text = ' '.join(str(one).split()).rstrip('.')
+  return (text or type(one).__name__)[:most]
+
+
 def names(values: Iterable[object]) -> str:
   """Returns foreign names in a row, each and all of them cut."""
   shown = [str(value)[:80] for value in itertools.islice(values, 9)]

@@ -24,7 +24,7 @@ class Distribution(flax.struct.PyTreeNode):
 
 
 class TopK(flax.struct.PyTreeNode):
-  """The same, as the likeliest tokens that `collect` stored."""
+  """The verifier's distribution as its top k tokens, which `collect` stored."""
 
   ids: Array  # [..., K] int32
   log_p: Array  # [..., K] float16

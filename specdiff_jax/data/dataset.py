@@ -170,7 +170,7 @@ def read(workdir: str) -> tuple[dict[str, Any], Source]:
 
 
 def check_ids(workdir: str, source: Source, vocab_size: int) -> None:
-  """Raises InputError, naming a record, if one has a token of no such model.
+  """Raises InputError if a record holds a token id outside the vocabulary.
 
   Reads all records only where the manifest does not tell the largest token, as
   those of older versions.

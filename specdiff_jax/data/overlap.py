@@ -59,7 +59,7 @@ def packed(hashes: Iterable[str]) -> str:
 
 
 def unpacked(text: str) -> frozenset[str]:
-  """Returns the hashes of `packed`; none of what is no such text."""
+  """Returns the hashes that `packed` wrote; none if it is something else."""
   try:
     digits = base64.b64decode(text, validate=True).hex()
   except ValueError:

@@ -116,10 +116,7 @@ def new_file(path: str, overwrite: bool) -> Iterator[BinaryIO]:
 
   Raises InputError where it is there already, or cannot be written.
   """
-  if os.path.lexists(path) and not overwrite:
-    raise errors.InputError(
-      f'{path} is there already; give another file, or --overwrite.'
-    )
+  files.check_new(path, overwrite)
   try:
     with files.whole(path) as file:
       yield file
@@ -249,8 +246,8 @@ def _parquet(path: str) -> Records:
           yield f'{path}, row {number}', record
   except (pyarrow.ArrowException, OSError, ValueError) as error:
     raise errors.InputError(
-      f'{path} cannot be read as a parquet file ({_short(error)}); download it '
-      'again.'
+      f'{path} cannot be read as a parquet file ({printing.error(error)}); '
+      'download it again.'
     ) from error
 
 
@@ -283,7 +280,3 @@ def _plain(value: Any) -> Any:
   if isinstance(value, list):
     return [_plain(one) for one in value]
   return _plain(value) if isinstance(value, bytes) else value
-
-
-def _short(error: BaseException) -> str:
-  return (' '.join(str(error).split()) or type(error).__name__)[:200]

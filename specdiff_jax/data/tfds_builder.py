@@ -5,7 +5,6 @@ Imported only where a dataset is built or read, since TFDS takes a second.
 
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
+from specdiff_jax.core import printing
 from specdiff_jax.data import journal
 
 MANIFEST = 'manifest.json'
@@ -140,13 +140,8 @@ def _digests(folder: str) -> dict[str, str]:
     for name in names:
       path = os.path.join(where, name)
       if path != os.path.join(folder, MANIFEST):
-        found[os.path.relpath(path, folder)] = _digest(path)
+        found[os.path.relpath(path, folder)] = files.sha256(path)
   return found
-
-
-def _digest(path: str) -> str:
-  with files.open_file(path) as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
@@ -159,7 +154,7 @@ def is_whole(folder: str, manifest: Mapping[str, Any]) -> bool:
     return False
   try:
     return all(
-      _digest(os.path.join(folder, name)) == digest
+      files.sha256(os.path.join(folder, name)) == digest
       for name, digest in manifest.get('files', {}).items()
     )
   except errors.InputError:  # one is not there, or is no file
@@ -237,8 +232,8 @@ def published(name: str, split: str) -> Any:
   except tfds.core.DatasetNotFoundError:
     return None
   except Exception as error:  # of any kind: of the network, of the dataset
-    told = ' '.join(str(error).split()) or type(error).__name__
     raise errors.InputError(
       f'tensorflow_datasets does not give the split {split!r} of {name} '
-      f'({told[:300]}). Correct the names, or fetch the data and give its file.'
+      f'({printing.error(error)}). Correct the names, or fetch the data and '
+      'give its file.'
     ) from error

@@ -95,13 +95,6 @@ class Journal(journal_lib.Resumed):
     """Returns the ids of the trajectories written so far."""
     return set(self._ids)
 
-  def __len__(self) -> int:
-    return len(self._ids)
-
-  def read(self) -> Iterator[Trajectory]:
-    """Yields the trajectories in the order they were written."""
-    return _records(self.path)
-
 
 class Source(Protocol):
   """Random access to trajectories."""

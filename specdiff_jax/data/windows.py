@@ -17,8 +17,8 @@ a + j < length: the end token is a last valid target, nothing follows it.
 Anchors are uniform over [prompt_length, length - 2]: from the first response
 token (drafted from after the prefill) to the last that has a target. They are
 the positions where a cycle may begin; a tau over *served* cycles follows
-from acceptance at all of them (`training.evaluate`), and `training.served`
-trains more where the drafter would begin one.
+from acceptance at all of them (`training.evaluate`), and
+`training.serving_anchors` trains more where the drafter would begin one.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from specdiff_jax.core import training_types
 from specdiff_jax.data import trajectories
 
 Source = trajectories.Source
-BLANK = -1  # the `record` of a row that fills up the last batch of an epoch
+BLANK = -1  # the `record` of a row that fills up a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +54,28 @@ def batches(
   config: WindowConfig,
   process_index: int = 0,
   process_count: int = 1,
-  num_epochs: int | None = None,
 ) -> grain.IterDataset:
   """Returns this process's share of the batches, as a grain dataset.
 
-  Its iterators give `TrainBatch`es of numpy arrays without readings of the
-  verifier, B = config.batch // process_count.
+  Its iterators never end, and give `TrainBatch`es of numpy arrays without
+  readings of the verifier, B = config.batch // process_count.
 
-  Order and anchors are functions of the seed and the place in the epoch: an
-  iterator put back by `set_state(get_state())` goes on exactly, and n
-  processes together see the very rows that one would. Without `num_epochs` it
-  never ends. With it, every epoch holds every record once, and blank rows
-  (record -1, length 1, no valid anchor) fill its last batch.
+  Every epoch holds every record once. Order and anchors are functions of the
+  seed and the place in the epoch: an iterator put back by
+  `set_state(get_state())` goes on exactly, and n processes together see the
+  very rows that one would.
 
   Reads through the source once, to leave out records without an anchor.
-  Raises InputError if none is left or a size does not fit.
+  Raises InputError if none is left, or processes cannot share a batch.
 
     iterator = iter(batches(source, WindowConfig(512, 96, 8, 4)))
     batch = next(iterator)
   """
-  _check(config, process_count)
+  if config.batch % process_count:
+    raise errors.InputError(
+      f'A batch of {config.batch} rows does not divide among '
+      f'{process_count} processes. Make `batch` a multiple of their number.'
+    )
   usable = [
     index
     for index in range(len(source))
@@ -85,16 +87,12 @@ def batches(
       f'within the first {config.tokens} tokens, so there is nothing to '
       'train on. Raise `tokens`, or collect longer completions.'
     )
-  if num_epochs is not None:
-    usable += [BLANK] * (-len(usable) % config.batch)
   order_seed, anchor_seed = map(
     int, np.random.SeedSequence(config.seed).generate_state(2)
   )
 
   def drawn(record: int, rng: np.random.Generator) -> training_types.TrainBatch:
     """Returns the row of one record, its anchors drawn from the given noise."""
-    if record == BLANK:
-      return blank(config)
     item = source[record]
     start, stop = len(item.prompt), min(_length(item), config.tokens) - 1
     chosen = _draw(rng, start, stop, config.windows)
@@ -103,7 +101,7 @@ def batches(
   return (
     grain.MapDataset.source(usable)
     .shuffle(seed=order_seed)
-    .repeat(num_epochs)
+    .repeat()
     .random_map(drawn, seed=anchor_seed)[
       # before the sharding: see above
       process_index::process_count
@@ -241,21 +239,3 @@ def _draw(
   size = stop - start
   chosen = rng.choice(size, size=min(count, size), replace=False)
   return np.sort(chosen).astype(np.int32) + np.int32(start)
-
-
-def _check(config: WindowConfig, process_count: int) -> None:
-  for name in ('tokens', 'windows', 'gamma', 'batch'):
-    if getattr(config, name) < 1:
-      raise errors.InputError(
-        f'The window setting `{name}` is {getattr(config, name)} and must be '
-        'at least 1.'
-      )
-  if config.seed < 0:
-    raise errors.InputError(
-      f'The window setting `seed` is {config.seed} and must not be negative.'
-    )
-  if config.batch % process_count:
-    raise errors.InputError(
-      f'A batch of {config.batch} rows does not divide among '
-      f'{process_count} processes. Make `batch` a multiple of their number.'
-    )

@@ -140,7 +140,7 @@ class Session:
 
   def watch(self) -> Callable[[int, np.ndarray], bool] | None:
     """Returns an `on_tokens` that ends requests at stop strings; None without."""
-    return stop_strings.watch(self.decode_text, self.stop, self.settled_text)
+    return stop_strings.watch(self.stop, self.settled_text)
 
   def _looks(
     self,

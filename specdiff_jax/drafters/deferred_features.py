@@ -31,7 +31,7 @@ def read(
   count: jax.Array,
   size: int,
 ) -> types.State:
-  """Returns the drafter's state after it observed what is unread.
+  """Returns the drafter's state after it has read the buffered features.
 
   Rows with fewer unread tokens than others read some of theirs again, which
   changes nothing; so does every row with the last token that was read.

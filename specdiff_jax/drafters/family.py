@@ -24,6 +24,7 @@ from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import marginals
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters import told as told_lib
+from specdiff_jax.models import head as head_lib
 from specdiff_jax.parallel import rules
 
 
@@ -99,8 +100,11 @@ class Serving:
   @property
   def window(self) -> dict[str, Any]:
     """What every drafter that fills windows is constructed with."""
-    names = ('gamma', 'strategy', 'denoising')
-    return {name: getattr(self, name) for name in names}
+    return {
+      'gamma': self.gamma,
+      'strategy': self.strategy,
+      'denoising': self.denoising,
+    }
 
 
 Made = tuple[types.Drafter, Any]  # a drafter, and its params
@@ -165,14 +169,12 @@ class DrafterParams:
 
 def cast(one: Trained, checkpoint: weights.Checkpoint) -> Any:
   """Returns a network's params in the verifier's dtype."""
-  dtype = checkpoint.params['final_norm'].dtype
-  return jax.tree.map(lambda x: jnp.asarray(x, dtype), one.params)
+  return jax.tree.map(lambda x: jnp.asarray(x, checkpoint.dtype), one.params)
 
 
 def with_head(one: Trained, checkpoint: weights.Checkpoint) -> DrafterParams:
   """Returns params in the verifier's dtype, with its rows of the head."""
-  name = 'embed' if checkpoint.config.tied_head else 'head'
-  head = checkpoint.params[name]  # an array, or int8 with scales, row by row
+  head = head_lib.rows(checkpoint.params)  # or int8 with scales, row by row
   vocab = jnp.asarray(one.vocab, jnp.int32)
   return DrafterParams(
     network=cast(one, checkpoint),

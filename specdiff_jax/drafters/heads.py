@@ -87,8 +87,8 @@ class Head:
     keys = jax.random.split(key, 3)
     start = {
       'predecessor': (nn.initializers.normal(1.0), keys[0]),
-      'hidden': (layers_lib.normal(), keys[1]),
-      'gate': (layers_lib.normal(), keys[2]),
+      'hidden': (layers_lib.NORMAL, keys[1]),
+      'gate': (layers_lib.NORMAL, keys[2]),
     }
     return {
       name: start[name][0](start[name][1], shape)
@@ -321,5 +321,4 @@ def load(
     )
   if not verifier:
     return head, params
-  dtype = verifier.params['final_norm'].dtype
-  return head, jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+  return head, jax.tree.map(lambda x: jnp.asarray(x, verifier.dtype), params)

@@ -59,12 +59,6 @@ class Strategy(Protocol):
     ...
 
 
-def shared_noise(marginals: Marginals, noise: types.Noise) -> jax.Array:
-  """Returns the verifier's own noise [B, G, W] at the window's positions."""
-  m = marginals
-  return noise_at(noise, m.length, m.logits.shape[1], m.ids)
-
-
 def noise_at(
   noise: types.Noise, length: jax.Array, gamma: int, ids: jax.Array
 ) -> jax.Array:

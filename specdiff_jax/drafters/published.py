@@ -1,4 +1,4 @@
-"""Published diffusion drafters: directories in the form of Hugging Face.
+"""Published drafters: directories in the form of Hugging Face.
 
 What the config.json of each form says, its family reads (`Family.readers`);
 here is what all have in common.
@@ -23,6 +23,7 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.drafters import tables
+from specdiff_jax.models import config as config_lib
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 Raw = Mapping[str, Any]  # config.json
@@ -84,7 +85,7 @@ def _loaded(
 
 
 def open_drafter(path: str) -> sources.Source | None:
-  """Opens a published diffusion drafter; None if `path` is anything else."""
+  """Opens a published drafter; None if `path` is anything else."""
   folder = path
   if not os.path.exists(path) and hub.is_name(path):
     folder = hub.folder(path)
@@ -154,11 +155,30 @@ def mask(file: str, raw: Raw, default: int | None = None) -> int:
   return hf_sizes.integer(file, raw, 'mask_token_id', default)
 
 
-def only(file: str, raw: Raw, wanted: Raw) -> None:
-  """Raises InputError where a key is there with another value."""
-  for key, value in wanted.items():
-    if raw.get(key) not in (None, value):
+def only(file: str, raw: Raw, wanted: Mapping[str, tuple[Any, ...]]) -> None:
+  """Raises InputError where a key is there with none of its good values."""
+  for key, good in wanted.items():
+    if raw.get(key) not in (None, *good):
       raise errors.InputError(
-        f'{file}: {key} is {printing.short(raw[key])}; only {value!r} is '
-        'supported. Take another drafter.'
+        f'{file}: {key} is {printing.short(raw[key])}; only '
+        f'{" or ".join(map(printing.short, good or (None,)))} is supported. '
+        'Take another drafter.'
       )
+
+
+def layers(file: str, key: str, value: Any, first: int = 0) -> tuple[int, ...]:
+  """Returns the verifier's layers that a key lists, 0-based.
+
+  In the file they are counted from `first` on.
+  """
+  if (
+    not isinstance(value, list)
+    or not 0 < len(value) <= config_lib.MOST_LAYERS
+    or not all(type(x) is int and x >= first for x in value)
+  ):
+    raise errors.InputError(
+      f'{file}: {key} is {printing.short(value)}, where a list of numbers of '
+      f"the verifier's layers, from {first} on, is expected; download the "
+      'file again.'
+    )
+  return tuple(x - first for x in value)

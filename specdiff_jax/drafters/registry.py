@@ -20,19 +20,19 @@ class Entry:
   """A registered family.
 
   Attributes:
-    module: where its FAMILY is.
+    module: where its FAMILY is; '' where it has none: its parts are drafters of
+      other families.
     system: the system that it alone drafts for; '' where it fills windows, as
       the drafters of specdiff and its kin do.
     parts: names of its networks, each in a file of its own.
     optional: which of them it can do without.
     options: module with OPTIONS, dataclasses of `core.fields` by part, for new
-      networks; '' where it has none of its own: its parts are drafters of
-      other families.
+      networks; '' where it has none of its own.
     writers: modules with `write`, a Writer of `checkpoints.export`, by the name
       of the form that it writes.
   """
 
-  module: str
+  module: str = ''
   system: str = ''
   parts: tuple[str, ...] = ('drafter',)
   optional: tuple[str, ...] = ()
@@ -40,50 +40,41 @@ class Entry:
   writers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-_HERE = 'specdiff_jax.drafters'
+def _ours(name: str, **more: Any) -> Entry:
+  """Returns the entry of a family that has networks, in its folder here."""
+  here = f'{__package__}.{name}'
+  return Entry(f'{here}.family', options=f'{here}.options', **more)
+
+
+_FORMS = {
+  'dflash': f'{__package__}.dflash.format',
+  'speculators': f'{__package__}.dflash.speculators',
+}
 FAMILIES: dict[str, Entry] = {
-  'diffusion': Entry(
-    f'{_HERE}.diffusion.family', options=f'{_HERE}.diffusion.options'
-  ),
-  'autoregressive': Entry(
-    f'{_HERE}.autoregressive.family',
-    system='sps',
-    options=f'{_HERE}.autoregressive.options',
-  ),
-  'masked_lm': Entry(
-    f'{_HERE}.masked_lm.family', options=f'{_HERE}.masked_lm.options'
-  ),
-  'dflash': Entry(
-    f'{_HERE}.dflash.family',
-    options=f'{_HERE}.dflash.options',
-    writers={
-      'dflash': f'{_HERE}.dflash.format',
-      'speculators': f'{_HERE}.dflash.speculators',
-    },
-  ),
-  'eagle': Entry(
-    f'{_HERE}.eagle.family',
-    system='eagle',
-    options=f'{_HERE}.eagle.options',
-  ),
-  'd2sd': Entry(
-    f'{_HERE}.d2sd.family', system='d2sd', parts=('first', 'second')
-  ),
+  'diffusion': _ours('diffusion'),
+  'autoregressive': _ours('autoregressive', system='sps'),
+  'masked_lm': _ours('masked_lm'),
+  'dflash': _ours('dflash', writers=_FORMS),
+  'eagle': _ours('eagle', system='eagle'),
+  # Of any drafters of windows; the second of D2SD has learned to go on from a
+  # prefix (loss variable_prefix).
+  'd2sd': Entry(system='d2sd', parts=('first', 'second')),
   'mixture': Entry(
-    f'{_HERE}.mixture.family',
-    system='mixture',
-    parts=('first', 'second', 'third'),
-    optional=('third',),
+    system='mixture', parts=('first', 'second', 'third'), optional=('third',)
   ),
 }
 
 
 def family(name: str) -> 'family_lib.Family':
-  """Returns a family, imported.
+  """Returns a family, imported; an empty one where it is made of others.
 
   Example: family('diffusion').networks['drafter'].config.kind == 'diffusion'
   """
-  return importlib.import_module(FAMILIES[name].module).FAMILY
+  if module := FAMILIES[name].module:
+    return importlib.import_module(module).FAMILY
+  from specdiff_jax.drafters import family as family_lib  # imports jax
+
+  return family_lib.Family()
 
 
 def kinds() -> dict[str, tuple[str, str]]:

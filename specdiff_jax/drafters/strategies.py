@@ -85,7 +85,8 @@ class Chain(Tempered):
 
     def perturbed():
       if self.mode == 'shared_noise':
-        g = marginals_lib.shared_noise(marginals, noise)
+        length, ids = marginals.length, marginals.ids
+        g = marginals_lib.noise_at(noise, length, logits.shape[1], ids)
       else:
         g = marginals_lib.own_noise(noise, marginals.length, logits.shape[1:])
       token = sampling_lib.largest(sampling_lib.warped(logits, mine) + g)

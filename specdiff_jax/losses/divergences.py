@@ -102,9 +102,9 @@ for _name, _divergence in (
   ('kl', forward_kl),
   ('reverse_kl', reverse_kl),
   ('js', js),
+  ('tv', tv),
 ):
   registry.register(_name, statistics={'divergence': _divergence})(distillation)
-registry.register('tv', statistics={'divergence': tv})(distillation)
 
 
 @registry.register('lk', statistics={'kl': forward_kl, 'alpha': overlap})

@@ -115,15 +115,11 @@ def elbo_weight(schedule: Schedule, time: jax.Array) -> jax.Array:
 
 
 def draw_masks(
-  key: jax.Array,
-  shape: tuple[int, ...],
-  gamma: int,
-  schedule: Schedule,
-  least: float = 1e-3,
+  key: jax.Array, shape: tuple[int, ...], gamma: int, schedule: Schedule
 ) -> slots.Shown:
-  """Draws a time t ~ U(least, 1) for each window, and masks under it."""
+  """Draws a time t ~ U(0.001, 1) for each window, and masks under it."""
   time_key, mask_key = jax.random.split(key)
-  time = jax.random.uniform(time_key, shape, minval=least, maxval=1.0)
+  time = jax.random.uniform(time_key, shape, minval=1e-3, maxval=1.0)
   masked = (
     jax.random.uniform(mask_key, shape + (gamma,)) < (schedule(time)[..., None])
   )

@@ -242,25 +242,15 @@ def anneal(
   step: jax.Array | int, start: int, end: int, final: float = 1.0
 ) -> jax.Array:
   """Returns beta: 0 until `start`, rising linearly to `final` at `end`."""
-  return final * _ramp(step, start, end)
-
-
-def warmup_weight(
-  step: jax.Array | int, warmup: int, fade: int = 0
-) -> jax.Array:
-  """Returns the share of cross-entropy: 1 for `warmup` steps, then 0.
-
-  With `fade` > 0 it falls linearly over that many steps instead of at once.
-  """
-  return 1.0 - _ramp(step, warmup, warmup + fade)
-
-
-def _ramp(step: jax.Array | int, start: int, end: int) -> jax.Array:
-  """Returns 0 before `start`, 1 from `end` on, and a line in between."""
   step = jnp.asarray(step, jnp.float32)
   if end <= start:
-    return (step >= start).astype(jnp.float32)
-  return jnp.clip((step - start) / (end - start), 0.0, 1.0)
+    return final * (step >= start).astype(jnp.float32)
+  return final * jnp.clip((step - start) / (end - start), 0.0, 1.0)
+
+
+def warmup_weight(step: jax.Array | int, warmup: int) -> jax.Array:
+  """Returns the share of cross-entropy: 1 for `warmup` steps, then 0."""
+  return jnp.where(step < warmup, 1.0, 0.0)
 
 
 def decayed_mean(

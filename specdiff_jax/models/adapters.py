@@ -18,11 +18,12 @@ Adapters = dict[str, dict[str, jax.Array]]  # {'a', 'b'} by a matrix's name
 
 
 def names(params: Any, rank: int = 2) -> list[str]:
-  """Returns the names of matrices in a tree, such as 'layer_0/query'.
+  """Returns the names of tensors of at least `rank` dimensions.
 
-  And of all tensors of higher rank; from `rank` on.
+  One is 'layer_0/query', say.
   """
-  return [name for name, leaf in _leaves(params) if leaf.ndim >= rank]
+  named = rules.named(params)
+  return [name for name, leaf in named.items() if leaf.ndim >= rank]
 
 
 def initial(
@@ -37,7 +38,7 @@ def initial(
     key: of the randomness.
   """
   found = {}
-  for number, (name, leaf) in enumerate(_leaves(params)):
+  for number, (name, leaf) in enumerate(rules.named(params).items()):
     if name in adapted:
       *stacked, rows, columns = leaf.shape
       draw = jax.random.normal(
@@ -64,8 +65,3 @@ def merged(params: Any, adapters: Mapping[str, Mapping[str, jax.Array]]) -> Any:
     return (leaf + added).astype(leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(one, params)
-
-
-def _leaves(params: Any) -> list[tuple[str, Any]]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  return [(rules.name(path), leaf) for path, leaf in leaves]

@@ -184,7 +184,8 @@ def _program(
   def turn(number, so_far):
     place = number * many + jnp.arange(many)
     here = jnp.minimum(place, size - 1)
-    seen = mask[row, _shared(slot, mask.shape[1])[:, None], here[None]]
+    seen_by = slot if mask.shape[1] > 1 else jnp.zeros_like(slot)
+    seen = mask[row, seen_by[:, None], here[None]]
     key = keys[*where, here[:, None], depth]
     value = values[*where, here[:, None], depth]
     return attention.added(so_far, part_of(key, value, seen & (place < size)))
@@ -223,7 +224,3 @@ def _program(
 
 def _arange(size, least=1):
   return jnp.arange(pl.next_power_of_2(max(size, least)))
-
-
-def _shared(slot, rows):
-  return slot if rows > 1 else jnp.zeros_like(slot)

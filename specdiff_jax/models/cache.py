@@ -2,8 +2,8 @@
 
 Keys and values are [B, Hkv, S, Dh], a pair a layer; where layers are stacked
 there is one pair, [L, B, Hkv, S, Dh]. Slot s of a row holds the keys of its
-position s. All of it but `write` works on whole caches, or on any tree with
-caches somewhere in it: the state of a drafter, of a decode loop.
+position s. Everything but `write_rows` takes whole caches, or any tree that
+holds caches: the state of a drafter, of a decode loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -314,7 +314,9 @@ def _move_at_once(cache, path, start):
 
 
 def _move_by_row(cache, path, start, slots):
-  """The same, where a gather over the whole of a cache would copy it.
+  """Moves slots as `_move_at_once` does, row by row.
+
+  Used where a gather over the whole of a cache would copy it.
 
   Left to choose, the compiler lays out the caches of the whole loop as a row's
   few slots are gathered best; so these are told to lie as the cache does.

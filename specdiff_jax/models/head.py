@@ -14,6 +14,11 @@ import jax.numpy as jnp
 from specdiff_jax.models import layers
 
 
+def rows(params: Any) -> Any:
+  """Returns the head [V, E] of a verifier: if it is tied, the embedding."""
+  return params.get('head', params['embed'])
+
+
 def log_z(
   states: jax.Array,
   head: jax.Array,

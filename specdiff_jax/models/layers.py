@@ -15,6 +15,7 @@ from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import int8
 
 Shapes = dict[str, tuple[int, ...]]  # of tensors by name
+NORMAL = nn.initializers.normal(0.02)  # of all weights
 
 
 def dense(x: jax.Array, weight: jax.Array | int8.Int8) -> jax.Array:
@@ -145,18 +146,13 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   )
 
 
-def normal(scale: float = 0.02):
-  """Returns the initializer of all weights."""
-  return nn.initializers.normal(scale)
-
-
 def initializer(name: str, norm: float = 1.0):
   """Returns the initializer of a param, told by its name; norms are `norm`."""
   if name.endswith('_bias'):
     return nn.initializers.zeros
   if name.endswith('_norm'):
     return nn.initializers.constant(norm)
-  return normal()
+  return NORMAL
 
 
 def make_params(

@@ -28,9 +28,10 @@ def register(
   module: type[nn.Module],
   shapes: Callable[[Any], dict[str, tuple[int, ...]]],
 ) -> None:
-  """Adds a network, which the module that defines its config does.
+  """Registers a network.
 
-  So whoever has a config has had its network registered.
+  The module that defines a config calls it, so whoever holds a config can use
+  `network`.
   """
   _NETWORKS[config] = (module, shapes)
 

@@ -39,9 +39,9 @@ def views_of(
   start: jax.Array | None,
   kinds: Sequence[bool],
 ) -> Mapping[bool, View]:
-  """Returns the views of the global layers (False) and of the local ones.
+  """Returns the view of each kind of layer in `kinds`.
 
-  Of those of which there is one among `kinds`.
+  False is that of the global layers, True that of the local ones.
   """
   views = {}
   for local in sorted(set(kinds)):

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 from specdiff_jax.parallel import rules
 
 _LONGEST = 4096  # bytes of a message that goes to all processes
@@ -42,11 +43,10 @@ def initialize(distributed: bool, timeout: int = 300) -> None:
   except errors.InputError:  # is a ValueError too
     raise
   except (RuntimeError, ValueError) as error:  # a port that is no number too
-    text = ' '.join(str(error).split())
     raise errors.InputError(
       f'distributed: the processes did not join within {timeout} seconds '
-      f'({text[:300]}). Start every process with a reachable coordinator '
-      '(under Slurm or on a TPU pod it is found; elsewhere set '
+      f'({printing.error(error)}). Start every process with a reachable '
+      'coordinator (under Slurm or on a TPU pod it is found; elsewhere set '
       'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID), '
       'raise config.join_timeout, or run without config.distributed.'
     ) from error
@@ -103,7 +103,7 @@ def together(action: Callable[[], Any]) -> Any:
 
 
 class Meeting:
-  """Has processes wait for each other, but not for one that has given up.
+  """Lets processes wait for each other, but not for one that has given up.
 
   A barrier, called with a key before each part of common work. A process that
   fails goes on to another part, and so comes with another key: then all of them
@@ -143,7 +143,7 @@ class Meeting:
 def whole(array: Any) -> np.ndarray:
   """Returns all values of an array, wherever they are.
 
-  Of an array that no process holds whole all processes must ask.
+  All processes must call it for an array that none of them holds whole.
   """
   if isinstance(array, jax.Array) and not (
     array.is_fully_addressable or array.is_fully_replicated

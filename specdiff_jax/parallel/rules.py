@@ -75,6 +75,12 @@ def name(path: Sequence[Any]) -> str:
   return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
 
 
+def named(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of a tree by their names, in its order."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {name(path): leaf for path, leaf in leaves}
+
+
 def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
   """Returns a tree of NamedSharding for a tree of shapes.
 
@@ -111,10 +117,15 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
 
 def placed(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
   """Returns a tree of shapes with the shardings that the rules give them."""
+  return at(tree, shardings(tree, rules, mesh))
+
+
+def at(tree: Any, where: Any) -> Any:
+  """Returns a tree of shapes with their shardings, or one for all leaves."""
+  if isinstance(where, jax.sharding.Sharding):
+    one, where = where, jax.tree.map(lambda _: one, tree)
   return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    tree,
-    shardings(tree, rules, mesh),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where
   )
 
 
@@ -124,13 +135,13 @@ def not_split(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> list[str]:
   Every device holds these whole. Arguments as of `shardings`.
   """
   compiled, told = _compiled(rules, mesh), []
-  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    axes = _first_match(name(path), leaf.shape, compiled)
+  for called, leaf in named(tree).items():
+    axes = _first_match(called, leaf.shape, compiled)
     for place, axis in enumerate(axes):
       ways = _size(axis, mesh)
       if leaf.shape[place] % ways:
         told.append(
-          f'{name(path)}: dimension {place} of {tuple(leaf.shape)} does not '
+          f'{called}: dimension {place} of {tuple(leaf.shape)} does not '
           f'divide over {"x".join(_parts(axis))}={ways}'
         )
   return told

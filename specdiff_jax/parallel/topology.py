@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import printing
 
 GENERATIONS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
 _GIB = 2**30
@@ -127,10 +128,9 @@ def _described(name: str, **more: Any) -> list:
   try:
     return list(topologies.get_topology_desc(name, **more).devices)
   except Exception as error:  # of several types, and of jax's own
-    text = ' '.join(str(error).split())
     raise errors.InputError(
-      f'topology: the compiler knows no {name!r} ({text[:200]}); give '
-      'another shape, such as v5e:4x4, v5p:4x4x4 or v6e:8x8.'
+      f'topology: the compiler knows no {name!r} ({printing.error(error)}); '
+      'give another shape, such as v5e:4x4, v5p:4x4x4 or v6e:8x8.'
     ) from error
 
 

@@ -65,7 +65,7 @@ def requests(
   checkpoint: weights.Checkpoint,
   texts: Sequence[prompts_lib.Prompt],
 ) -> list[collect_lib.Request]:
-  """Returns what asks for config.completions completions of each prompt.
+  """Returns config.completions requests for each prompt.
 
   Raises InputError if a prompt is longer than the largest of prompt_buckets.
   """
@@ -118,7 +118,7 @@ def collect(
     | {
       'verifier': checkpoint.fingerprint,
       'dtype': ('int8/' if systems.is_int8(recipe, 'verifier') else '')
-      + systems.dtype(checkpoint),
+      + checkpoint.dtype.name,
       'slots': one.engine.drafter.buckets[-1],  # decides the last bits in bf16
     }
     | (facts or {})
@@ -264,10 +264,7 @@ def refreshed(
       f'config.int8 is {recipe.model.int8!r}, but where a drafter fails is asked '
       'with weights that are not rounded; leave it empty.'
     )
-  manifest = dataset.build(folder)
-  header, source = dataset.read(folder)
-  build_training.check_verifier(header, checkpoint, folder)
-  dataset.check_ids(folder, source, checkpoint.config.vocab_size)
+  manifest, source = build_training.recorded(checkpoint, folder)
   train, _ = windows.split(source, recipe.training.eval_fraction)
   accepted, digest = _accepted(recipe, checkpoint, drafter, train)
   options = recipe.collecting
@@ -294,9 +291,9 @@ def refreshed(
 
 
 def _accepted(recipe, checkpoint, drafter: str, source):
-  """Returns the accepted tokens at all anchors of each trajectory.
+  """Returns accepted tokens at every anchor of each trajectory, and a digest.
 
-  And the digest of the drafter.
+  The digest is the drafter's.
   """
   options = recipe.training
   kind = options.network.kind

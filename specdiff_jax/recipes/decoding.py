@@ -156,7 +156,7 @@ def verifier(
 
 
 def not_applied(recipe: recipe_lib.Recipe) -> dict[str, Any]:
-  """Returns what the verifier's generation_config.json asks for in vain.
+  """Returns settings of the verifier's generation_config.json not applied.
 
   Its end tokens are read with the tokenizer; temperature, top-k and top-p are
   the config's.

@@ -270,8 +270,7 @@ def _published(
         f'masked_lm.family is {form!r}, but it has to be one of '
         f'{", ".join(readers)}, or empty.'
       )
-    dtype = checkpoint.params['final_norm'].dtype.name
-    found, params = published.load(folder, form, dtype)
+    found, params = published.load(folder, form, checkpoint.dtype.name)
     wanted = registry.FAMILIES[found.family].system
     if wanted != system:
       goes = wanted or 'specdiff and others whose drafters fill windows'
@@ -313,7 +312,7 @@ def _drafter_path(name: str) -> str:
     raise errors.InputError(
       'config.drafter is empty, but this system needs one: give a '
       "safetensors file that `specdiff distill` wrote, 'random', or the "
-      'directory of a published diffusion drafter.'
+      'directory of a published drafter.'
     )
   if _is_published(name):
     raise errors.InputError(

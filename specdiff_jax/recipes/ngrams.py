@@ -12,6 +12,7 @@ from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.data import prompt_sources
 from specdiff_jax.data import trajectories
@@ -55,10 +56,7 @@ def fit(
   Raises:
     InputError: the source is not there, cannot be read, or has no texts.
   """
-  if os.path.lexists(path) and not overwrite:
-    raise errors.InputError(
-      f'{path} is there already; give another file, or --overwrite.'
-    )
+  files.check_new(path, overwrite)
   if path.endswith('.arpa'):
     raise errors.InputError(
       f'{path}: what is written is no ARPA file; give another ending, such as '
@@ -93,7 +91,7 @@ def fit(
 
 
 def is_ngram(path: str) -> bool:
-  """Returns whether a file is an n-gram model, by what it says of itself."""
+  """Returns whether a file is an n-gram model, by its ending or metadata."""
   if path.endswith('.arpa'):
     return True
   return safetensors_io.metadata(path).get('format') == ngram_file.FORMAT

@@ -308,7 +308,7 @@ class SpecDiff2(Drafts, Drawn, Diffusion):
 
 @dataclasses.dataclass(frozen=True)
 class Tree(Budget, Drafts, Drawn, Diffusion):
-  """The same K drafts, merged."""
+  """K drafts, merged."""
 
 
 @dataclasses.dataclass(frozen=True)

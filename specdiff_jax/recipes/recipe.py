@@ -1,8 +1,8 @@
 """A recipe: all that can be told to a program, as nested frozen dataclasses.
 
 The fields stand in a config by their names alone, whichever group they are of
-(`--config.steps`), but for those of `network`, `masked_lm`, `drafters` and
-`ar_slots`, which a config nests too.
+(`--config.steps`), but for those of `network`, `masked_lm`, `diffuspec`,
+`drafters` and `ar_slots`, which a config nests too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

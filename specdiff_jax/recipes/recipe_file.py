@@ -16,6 +16,7 @@ import ml_collections
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import paths as paths_lib
+from specdiff_jax.core import printing
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import recipe as recipe_lib
 
@@ -217,4 +218,4 @@ def _found(path: str, folder: str) -> str:
 
 
 def _short(error: Exception) -> str:
-  return f'{type(error).__name__}: {" ".join(str(error).split()).rstrip(".")}'
+  return f'{type(error).__name__}: {printing.error(error)}'

@@ -1,7 +1,6 @@
 """The systems by name: what drafts, and which rule accepts.
 
-`if kind == ...` is a dict from name to constructor here, and nowhere else: a
-new drafter or rule is one line.
+A new drafter or rule is an entry of `SYSTEMS` or `RULES`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -71,7 +70,7 @@ _ARRANGEMENTS = {
 
 
 def _ar(options: options_lib.Plain, checkpoint):
-  fastest = getattr(options.ar_slots, dtype(checkpoint))
+  fastest = getattr(options.ar_slots, checkpoint.dtype.name)
   return none.NoDraft(options.gamma + 1 if options.exact else fastest), ()
 
 
@@ -104,7 +103,7 @@ def _specdiff2(options: options_lib.SpecDiff2, checkpoint):
 
 
 def _tree(options: options_lib.Tree, checkpoint):
-  """The same K drafts; the rule walks all of them."""
+  """K drafts merged into a tree; the rule walks all of it."""
   arrangement = _ARRANGEMENTS[options.rule]
   strategy = _drafts(options, arrangement, budget=options.budget)
   return build_drafters.window(options, checkpoint, strategy)
@@ -117,7 +116,7 @@ def _best_first(options: options_lib.BestFirst, checkpoint):
 
 
 def _lattice(options: options_lib.Lattice, checkpoint):
-  """The same of each slot's likeliest tokens, by what a head says of pairs."""
+  """The likeliest paths through a lattice, scored by a head."""
   strategy = lattice.Lattice(
     options.budget,
     options.frontier,
@@ -228,10 +227,10 @@ def _early_exit(options: options_lib.EarlyExit, checkpoint):
 
 
 def _adaptive(options: options_lib.Adaptive, checkpoint):
-  """Chains and trees of several sizes and no draft, by what pays."""
+  """Chains and trees of several sizes, or no draft, whichever pays."""
   whole: Any
   whole, params = _specdiff(options, checkpoint)
-  plain = none.NoDraft(getattr(options.ar_slots, dtype(checkpoint)))
+  plain = none.NoDraft(getattr(options.ar_slots, checkpoint.dtype.name))
   arms = [
     dataclasses.replace(whole, gamma=min(gamma, options.gamma))
     for gamma in options.gammas
@@ -287,7 +286,7 @@ def parts(
   if isinstance(options, options_lib.PlainSlots):
     rounded = int8_lib.is_int8(checkpoint.params)
     slots = _fastest_slots(
-      options.ar_slots, dtype(checkpoint), rounded, platform
+      options.ar_slots, checkpoint.dtype.name, rounded, platform
     )
     both = options_lib.SlotsByDtype(float32=slots, bfloat16=slots)
     options = dataclasses.replace(options, ar_slots=both)
@@ -325,11 +324,6 @@ def _drafts(
     keep_q=RULES[options.rule].reads_q,
     **more,
   )
-
-
-def dtype(checkpoint: weights.Checkpoint) -> str:
-  """Returns the name of the dtype of weights, or of what is beside int8."""
-  return checkpoint.params['final_norm'].dtype.name
 
 
 def ar_slots(recipe: recipe_lib.Recipe, dtype: str) -> int:
@@ -381,7 +375,7 @@ def cache_dtype(checkpoint: weights.Checkpoint, platform: str = '') -> str:
 
   There XLA updates a bf16 array, and attends to it, by way of float32 copies.
   """
-  return 'float32' if on_cpu(platform) else dtype(checkpoint)
+  return 'float32' if on_cpu(platform) else checkpoint.dtype.name
 
 
 def scan_layers(platform: str = '') -> bool:

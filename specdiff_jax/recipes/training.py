@@ -30,7 +30,6 @@ from specdiff_jax.recipes import drafters as build_drafters
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.recipes import recipe as recipe_lib
-from specdiff_jax.recipes import systems
 from specdiff_jax.recipes import tuning as build_tuning
 from specdiff_jax.training import distill
 from specdiff_jax.training import loop
@@ -193,7 +192,7 @@ def run(
       'data': windows.digest(train),
       'held_out': windows.digest(held_out),
       'start': files.contents([build_drafters.shipped(start)]),
-      'dtype': systems.dtype(checkpoint),
+      'dtype': checkpoint.dtype.name,
     }
     | ({'mask_id': options.masked_lm.mask_id} if masks else {}),
     tensorboard=schedule.tensorboard,
@@ -308,20 +307,28 @@ def check_verifier(
     )
 
 
-def _dataset(
-  recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint, folder: str
-) -> dataset.Source:
-  """Returns the trajectories of a work directory, checked."""
-  dataset.build(folder)
+def recorded(
+  checkpoint: weights.Checkpoint, folder: str
+) -> tuple[dict[str, Any], dataset.Source]:
+  """Returns manifest and trajectories of a work directory, checked."""
+  manifest = dataset.build(folder)
   header, source = dataset.read(folder)
   check_verifier(header, checkpoint, folder)
   dataset.check_ids(folder, source, checkpoint.config.vocab_size)
-  build_losses.check_data(recipe, header, folder)
+  return manifest, source
+
+
+def _dataset(
+  recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint, folder: str
+) -> dataset.Source:
+  """Returns the trajectories of a work directory, as the loss needs them."""
+  manifest, source = recorded(checkpoint, folder)
+  build_losses.check_data(recipe, manifest['header'], folder)
   return source
 
 
 def check_mask(mask_id: int, source: windows.Source) -> None:
-  """Raises InputError where a text holds what stands for the unknown."""
+  """Raises InputError if a trajectory contains the mask token."""
   for index in range(len(source)):
     item = source[index]
     if mask_id in item.prompt or mask_id in item.completion:

@@ -151,7 +151,7 @@ class Contract:
     """Returns what decodes, with another drafter if one is given."""
     engine = engine_lib.Engine(
       causal.CausalVerifier(networks.network(self.verifier.config)),
-      drafter or _Watched(self.drafter),
+      drafter or cast(types.Drafter, _Watched(self.drafter)),
       _MATCH if drafter else self.rule,
       NEW,
     )

@@ -17,10 +17,7 @@ Decode = Callable[[Any], str]  # of Ids
 
 
 def cut(
-  decode: Decode,
-  tokens: Ids,
-  stop: Sequence[str],
-  settled: Decode | None = None,
+  decode: Decode, tokens: Ids, stop: Sequence[str], settled: Decode
 ) -> tuple[str, list[int]]:
   """Returns the text before the first stop string, and the tokens so far.
 
@@ -32,11 +29,10 @@ def cut(
     tokens: tokens of a completion that is over, or was watched (`watch`).
     stop: stop strings.
     settled: function from tokens to the beginning of their text that no later
-      token changes; by default what comes before an unfinished character.
+      token changes.
 
     cut(tokenizer.decode, tokens, ['\\n\\n'], tokenizer.settled)
   """
-  settled = settled or _finished(decode)
   tokens = [int(token) for token in tokens]
   text = decode(tokens)
   found = find(text, stop)
@@ -65,12 +61,11 @@ def find(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
 
 
 def watch(
-  decode: Decode, stop: Sequence[str], settled: Decode | None = None
+  stop: Sequence[str], settled: Decode
 ) -> Callable[[int, np.ndarray], bool] | None:
   """Returns an `on_tokens` that ends a request at a stop string, if any."""
   if not any(stop):
     return None
-  settled = settled or _finished(decode)
   return lambda number, tokens: find(settled(tokens), stop) is not None
 
 
@@ -81,14 +76,9 @@ class Stream:
   the beginning of a stop string. All pieces together are the text of `cut`.
   """
 
-  def __init__(
-    self,
-    decode: Decode,
-    stop: Sequence[str] = (),
-    settled: Decode | None = None,
-  ):
+  def __init__(self, decode: Decode, stop: Sequence[str], settled: Decode):
     self._decode = decode
-    self._settled = settled or _finished(decode)
+    self._settled = settled
     self._stop = [s for s in stop if s]
     self._tokens: Ids = ()
     self._given = 0
@@ -123,7 +113,3 @@ class Stream:
       if text.endswith(s[:size])
     )
     return max(sizes, default=0)
-
-
-def _finished(decode: Decode) -> Decode:
-  return lambda tokens: decode(tokens).rstrip('\ufffd')

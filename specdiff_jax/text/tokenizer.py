@@ -79,7 +79,7 @@ class Tokenizer:
     self._set_ids(end_ids, self.tokens())
 
   def _set_ids(self, end_ids: Iterable[int], tokens: dict[str, int]) -> None:
-    """Sets what follows from the ids of the tokens that are in use."""
+    """Sets special, end and mask ids, and the size of the vocabulary."""
     added = self.backend.get_added_tokens_decoder()
     names = {
       i: token.content

@@ -180,7 +180,7 @@ def _class(path: str, settings: dict[str, Any]) -> str:
 
 
 def _as_class(path: str, settings: dict[str, Any], kind: str, backend) -> None:
-  """Has the class say how a text is changed, split and put together."""
+  """Sets the normalizer, pre-tokenizer and decoder of a class."""
   model = backend.model
   if kind not in ('LlamaTokenizer', 'GemmaTokenizer', 'Qwen2Tokenizer') or (
     not isinstance(model, models.BPE)

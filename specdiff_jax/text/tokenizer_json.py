@@ -12,13 +12,13 @@ from specdiff_jax.core import files
 from specdiff_jax.core import printing
 from specdiff_jax.text import child_processes
 
-_MOST = 64 << 20  # bytes; that of Gemma 3, the largest known, has 33 MB
+MOST = 64 << 20  # bytes; that of Gemma 3, the largest known, has 33 MB
 _WAIT = 120.0  # seconds; trial_program.py ends itself long before
 
 
 def load(path: str) -> tokenizers.Tokenizer:
   """Reads a tokenizer.json; InputError if it is none, or does not work."""
-  data = read(path)
+  data = files.read(path, MOST)
   wrong = _tried(data)
   if wrong:
     raise errors.InputError(
@@ -29,22 +29,10 @@ def load(path: str) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_buffer(data)
 
 
-def read(path: str, most: int = _MOST) -> bytes:
-  """Returns the bytes of a file of a tokenizer; InputError if too many."""
-  with files.open_file(path) as file:
-    data = file.read(most + 1)
-  if len(data) > most:
-    raise errors.InputError(
-      f'{path}: larger than {most} bytes, which no such file needs; download '
-      'it again.'
-    )
-  return data
-
-
-def text(path: str, most: int = _MOST) -> str:
-  """Returns what `read` does as text; InputError if it is not UTF-8."""
+def text(path: str, most: int = MOST) -> str:
+  """Returns the text of a file; InputError if too long, or not UTF-8."""
   try:
-    return read(path, most).decode('utf-8')
+    return files.read(path, most).decode('utf-8')
   except UnicodeDecodeError as e:
     raise errors.InputError(
       f'{path}: not UTF-8 ({e}); download the file again.'

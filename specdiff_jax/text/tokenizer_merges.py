@@ -68,7 +68,10 @@ def backend(
 
 
 def split_as_qwen2(backend: tokenizers.Tokenizer, prefix: bool) -> None:
-  """Has the words of Qwen2 looked up; `prefix` puts a space before a text."""
+  """Sets Qwen2's normalizer, pre-tokenizer and decoder.
+
+  `prefix` puts a space before a text.
+  """
   backend.normalizer = normalizers.NFC()
   split = tokenizers.Regex(tokenizer_bpe.SPLIT.replace('DIGITS', ''))
   backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import files
 from specdiff_jax.text import tokenizer_bpe
 from specdiff_jax.text import tokenizer_json
 
@@ -61,7 +62,7 @@ def backend(path: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
 
 def read(path: str) -> Model:
   """Reads a tokenizer.model; InputError where it is damaged or not BPE."""
-  data = tokenizer_json.read(path)
+  data = files.read(path, tokenizer_json.MOST)
   pieces, trainer, normaliser = [], {}, {}
   try:
     for number, value in _fields(data):

@@ -20,8 +20,7 @@ def of(state: Any, iterator: Any) -> dict[str, Any]:
   unnoticed, and no process needs the values of another. And the place of the
   iterator, which is that of every process.
   """
-  leaves = jax.tree_util.tree_flatten_with_path(_sums(state))[0]
-  sums = {rules.name(path): int(value) for path, value in leaves}
+  sums = rules.named(jax.tree.map(int, _sums(state)))
   return {'sums': sums, 'iterator': position(iterator)}
 
 
@@ -36,9 +35,8 @@ def digest(tree: Any) -> str:
   All processes must ask together.
   """
   result = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+  for name, leaf in rules.named(tree).items():
     array = np.ascontiguousarray(processes.whole(leaf))
-    name = rules.name(path)
     result.update(f'{name} {array.shape} {array.dtype}\n'.encode())
     result.update(array.reshape(-1).view(np.uint8).data)
   return result.hexdigest()

@@ -198,9 +198,7 @@ class Run:
         self.placement.mesh,
       ),
       progress=progress,
-      records=lambda batch: [
-        data.train[i].id for i in batch.record if i != windows.BLANK
-      ],
+      records=lambda batch: [data.train[i].id for i in batch.record],
       best=output.best,
     )
 
@@ -269,7 +267,7 @@ class Run:
     )
 
   def prepare(self) -> Callable[[Any], training_types.TrainBatch]:
-    """Returns what makes the pipeline's batches such as the step takes."""
+    """Returns the function from a host batch to the step's global batch."""
     source, temperature = self.data.train, self.objective.temperature
     prepare = self.reading.prepare(source, temperature)
     if not self.objective.stored:

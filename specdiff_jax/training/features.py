@@ -150,7 +150,7 @@ def forward(
   if layers:
     found['features'] = features.astype(kept or KEPT)
   if temperature:
-    head = params.get('head', params['embed'])
+    head = head_lib.rows(params)
     log_z = head_lib.log_z(state, head, _BLOCK, temperature)
     found['distribution'] = training_types.Distribution(state, log_z)
   return found

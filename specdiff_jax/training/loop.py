@@ -91,7 +91,7 @@ def train(
     state: Where to start if there is no checkpoint; also the template of
       shapes and shardings. Donated: do not use it again.
     step_fn: `(state, batch, frozen) -> (state, metrics)`.
-    iterator: A grain iterator of batches.
+    iterator: A grain iterator of batches, without end.
     checkpointer: Where states go.
     writer: Where metrics go, as {'step', 'loss', ...} and {'step', 'eval'}.
     schedule: How long, and how often to log, evaluate and save.
@@ -104,8 +104,8 @@ def train(
       where there is one that was evaluated, in place of the last state's.
 
   Raises:
-    InputError: If the data end early, the disk is full, too many updates in a
-      row are left out, or the best checkpoint cannot be read.
+    InputError: If the disk is full, too many updates in a row are left out, or
+      the best checkpoint cannot be read.
   """
   restored = checkpointer.restore(state, iterator)
   state = state if restored is None else restored
@@ -128,7 +128,7 @@ def train(
     for done in range(first + 1, schedule.steps + 1):
       must = done == schedule.steps or not schedule.survive_full_disk
       attempt = functools.partial(_attempt, must, failed)
-      batch, tau = _next(iterator, done), None
+      batch, tau = next(iterator), None
       ready = prepare(batch)
       if flops is None:
         flops = flops_lib.count(step_fn, state, ready, frozen)
@@ -190,7 +190,7 @@ def _is_evaluated(writer, step: int) -> bool:
 
 
 def _write(writer, step: int, values: dict[str, Any]) -> None:
-  """Writes a line; the first process's trouble is that of all."""
+  """Writes a line; if the first process cannot, all of them raise."""
   processes.together(lambda: writer.write(step, values))
 
 
@@ -273,16 +273,6 @@ def _result(
 
 def _due(step: int, every: int, last: int) -> bool:
   return step == last or (every > 0 and step % every == 0)
-
-
-def _next(iterator: Iterator, step: int) -> Any:
-  try:
-    return next(iterator)
-  except StopIteration:
-    raise errors.InputError(
-      f'training data: they ended before step {step}. Give more epochs '
-      '(or none, to repeat without end), more data, or fewer steps.'
-    ) from None
 
 
 @contextlib.contextmanager

@@ -19,7 +19,9 @@ from specdiff_jax.data import journal
 
 
 class Pace:
-  """How fast steps go, without the time of what is no step.
+  """Measures throughput; time outside of steps is left out.
+
+  That is what evaluations and saves take.
 
   Example:
     pace.add(metrics)          # after every step
@@ -52,7 +54,7 @@ class Pace:
       self._since = self._now()
 
   def rates(self, values: dict[str, Any], flops: int) -> dict[str, float]:
-    """Returns what a second brought since the last call; {} of no step.
+    """Returns rates per second since the last call; {} if no step was done.
 
     Args:
       values: A step's metrics, of which `targets` is read. They are computed,

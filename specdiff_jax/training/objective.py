@@ -66,8 +66,8 @@ def view(
   embed = verifier['embed']
   index = np.full(embed.shape[0], -1, np.int32)
   index[vocab] = np.arange(len(vocab), dtype=np.int32)
-  head = verifier.get('head', embed)
-  return training_types.VerifierView(embed, head[vocab], jnp.asarray(index))
+  head = head_lib.rows(verifier)[vocab]
+  return training_types.VerifierView(embed, head, jnp.asarray(index))
 
 
 def slots(

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from specdiff_jax.core import errors
 from specdiff_jax.training import trainable_subset
 
 Params = Any
@@ -18,11 +17,10 @@ def make_optimizer(
   *,
   warmup: int | float = 0.04,
   weight_decay: float = 0.01,
-  clip: float = 1.0,
   trained: str = '',
   explosion: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-  """Returns AdamW after clipping by global norm, warm-up then cosine.
+  """Returns AdamW after clipping to a global norm of 1, warm-up then cosine.
 
   Updates that explode are skipped; see `skip_explosions`.
 
@@ -31,18 +29,12 @@ def make_optimizer(
     steps: The length of the whole run; the cosine ends there.
     warmup: Steps of linear warm-up; below 1 a fraction of `steps`.
     weight_decay: Decoupled, and on matrices only (rank >= 2).
-    clip: Largest global norm of a gradient.
     trained: Expression of the names of what is trained; '' for all. See
       `trainable_subset.only`.
     explosion: See `skip_explosions`.
   """
-  if steps < 1 or learning_rate <= 0:
-    raise errors.InputError(
-      f'optimizer: learning_rate {learning_rate} and steps {steps} must be '
-      'positive.'
-    )
   optimizer = optax.chain(
-    optax.clip_by_global_norm(clip),
+    optax.clip_by_global_norm(1.0),
     optax.adamw(
       schedule(learning_rate, steps, warmup),
       b2=0.95,

@@ -102,7 +102,10 @@ class Reading:
     temperature: float = 0.0,
     micro_batches: int = 1,
   ) -> Callable[..., Any]:
-    """Returns a function of batches that lack what `prepare` does not add."""
+    """Returns `function` with the verifier's pass in front of it.
+
+    It is `function` itself where `prepare` adds the readings.
+    """
     if not self.inside(temperature):
       return function
     return online.with_readings(
@@ -116,7 +119,7 @@ class Reading:
   def prepare(
     self, source: windows.Source, temperature: float = 0.0
   ) -> Callable[[training_types.TrainBatch], training_types.TrainBatch]:
-    """Returns what adds the readings that are kept to a source's batches."""
+    """Returns a function that adds the kept readings to a source's batches."""
     if not self._kept(temperature):
       return lambda batch: batch
     dtype = jax.tree.leaves(self.verifier.params)[0].dtype.name
@@ -145,13 +148,7 @@ class Reading:
       batch.tokens,
       batch.length,
     )
-    sharding = batch.tokens.sharding
-    return batch.replace(
-      **jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        found,
-      )
-    )
+    return batch.replace(**rules.at(found, batch.tokens.sharding))
 
   def _kept(self, temperature: float) -> bool:
     return bool((self.layers or temperature) and self.cache)

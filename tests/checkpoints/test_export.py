@@ -21,6 +21,7 @@ from specdiff_jax.checkpoints import export
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
 from specdiff_jax.checkpoints import sources
+from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import directory as hf_directory
 from specdiff_jax.core import errors
@@ -54,7 +55,7 @@ def convert(origin, target, form, dtype='', adapter=''):
 def rewrite(folder, edit):
   """Rewrites a directory's one file after edit(name -> array)."""
   file = os.path.join(folder, 'model.safetensors')
-  flat = {n: np.asarray(t) for n, t in safetensors_io.tensors(file).items()}
+  flat = {n: stored.read(t) for n, t in safetensors_io.tensors(file).items()}
   edit(flat)
   hf_reference.save(file, flat)
 

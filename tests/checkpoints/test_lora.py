@@ -14,6 +14,7 @@ import tiny_model
 from specdiff_jax.checkpoints import lora_modules
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import safetensors_io
+from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.checkpoints.hf import names as hf_names
 from specdiff_jax.core import errors
@@ -119,7 +120,7 @@ def test_head_and_embedding_against_peft(directory, tmp_path):
   flat = safetensors_io.tensors(file)
   copy = 'base_model.model.lm_head.base_layer.weight'
   assert copy in flat
-  flat = {name: np.asarray(tensor) for name, tensor in flat.items()}
+  flat = {name: stored.read(tensor) for name, tensor in flat.items()}
   flat[copy] = flat[copy] + 1
   hf_reference.save(file, flat)
   with pytest.raises(errors.InputError, match='of its own.*merge_and_unload'):

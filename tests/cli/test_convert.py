@@ -14,6 +14,7 @@ import pytest
 
 from specdiff_jax.checkpoints import presets
 from specdiff_jax.checkpoints import safetensors_io
+from specdiff_jax.checkpoints import stored
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.cli import command
 from specdiff_jax.drafters import drafter_file
@@ -130,8 +131,8 @@ def test_convert_dflash(specdiff, made, tmp_path):
   )
   assert set(before) == set(after)
   for name, tensor in after.items():
-    expected = np.asarray(before[name]).astype(tensor.dtype)
-    np.testing.assert_array_equal(np.asarray(tensor), expected, err_msg=name)
+    expected = stored.read(before[name]).astype(tensor.dtype)
+    np.testing.assert_array_equal(stored.read(tensor), expected, err_msg=name)
 
 
 def test_convert_refuses(specdiff, made, tmp_path, root):
@@ -279,8 +280,6 @@ def test_inspect_drafters(specdiff, made, root):
 
 
 def test_inspect_reads_no_weights(specdiff, made, monkeypatch):
-  from specdiff_jax.checkpoints import stored
-
   def never(*_):
     raise AssertionError('a weight was read')
 

@@ -50,20 +50,20 @@ def run(workdir, generate, some=None, **options):
   """Returns what progress said, and what the journal held each time."""
   steps = []
   with trajectories.Journal(str(workdir), HEADER) as journal:
-    wanted = collect.requests_of(PROMPTS if some is None else some, encode)
+    wanted = collect.requests_of(PROMPTS if some is None else some, encode, 99)
     collect.collect(
       wanted,
       generate,
       journal,
-      lambda *step: steps.append((*step, len(journal))),
+      lambda *step: steps.append((*step, len(journal.ids()))),
       **options,
     )
   return steps
 
 
 def collected(workdir):
-  with trajectories.Journal(str(workdir), HEADER) as journal:
-    return {record.id: record for record in journal.read()}
+  with trajectories.Journal(str(workdir), HEADER):  # it is cut, if it has to be
+    return {record.id: record for record in trajectories.every(str(workdir))}
 
 
 def test_every_prompt_is_completed_once(tmp_path):
@@ -147,7 +147,7 @@ def test_lengths_are_checked_before_anything_is_generated():
   with pytest.raises(errors.InputError, match="'p3' has 11 tokens.*hold 10"):
     collect.requests_of(PROMPTS, encode, 10)
   with pytest.raises(errors.InputError, match="'none' has no tokens"):
-    collect.requests_of([*PROMPTS, prompts.Prompt('none', '')], encode)
+    collect.requests_of([*PROMPTS, prompts.Prompt('none', '')], encode, 99)
   assert len(collect.requests_of(PROMPTS, encode, 11)) == len(PROMPTS)
 
 
@@ -170,7 +170,7 @@ def test_given_tokens_stand_in_the_completion(tmp_path):
     collect.Request('prefix', 'a' * 16, [1, 2, 3], given=1),
   ]
   with trajectories.Journal(str(tmp_path), HEADER) as journal:
-    collect.collect(asked, Echo(), journal)
+    collect.collect(asked, Echo(), journal, lambda *_: None)
   records = collected(tmp_path)
   assert records['whole'].prompt.tolist() == [1, 2, 3]
   assert records['whole'].completion.tolist() == [3, 2, 1]
@@ -198,7 +198,7 @@ def test_trajectories_are_extended_some_at_once(tmp_path):
 
 def test_what_answers_other_prompts_is_refused(tmp_path):
   run(tmp_path, Echo(), PROMPTS[:8])
-  wanted = collect.requests_of(PROMPTS[:8], encode)
+  wanted = collect.requests_of(PROMPTS[:8], encode, 99)
 
   def done(requests):
     there = trajectories.every(str(tmp_path))
@@ -207,8 +207,8 @@ def test_what_answers_other_prompts_is_refused(tmp_path):
   assert done(wanted) == done([]) == trajectories.lengths(str(tmp_path))
   texts = [prompts.Prompt(f'p{i}', f'other {i}') for i in range(7)]
   for some in (
-    collect.requests_of(texts, encode),
-    collect.requests_of(PROMPTS[:7], lambda prompt: [*encode(prompt), 7]),
+    collect.requests_of(texts, encode, 99),
+    collect.requests_of(PROMPTS[:7], lambda prompt: [*encode(prompt), 7], 99),
     [dataclasses.replace(one, prompt_hash='b' * 16) for one in wanted[:7]],
     [dataclasses.replace(one, given=1) for one in wanted[:7]],
   ):
@@ -220,7 +220,7 @@ def test_what_answers_other_prompts_is_refused(tmp_path):
 def test_requests_with_given_tokens_answer_themselves(tmp_path):
   asked = [collect.Request('prefix', 'a' * 16, [1, 2, 3], given=1)]
   with trajectories.Journal(str(tmp_path), HEADER) as journal:
-    collect.collect(asked, Echo(), journal)
+    collect.collect(asked, Echo(), journal, lambda *_: None)
   there = list(trajectories.every(str(tmp_path)))
   assert collect.done(asked, there, '') == {'prefix': 4}
   other = [dataclasses.replace(asked[0], prompt=[1, 2, 4])]

@@ -74,8 +74,8 @@ class Journal:
       journal.append(RECORDS)
 
   def read(self, folder):
-    with trajectories.Journal(str(folder), HEADER) as journal:
-      own = list(journal.read())
+    with trajectories.Journal(str(folder), HEADER):
+      own = list(trajectories.every(str(folder)))
     found = trajectories.read_all(str(folder))
     assert found.header == HEADER
     assert [r.id for r in own] == [r.id for r in found.records]

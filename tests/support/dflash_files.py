@@ -10,6 +10,7 @@ import pytest
 
 from specdiff_jax.checkpoints import export
 from specdiff_jax.checkpoints import safetensors_io
+from specdiff_jax.checkpoints import stored
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import published
@@ -69,7 +70,7 @@ def states_of(network, params, hidden, noise):
 
 def tensors(folder):
   found = safetensors_io.tensors(f'{folder}/model.safetensors')
-  return {name: np.asarray(tensor) for name, tensor in found.items()}
+  return {name: stored.read(tensor) for name, tensor in found.items()}
 
 
 def raw_of(folder):

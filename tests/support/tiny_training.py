@@ -46,7 +46,7 @@ def loss_fn(params, frozen, batch, at):
     windows.streak_loss(log_q, batch['valid'], beta),
     log_q,
     batch['valid'],
-    ce_weight=windows.warmup_weight(at, 2, 2),
+    ce_weight=1.0 - windows.anneal(at, 2, 4),
     decay=7.0,
   )
 

@@ -6,7 +6,6 @@ import pytest
 
 from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import recipe_file
-from specdiff_jax.tools import tables
 from specdiff_jax.tools.bench import runner
 from specdiff_jax.tools.exactness import certificate
 from specdiff_jax.tools.exactness import plan
@@ -40,7 +39,7 @@ def test_a_bench(given, capsys):
   system, request = warm[0]
   [text] = [system.cut(made)[0] for made in system.decode([request])]
   assert ''.join(piece['text'] for piece in example['trace']) == text
-  assert '| lookup |' in found.to_markdown()
+  assert found.tables()[0].rows[0][0] == 'lookup'
   assert capsys.readouterr() == ('', '')
 
 
@@ -49,7 +48,7 @@ def test_a_certificate(given, capsys):
   assert found.passed and found.facts['mode'] == 'exact'
   told = json.loads(json.dumps(found.to_json()))
   assert told['passed'] and told['schema'] == 1
-  assert 'token for token' in found.to_markdown()
+  assert 'token for token' in found.verdict()
   assert capsys.readouterr() == ('', '')
 
 
@@ -62,10 +61,3 @@ def test_a_model_in_words(capsys):
   assert told['mesh']['fits'] and 'fits in 80 GiB' in lines['each chip']
   assert lines['parameters'].startswith('72,')
   assert capsys.readouterr() == ('', '')
-
-
-def test_a_table_in_markdown():
-  table = tables.Table(('a', 'b', 'c'), [('x|y', 'p\nq', '1')], 'some', words=2)
-  assert table.markdown() == (
-    'some:\n\n| a | b | c |\n|---|---|---:|\n| x\\|y | p q | 1 |'
-  )

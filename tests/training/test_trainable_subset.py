@@ -55,7 +55,7 @@ def test_held_params_stay_and_have_no_state():
 
 def test_what_is_trained_is_trained_as_if_alone():
   """Clipping and decay do not see what is held."""
-  settings = {'weight_decay': 0.1, 'clip': 0.5}
+  settings = {'weight_decay': 0.1}
   whole = optimizer_lib.make_optimizer(0.1, 10, **settings)
   part = optimizer_lib.make_optimizer(0.1, 10, **settings, trained='query')
   params, _, _ = after(part)

@@ -12,6 +12,15 @@ LOCAL, GLOBAL = 'sliding_attention', 'full_attention'  # kinds of layers
 Raw = Mapping[str, Any]  # config.json
 
 
+def layer_types(local_layers: Sequence[bool]) -> list[str]:
+  """Returns what a config.json calls layers that are local or not.
+
+  >>> layer_types([True, False])
+  ['sliding_attention', 'full_attention']
+  """
+  return [LOCAL if local else GLOBAL for local in local_layers]
+
+
 def windows(
   file: str, raw: Raw, size: int, usual: Sequence[str]
 ) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from specdiff_jax.checkpoints.hf import names
+from specdiff_jax.checkpoints.hf import sizes
 from specdiff_jax.models import config as config_lib
 from specdiff_jax.models import gpt2
 
@@ -91,10 +92,7 @@ def _scaling(config: config_lib.TransformerConfig) -> dict[str, Any] | None:
 def _windows(config: config_lib.TransformerConfig, name: str) -> dict[str, Any]:
   raw: dict[str, Any] = {'sliding_window': config.window}
   if name != 'MistralForCausalLM':
-    raw['layer_types'] = [
-      'sliding_attention' if local else 'full_attention'
-      for local in config.local_layers
-    ]
+    raw['layer_types'] = sizes.layer_types(config.local_layers)
   if name.startswith('Qwen'):
     raw |= {'use_sliding_window': True, 'max_window_layers': 0}
   return raw
@@ -110,14 +108,14 @@ def _gemma3(config: config_lib.TransformerConfig) -> dict[str, Any]:
     'attn_logit_softcapping': None,
     'final_logit_softcapping': None,
     'use_bidirectional_attention': False,
-    'layer_types': ['full_attention'] * config.layers,
+    'layer_types': [sizes.GLOBAL] * config.layers,
     'sliding_window_pattern': config.global_every or config.layers + 1,
     'rope_theta': config.rope_base,
     'rope_local_base_freq': near,
     'rope_scaling': scaling,
     'rope_parameters': {
-      'full_attention': far,
-      'sliding_attention': {'rope_theta': near, **_DEFAULT},
+      sizes.GLOBAL: far,
+      sizes.LOCAL: {'rope_theta': near, **_DEFAULT},
     },
   }
 

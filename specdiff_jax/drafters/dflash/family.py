@@ -20,6 +20,8 @@ from specdiff_jax.drafters.dflash import speculators
 from specdiff_jax.drafters.dflash import variants
 from specdiff_jax.models import config as config_lib
 
+_KEEPS_ALL = 'a DFlash drafter keeps all its keys'
+
 
 def _sizes(
   options: options_lib.Options,
@@ -54,16 +56,11 @@ def _sizes(
 
 def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
   one = parts['drafter']
-  _no_context_window(serving, one.source)
+  family.no_context_window(serving, one.source, _KEEPS_ALL)
   made = drafter.Block(config=one.config.run_as, **serving.window)
   if one.config.vocab == checkpoint.config.vocab_size:
     return made, family.DrafterParams(family.cast(one, checkpoint))
   return made, family.with_head(one, checkpoint)
-
-
-def _no_context_window(serving: family.Serving, name: str) -> None:
-  why = 'a DFlash drafter keeps all its keys'
-  family.no_context_window(serving, name, why)
 
 
 def _published(
@@ -103,7 +100,7 @@ def _published(
       f'{sizes.block} slots, of which the first is the last committed token: '
       f'it drafts {sizes.gamma} tokens at once. Lower gamma.'
     )
-  _no_context_window(serving, folder)
+  family.no_context_window(serving, folder, _KEEPS_ALL)
   edges = None
   if sizes.head:
     params = dict(params)
@@ -138,8 +135,9 @@ def _shape(
     window=0,
     verifier=verifier,
   )
-  dtype = checkpoint.params['final_norm'].dtype
-  params = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), sizes.shapes())
+  params = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, checkpoint.dtype), sizes.shapes()
+  )
   one = drafter.Block(config=sizes.run_as, **serving.window)
   return one, family.DrafterParams(params)
 

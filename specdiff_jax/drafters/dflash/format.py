@@ -30,7 +30,6 @@ from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters.dflash import network as dflash
 from specdiff_jax.drafters.dflash import variants
-from specdiff_jax.models import config as config_lib
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 Raw = published.Raw
@@ -69,6 +68,7 @@ _LEFT_OVER = (
     'shared_expert_intermediate_size', 'mlp_only_layers',
 )  # fmt: skip
 _WINDOWS = ('swa_window_size', 'sliding_window', 'window_size')
+_LAYERS = 'dflash_config.target_layer_ids'
 
 
 def read(file: str, raw: Raw) -> published.Published:
@@ -82,52 +82,22 @@ def read(file: str, raw: Raw) -> published.Published:
   own = raw.get('dflash_config')
   own = own if isinstance(own, dict) else {}
   _agreeing(file, raw, own)
-  for key, value in own.items():
-    if value is None or key in _KEYS or key in _ONLY:
-      continue
-    if key in _WINDOWS and own.get('use_swa') is False:
-      continue  # it says that there is none
-    raise errors.InputError(
-      f'{file}: dflash_config.{key} is {printing.short(value)}, which may '
-      'change the network and is not supported. Take another drafter.'
-    )
+  _check_own(file, own)
   raw = {**raw, **{k: v for k, v in own.items() if k not in _WINDOWS}}
   only = {**_ONLY, 'draft_vocab_size': (raw.get('vocab_size'),)}
   kinds = raw.get('layer_types')
   if isinstance(kinds, list) and hf_sizes.LOCAL in kinds:
     del only['use_sliding_window']
-  for key, good in only.items():
-    if raw.get(key) not in (None, *good):
-      raise errors.InputError(
-        f'{file}: {key} is {printing.short(raw[key])}; only '
-        f'{" or ".join(map(printing.short, good or (None,)))} is supported. '
-        'Take another drafter.'
-      )
+  published.only(file, raw, only)
   for key in ('swa_window_size', 'window_size'):
     if raw.get(key) and raw.get('use_swa') is not False:
       raise errors.InputError(
         f'{file}: {key} is {printing.short(raw[key])}, but windows are not '
         'supported. Take another drafter.'
       )
-  layers = raw.get('target_layer_ids')
-  if (
-    not isinstance(layers, list)
-    or not 0 < len(layers) <= config_lib.MOST_LAYERS
-    or not all(type(x) is int and x >= 0 for x in layers)
-  ):
-    raise errors.InputError(
-      f'{file}: dflash_config.target_layer_ids is {printing.short(layers)}, '
-      "where a list of numbers of the verifier's layers is expected; "
-      'download the file again.'
-    )
+  layers = published.layers(file, _LAYERS, raw.get('target_layer_ids'))
   count = hf_sizes.integer(file, raw, 'num_target_layers', 0)
-  usual = dflash.published_features(count, len(layers)) if count else ()
-  if usual and layers == [layer + 1 for layer in usual]:
-    raise errors.InputError(
-      f'{file}: dflash_config.target_layer_ids is {layers}, each one more than '
-      f'in published drafters of verifiers with {count} layers, {list(usual)}: '
-      'they are counted as in the speculators form. Subtract one from each.'
-    )
+  _check_counting(file, layers, count)
   unread = dict.fromkeys(
     ('input_embedding_scale', 'output_multiplier', *_LEFT_OVER, *variants.KEYS)
   )
@@ -137,7 +107,7 @@ def read(file: str, raw: Raw) -> published.Published:
   )  # fmt: skip
   sizes = dflash.DFlashConfig(
     network=network,
-    features=tuple(layers),
+    features=layers,
     block=hf_sizes.integer(file, raw, 'block_size', 16),
     mask_id=published.mask(file, raw),
     verifier_layers=count,
@@ -149,6 +119,30 @@ def read(file: str, raw: Raw) -> published.Published:
     None if variants.is_spare(sizes, theirs) else ours.get(theirs, '')
   )
   return published.Published(sizes, name, sizes.mask_id, 'dflash')
+
+
+def _check_own(file: str, own: Raw) -> None:
+  """Raises InputError where dflash_config has a key that is not known."""
+  for key, value in own.items():
+    if value is None or key in _KEYS or key in _ONLY:
+      continue
+    if key in _WINDOWS and own.get('use_swa') is False:
+      continue  # it says that there is none
+    raise errors.InputError(
+      f'{file}: dflash_config.{key} is {printing.short(value)}, which may '
+      'change the network and is not supported. Take another drafter.'
+    )
+
+
+def _check_counting(file: str, layers: tuple[int, ...], count: int) -> None:
+  """Raises InputError where layers are those usual of `count`, but one more."""
+  usual = dflash.published_features(count, len(layers)) if count else ()
+  if usual and layers == tuple(layer + 1 for layer in usual):
+    raise errors.InputError(
+      f'{file}: {_LAYERS} is {list(layers)}, each one more than in published '
+      f'drafters of verifiers with {count} layers, {list(usual)}: they are '
+      'counted as in the speculators form. Subtract one from each.'
+    )
 
 
 def facts(folder: str) -> dict[str, str]:
@@ -284,11 +278,10 @@ def write_new(
 
 def layers_config(sizes: dflash.DFlashConfig) -> dict[str, Any]:
   """Returns what a config.json says of the layers."""
-  kinds = {True: hf_sizes.LOCAL, False: hf_sizes.GLOBAL}
   return {
     **families.hf_config(sizes.network),
     'tie_word_embeddings': False,
-    'layer_types': [kinds[local] for local in sizes.network.local_layers],
+    'layer_types': hf_sizes.layer_types(sizes.network.local_layers),
   }
 
 

@@ -38,20 +38,13 @@ _ARCHITECTURES = {
 def read(file: str, raw: Raw) -> published.Published:
   """Reads config.json; what it asks for besides is refused by its name."""
   layers = raw.get('transformer_layer_config')
-  ids = raw.get('aux_hidden_state_layer_ids')
   if not isinstance(layers, dict):
     raise errors.InputError(
       f'{file}: transformer_layer_config is {printing.short(layers)}, where '
       'the config of the layers is expected; download the file again.'
     )
-  if not isinstance(ids, list) or not all(
-    type(x) is int and x > 0 for x in ids
-  ):
-    raise errors.InputError(
-      f'{file}: aux_hidden_state_layer_ids is {printing.short(ids)}, where '
-      "numbers of the verifier's layers, from 1 on, are expected; download the "
-      'file again.'
-    )
+  key = 'aux_hidden_state_layer_ids'
+  ids = published.layers(file, key, raw.get(key), 1)
   kind = format_lib.speculators_type(raw)
   if kind not in tuple(_ARCHITECTURES):  # it may be no text
     raise errors.InputError(
@@ -65,8 +58,8 @@ def read(file: str, raw: Raw) -> published.Published:
       'drafted, false where it is one less.'
     )
   only = {
-    'sliding_window_non_causal': False,
-    'target_hidden_size': layers.get('hidden_size'),
+    'sliding_window_non_causal': (False,),
+    'target_hidden_size': (layers.get('hidden_size'),),
   }
   published.only(file, raw, only)
   for key, value in raw.items():
@@ -77,7 +70,7 @@ def read(file: str, raw: Raw) -> published.Published:
       'and is not supported. Take another drafter.'
     )
   own = {
-    'target_layer_ids': [x - 1 for x in ids],
+    'target_layer_ids': list(ids),
     'mask_token_id': raw.get('mask_token_id'),
   }
   same = ('block_size', 'num_target_layers', 'draft_vocab_size', *variants.KEYS)

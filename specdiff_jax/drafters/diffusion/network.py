@@ -82,7 +82,7 @@ class DrafterNetwork(nn.Module):
   def setup(self):
     c = self.config
     width = c.verifier.width
-    matrix, ones = layers_lib.normal(), nn.initializers.ones
+    matrix, ones = layers_lib.NORMAL, nn.initializers.ones
     zeros = nn.initializers.zeros
 
     def param(name, init, *shape):

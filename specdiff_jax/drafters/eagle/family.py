@@ -15,6 +15,7 @@ from specdiff_jax.drafters.eagle import format as format_lib
 from specdiff_jax.drafters.eagle import network
 from specdiff_jax.drafters.eagle import options as options_lib
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import layers as layers_lib
 
 
@@ -37,8 +38,8 @@ def _sizes(
 def _drafter(parts, checkpoint, serving: family.Serving) -> family.Made:
   one = parts['drafter']
   params = family.cast(one, checkpoint)
-  name = 'embed' if checkpoint.config.tied_head else 'head'
-  rows = layers_lib.lookup(checkpoint.params[name], jnp.asarray(one.vocab))
+  whole = head_lib.rows(checkpoint.params)
+  rows = layers_lib.lookup(whole, jnp.asarray(one.vocab))
   head = rows + params['head'].astype(jnp.float32)
   return _made(one.config.run_as, params, one.vocab, head, serving)
 

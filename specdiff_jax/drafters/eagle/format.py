@@ -14,17 +14,16 @@ from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters.eagle import network as eagle
-from specdiff_jax.models import config as config_lib
 
 Raw = published.Raw
 _LAYERS = 'eagle_aux_hidden_state_layer_ids'
 # Values with which our network is theirs.
-_ONLY: Mapping[str, Any] = {
-  'num_hidden_layers': 1,
-  'attention_bias': False,
-  'norm_before_residual': False,
-  'norm_before_fc': False,
-  'use_aux_hidden_state': True,
+_ONLY: Mapping[str, tuple[Any, ...]] = {
+  'num_hidden_layers': (1,),
+  'attention_bias': (False,),
+  'norm_before_residual': (False,),
+  'norm_before_fc': (False,),
+  'use_aux_hidden_state': (True,),
 }
 _OTHERS = {
   'fuse': 'fc.weight',
@@ -48,7 +47,7 @@ def read(file: str, raw: Raw) -> published.Published:
         f'{file}: eagle_config.{key} is {printing.short(value)}, which may '
         'change the network and is not supported. Take another drafter.'
       )
-  hidden = {'target_hidden_size': raw.get('hidden_size')}
+  hidden = {'target_hidden_size': (raw.get('hidden_size'),)}
   published.only(file, {**raw, **own}, {**_ONLY, **hidden})
   network = published.like(
     'LlamaForCausalLM', file, raw, tie_word_embeddings=True
@@ -70,24 +69,13 @@ def read(file: str, raw: Raw) -> published.Published:
 def _features(file: str, raw: Raw, own: Raw) -> tuple[int, ...]:
   """Returns the verifier layers, 0-based; () where they are the usual ones.
 
-  Those beside everything else are counted from the embedding on (vLLM).
+  Those beside the other keys, not in `eagle_config`, are counted from the
+  embedding on (vLLM).
   """
   outer, inner = raw.get(_LAYERS), own.get(_LAYERS)
-  first = 1 if inner is None else 0
-  layers = outer if inner is None else inner
-  if layers is None:
-    return ()
-  if (
-    not isinstance(layers, list)
-    or not 0 < len(layers) <= config_lib.MOST_LAYERS
-    or not all(type(x) is int and x >= first for x in layers)
-  ):
-    raise errors.InputError(
-      f'{file}: {_LAYERS} is {printing.short(layers)}, where a list of numbers '
-      f"of the verifier's layers, from {first} on, is expected; download the "
-      'file again.'
-    )
-  return tuple(x - first for x in layers)
+  if inner is not None:
+    return published.layers(file, _LAYERS, inner)
+  return () if outer is None else published.layers(file, _LAYERS, outer, 1)
 
 
 def tensor_names(config: eagle.EagleConfig) -> dict[str, str]:

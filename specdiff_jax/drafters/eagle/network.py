@@ -107,7 +107,7 @@ class TrainedConfig:
 def published_features(layers: int) -> tuple[int, ...]:
   """Returns the layers that published drafters read: low, middle and high.
 
-  Of a verifier with few layers those of them that it has.
+  For a verifier with few layers these are moved to layers that it has.
 
   Example: published_features(32) == (1, 15, 28)
   """

@@ -79,11 +79,12 @@ def _llada(file: str, raw: Raw) -> published.Published:
         f'network than the published ones; add it ({value!r} in those), or '
         'download the file again.'
       )
-    published.only(file, raw, {key: value})
+    published.only(file, raw, {key: (value,)})
   published.only(file, raw, {
-      'alibi': False, 'include_qkv_bias': False, 'attention_layer_norm': False,
-      'input_emb_norm': False, 'scale_logits': False,
-      'multi_query_attention': False, 'clip_qkv': None,
+      'alibi': (False,), 'include_qkv_bias': (False,),
+      'attention_layer_norm': (False,), 'input_emb_norm': (False,),
+      'scale_logits': (False,), 'multi_query_attention': (False,),
+      'clip_qkv': (),
   })  # fmt: skip
 
   def size(key, default=None):
@@ -108,7 +109,7 @@ def _llada(file: str, raw: Raw) -> published.Published:
 
 def _mdlm(file: str, raw: Raw) -> published.Published:
   """MDLM: a DDiT, which needs no noise level."""
-  published.only(file, raw, {'time_conditioning': False, 'causal': False})
+  published.only(file, raw, {'time_conditioning': (False,), 'causal': (False,)})
   keys = {
       'vocab_size': 'vocab_size', 'width': 'hidden_dim', 'layers': 'n_blocks',
       'heads': 'n_heads', 'condition_width': 'cond_dim',

@@ -68,7 +68,7 @@ def of_shape(
   sizes = presets.published(name)  # unrolled, as those that are loaded
   params = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype),
-    networks.abstract(sizes, checkpoint.params['final_norm'].dtype),
+    networks.abstract(sizes, checkpoint.dtype),
   )
   published = published_lib.Published(
     sizes, lambda name: None, mask_id, formats.FAMILY, shifted

@@ -83,14 +83,6 @@ class Certificate:
       **({'speedup': round(self.speedup, 3)} if self.speedup else {}),
     }
 
-  def to_markdown(self) -> str:
-    """Returns the whole certificate."""
-    found = self.outcome.costs
-    flops = [f'FLOPs of each chip: {found.flops:.4g}'] if found else []
-    work = [table.markdown() for table in (*self.speed(), *self.work())]
-    parts = [self.memory().markdown(), *flops, *work, *self.remarks()]
-    return '\n\n'.join(parts)
-
   def memory(self) -> tables.Table:
     """Returns what each chip holds, and at its peak."""
     outcome = self.outcome

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 import math
-import re
 from typing import Any
+
+from specdiff_jax.tools.aot import hlo
 
 # What leaves an array as it is, or takes a part of it.
 _VIEWS = frozenset((
@@ -14,7 +15,6 @@ _VIEWS = frozenset((
     'broadcast_in_dim', 'pvary', 'reshard',
 ))  # fmt: skip
 _PRODUCTS = frozenset(('dot_general', 'conv_general_dilated', 'ragged_dot'))
-_TRIPS = re.compile(r'\btrips_(\d+)\b')
 
 
 def weights(jaxpr: Any, sizes: Sequence[int]) -> int:
@@ -35,7 +35,7 @@ def weights(jaxpr: Any, sizes: Sequence[int]) -> int:
 
 def _read(closed: Any, sizes: Sequence[float]) -> tuple[float, list[float]]:
   """Returns bytes that are read, and how much of a weight each result is."""
-  jaxpr = getattr(closed, 'jaxpr', closed)
+  jaxpr = _jaxpr(closed)
   held: dict[Any, float] = dict(zip(jaxpr.invars, sizes, strict=True))
 
   def size(x: Any) -> float:
@@ -86,7 +86,7 @@ def _inside(one: Any, given: Sequence[float]) -> tuple[float, list[float]]:
   if name == 'while':
     skipped = params['cond_nconsts']
     read, _ = _read(params['body_jaxpr'], given[skipped:])
-    turns = _TRIPS.search(str(one.source_info.name_stack))
+    turns = hlo.TRIPS.search(str(one.source_info.name_stack))
     return read * (int(turns.group(1)) if turns else 1), []
   if name == 'cond':
     return max(_read(x, given[1:])[0] for x in params['branches']), []

@@ -35,7 +35,7 @@ _CALLED = re.compile(
   r'|branch_computations|called_computations)'
   r'=\{?((?:%?[\w.\-]++(?!=)(?:, )?)+)'
 )
-_TRIPS = re.compile(r'\btrips_(\d+)\b')  # of the innermost loop's own name
+TRIPS = re.compile(r'\btrips_(\d+)\b')  # of the innermost loop's own name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,7 @@ def trip_count(
 ) -> int:
   """Returns how often a `while` turns: 1 where that cannot be told."""
   told = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest)
-  told = told or _TRIPS.search(loop.label.rpartition('while/body')[2])
+  told = told or TRIPS.search(loop.label.rpartition('while/body')[2])
   if told:
     return int(told.group(1))
   condition = computations.get(loop.attribute('condition'), {})

@@ -111,8 +111,8 @@ class Names:
     weights: how the names of arguments that are weights begin.
     caches: how those of the KV caches begin.
     vocab: sizes of the vocabulary's dimension, whole and split.
-    slots: what scores have of a dimension, from a cache's slots to less than
-      this; those of attention in chunks are told by its loop's scope.
+    slots: range of sizes by which scores are known, of any dimension, its end
+      exclusive; attention in chunks is known by its loop's scope.
     sampling: how those of the sampling parameters begin.
     cold: how one of these ends that is off: of a conditional that depends on
       it, and on nothing but such parameters, branch 0 is taken.
@@ -261,12 +261,8 @@ class _Reader:
       return 'weights'
     if set(names.vocab) & set(shape.dims):
       return 'logits'
-    if (
-      any(
-        low <= dim < high for dim in shape.dims for low, high in [names.slots]
-      )
-      or 'trips_' in label
-    ):
+    low, high = names.slots
+    if 'trips_' in label or any(low <= dim < high for dim in shape.dims):
       return 'scores'
     return 'other'
 

@@ -157,15 +157,9 @@ def _decode(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
 def _prefill(config: recipe_lib.Recipe, mesh: jax.sharding.Mesh, checkpoint):
   """Returns the prefill of config.batch prompts, and what it holds."""
   serving = Serving.of(config, mesh, checkpoint)
-
-  def split(inputs, sharding):
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      inputs,
-    )
-
-  prompt, most, end_ids, *rest = split(serving.inputs, rules.by_row(mesh))
-  end_ids = split(end_ids, rules.replicated(mesh))  # they have no rows
+  inputs = rules.at(serving.inputs, rules.by_row(mesh))
+  prompt, most, end_ids, *rest = inputs
+  end_ids = rules.at(end_ids, rules.replicated(mesh))  # they have no rows
   arguments = (*serving.models, prompt, most, end_ids, *rest)
   traced = engine_lib.Engine.prefill.trace(serving.engine, *arguments)
   return serving.program(traced, arguments, slots=1)
@@ -220,7 +214,7 @@ class Serving:
         rules.placed(drafter_params, split, mesh),
       ),
       inputs=inputs,
-      state=_at(state, engine.shardings(state, mesh)),
+      state=rules.at(state, engine.shardings(state, mesh)),
       whole=rules.not_split(models, split, mesh),
       mesh=mesh,
       vocab=_vocab(checkpoint, mesh),
@@ -280,15 +274,6 @@ def _vocab(checkpoint, mesh: jax.sharding.Mesh) -> tuple[int, ...]:
   """Returns the sizes of the vocabulary, whole and on one device."""
   size, ways = checkpoint.config.vocab_size, mesh.shape['model']
   return size, size // ways if size % ways == 0 else size
-
-
-def _at(tree: Any, shardings: Any) -> Any:
-  """Returns shapes with their shardings."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    tree,
-    shardings,
-  )
 
 
 def _bytes(tree: Any) -> int:

@@ -170,15 +170,12 @@ def weight_bytes(params: types.Params) -> int:
 
   All of them once. Of an embedding that is no head too, a row is read.
   """
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  own = any(
-    jax.tree_util.keystr(path).startswith("['head']") for path, _ in leaves
-  )
-  return sum(
-    leaf.nbytes
-    for path, leaf in leaves
-    if not (own and jax.tree_util.keystr(path).startswith("['embed']"))
-  )
+  read = {
+    name: one
+    for name, one in params.items()
+    if name != 'embed' or 'head' not in params
+  }
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(read))
 
 
 def peak_memory() -> int:

@@ -7,6 +7,7 @@ that it yields are in neither.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import statistics
 from typing import NamedTuple
 
@@ -92,6 +93,7 @@ class Rival:
 def row(
   system: str,
   measured: timing.Measurement,
+  *,
   ar: timing.Measurement,
   fastest_ar: timing.Measurement,
   reference: Sequence[Sequence[int]],
@@ -235,12 +237,7 @@ def median(values: Sequence[float]) -> float:
 
 def add(histograms: Sequence[Sequence[int]]) -> tuple[int, ...]:
   """Adds histograms, the shorter ones as if they ended in zeros."""
-  size = max(map(len, histograms), default=0)
-  total = [0] * size
-  for histogram in histograms:
-    for count, cycles in enumerate(histogram):
-      total[count] += int(cycles)
-  return tuple(total)
+  return tuple(map(sum, itertools.zip_longest(*histograms, fillvalue=0)))
 
 
 def mean_accepted(histogram: Sequence[int]) -> float:

@@ -29,9 +29,10 @@ def identity(
 
 
 def sources(config: recipe_lib.Recipe) -> list[str]:
-  """Returns what the files of verifier and systems hold: they may be made again.
+  """Returns digests of the files that the verifier and the systems read.
 
-  Of systems those of drafters, heads and n-gram models.
+  A file may be replaced under its name. Systems read drafters, heads and n-gram
+  models.
   """
   files_of = {config.model.verifier, config.model.adapter}
   for name, options in config.systems.items():

@@ -1,4 +1,4 @@
-"""What a bench yields: an object, as JSON, as markdown."""
+"""What a bench yields: an object, with its tables, as JSON."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -69,23 +69,18 @@ class BenchResult:
       told = (
         'SIMULATED ACCEPTANCE: in rows that say so, tokens of the first chain of a '
         f'draft are right at a rate of {self.simulated}, given those before them, '
-        'whatever the drafter says; tau and what follows from it are made up. '
+        'whatever the drafter says; tau and what follows from it are made up.\n'
         f'{told}'
       )
     if self.ungraded:
-      told += f' {self.ungraded}'
+      told += f'\n{self.ungraded}'
     if self.read_bandwidth and self.ar_bandwidth:
       told += (
-        f' A plain step reads its weights at {self.ar_bandwidth / 1e9:.1f} GB/s, '
+        f'\nA plain step reads its weights at {self.ar_bandwidth / 1e9:.1f} GB/s, '
         f'{self.ar_bandwidth / self.read_bandwidth:.0%} of what this device reads '
         'in a sum.'
       )
     return told
-
-  def to_markdown(self) -> str:
-    """Returns tables and legend."""
-    parts = [table.markdown() for table in self.tables()]
-    return '\n\n'.join([*parts, self.legend()])
 
   def to_json(self, recipe: str = '') -> dict[str, Any]:
     """Returns what the last line of `bench` holds."""

@@ -1,8 +1,9 @@
 """Runs a bench: systems in turns over the same prompts, after a warm-up."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent import futures
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -72,6 +73,66 @@ def run(
   rival_lib.check(rivals)
   simulated.check(simulate)
   plan = plan_lib.planned(config, checkpoint, names, rounds, control)
+  found = _measure(
+    plan, config, checkpoint, prompts, rivals, simulate, report, on_warm
+  )
+  systems, requests = found.systems, found.requests
+  parts = _costs(plan, systems, requests, report) if costs else {}
+  traced = _traces(plan, systems, requests[0], report) if trace else ()
+  rows = [_row(found, name, parts.get(name)) for name in plan.names]
+  steps = [one.plain_seconds for one in parts.values()]
+  return _result(found, checkpoint, rows, steps, traced, simulate)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Measured:
+  """What was decoded in turns, and what it is compared with.
+
+  Attributes:
+    plan: of the bench.
+    prompts: each turn is one.
+    requests: of the prompts.
+    systems: by name, with those of rivals.
+    rounds: of each system.
+    references: plain decoding's tokens of each prompt, by system.
+    rivals: what is reported of them, without their speed.
+    made_up: names of the systems whose acceptance is simulated.
+  """
+
+  plan: plan_lib.Plan
+  prompts: Sequence[prompts_lib.Prompt]
+  requests: Sequence[request_lib.Request]
+  systems: Mapping[str, Any]
+  rounds: Mapping[str, timing.Measurement]
+  references: Mapping[str, Sequence[Sequence[int]]]
+  rivals: Sequence[metrics.Rival]
+  made_up: Collection[str]
+
+  @functools.cached_property
+  def speeds(self) -> dict[str, float]:
+    """Tokens a second of each system."""
+    return {name: metrics.speed(one) for name, one in self.rounds.items()}
+
+  @property
+  def fastest(self) -> str:
+    """The name of the fastest plain decoding."""
+    return max(self.plan.ars, key=lambda name: self.speeds[name])
+
+
+def _measure(
+  plan: plan_lib.Plan,
+  config: recipe_lib.Recipe,
+  checkpoint: weights.Checkpoint,
+  prompts: Sequence[prompts_lib.Prompt],
+  rivals: Sequence[str],
+  simulate: float | None,
+  report: reporting.Reporter,
+  on_warm: Callable[[session_lib.Session, request_lib.Request], None] | None,
+) -> _Measured:
+  """Returns what systems and rivals decode in turns, after a warm-up.
+
+  Arguments are those of `run`.
+  """
   systems: dict[str, Any] = plan.systems()
   prompts = turns.expanded(config, checkpoint, prompts, systems['ar'])
   requests = decoding.requests(config, checkpoint, prompts)
@@ -96,37 +157,60 @@ def run(
       plan.rounds,
       show,
     )
-  plain = metrics.tokens(measured['ar'])
-  references = plan.references(systems, padded, batches, plain)
-  speeds = {name: metrics.speed(one) for name, one in measured.items()}
-  fastest = max(plan.ars, key=lambda name: speeds[name])
-  parts = _costs(plan, systems, requests, report) if costs else {}
-  steps = [one.plain_seconds for one in parts.values()]
-  traced = _traces(plan, systems, requests[0], report) if trace else ()
+  return _Measured(
+    plan=plan,
+    prompts=prompts,
+    requests=requests,
+    systems=systems,
+    rounds=measured,
+    references=plan.references(
+      systems, padded, batches, metrics.tokens(measured['ar'])
+    ),
+    rivals=others,
+    made_up=made_up,
+  )
 
-  def row(name: str) -> metrics.Row:
-    return metrics.row(
-      name,
-      measured[name],
-      measured['ar'],
-      measured[fastest],
-      references[name],
-      systems[name].size,
-      parts.get(name),
-      name in plan.coupled,
-      plan.near_ties(
-        systems[name],
-        systems['ar'],
-        requests,
-        references[name],
-        metrics.tokens(measured[name]),
-      ),
-      _graded(prompts, systems[name], measured[name]),
-      name in made_up,
-    )
 
+def _row(
+  found: _Measured, name: str, costs: costs_lib.Costs | None
+) -> metrics.Row:
+  """Sums up a system."""
+  plan, system, measured = found.plan, found.systems[name], found.rounds[name]
+  reference = found.references[name]
+  return metrics.row(
+    name,
+    measured,
+    ar=found.rounds['ar'],
+    fastest_ar=found.rounds[found.fastest],
+    reference=reference,
+    size=system.size,
+    costs=costs,
+    coupled=name in plan.coupled,
+    near_ties=plan.near_ties(
+      system,
+      found.systems['ar'],
+      found.requests,
+      reference,
+      metrics.tokens(measured),
+    ),
+    graded=_graded(found.prompts, system, measured),
+    simulated=name in found.made_up,
+  )
+
+
+def _result(
+  found: _Measured,
+  checkpoint: weights.Checkpoint,
+  rows: Sequence[metrics.Row],
+  steps: Sequence[float],
+  traced: Sequence[trace_lib.Trace],
+  simulate: float | None,
+) -> result.BenchResult:
+  """Returns what a bench yields; `steps` are seconds of plain steps."""
+  plan, speeds = found.plan, found.speeds
+  plain = metrics.tokens(found.rounds['ar'])
   return result.BenchResult(
-    rows=[row(name) for name in plan.names],
+    rows=rows,
     verifier=checkpoint.source,
     fingerprint=checkpoint.fingerprint,
     device=decoding.device(),
@@ -136,15 +220,15 @@ def run(
     exact=plan.exact,
     settings=plan.facts,
     ar_tokens_per_s=speeds['ar'],
-    fastest_ar_tokens_per_s=speeds[fastest],
-    fastest_ar_dtype=plan.ars[fastest][0],
+    fastest_ar_tokens_per_s=speeds[found.fastest],
+    fastest_ar_dtype=plan.ars[found.fastest][0],
     ar_rows_unlike_reference=max(
-      metrics.unlike(plain, references[name]) for name in plan.names
+      metrics.unlike(plain, found.references[name]) for name in plan.names
     ),
     rival_tokens_per_s=speeds.get(f'transformers {plan.dtype}'),
     rivals=[
       dataclasses.replace(one, tokens_per_s=speeds.get(one.name))
-      for one in others
+      for one in found.rivals
     ],
     peak_memory=costs_lib.peak_memory(),
     read_bandwidth=costs_lib.read_bandwidth() if steps else None,
@@ -153,7 +237,7 @@ def run(
     else None,
     example=traced,
     simulated=simulate,
-    ungraded=grading.ungraded(prompts),
+    ungraded=grading.ungraded(found.prompts),
   )
 
 

@@ -40,12 +40,6 @@ class Certificate:
         found['prompt'] = self.names[found.pop('request')]
     return {'schema': SCHEMA, **summary, **self.facts}
 
-  def to_markdown(self) -> str:
-    """Returns the whole certificate."""
-    facts = '\n'.join(f'    {line}' for line in self.head())
-    parts = [table.markdown() for table in self.tables()]
-    return '\n\n'.join([facts, *parts, self.verdict()])
-
   def head(self) -> list[str]:
     """Returns a line for each fact."""
     wide = max(map(len, self.facts))

@@ -18,7 +18,6 @@ from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import reporting
 from specdiff_jax.core import training_types
-from specdiff_jax.data import dataset
 from specdiff_jax.data import windows
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.drafters import family as family_lib
@@ -237,10 +236,7 @@ def _recorded(recipe, checkpoint, limit: int | None) -> list[Text]:
   for folder in build_training.data(recipe, '')[0]:
     if limit and len(found) == limit:
       break
-    dataset.build(folder)
-    header, source = dataset.read(folder)
-    build_training.check_verifier(header, checkpoint, folder)
-    dataset.check_ids(folder, source, checkpoint.config.vocab_size)
+    _, source = build_training.recorded(checkpoint, folder)
     for index in range(len(source)):
       if limit and len(found) == limit:
         break

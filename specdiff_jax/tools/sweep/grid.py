@@ -107,10 +107,15 @@ def _check_different(found: Sequence[Point]) -> None:
     for other in found[:number]:
       if point.config == other.config or point.name == other.name:
         raise errors.InputError(
-          f'--grid: {_show(other)} and {_show(point)} are the same run, or '
-          f'would share the directory {point.name}; leave one out.'
+          f'--grid: {words(other.values)} and {words(point.values)} are the '
+          f'same run, or would share the directory {point.name}; leave one out.'
         )
 
 
-def _show(point: Point) -> str:
-  return ' '.join(f'{field}={value}' for field, value in point.values.items())
+def words(values: Mapping[str, str]) -> str:
+  """Returns the values of fields in words.
+
+  >>> words({'gamma': '8', 'loss': 'ce'})
+  'gamma=8 loss=ce'
+  """
+  return ' '.join(f'{field}={value}' for field, value in values.items())

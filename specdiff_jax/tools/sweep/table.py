@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from specdiff_jax.tools import tables
+from specdiff_jax.tools.sweep import grid
 from specdiff_jax.training import loop
 
 SCHEMA = 1
@@ -33,7 +34,7 @@ class Row:
   @property
   def name(self) -> str:
     """The values in words."""
-    return _words(self.values)
+    return grid.words(self.values)
 
   @property
   def figures(self) -> tuple[float | None, ...]:
@@ -86,7 +87,7 @@ class Group:
   @property
   def name(self) -> str:
     """The values in words."""
-    return _words(self.values) or f'{len(self.rows)} seeds'
+    return grid.words(self.values) or f'{len(self.rows)} seeds'
 
   def over_steps(self, name: str) -> tuple[list[int], list[float], list[float]]:
     """Returns steps, and mean and spread of what all runs have there."""
@@ -113,12 +114,8 @@ def groups(rows: Sequence[Row]) -> list[Group]:
   found: dict[str, tuple[Mapping[str, str], list[Row]]] = {}
   for row in rows:
     values = {f: value for f, value in row.values.items() if f != _SEED}
-    found.setdefault(_words(values), (values, []))[1].append(row)
+    found.setdefault(grid.words(values), (values, []))[1].append(row)
   return [Group(*group) for group in found.values()]
-
-
-def _words(values: Mapping[str, str]) -> str:
-  return ' '.join(f'{field}={value}' for field, value in values.items())
 
 
 def _mean_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -6,7 +6,6 @@ import os
 import re
 from typing import Any
 
-import jax
 import numpy as np
 
 from specdiff_jax.core import errors
@@ -87,8 +86,7 @@ def check_shapes(saved: Any, template: Any) -> None:
 
 def _kinds(tree: Any) -> dict[str, str]:
   """Returns dtype and shape of each leaf by its name."""
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {
-    rules.name(path): f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
-    for path, leaf in leaves
+    name: f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
+    for name, leaf in rules.named(tree).items()
   }

@@ -35,10 +35,9 @@ def stop_leaks() -> None:
     spec.to_json = _remembered(spec.to_json)
 
 
-def leaks(version: str = '') -> bool:
-  """Whether a version of tensorstore, by default the one here, leaks."""
-  version = version or importlib.metadata.version('tensorstore')
-  numbers = version.split('.')[:3]
+def leaks() -> bool:
+  """Whether the version of tensorstore that is here leaks."""
+  numbers = importlib.metadata.version('tensorstore').split('.')[:3]
   return tuple(int(x) if x.isdigit() else 0 for x in numbers) <= _LAST
 
 

@@ -70,9 +70,10 @@ class Checkpointer:
       ) from error
 
   def _make(self) -> None:
-    """Makes the directory; sets aside what would not let it be opened.
+    """Makes the directory, and sets damaged checkpoints aside.
 
-    Opening reads the metrics of all checkpoints, to know which are kept.
+    With these it could not be opened, which reads the metrics of all, to know
+    which are kept.
     """
     os.makedirs(self.directory, exist_ok=True)
     faults = damage.faults(self.directory)
@@ -175,7 +176,7 @@ class Checkpointer:
       memory.give_back()
 
   def _probe(self) -> None:
-    """Asks the disk first: the others would wait for what the first makes."""
+    """Checks the disk first: else the others would wait for the first one."""
     if processes.is_first():
       disk.probe(self.directory)
 

@@ -146,6 +146,7 @@ def test_what_does_not_fit_is_refused(made):
           'one more than', '[1, 33]')  # fmt: skip
   changed(z_lab, {'num_target_layers': 3}, 'num_target_layers', drafter=True)
   changed(speculators, {'aux_hidden_state_layer_ids': [0, 1]}, 'from 1 on')
+  changed(speculators, {'aux_hidden_state_layer_ids': []}, 'aux_hidden')
   changed(speculators, {'aux_hidden_state_layer_ids': [2, 3]}, 'layer_ids')
   changed(speculators, {'mask_token_id': 7}, 'mask_token_id is 7')
   changed(speculators, {'sample_from_anchor': 'yes'}, 'sample_from_anchor')
