@@ -253,6 +253,7 @@ def refreshed(
     drafter: as config.drafter.
     folder: work directory of the trajectories that it drafts for.
   """
+  field_lib.check(recipe.training)
   if not recipe.sampling.temperature:
     raise errors.InputError(
       'A refresh collects other continuations of the prefixes where the '

@@ -291,7 +291,8 @@ class Optimizer:
   weight_decay: float = run(0.01, 'weight decay of AdamW, on matrices', low=0)
   explosion: float = run(
       100.0, 'an update is skipped if its gradient is so many times longer '
-      'than their mean; 0: only where it is not finite', low=0,
+      'than their mean; 0: only where it is not finite',
+      fits=lambda x: not x or x > 1, within='0, or above 1',
   )  # fmt: skip
   skip_limit: int = field(
       20, 'updates skipped one after the other at which the run stops; 0: '

@@ -83,6 +83,7 @@ def test_a_batch_that_does_not_divide_is_refused(settings, words):
     ({'keep': 0}, 'keep'),
     ({'export': 'first'}, 'export.*best'),
     ({'explosion': -1.0}, 'explosion'),
+    ({'explosion': 0.5}, 'explosion'),
     ({'remat': True, 'network': {'kind': 'autoregressive'}}, 'remat'),
     ({'accumulate': 0}, 'accumulate'),
   ],
