@@ -122,11 +122,13 @@ def placed(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
 
 def at(tree: Any, where: Any) -> Any:
   """Returns a tree of shapes with their shardings, or one for all leaves."""
+
+  def one(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
   if isinstance(where, jax.sharding.Sharding):
-    one, where = where, jax.tree.map(lambda _: one, tree)
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where
-  )
+    return jax.tree.map(lambda x: one(x, where), tree)
+  return jax.tree.map(one, tree, where)
 
 
 def not_split(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> list[str]:
