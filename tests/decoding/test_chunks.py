@@ -1,6 +1,7 @@
 """Caches that are read otherwise, prompts in chunks: the same contract."""
 
 import dataclasses
+import functools
 
 import contract_systems as systems
 import jax
@@ -64,6 +65,19 @@ def test_tokens_are_those_of_plain_decoding(row, form):
     assert found == systems.plain(settings)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def first_tree(engine, params, drafter_params, state):
+  tree, _ = engine.drafter.draft(
+    drafter_params,
+    state.drafter,
+    engine.context(params, state),
+    state.sampling,
+    state.noise,
+    engine.drafter.buckets[-1],
+  )
+  return tree
+
+
 @pytest.mark.parametrize('row', (ROWS[0], *ROWS[2:4]), ids=lambda row: row.kind)
 def test_first_drafts_are_the_same(row, monkeypatch):
   """So what drafters make of a prompt is: a wrong state costs only speed."""
@@ -75,12 +89,12 @@ def test_first_drafts_are_the_same(row, monkeypatch):
       asked = one.requests[place : place + 1]
       rows.fill([place], session.start(asked, rows.group))
     state = rows.state
-    slots = one.drafter.buckets[-1]
-    trees.append(contract._first_tree(one.drafter, session, state, slots))
+    given = session.engine, session.params, session.drafter_params
+    trees.append(first_tree(*given, state))
     # The control: a state that belongs to the prompts in another order.
     turned = jax.tree.map(lambda x: x[::-1], state.drafter)
     state = state.replace(drafter=turned)
-    others.append(contract._first_tree(one.drafter, session, state, slots))
+    others.append(first_tree(*given, state))
     monkeypatch.setattr(prefill, 'CHUNK', 1024)
   assert (trees[0].token == trees[1].token).all()
   assert (others[0].token != trees[1].token).any()

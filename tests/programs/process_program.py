@@ -11,15 +11,14 @@ from specdiff_jax.training import loop
 
 
 def main(path, argv):
-  given = loop._next
+  given = loop._Watch.add
 
-  def noting(iterator, step):
-    batch = given(iterator, step)
+  def noting(metrics, step, batch, left_out):
+    given(metrics, step, batch, left_out)
     with open(path, 'a', encoding='utf-8') as file:
       file.write(json.dumps([step, batch.record.tolist()]) + '\n')
-    return batch
 
-  loop._next = noting
+  loop._Watch.add = noting
   return __main__.main(argv)
 
 

@@ -359,11 +359,6 @@ def test_a_run_may_come_to_its_best_checkpoint(tmp_path, whole):
     train(6)
 
 
-def test_data_that_end_early_are_an_error(tmp_path):
-  with pytest.raises(errors.InputError, match='before step 6'):
-    tiny_training.train(tmp_path, 6, iterator=tiny_training.batches(1))
-
-
 def test_metrics_are_valid_json(tmp_path):
   writer = metrics.MetricsWriter(str(tmp_path / 'a' / 'm.jsonl'))
   writer.write(1, {'loss': np.float32('nan'), 'slots': [1.5, np.inf]})

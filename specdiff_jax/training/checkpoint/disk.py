@@ -39,13 +39,20 @@ def tell(action: Callable[[], Any]) -> None:
 def probe(folder: str) -> None:
   """Writes a file in a new folder there, and removes both; raises OSError.
 
-  What a kill leaves of them orbax removes, by the name, with its own.
+  What a kill leaves of them orbax removes, by the name, with its own; and what
+  it meets of a probe while it does.
   """
-  with tempfile.TemporaryDirectory(
-    dir=folder, prefix='probe', suffix=_UNFINISHED
-  ) as inner:
-    with open(os.path.join(inner, 'probe'), 'wb') as file:
-      file.write(b'0')
+  for again in (True, True, False):
+    try:
+      with tempfile.TemporaryDirectory(
+        dir=folder, prefix='probe', suffix=_UNFINISHED
+      ) as inner:
+        with open(os.path.join(inner, 'probe'), 'wb') as file:
+          file.write(b'0')
+      return
+    except FileNotFoundError:
+      if not again:
+        raise
 
 
 def clear(folder: str) -> None:
