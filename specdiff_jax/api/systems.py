@@ -178,6 +178,7 @@ class System:
       session = decoding.under(self.session, recipe, self.verifier)
     engine, longest = session.engine, max(len(r.prompt) for r in requests)
     most = engine.verifier.max_positions - longest
+    # Published models that draft have positions of their own, maybe fewer.
     if drafts := getattr(engine.drafter, 'max_tokens', 0):
       bucket = request_lib.bucket_for(longest, session.buckets)
       most = min(most, drafts - bucket)

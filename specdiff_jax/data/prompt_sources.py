@@ -173,12 +173,7 @@ def _line(
   fields: dict[str, Any] = {'prompt': prompt}
   if arguments := prompts_lib.arguments(where, record, prompt):
     fields['chat_template_kwargs'] = arguments
-  try:
-    told = json.dumps(fields).encode()
-  except TypeError as error:  # a table's dates, bytes ...
-    raise errors.InputError(
-      f'{where}: a field cannot be read ({error}); make a text of it.'
-    ) from error
+  told = prompts_lib.encoded(where, fields)
   content = hashlib.sha256(told).hexdigest()[:16]
   own = record[id_field] if id_field else content
   if not isinstance(own, str | int):

@@ -138,6 +138,16 @@ def lines(path: str) -> Iterator[tuple[int, bytes]]:
       yield number, line
 
 
+def encoded(where: str, fields: Mapping[str, Any]) -> bytes:
+  """Returns a record as JSON; InputError for what JSON has no form for."""
+  try:
+    return json.dumps(fields).encode()
+  except TypeError as error:  # a table's dates, bytes ...
+    raise errors.InputError(
+      f'{where}: a field cannot be read ({error}); make a text of it.'
+    ) from error
+
+
 def parse(line: bytes, where: str) -> Prompt:
   """Returns the prompt of one line, or raises an error that says `where`."""
   fields = parsed(line, where)

@@ -242,13 +242,7 @@ def read(
     fields = _fields(name, suite, record, where)
     fields.setdefault('id', f'{name}-{number}')
     fields.setdefault('task', name)
-    try:
-      line = json.dumps(fields).encode()
-    except TypeError as error:  # a table's dates, bytes ...
-      raise errors.InputError(
-        f'{where}: a field cannot be read ({error}); make a text of it.'
-      ) from error
-    one = prompts_lib.parse(line, where)
+    one = prompts_lib.parse(prompts_lib.encoded(where, fields), where)
     if one.id in found:
       raise errors.InputError(
         f'{where}: the id {one.id!r} stands there twice; ids must be unique. '

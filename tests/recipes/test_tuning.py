@@ -42,7 +42,7 @@ def test_who_gets_another_vocabulary(kind, free, new):
       tuning._of_vocab(network, config, verifier)
 
 
-def test_a_loss_of_whole_texts_is_rounded_as_a_score_is():
+def test_matrices_are_rounded_only_where_that_is_asked():
   params = models.tiny_verifier().params
   of = lambda dtype: scores.in_dtype(lambda p, x: p['embed'].dtype, dtype)
   assert of('float32')(params, 0) == 'float32'

@@ -254,7 +254,7 @@ def _llama3_scaling(
   """
   info = header.tensors[tensors.FACTORS]
   frequencies = base ** -(jnp.arange(0, head_dim, 2) / head_dim)
-  factors = np.ones(1)  # no such
+  factors = np.ones(1)  # of another form than any model's
   if info.shape == frequencies.shape:
     tensor = tensors.Quantised(header.path, tensors.FACTORS, info)
     factors = stored.read(tensor)
