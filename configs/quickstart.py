@@ -9,8 +9,8 @@ is compilation, which launch/quickstart.sh keeps. Installation and a download of
 93 MB come before.
 
 Expected: all exact. On GSM8K's test prompts specdiff is twice as fast as plain
-decoding in bfloat16, tau 2.8, lookup 1.3 times (see the README); the three prompts
-here are a first look.
+decoding in bfloat16, tau 2.8, lookup 1.3 times (see the README and
+docs/results.md); the three prompts here are a first look.
 
 COMMAND:
   python -m specdiff_jax bench --config=configs/quickstart.py
