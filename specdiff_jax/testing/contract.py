@@ -281,8 +281,10 @@ def check_ends(one: Contract) -> None:
   settings = one.settings[:2][-1]
   plain = one.plain(settings)
   for end in dict.fromkeys(plain[0][: 2 * one.drafter.max_depth + 3]):
-    got = one.decode(dataclasses.replace(settings, end_ids=(end,)))
-    one.compare(got, [_cut(text, end) for text in plain], f'end token {end}')
+    ended = dataclasses.replace(settings, end_ids=(end,))
+    got = one.decode(ended, one.requests[:BATCH])
+    wanted = [_cut(text, end) for text in plain]
+    one.compare(got, wanted, f'end token {end}')
 
 
 def check_limits(one: Contract) -> None:
@@ -290,7 +292,8 @@ def check_limits(one: Contract) -> None:
   settings = one.settings[:2][-1]
   plain = one.plain(settings)
   for limit in range(1, min(2 * one.drafter.max_depth + 3, NEW)):
-    got = one.decode(dataclasses.replace(settings, max_new_tokens=limit))
+    limited = dataclasses.replace(settings, max_new_tokens=limit)
+    got = one.decode(limited, one.requests[:BATCH])
     wanted = [text[:limit] for text in plain]
     one.compare(got, wanted, f'max_new_tokens={limit}')
 

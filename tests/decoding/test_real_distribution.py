@@ -162,8 +162,6 @@ def p_value(found, law):
   'name, rule',
   [
     ('specdiff', 'block'),
-    ('specdiff', 'rejection'),
-    ('specdiff2', 'greedy'),
     ('tree', 'without_replacement'),
   ],
 )

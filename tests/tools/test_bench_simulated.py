@@ -19,13 +19,12 @@ def told(specdiff, tiny, rate):
 
 
 def test_tau_is_made_up_and_texts_are_not(specdiff, tiny):
-  found = {rate: told(specdiff, tiny, rate) for rate in (0.0, 0.6, 1.0)}
+  found = {rate: told(specdiff, tiny, rate) for rate in (0.0, 0.6)}
   for rows in found.values():
     assert all(row['exact'] and not row['recompiles'] for row in rows.values())
   for name in 'specdiff', 'tree':
-    never, some, always = (found[rate][name] for rate in (0.0, 0.6, 1.0))
+    never, some = (found[rate][name] for rate in (0.0, 0.6))
     assert never['tau'] == 1 and never['accepted'] == 0
-    assert always['surv'][0] == 1 and always['tau'] > 4
     # 5 standard errors of the coins about the mean of a geometric law.
     mean = sum(0.6**k for k in range(5))
     assert abs(some['tau'] - mean) < 5 * 1.5 / some['cycles'] ** 0.5
@@ -78,3 +77,4 @@ def test_a_network_of_the_verifiers_own_layers_is_simulated_too(specdiff, tiny):
   plain, *drafted = run.json['systems']
   assert 'simulated' not in plain
   assert all(row['simulated'] and row['tau'] > 3 for row in drafted)
+  assert all(row['surv'][0] == 1 for row in drafted)
