@@ -12,8 +12,13 @@ import whole_text
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.checkpoints import weights
 
-torch = pytest.importorskip('torch')
-transformers = pytest.importorskip('transformers')
+
+@pytest.fixture(scope='module', autouse=True)
+def transformers():
+  """The library, imported where tests run and not where they are collected."""
+  pytest.importorskip('torch')
+  return pytest.importorskip('transformers')
+
 
 _TOLERANCE = 2e-3
 _PROMPTS = (
@@ -89,7 +94,9 @@ def test_a_wrong_config_is_noticed(tiny, change):
 
 
 @pytest.mark.parametrize('current', [True, False])
-def test_transformers_reads_what_ours_reads(tiny, tmp_path, current):
+def test_transformers_reads_what_ours_reads(
+  tiny, tmp_path, current, transformers
+):
   """The directory of the tests is one that `transformers` takes as its own."""
   config, params, tokenizer = tiny
   path = str(tmp_path)
@@ -154,7 +161,7 @@ def test_greedy_tokens_and_perplexity(request, name):
 
 
 @pytest.mark.needs_quickstart
-def test_smollm2_chat_and_ids(smollm2, tmp_path):
+def test_smollm2_chat_and_ids(smollm2, tmp_path, transformers):
   """Ids of a chat prompt equal apply_chat_template's."""
   backend = smollm2.tokenizer.backend
   fast = transformers.PreTrainedTokenizerFast(

@@ -202,8 +202,9 @@ def test_the_batch_is_that_of_training(config, root):
 
 @pytest.mark.parametrize('name', ['train', 'decode', 'prefill'])
 def test_programs_are_made_and_what_they_hold_told(config, name):
-  # A drafter of which nothing is held.
-  given = config if name == 'train' else config.change(system='lookup')
+  # A drafter of which nothing is held; devices of serving that are not here.
+  given = config.change(decode_mesh=(1, 8))
+  given = given if name == 'train' else given.change(system='lookup')
   program = build_aot.program(given, name, jax.devices())
   held, floor = program.held, program.floor
   assert program.mesh == {'data': 1, 'model': 1}

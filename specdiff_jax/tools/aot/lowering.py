@@ -184,7 +184,8 @@ class Serving:
   @classmethod
   def of(cls, config: recipe_lib.Recipe, mesh, checkpoint) -> 'Serving':
     decoding.check(config)
-    config = config.change(cache_step=0)  # the largest cache requests reach
+    # The largest cache that requests reach; and devices of `mesh`, not of here.
+    config = config.change(cache_step=0, decode_mesh=(1, 1))
     made, platform = [], mesh.devices.flat[0].platform
 
     def make(params):
