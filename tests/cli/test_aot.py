@@ -341,6 +341,32 @@ def test_other_errors_of_the_compiler_are_errors():
     memory.compiled(Failing('INTERNAL: something broke'), GIB)
 
 
+def test_a_program_that_cannot_be_read_still_fits(specdiff, tiny, monkeypatch):
+  """The compiler wrote what this jaxlib does not know."""
+  program = jax.jit(lambda x: x + 1).lower(np.ones(3)).compile()
+
+  class Unreadable:
+    def compile(self):
+      return self
+
+    def memory_analysis(self):
+      return program.memory_analysis()
+
+    def as_text(self):
+      raise jax.errors.JaxRuntimeError('INTERNAL: async-update of 3\nmore')
+
+  outcome = memory.compiled(Unreadable(), GIB)
+  assert outcome.fits and outcome.costs is None and 0 < outcome.peak < GIB
+  monkeypatch.setattr(topology, 'devices', lambda name, slices: jax.devices())
+  chip = topology.Chip(8 * GIB, bandwidth=1e3, flops=1e9, links=1e3)
+  monkeypatch.setattr(topology, 'chip', lambda devices: chip)
+  monkeypatch.setattr(memory, 'compiled', lambda *args: outcome)
+  run = specdiff('aot', tiny, '--topology=v5e:2x2', '--program=decode')
+  assert run.code == 0 and run.json['fits'], run.err
+  assert 'hbm_bytes' not in run.json and run.json['flops_per_chip'] is None
+  assert 'cannot be read' in run.out and 'async-update of 3)' in run.out
+
+
 def test_outcomes_are_told(specdiff, tiny, monkeypatch):
   """The exit codes and the JSON line, of a program that was not compiled."""
   costs = hlo_costs.Costs(

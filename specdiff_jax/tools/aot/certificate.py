@@ -45,7 +45,7 @@ class Certificate:
 
   @property
   def roofline(self) -> roofline_lib.Roofline | None:
-    """What it could do; None if it does not fit."""
+    """What it could do; None if that is not known."""
     return _roofline(self.program, self.outcome, self.chip)
 
   @property
@@ -155,9 +155,10 @@ class Certificate:
     ]
 
   def remarks(self) -> list[str]:
-    """Returns what no mesh divides, the compiler's own list, and the advice."""
+    """Returns what no mesh divides, the compiler's own words, and the advice."""
     whole = [f'Held whole by every chip: {line}' for line in self.program.whole]
-    return [*whole, *filter(None, [self.outcome.allocations]), *self.advice]
+    words = self.outcome.allocations, self.outcome.unread
+    return [*whole, *filter(None, words), *self.advice]
 
 
 def _end(label: str) -> str:

@@ -27,8 +27,9 @@ class Outcome:
     limit: bytes that a device has; 0 where that cannot be told.
     parts: bytes of arguments, results that are not arguments again,
       temporaries and code. Empty if it does not fit: the compiler gives up.
-    costs: what it does; None if it does not fit.
+    costs: what it does; None if it does not fit, or cannot be read.
     allocations: the compiler's own list of what is largest, if it does not.
+    unread: why what it does cannot be read.
     seconds: of compiling.
     cpu_seconds: of all its threads.
   """
@@ -41,6 +42,7 @@ class Outcome:
   allocations: str
   seconds: float
   cpu_seconds: float = 0.0
+  unread: str = ''
 
 
 def compiled(
@@ -71,10 +73,19 @@ def compiled(
   parts = parts_of(memory)
   peak = memory.peak_memory_in_bytes or sum(parts.values()) - parts['code']
   peak += parts['code']
-  costs = hlo_costs.read(program.as_text() or '', names)
-  return Outcome(
-    not limit or peak <= limit, peak, limit, parts, costs, '', seconds, cpu
-  )
+  costs, unread = None, ''
+  try:
+    costs = hlo_costs.read(program.as_text() or '', names)
+  except jax.errors.JaxRuntimeError as error:
+    # A compiler of another age may write what this jaxlib does not know: that
+    # it fits is known, and was minutes of work.
+    unread = (
+      'What the program does cannot be read, so that bytes, FLOPs and '
+      f'collectives are not told ({str(error).splitlines()[0]}). The compiler '
+      'and jaxlib are of two releases; another topology or mesh may do.'
+    )
+  fits = not limit or peak <= limit
+  return Outcome(fits, peak, limit, parts, costs, '', seconds, cpu, unread)
 
 
 def parts_of(memory: Any) -> dict[str, int]:
