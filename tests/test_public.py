@@ -108,6 +108,8 @@ def test_a_text_a_list_and_tokens_are_one(lookup, verifier):
   out = lookup.generate(PROMPT)
   assert isinstance(out.text, str) and len(out.tokens) == 8
   assert lookup.generate([PROMPT]) == [out]
+  numbers = {'temperature': np.float32(0), 'top_k': np.int64(0)}
+  assert lookup.generate(PROMPT, **numbers) == out
   assert lookup.generate(verifier.tokenizer.encode(PROMPT)) == out
   both = lookup.generate([PROMPT, 'another'])
   assert both[0] == out and len(both) == 2

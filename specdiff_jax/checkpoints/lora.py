@@ -208,6 +208,8 @@ def _check_supported(file: str, settings: dict[str, Any]) -> None:
       good = value in _STARTS
     elif key == 'bias':
       good = value in (None, 'none')
+    elif key == 'use_rslora':
+      good = value in (None, True, False)
     else:
       good = key in _PLAIN or value in (None, False, 0, [], {}, '')
     if not good:

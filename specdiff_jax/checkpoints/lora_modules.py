@@ -154,7 +154,14 @@ class Targets:
 
   def check(self, path: str, name: str, module: str) -> None:
     """Raises InputError for a tensor's module that peft would leave aside."""
-    if self._means('exclude_modules', module):
+    excluded = self._means('exclude_modules', module)
+    if excluded is None:
+      raise errors.InputError(
+        f'{self._file}: exclude_modules is a regular expression that is not '
+        'read here, so that nobody knows whether it means '
+        f'{printing.short(name)}. {ADVICE}'
+      )
+    if excluded:
       why = 'exclude_modules of its config names it'
     elif self._means('target_modules', module) is False:
       why = 'target_modules of its config does not name it'

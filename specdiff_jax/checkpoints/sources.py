@@ -69,8 +69,10 @@ def open_model(path: str, adapter: str = '') -> Source:
   Example: open_model('org/name').config.layers
   """
   source = _open(path)
-  if not adapter:
+  same = os.path.realpath(adapter) == os.path.realpath(source.folder)
+  if not (adapter and same):
     _refuse_adapter(source)
+  if not adapter:
     return source
   changes = lora.read(adapter, source.config)
   return dataclasses.replace(

@@ -184,6 +184,12 @@ def _first_match(leaf_name, shape, rules) -> tuple[Any, ...]:
   """Returns the axes of a leaf's first rule; () for scalars and no match."""
   if not shape:
     return ()
+  # Of a matrix as int8 (`models.int8`): its values, and a scale of each output.
+  matrix, _, part = leaf_name.rpartition('/')
+  if part == 'values':
+    return _first_match(matrix, shape, rules)
+  if part == 'scale':
+    return _first_match(matrix, (*shape, 1), rules)[: len(shape)]
   for pattern, axes in rules:
     if not pattern.search(leaf_name):
       continue

@@ -69,11 +69,14 @@ def requests(
 
   Raises InputError if a prompt is longer than the largest of prompt_buckets.
   """
-  return collect_lib.requests_of(
+  found = collect_lib.requests_of(
     prompts_lib.repeated(texts, recipe.collecting.completions),
     lambda prompt: decoding.tokens(recipe, checkpoint, prompt),
     max(recipe.decoding.prompt_buckets),
   )
+  for one in found:
+    decoding.check_positions(recipe, checkpoint, one.id, len(one.prompt))
+  return found
 
 
 def collect(
@@ -269,7 +272,8 @@ def refreshed(
   train, _ = windows.split(source, recipe.training.eval_fraction)
   accepted, digest = _accepted(recipe, checkpoint, drafter, train)
   options = recipe.collecting
-  most = max(recipe.decoding.prompt_buckets)
+  positions = checkpoint.config.max_positions - recipe.sampling.max_new_tokens
+  most = min(max(recipe.decoding.prompt_buckets), positions)
   found = []
   for index, counts in enumerate(accepted):
     anchors = refresh.failing(

@@ -416,7 +416,7 @@ def requests(
 def _request(
   recipe, checkpoint, prompt: prompts_lib.Prompt
 ) -> request_lib.Request:
-  sampling, longest = recipe.sampling, max(recipe.decoding.prompt_buckets)
+  longest = max(recipe.decoding.prompt_buckets)
   id, ids = prompt.id, tokens(recipe, checkpoint, prompt)
   if not 0 < len(ids) <= longest:
     raise errors.InputError(
@@ -424,15 +424,21 @@ def _request(
       f'{longest} to fit the buffers. Raise '
       'config.prompt_buckets, or leave this prompt out.'
     )
-  most = checkpoint.config.max_positions
-  if len(ids) + sampling.max_new_tokens > most:
-    raise errors.InputError(
-      f'The prompt {id!r} has {len(ids)} tokens, which with '
-      f'{sampling.max_new_tokens} new ones are more than the {most} positions '
-      'that the verifier was trained for. Lower config.max_new_tokens, or '
-      'leave this prompt out.'
-    )
+  check_positions(recipe, checkpoint, id, len(ids))
   return request_lib.named(id, ids)
+
+
+def check_positions(
+  recipe: recipe_lib.Recipe, checkpoint: weights.Checkpoint, id: str, size: int
+) -> None:
+  """Raises InputError where the verifier has no positions for a prompt."""
+  new, most = recipe.sampling.max_new_tokens, checkpoint.config.max_positions
+  if size + new > most:
+    raise errors.InputError(
+      f'The prompt {id!r} has {size} tokens, which with {new} new ones are more '
+      f'than the {most} positions that the verifier was trained for. Lower '
+      'config.max_new_tokens, or leave this prompt out.'
+    )
 
 
 def identity(
@@ -444,6 +450,8 @@ def identity(
   fingerprint.
   """
   decides = recipe.deciding('text') | {'verifier': checkpoint.fingerprint}
+  # Of a drafter that is rounded the text knows nothing.
+  decides['int8'] = 'verifier' if systems.is_int8(recipe, 'verifier') else ''
   if recipe.sampling.temperature:  # else there is none
     decides |= {'noise': sampling_lib.KEYED}
   return decides

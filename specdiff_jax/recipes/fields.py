@@ -13,6 +13,8 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from specdiff_jax.core import errors
 from specdiff_jax.core import files
 from specdiff_jax.core import paths
@@ -106,6 +108,8 @@ def _kind(
   """
   default: Any = one.default
   kind: Any = type(default)
+  if isinstance(value, np.generic):
+    value = value.item()
   if one.metadata['about'].path:
     value = paths.each(value, lambda x: paths.expand(x, f'config.{name}'))
   if kind is tuple:

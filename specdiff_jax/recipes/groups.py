@@ -72,7 +72,7 @@ class Model:
       'bfloat16. A rounded verifier is another verifier, whose own '
       'distribution decoding then reproduces exactly; a rounded drafter '
       'changes only the speed', choices=('', 'verifier', 'drafter', 'both'),
-      reported=('bench',),
+      reported=('bench', 'verify'),
   )  # fmt: skip
   cache_dir: str = field(
       'runs/verifier', 'where fetched weights are kept', path=True,

@@ -393,6 +393,9 @@ def rename(old, new):
         ({'rank_pattern': [1]}, None, r'rank_pattern is \[1\]'),
         ({'target_modules': 3}, None, 'target_modules is 3'),
         ({'exclude_modules': [3]}, None, r'exclude_modules is \[3\]'),
+        ({'exclude_modules': '(?i).*DOWN_PROJ'}, None,
+         'exclude_modules is a regular expression that is not read'),
+        ({'use_rslora': 'false'}, None, "use_rslora is 'false'"),
         ({'layers_to_transform': ['a']}, None, 'layers_to_transform is '),
         ({'layers_pattern': '(a+)+'}, None, r'layers_pattern is '),
         ({}, lambda f: f.update(

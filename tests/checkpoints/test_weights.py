@@ -342,8 +342,9 @@ def test_a_tensor_in_two_files_is_refused(tiny, tmp_path):
 
 def test_two_models_in_a_folder(tiny, directory, tmp_path):
   hf_reference.write_json(directory, 'adapter_config.json', {})
-  with pytest.raises(errors.InputError, match='adapter_config.json.*LoRA'):
-    weights.load(directory, 'float32')
+  for adapter in '', str(tmp_path / 'another'):
+    with pytest.raises(errors.InputError, match='adapter_config.json.*LoRA'):
+      weights.load(directory, 'float32', adapter=adapter)
   os.remove(f'{directory}/adapter_config.json')
   weights.load(directory, 'float32')
   native = tmp_path / 'native'

@@ -66,6 +66,20 @@ def test_prompts_that_changed_are_refused(specdiff, argv, root, tmp_path):
   assert (tmp_path / 'a' / 'journal.jsonl').read_bytes() == before
 
 
+def test_a_prompt_beyond_the_positions_is_named_first(specdiff, tiny, tmp_path):
+  prompts = tmp_path / 'p.jsonl'
+  prompts.write_text(
+    '{"id": "short", "prompt": "one"}\n'
+    '{"id": "long", "prompt": "%s"}\n' % ('a' * 1020)
+  )
+  run = specdiff(
+    'collect', tiny, f'--prompts={prompts}', f'--workdir={tmp_path}/a',
+    '--config.system=ar', '--config.prompt_buckets=(64,1024)',
+  )  # fmt: skip
+  assert run.code == 2 and "'long' has 102" in run.err, run.err
+  assert '1024 positions' in run.err and not (tmp_path / 'a').exists()
+
+
 def test_a_dataset_without_its_journal_stays(specdiff, argv, tmp_path):
   workdir = f'--workdir={tmp_path}'
   assert specdiff(*argv, '--limit=2', workdir).code == 0

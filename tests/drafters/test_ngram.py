@@ -263,6 +263,9 @@ ngram 3=1
 """
 
 
+EMPTY = '\\data\\\nngram 1=0\n\\1-grams:\n\\end\\\n'
+
+
 def arpa(tmp_path, text):
   path = tmp_path / 'n.arpa'
   path.write_text(text)
@@ -299,6 +302,7 @@ def test_an_arpa_file_is_read(tmp_path):
     ('ngram 1=5', 'ngram 1=6', 'line 14: .*after 5 1-grams'),
     ('\\3-grams:', '\\4-grams:', 'line 19: .*3-grams: should stand'),
     ('\\end\\', '', 'line 23: .*end.* should stand'),
+    (ARPA, EMPTY, 'line 4: .*without the probability of any token'),
   ],
 )
 def test_a_malformed_arpa_file_names_the_line(tmp_path, old, new, said):

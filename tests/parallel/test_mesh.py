@@ -8,6 +8,7 @@ import pytest
 from specdiff_jax.core import errors
 from specdiff_jax.drafters import tables
 from specdiff_jax.models import cache as cache_lib
+from specdiff_jax.models import int8
 from specdiff_jax.parallel import mesh as mesh_lib
 from specdiff_jax.parallel import processes
 from specdiff_jax.parallel import rules
@@ -188,6 +189,29 @@ def test_fully_sharded_params():
     'embed': P(None, 'data'),  # 30 rows do not go over four devices
     'final_norm': P(),
   }
+
+
+def test_a_rounded_matrix_is_split_as_it_was():
+  """Its values like the matrix, its scales like their outputs."""
+  shapes = {'layer_0/query': (8, 6), 'layer_0/output': (6, 8)}
+  whole = {
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in shapes.items()
+  }
+  mesh, table = fake_mesh(1, 2), tables.sharding()
+  wanted = rules.shardings(whole, table, mesh)
+  tree = {
+    name: int8.Int8(
+      jax.ShapeDtypeStruct(shape, np.int8),
+      jax.ShapeDtypeStruct(shape[:1], np.float32),
+    )
+    for name, shape in shapes.items()
+  }
+  got = rules.shardings(tree, table, mesh)
+  for name, one in got.items():
+    assert one.values.spec == wanted[name].spec != P()
+  assert got['layer_0/query'].scale.spec == P('model')
+  assert got['layer_0/output'].scale.spec in (P(), P(None))
 
 
 def test_what_is_not_split_is_told():

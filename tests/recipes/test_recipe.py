@@ -59,7 +59,7 @@ BENCH = (
 VERIFY = (
     'drafter', 'rule', 'draft', 'gamma', 'drafts', 'budget', 'dtype',
     'max_new_tokens', 'top_k', 'top_p', 'seed', 'chat', 'template', 'branches',
-    'head', 'candidates', 'frontier',
+    'head', 'candidates', 'frontier', 'int8',
 )  # fmt: skip
 
 
@@ -70,6 +70,17 @@ def test_what_decides_a_text_is_what_it_was():
   assert changed.deciding('text') == one.deciding('text') | {
     'template': '{"x": 1}'
   }
+
+
+def test_a_rounded_drafter_changes_no_text():
+  class Checkpoint:
+    fingerprint = 'a'
+
+  same = [
+    decoding.identity(fields.typed({'int8': value}), Checkpoint())
+    for value in ('', 'drafter', 'verifier', 'both')
+  ]
+  assert same[0] == same[1] != same[2] == same[3]
 
 
 @pytest.mark.parametrize('name', loss_options.LOSSES)

@@ -306,6 +306,9 @@ _GONE = object()
     ('drafts', 'a', "whose drafts is 'a'"),
     ('drafts', 10**400, 'whose drafts is 1000'),
     ('correct', None, 'whose correct is None'),
+    ('interval', [1.1, 1.2, 1.3], 'whose interval is '),
+    ('interval', [None, 1.0], 'whose interval is '),
+    ('speedup_over_fastest_ar', {}, 'whose speedup_over_fastest_ar is '),
     ('mismatched_rows', None, 'whose mismatched_rows is None'),
     ('excused_rows', -1, 'whose excused_rows is -1'),
     ('prompts', [], 'whose prompts is '),
@@ -434,6 +437,9 @@ def test_files_that_are_no_results(tmp_path, text):
     results.read([str(path)])
   with pytest.raises(errors.InputError, match='missing'):
     results.read([str(tmp_path / 'missing')])
+  os.mkfifo(tmp_path / 'pipe.json')  # not waited for
+  with pytest.raises(errors.InputError, match='not a regular file'):
+    results.read([str(tmp_path / 'pipe.json')])
   bad = tmp_path / 'metrics.jsonl'
   bad.write_text('{"step": 1}\nno\n{"step": 2}\n')
   with pytest.raises(errors.InputError, match='metrics.jsonl, line 2'):

@@ -1,5 +1,6 @@
 """N-gram models on disk: our safetensors file, and ARPA files of others."""
 
+import codecs
 from collections.abc import Callable, Mapping, Sequence
 import math
 import re
@@ -173,6 +174,8 @@ class _Arpa:
       self.number += 1
       if self.number % 65536 == 0:
         self.progress(self.number)
+      if self.number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
       if not line or line.strip():
         return line.strip(b' \t\r\n')
 
@@ -226,6 +229,8 @@ class _Arpa:
       )
     values = list(zip(*rows)) if rows else [()] * 4
     columns = [np.array(x, t) for x, t in zip(values, _PARTS.values())]
+    if n == 1 and not rows:
+      raise self._fault('without the probability of any token')
     if n > 1:
       return model.Level(*columns), found, line
     one = model.Level(

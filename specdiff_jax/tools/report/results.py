@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from specdiff_jax.tools.bench import result as bench_result
 _METRICS = 'metrics.jsonl'
 # No measured number is larger, and sums of such can be drawn.
 _MOST = 2**53
+_MOST_BYTES = 2**28  # of a file: a metrics.jsonl of a million lines
 
 _Kinds = Mapping[str, Callable[[Any], bool]]
 
@@ -62,6 +64,12 @@ def _histograms(value: Any) -> bool:
   )
 
 
+def _interval(value: Any) -> bool:
+  return value is None or (
+    _list(value) and len(value) == 2 and all(map(_number, value))
+  )
+
+
 def _held_out(value: Any) -> bool:
   return value is None or not _fault(value, {'tau': _number_or_null})
 
@@ -93,6 +101,8 @@ _MORE = {
   'mismatched_rows': _count,
   'excused_rows': _count,
   'correct': _number,
+  'interval': _interval,
+  'speedup_over_fastest_ar': _number_or_null,
   'break_even_tau': _number_or_null,
   'predicted_speedup': _number_or_null,
   'r': _number_or_null,
@@ -216,14 +226,13 @@ def _names(paths: Sequence[str]) -> list[str]:
 def _read(path: str) -> Any:
   """Returns the object of a bench, or the curve of a run."""
   try:
-    with open(path, encoding='utf-8') as file:
-      lines = [line for line in file if line.strip()]
-  except (OSError, UnicodeDecodeError) as error:
-    why = getattr(error, 'strerror', None) or error
+    text = files.read(path, _MOST_BYTES).decode()
+  except UnicodeDecodeError as error:
     raise errors.InputError(
-      f'{path}: cannot be read ({why}). Give a file that `specdiff '
+      f'{path}: cannot be read ({error}). Give a file that `specdiff '
       'bench --out` wrote, or the workdir of `specdiff distill`.'
     ) from error
+  lines = [line for line in io.StringIO(text) if line.strip()]
   if path.endswith('.jsonl'):
     return _learnt(path, lines)
   found = None
