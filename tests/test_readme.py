@@ -218,7 +218,7 @@ def test_the_site_builds(sources):
   [
     ('systems.md', '(trees.md)', '(tree.md)'),
     ('systems.md', 'index.md#the-loop', 'index.md#a-loop'),
-    ('api.md', '::: specdiff_jax.core.types.Drafter\n', '::: specdiff_jax.Its\n'),
+    ('api.md', '::: specdiff_jax.core.protocols.Drafter\n', '::: specdiff_jax.Its\n'),
   ],
 )  # fmt: skip
 def test_a_site_with_an_error_does_not_build(sources, page, right, wrong):

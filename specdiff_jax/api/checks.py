@@ -5,7 +5,7 @@ from typing import Any
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
-from specdiff_jax.core import types
+from specdiff_jax.core import protocols
 from specdiff_jax.recipes import systems
 
 _DRAFTER = (
@@ -48,10 +48,10 @@ def drafter(value: Any, layers: int) -> None:
       'but they have to be the sizes of its trees, in ascending order, such as '
       '(5,): see the protocol Drafter.'
     )
-  if value.proposal not in types.PROPOSALS:
+  if value.proposal not in protocols.PROPOSALS:
     raise errors.InputError(
       f'drafter is a {kind} whose proposal is {printing.short(value.proposal)}, '
-      f'but it has to be one of {", ".join(types.PROPOSALS)}: it decides which '
+      f'but it has to be one of {", ".join(protocols.PROPOSALS)}: it decides which '
       'rules are lossless.'
     )
   if len(value.buckets) > 1:

@@ -6,13 +6,14 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 
 Carry = tuple[jax.Array, types.DecodeState]  # cycles so far, state
 
 
 def run(
-  drafter: types.AdaptiveDrafter,
+  drafter: protocols.AdaptiveDrafter,
   drafter_params: types.Params,
   cycle: Callable[[int, types.DecodeState], types.DecodeState],
   enter: Callable[[int, types.DecodeState], types.DecodeState],

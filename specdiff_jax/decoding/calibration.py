@@ -6,11 +6,12 @@ import time
 import jax
 import numpy as np
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 
 
 def measured(
-  drafter: types.AdaptiveDrafter,
+  drafter: protocols.AdaptiveDrafter,
   params: types.Params,
   start: Callable[[], types.DecodeState],
   decode: Callable[[types.Params, types.DecodeState, int], types.DecodeState],

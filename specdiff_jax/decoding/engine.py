@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import buckets
@@ -57,9 +58,9 @@ class Engine:
     197
   """
 
-  verifier: types.Verifier
-  drafter: types.Drafter
-  rule: types.AcceptanceRule
+  verifier: protocols.Verifier
+  drafter: protocols.Drafter
+  rule: protocols.AcceptanceRule
   max_new_tokens: int
   cache_step: int = 0
   mesh: jax.sharding.Mesh | None = None
@@ -71,10 +72,10 @@ class Engine:
     accept.check(self.drafter, self.rule)
 
   @property
-  def adaptive(self) -> types.AdaptiveDrafter | None:
+  def adaptive(self) -> protocols.AdaptiveDrafter | None:
     """The drafter, if it chooses among several buckets."""
     several = len(self.drafter.buckets) > 1
-    return cast(types.AdaptiveDrafter, self.drafter) if several else None
+    return cast(protocols.AdaptiveDrafter, self.drafter) if several else None
 
   def check_length(self, prompt: int) -> None:
     """Raises InputError if the verifier has no positions for such a prompt."""
@@ -157,7 +158,7 @@ class Engine:
 
     def take(state, cache, features, start):
       if features is not None:
-        drafted = cast(types.FeatureDrafter, self.drafter).read(
+        drafted = cast(protocols.FeatureDrafter, self.drafter).read(
           drafter_params,
           state.drafter,
           self.context(params, state),
@@ -255,9 +256,9 @@ class Engine:
 
   def context(
     self, params: types.Params, state: types.DecodeState
-  ) -> types.Context:
+  ) -> protocols.Context:
     """Returns what the drafter may look at."""
-    return types.Context(
+    return protocols.Context(
       state.tokens,
       state.length,
       state.cache,

@@ -14,13 +14,14 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import chunks as chunks_lib
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 
 CHUNK = 1024  # tokens of each row that are read at once
 
 
 def read(
-  verifier: types.Verifier,
+  verifier: protocols.Verifier,
   params: types.Params,
   prompt: types.Prompt,
   carry: Any,

@@ -20,6 +20,7 @@ import numpy as np
 
 from specdiff_jax.core import chunks
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 from specdiff_jax.drafters import deferred_features
 
@@ -72,8 +73,8 @@ class Adaptive:
     plain: drafts nothing.
   """
 
-  arms: tuple[types.Drafter, ...]
-  plain: types.Drafter
+  arms: tuple[protocols.Drafter, ...]
+  plain: protocols.Drafter
 
   calibrates = True
 
@@ -139,7 +140,7 @@ class Adaptive:
     return jnp.zeros(shape, jnp.float32)
 
   def read(self, params, state, context, features, start):
-    arm = cast(types.FeatureDrafter, self.arms[-1])
+    arm = cast(protocols.FeatureDrafter, self.arms[-1])
     arms = arm.read(params.arms, state.arms, context, features, start)
     last = chunks.last(state.unread[:, 0], features, context.length - 2 - start)
     return state.replace(arms=arms, unread=state.unread.at[:, 0].set(last))

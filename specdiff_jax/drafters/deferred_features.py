@@ -9,6 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 
 
@@ -23,10 +24,10 @@ def keep(buffer: jax.Array, features: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def read(
-  drafter: types.Drafter,
+  drafter: protocols.Drafter,
   params: types.Params,
   state: types.State,
-  context: types.Context,
+  context: protocols.Context,
   buffer: jax.Array,
   count: jax.Array,
   size: int,

@@ -11,9 +11,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
-from specdiff_jax.core import types
 from specdiff_jax.drafters import heads
 from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters import path_search
@@ -132,8 +132,8 @@ class DiffuSpec:
     return self._inner.features
 
   @property
-  def _inner(self) -> types.FeatureDrafter:
-    return cast(types.FeatureDrafter, self.inner)
+  def _inner(self) -> protocols.FeatureDrafter:
+    return cast(protocols.FeatureDrafter, self.inner)
 
   def init(self, params, context):
     zeros = jnp.zeros(context.length.shape, jnp.int32)

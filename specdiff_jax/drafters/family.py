@@ -18,7 +18,7 @@ import numpy as np
 from specdiff_jax.checkpoints import sources
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
-from specdiff_jax.core import types
+from specdiff_jax.core import protocols
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import drafter_file
 from specdiff_jax.drafters import marginals
@@ -107,7 +107,7 @@ class Serving:
     }
 
 
-Made = tuple[types.Drafter, Any]  # a drafter, and its params
+Made = tuple[protocols.Drafter, Any]  # a drafter, and its params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
 from specdiff_jax.drafters import marginals as marginals_lib
@@ -55,7 +56,7 @@ class Window:
     self,
     params: types.Params,
     state: types.State,
-    context: types.Context,
+    context: protocols.Context,
     sampling: types.Sampling,
     noise: types.Noise,
     slots: int,
@@ -68,7 +69,7 @@ class Window:
     self,
     params: types.Params,
     state: types.State,
-    context: types.Context,
+    context: protocols.Context,
     sampling: types.Sampling,
     noise: types.Noise,
   ) -> tuple[marginals_lib.Marginals, types.State]:
@@ -114,7 +115,7 @@ class SharedContext(Window):
     self,
     params: types.Params,
     state: types.State,
-    context: types.Context,
+    context: protocols.Context,
     sampling: types.Sampling,
     noise: types.Noise,
   ) -> tuple[marginals_lib.Marginals, types.State]:
@@ -134,7 +135,7 @@ class SharedContext(Window):
     self,
     params: types.Params,
     state: types.State,
-    context: types.Context,
+    context: protocols.Context,
     token: jax.Array | None = None,
     shown: jax.Array | None = None,
   ) -> marginals_lib.Marginals:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
-from specdiff_jax.core import types
+from specdiff_jax.core import protocols
 from specdiff_jax.decoding.rules import accept
 from specdiff_jax.decoding.rules import block_verification
 from specdiff_jax.decoding.rules import rejection
@@ -45,13 +45,13 @@ from specdiff_jax.recipes import recipe as recipe_lib
 class Parts(NamedTuple):
   """What a system is made of besides the verifier."""
 
-  drafter: types.Drafter
+  drafter: protocols.Drafter
   params: Any
-  rule: types.AcceptanceRule
+  rule: protocols.AcceptanceRule
   drafts: int  # of one pass
 
 
-RULES: Mapping[str, types.AcceptanceRule] = {
+RULES: Mapping[str, protocols.AcceptanceRule] = {
   'match': accept.SampleAndMatch(),
   'greedy': rejection.GreedyAcceptance(),
   'rejection': rejection.Rejection(),
@@ -402,7 +402,9 @@ def paired(options: Any, name: str, make: Callable[[], Any]) -> Any:
     ) from error
 
 
-def room(recipe: recipe_lib.Recipe, name: str, drafter: types.Drafter) -> None:
+def room(
+  recipe: recipe_lib.Recipe, name: str, drafter: protocols.Drafter
+) -> None:
   """Raises InputError if a pass has more tokens than the cache is made for."""
   slots, options = drafter.buckets[-1], recipe.systems[name]
   most = max(recipe.decoding.prompt_buckets) + recipe.sampling.max_new_tokens

@@ -11,6 +11,7 @@ import numpy as np
 
 from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import compilations
+from specdiff_jax.core import protocols
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
@@ -56,11 +57,11 @@ def requests(vocab_size: int) -> tuple[request_lib.Request, ...]:
 
 
 def check_drafter(
-  drafter: types.Drafter,
+  drafter: protocols.Drafter,
   params: types.Params = (),
   *,
   verifier: weights.Checkpoint | None = None,
-  rules: Sequence[types.AcceptanceRule] = (_MATCH,),
+  rules: Sequence[protocols.AcceptanceRule] = (_MATCH,),
 ) -> None:
   """Raises AssertionError, which says how, where a drafter breaks decoding.
 
@@ -95,7 +96,7 @@ _TREES: list[tuple[types.DraftTree, Any]] = []
 class _Watched:
   """A drafter whose trees are kept; all else is its own."""
 
-  drafter: types.Drafter
+  drafter: protocols.Drafter
 
   def __getattr__(self, name):
     return getattr(self.drafter, name)
@@ -118,10 +119,10 @@ class _Watched:
 class Contract:
   """A drafter with all that it decodes with."""
 
-  drafter: types.Drafter
+  drafter: protocols.Drafter
   params: types.Params
   verifier: weights.Checkpoint
-  rule: types.AcceptanceRule = _MATCH
+  rule: protocols.AcceptanceRule = _MATCH
 
   @property
   def name(self) -> str:
@@ -151,7 +152,7 @@ class Contract:
     """Returns what decodes, with another drafter if one is given."""
     engine = engine_lib.Engine(
       causal.CausalVerifier(networks.network(self.verifier.config)),
-      drafter or cast(types.Drafter, _Watched(self.drafter)),
+      drafter or cast(protocols.Drafter, _Watched(self.drafter)),
       _MATCH if drafter else self.rule,
       NEW,
     )
@@ -209,15 +210,17 @@ def check_tree(one: Contract) -> None:
     f'buckets is {sizes}, but has to be sizes in ascending order',
   )
   _hold(
-    drafter.proposal in types.PROPOSALS,
+    drafter.proposal in protocols.PROPOSALS,
     one,
     f'proposal is {drafter.proposal!r}, but has to be one of '
-    f'{", ".join(types.PROPOSALS)}',
+    f'{", ".join(protocols.PROPOSALS)}',
   )
   for index, slots in enumerate(sizes):
     forced = one
     if len(sizes) > 1:
-      params = cast(types.AdaptiveDrafter, drafter).forced(one.params, index)
+      params = cast(protocols.AdaptiveDrafter, drafter).forced(
+        one.params, index
+      )
       forced = dataclasses.replace(one, params=params)
     forced.decode(SAMPLED)
     jax.effects_barrier()

@@ -9,6 +9,7 @@ import pytest
 import rule_distributions as laws
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -25,7 +26,7 @@ def best_path(tree, logits, max_depth):
   )
 
 
-ANY = set(types.PROPOSALS)
+ANY = set(protocols.PROPOSALS)
 DRAWN = {'iid', 'autoregressive'}
 
 # Rule: the proposals it is lossless for, and whether trees may be proposed.
@@ -48,7 +49,7 @@ class Drafter:
 
 
 @pytest.mark.parametrize('chain', [True, False], ids=['chain', 'tree'])
-@pytest.mark.parametrize('proposal', sorted(types.PROPOSALS))
+@pytest.mark.parametrize('proposal', sorted(protocols.PROPOSALS))
 @pytest.mark.parametrize('rule', RULES, ids=str)
 def test_pairs(rule, proposal, chain):
   allowed, trees = RULES[rule]
@@ -63,7 +64,7 @@ def test_pairs(rule, proposal, chain):
   assert 'SampleAndMatch' in message  # what to use
   if proposal not in allowed:  # and why
     assert repr(proposal) in message
-    assert types.PROPOSALS[proposal] in message
+    assert protocols.PROPOSALS[proposal] in message
     assert all(repr(needed) in message for needed in allowed)
   else:
     assert 'chain' in message

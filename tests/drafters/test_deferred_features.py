@@ -10,6 +10,7 @@ import prefilled
 import pytest
 
 from specdiff_jax.core import chunks
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 from specdiff_jax.drafters import deferred_features
 from specdiff_jax.drafters import strategies
@@ -36,7 +37,7 @@ def features_of(drafter, size, seed):
 def context(length):
   cache = cache_lib.Cache(((jnp.zeros((len(COUNTS), 1, SLOTS, 1)),) * 2,))
   tokens = jnp.zeros((len(COUNTS), SLOTS), jnp.int32)
-  return types.Context(tokens, jnp.asarray(length), cache, None, None)
+  return protocols.Context(tokens, jnp.asarray(length), cache, None, None)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -6,6 +6,7 @@ import numpy as np
 import prefilled
 import pytest
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
@@ -148,7 +149,7 @@ def drafter():
   head = rng.standard_normal((50, 16)).astype(np.float32)
   params = family.DrafterParams(network, jnp.arange(50), jnp.asarray(head))
   cache = cache_lib.Cache(((jnp.zeros((BATCH, 1, SIZE, 8)),) * 2,))
-  context = types.Context(
+  context = protocols.Context(
     jnp.asarray(rng.integers(0, 50, (BATCH, SIZE))),
     jnp.array([20, 12]),
     cache,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import types
 from specdiff_jax.drafters import diffuspec
 from specdiff_jax.drafters import heads
@@ -319,7 +320,7 @@ def test_a_draft_is_cut_to_k_and_counts_its_tokens_before_an_end():
   drafter = diffuspec.DiffuSpec(
     Fixed(GAMMA), None, diffuspec.DraftLength(2, GAMMA, sizes=2)
   )
-  context = types.Context(
+  context = protocols.Context(
     jnp.full((4, 5), 5), jnp.full(4, 3), None, None, None,
     jnp.array([END, -1]),
   )  # fmt: skip
@@ -362,7 +363,7 @@ def test_a_confidence_cuts_drafts_and_decides_their_next_length(search):
   drafter = diffuspec.DiffuSpec(
     Fixed(GAMMA), search, diffuspec.DraftLength(1, GAMMA, 0, 1.0), head, 0.5
   )
-  context = types.Context(
+  context = protocols.Context(
     jnp.full((3, 5), 5), jnp.full(3, 3), None, None, None, jnp.array([END])
   )
   zeros = jnp.zeros(3)
@@ -389,7 +390,7 @@ def test_a_searched_draft_ends_with_its_end_token():
   logits = np.full((1, GAMMA, V), -20, 'f')
   logits[0, 0, 1] = logits[0, 1, END] = logits[0, 2, 3] = logits[0, 3, 4] = 9.0
   drafter = diffuspec.DiffuSpec(Fixed(GAMMA))
-  context = types.Context(
+  context = protocols.Context(
     jnp.array([[2, 2, 5, 0]]), jnp.array([3]), None, None, None,
     jnp.array([END]),
   )  # fmt: skip

@@ -9,6 +9,7 @@ import prefilled
 import pytest
 import tiny_model
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import family
@@ -33,7 +34,7 @@ VERIFIER = config_lib.TransformerConfig(
   head_dim=8,
   mlp_width=24,
 )
-CONTEXT = types.Context(
+CONTEXT = protocols.Context(
   TOKENS,
   jnp.array([5, 3]),
   CACHE,  # only its size matters here

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.core import protocols
 from specdiff_jax.core import tree as tree_lib
-from specdiff_jax.core import types
 from specdiff_jax.decoding import engine as engine_lib
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.decoding import session as session_lib
@@ -232,7 +232,7 @@ class Row:
 
   kind: str
   scan_layers: bool = False
-  rule: types.AcceptanceRule = accept.SampleAndMatch()
+  rule: protocols.AcceptanceRule = accept.SampleAndMatch()
 
   def drafter(self):
     if self.kind in DIFFUSION:

@@ -15,19 +15,20 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 
 
-def check(drafter: types.Drafter, rule: types.AcceptanceRule) -> None:
+def check(drafter: protocols.Drafter, rule: protocols.AcceptanceRule) -> None:
   """Raises InputError unless the rule is lossless for the drafter's trees."""
   what, name = drafter.proposal, type(rule).__name__
   if what not in rule.needs:
     needs = ' or '.join(repr(p) for p in sorted(rule.needs))
     raise errors.InputError(
       f'{name} is not lossless for drafts that are {what!r} '
-      f'({types.PROPOSALS[what]}): it needs {needs}. Use the rule '
+      f'({protocols.PROPOSALS[what]}): it needs {needs}. Use the rule '
       'SampleAndMatch, which is lossless for any draft, or draw the drafts '
       'in another way.'
     )
@@ -52,7 +53,7 @@ class SampleAndMatch:
     True
   """
 
-  needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
+  needs: ClassVar[frozenset[str]] = frozenset(protocols.PROPOSALS)
   reads_q: ClassVar[bool] = False
   one_chain: ClassVar[bool] = False
 
@@ -94,7 +95,7 @@ class SelfSelection:
     specdiff_jax.core.errors.InputError: Rejection reads q, but ...
   """
 
-  rule: types.AcceptanceRule = SampleAndMatch()
+  rule: protocols.AcceptanceRule = SampleAndMatch()
 
   reads_q: ClassVar[bool] = False
   one_chain: ClassVar[bool] = False

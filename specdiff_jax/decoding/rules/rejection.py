@@ -18,6 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -71,7 +72,7 @@ class GreedyAcceptance(CoinRule):
     False
   """
 
-  needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
+  needs: ClassVar[frozenset[str]] = frozenset(protocols.PROPOSALS)
   reads_q: ClassVar[bool] = False
   proposal: ClassVar[str] = 'point'
 

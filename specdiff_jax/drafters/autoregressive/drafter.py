@@ -21,6 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -138,7 +139,7 @@ class Draws(NamedTuple):
 
 def draws(
   strategy: strategies.Chain,
-  context: types.Context,
+  context: protocols.Context,
   sampling: types.Sampling,
   noise: types.Noise,
   gamma: int,

@@ -18,6 +18,7 @@ import numpy as np
 
 from specdiff_jax.core import errors
 from specdiff_jax.core import jax_settings
+from specdiff_jax.core import protocols
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import request as request_lib
@@ -46,7 +47,7 @@ class Simulated:
     vocab_size: V.
   """
 
-  drafter: types.Drafter
+  drafter: protocols.Drafter
   vocab_size: int
 
   proposal = 'unknown'

@@ -15,6 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
 from specdiff_jax.decoding import prefill as prefill_lib
@@ -30,7 +31,7 @@ class Passes(NamedTuple):
   depth: int  # of the branch in its last slots; in a chain these are all
 
 
-def passes(plain: int, drafter: types.Drafter) -> Passes:
+def passes(plain: int, drafter: protocols.Drafter) -> Passes:
   """Returns those of plain decoding in `plain` slots, and of a system."""
   slots = drafter.buckets[-1]
   # In a tree a branch lies behind another one's slots, if only one of them.

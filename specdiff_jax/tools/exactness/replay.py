@@ -20,6 +20,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import tree as tree_lib
 from specdiff_jax.core import types
@@ -72,7 +73,7 @@ class Replay:
       anchor's remainder, as D2SD's second drafter is.
   """
 
-  inner: types.Drafter
+  inner: protocols.Drafter
   causal: bool = False
   head: heads.Head | None = None
   candidates: int = 0
@@ -110,7 +111,7 @@ class Replay:
     return State(self.inner.init(params.drafter, context), heard)
 
   def read(self, params, state, context, features, start):
-    inner = cast(types.FeatureDrafter, self.inner)
+    inner = cast(protocols.FeatureDrafter, self.inner)
     read = inner.read(params.drafter, state.drafter, context, features, start)
     return state.replace(drafter=read)
 
@@ -184,7 +185,7 @@ class Replay:
 class Follow:
   """Accepts a chain but for its last valid slot, whose token is the bonus."""
 
-  needs: ClassVar[frozenset[str]] = frozenset(types.PROPOSALS)
+  needs: ClassVar[frozenset[str]] = frozenset(protocols.PROPOSALS)
   reads_q: ClassVar[bool] = False
   one_chain: ClassVar[bool] = True
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import early_exit
@@ -54,7 +55,7 @@ def own_params():
 def context(tokens, length, cache=None):
   if cache is None:
     cache = cache_lib.empty(VERIFIER, ROWS, ROOM, 'float32')
-  return types.Context(
+  return protocols.Context(
     jnp.asarray(tokens), jnp.asarray(length), cache, verifier(), STRATEGY
   )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
@@ -77,7 +78,9 @@ def tree_of(one):
   for slot, p in enumerate(sure):
     logits[0, slot] = np.log((1 - p) / 7)
     logits[0, slot, slot + 1] = np.log(p)
-  context = types.Context(jnp.array([[5, 0]]), jnp.array([1]), None, None, None)
+  context = protocols.Context(
+    jnp.array([[5, 0]]), jnp.array([1]), None, None, None
+  )
   like = jnp.zeros(1)
   tree = one.draft(
     (jnp.asarray(logits), jnp.asarray(logits)),
@@ -138,7 +141,7 @@ def context_of(rows):
   rng = np.random.default_rng(0)
   tokens = rng.integers(0, 60, (2, ROOM))
   cache = cache_lib.Cache(((jnp.zeros((2 * rows, 1, ROOM, 2)),) * 2,))
-  return types.Context(
+  return protocols.Context(
     jnp.asarray(np.repeat(tokens, rows, 0)),
     jnp.asarray(np.repeat([9, 6], rows)),
     cache,

@@ -6,6 +6,7 @@ import numpy as np
 import prefilled
 
 from specdiff_jax.checkpoints import params as params_lib
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
@@ -53,7 +54,7 @@ def drafter(gamma=BLOCK - 1, **options):
 
 
 def context(length):
-  return types.Context(
+  return protocols.Context(
     jnp.asarray(TEXT),
     jnp.asarray(length),
     cache_lib.Cache(((jnp.zeros((2, 1, ROOM, 2)),) * 2,)),

@@ -11,8 +11,8 @@ import trajectory
 
 from specdiff_jax.checkpoints import presets
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import training_types
-from specdiff_jax.core import types
 from specdiff_jax.data import windows
 from specdiff_jax.decoding import request as request_lib
 from specdiff_jax.drafters import drafter_file
@@ -106,7 +106,7 @@ def served(config, batch, window, token=None, shown=None):
   size = cache_lib.rounded(TOKENS, TOKENS)
   room = cache_lib.Cache(((jnp.zeros((2, 1, size, 2)),) * 2,))
   verifier = causal.CausalVerifier(networks.network(VERIFIER.config))
-  context = types.Context(
+  context = protocols.Context(
     jnp.asarray(batch.tokens), jnp.asarray(batch.anchors[:, window] + 1), room,
     VERIFIER.params, verifier,
   )  # fmt: skip

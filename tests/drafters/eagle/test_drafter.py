@@ -14,6 +14,7 @@ import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import family
@@ -104,7 +105,7 @@ def drafter(budget=13, frontier=2, candidates=3):
 
 def context(length):
   verifier = causal.CausalVerifier(networks.network(published()[2].network))
-  return types.Context(
+  return protocols.Context(
     jnp.asarray(TEXT), jnp.asarray(length),
     cache_lib.Cache(((jnp.zeros((2, 1, ROOM + 9, 2)),) * 2,)),
     {'embed': jnp.asarray(EMBED)}, verifier,

@@ -10,6 +10,7 @@ import pytest
 
 from specdiff_jax.checkpoints import params as params_lib
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising
@@ -61,7 +62,7 @@ def context(length):
   length = jnp.asarray(length)
   known = jnp.arange(ROOM) < length[:, None]
   cache = cache_lib.Cache(((jnp.zeros((2, 1, ROOM + 8, 2)),) * 2,))
-  return types.Context(jnp.where(known, TEXT, 0), length, cache, {}, None)
+  return protocols.Context(jnp.where(known, TEXT, 0), length, cache, {}, None)
 
 
 def law():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from specdiff_jax.core import errors
+from specdiff_jax.core import protocols
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
 from specdiff_jax.drafters import denoising as denoising_lib
@@ -53,7 +54,9 @@ def test_the_tree_of_three_chains():
   parts = {str(i): (Told(3), chain) for i, chain in enumerate(chains)}
   one, params = mixture.make(parts, 3, 99)
   assert one.buckets == (10,) and one.max_depth == 3
-  context = types.Context(jnp.array([[7, 0]]), jnp.array([1]), None, None, None)
+  context = protocols.Context(
+    jnp.array([[7, 0]]), jnp.array([1]), None, None, None
+  )
   like = jnp.zeros(1)
   tree, state = one.draft(
     params,
