@@ -20,8 +20,8 @@ _NAMES = {
   # What most programs need.
   'load_verifier': 'api.systems',
   'system': 'api.systems',
-  'System': 'api.systems',
-  'Completion': 'api.systems',
+  'System': 'api.generation',
+  'Completion': 'api.generation',
   'verify': 'api.runs',
   'bench': 'api.runs',
   'distill': 'api.runs',

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from specdiff_jax.checkpoints import weights
 from specdiff_jax.core import errors
 from specdiff_jax.core import printing
 from specdiff_jax.core import protocols
@@ -29,6 +30,15 @@ def flags(**values: Any) -> None:
   for name, value in values.items():
     if not isinstance(value, bool):
       raise wrong(name, value, 'True or False')
+
+
+def verifier(value: Any) -> None:
+  """Raises InputError unless this is what `load_verifier` returns."""
+  if not isinstance(value, weights.Checkpoint):
+    raise errors.InputError(
+      f'verifier is of type {type(value).__name__}, but it has to be what '
+      "load_verifier returns, such as load_verifier('quickstart')."
+    )
 
 
 def drafter(value: Any, layers: int) -> None:

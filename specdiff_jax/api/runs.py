@@ -203,7 +203,7 @@ def distill(
     if verifier is None:
       verifier = decoding.verifier(recipe, split=training.placement(recipe))
     else:
-      systems_lib.check_verifier(verifier)
+      checks.verifier(verifier)
       if int8.is_int8(verifier.params):
         raise errors.InputError(
           'verifier has weights of int8, but drafters are trained with weights '
@@ -226,7 +226,7 @@ def _told(
   verifier: weights.Checkpoint, systems: Sequence[str] | str, prompts: Any
 ) -> tuple[list[str], list[Any]]:
   """Returns the names of systems and the prompts with their ids, checked."""
-  systems_lib.check_verifier(verifier)
+  checks.verifier(verifier)
   if isinstance(systems, str):
     systems = [systems]
   names = list(systems) if isinstance(systems, Iterable) else []
