@@ -45,14 +45,9 @@ def held(path: str) -> Iterator[None]:
 
   Raises InputError if another process holds it, or it cannot be made.
   """
-  try:
+  with files.writing(path):
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     descriptor = files.open_own(path, os.O_RDWR)
-  except OSError as error:
-    raise errors.InputError(
-      f'{path}: cannot be written ({error}); make room, make the directory '
-      'writable, or choose another one.'
-    ) from error
   try:
     lock(descriptor, path)
     yield

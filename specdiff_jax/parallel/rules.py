@@ -175,7 +175,12 @@ def _compiled(rules: Sequence[Rule], mesh: Mesh):
   result = []
   for pattern, axes in rules:
     axes = tuple(_rows(mesh) if axis == ROWS else axis for axis in axes)
-    _check_axes(pattern, axes, mesh)
+    for part in (part for axis in axes for part in _parts(axis)):
+      if part not in mesh.shape:
+        raise errors.InputError(
+          f'sharding rule {pattern!r} names the axis {part!r}, but the mesh '
+          f'has {tuple(mesh.shape)}. Use one of these, or None.'
+        )
     result.append((re.compile(pattern), axes))
   return result
 
@@ -215,12 +220,3 @@ def _parts(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
   if axis is None:
     return ()
   return (axis,) if isinstance(axis, str) else tuple(axis)
-
-
-def _check_axes(pattern: str, axes, mesh: Mesh) -> None:
-  for part in (part for axis in axes for part in _parts(axis)):
-    if part not in mesh.shape:
-      raise errors.InputError(
-        f'sharding rule {pattern!r} names the axis {part!r}, but the mesh '
-        f'has {tuple(mesh.shape)}. Use one of these, or None.'
-      )

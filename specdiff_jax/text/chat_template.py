@@ -108,15 +108,6 @@ _lock = threading.Lock()
 _process: _Process | None = None
 
 
-def render(template: str, variables: dict[str, Any]) -> str:
-  """Returns the text of a template.
-
-  Raises Error with what is wrong: with the template, with what it needs, or
-  what it raises itself.
-  """
-  return _asked(template, variables)
-
-
 @functools.lru_cache(maxsize=16)
 def reads(template: str) -> dict[str, bool]:
   """Returns the variables that a template reads, given or not.
@@ -127,11 +118,15 @@ def reads(template: str) -> dict[str, bool]:
   >>> reads('{{ a }}{% if a %}{% set b = 1 %}{% endif %}{{ b }}{{ range(2) }}')
   {'a': True, 'b': False}
   """
-  return json.loads(_asked(template, None))
+  return json.loads(render(template, None))
 
 
-def _asked(template: str, variables: dict[str, Any] | None) -> str:
-  """Returns what the process answers; see `template_program`."""
+def render(template: str, variables: dict[str, Any] | None) -> str:
+  """Returns the text of a template; without variables, what it `reads`.
+
+  Raises Error with what is wrong: with the template, with what it needs, or
+  what it raises itself.
+  """
   global _process
   data = json.dumps([template, variables]).encode()
   with _lock:
