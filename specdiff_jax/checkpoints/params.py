@@ -95,7 +95,11 @@ def checked(
     tensor = stored.of(tensor)
     if not ours.startswith(SPARE):
       if ours not in expected or ours in seen:
-        more = [t for o, t, _ in tensors if not _fits(o, expected)]
+        more = [
+          other
+          for name, other, _ in tensors
+          if name not in expected and not name.startswith(SPARE)
+        ]
         raise _no_place(config, [theirs, *more], tuple(tensor.shape), source)
       if tuple(tensor.shape) != expected[ours]:
         raise errors.InputError(
@@ -112,10 +116,6 @@ def checked(
       f'{_listed(missing)} (by our names); the weights are incomplete, '
       'download them again.'
     )
-
-
-def _fits(ours: str, expected) -> bool:
-  return ours in expected or ours.startswith(SPARE)
 
 
 def _no_place(config, names, shape, source) -> errors.InputError:

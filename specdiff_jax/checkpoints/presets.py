@@ -13,11 +13,7 @@ from specdiff_jax.models import gpt2
 from specdiff_jax.models import networks
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
-
-def _sizes(vocab, width, layers, heads, kv_heads, head_dim, mlp, **rest):
-  return config_lib.TransformerConfig(
-    vocab, width, layers, heads, kv_heads, head_dim, mlp, **rest
-  )
+_sizes = config_lib.TransformerConfig
 
 
 def _llama2(*sizes):

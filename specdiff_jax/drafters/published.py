@@ -143,7 +143,7 @@ def like(architecture: str, file: str, raw: Raw, **more: Any) -> Any:
   """
   ours = {**raw, 'attention_bias': None, 'is_causal': None, **more}
   if ours.get('tie_word_embeddings') is None:
-    names = directory.tensor_files(os.path.dirname(file))
+    names = directory.tensors(os.path.dirname(file))
     ours['tie_word_embeddings'] = 'lm_head.weight' not in names
   return families.config_of(architecture, file, ours)
 

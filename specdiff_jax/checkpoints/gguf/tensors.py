@@ -80,10 +80,12 @@ class Quantised:
   def _rows(self, first, last=None) -> np.ndarray:
     """Returns float32 rows first..last, or those of an array of numbers."""
     kind = self.info.kind
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    row_bytes = (self.shape[-1] if self.shape else 1) // block * size
     with gguf_io.open_mapped(self.path) as data:
       packed = np.frombuffer(
         data, np.uint8, self.info.nbytes, self.info.offset
-      ).reshape(-1, self._row_bytes())
+      ).reshape(-1, row_bytes)
       # Copied, since the file is closed below.
       packed = packed[first if last is None else slice(first, last)].copy()
     if kind == gguf.GGMLQuantizationType.F32:
@@ -96,10 +98,6 @@ class Quantised:
         'the installed gguf package cannot dequantise; convert the model to '
         'Q8_0 or F16.'
       ) from e
-
-  def _row_bytes(self) -> int:
-    block, size = gguf.GGML_QUANT_SIZES[self.info.kind]
-    return (self.shape[-1] if self.shape else 1) // block * size
 
 
 def unpermute(array: np.ndarray, heads: int) -> np.ndarray:

@@ -17,14 +17,9 @@ PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle')
 _FLOATS = ('F32', 'F16', 'BF16', 'F64')
 
 
-def tensor_files(path: str, stem: str = STEM) -> dict[str, str]:
-  """Returns tensor name -> file; only headers are read."""
-  return {name: x.path for name, x in tensors(path, stem).items()}
-
-
-def has_tensors(path: str, stem: str = STEM) -> bool:
+def has_tensors(path: str) -> bool:
   """True for a directory with a file of tensors or an index of several."""
-  return any(map(os.path.exists, _whole_and_index(path, stem)))
+  return any(map(os.path.exists, _whole_and_index(path, STEM)))
 
 
 def _whole_and_index(path: str, stem: str) -> tuple[str, str]:

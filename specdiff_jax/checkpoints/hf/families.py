@@ -42,7 +42,7 @@ def read_config(folder: str) -> hf_names.Config:
     raw = {**text, 'tie_word_embeddings': raw.get('tie_word_embeddings')}
   key = 'tie_word_embeddings'
   if raw.get(key) is None and not architectures.FAMILIES[name].defaults[key]:
-    names = directory.tensor_files(folder)
+    names = directory.tensors(folder)
     raw = {**raw, key: not any(n.endswith('lm_head.weight') for n in names)}
   return untied(folder, config_of(name, file, raw))
 

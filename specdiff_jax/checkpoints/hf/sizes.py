@@ -171,9 +171,9 @@ def integer(file: str, raw: Raw, key: str, default: Any = None) -> int:
   return value
 
 
-def positive(file: str, raw: Raw, key: str, default: Any = None) -> int | float:
+def positive(file: str, raw: Raw, key: str) -> int | float:
   """Returns a number of config.json that is divided by."""
-  value = number(file, raw, key, default)
+  value = number(file, raw, key)
   if not value or not math.isfinite(1.0 / value):
     raise errors.InputError(
       f'{file}: {key} is {value}, where a positive number is expected; '
