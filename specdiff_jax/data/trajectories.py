@@ -142,7 +142,9 @@ def read_all(workdir: str) -> Collected:
 def every(workdir: str) -> Iterator[Trajectory]:
   """Yields what stands in all journals; less than `read_all` is checked."""
   for path in paths(workdir):
-    yield from _records(path)
+    for _, number, fields in journal_lib.lines(path):
+      if number > 1:
+        yield _from_fields(fields, path, number)
 
 
 def lengths(workdir: str) -> dict[str, int]:
@@ -203,13 +205,6 @@ def _check_header(old: dict, new: dict, path: str) -> None:
       'trajectories and new ones must not be mixed: go on with the old '
       'settings, or give a new work directory.'
     )
-
-
-def _records(path: str) -> Iterator[Trajectory]:
-  """Yields the trajectories of a journal."""
-  for _, number, fields in journal_lib.lines(path):
-    if number > 1:
-      yield _from_fields(fields, path, number)
 
 
 def _from_fields(fields: dict[str, Any], path: str, number: int) -> Trajectory:

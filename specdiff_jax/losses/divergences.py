@@ -130,10 +130,12 @@ def lk_loss(
     valid: [..., G].
     lk_eta: how fast the KL divergence fades.
   """
-  share = jnp.exp(-lk_eta * jax.lax.stop_gradient(alpha))
+  fixed = jax.lax.stop_gradient(alpha)
+  share = jnp.exp(-lk_eta * fixed)
   mixed = share * kl + (1 - share) * (1 - alpha)
   loss, metrics = distillation(mixed, log_q, valid)
-  return loss, metrics | overlap_metrics(alpha, log_q, valid)
+  reached = windows.mean(fixed, windows.reached(log_q, valid))
+  return loss, metrics | {'overlap': reached}
 
 
 @registry.register('decayed_kl', statistics={'divergence': forward_kl})
@@ -299,14 +301,6 @@ def rejection_loss(
   return loss, windows.window_metrics(log_q, valid) | {
     'rejection_accepted': windows.mean(jnp.exp(log_j), valid[..., 0])
   }
-
-
-def overlap_metrics(
-  alpha: jax.Array, log_q: jax.Array, valid: jax.Array
-) -> dict[str, jax.Array]:
-  """Returns the mean overlap of the slots that a draft can reach."""
-  alpha = jax.lax.stop_gradient(alpha)
-  return {'overlap': windows.mean(alpha, windows.reached(log_q, valid))}
 
 
 def from_top_k(
