@@ -123,32 +123,26 @@ class Adaptive:
   def init(self, params, context):
     batch = context.length.shape[0]
     ones = jnp.ones((batch, len(self.arms), self.ranks))
-    count = jnp.zeros(batch, jnp.int32)
+    count, unread = jnp.zeros(batch, jnp.int32), ()
+    if self.features:
+      width = context.verifier.width
+      # One slot is of what has been read already.
+      room = max(_LONGEST_WAIT + 1, self.buckets[-1])
+      unread = jnp.zeros((batch, room, len(self.features), width), jnp.float32)
     return AdaptiveState(
       arms=self.arms[-1].init(params.arms, context),
       reached=params.weight * ones,
       accepted=params.weight * params.cond * ones,
       quiet=count,
       wait=count + _FIRST_WAIT,
-      unread=self._nothing(batch, context.verifier.width),
+      unread=unread,
     )
-
-  def _nothing(self, batch, width):
-    if not self.features:
-      return ()
-    shape = batch, self._room, len(self.features), width
-    return jnp.zeros(shape, jnp.float32)
 
   def read(self, params, state, context, features, start):
     arm = cast(protocols.FeatureDrafter, self.arms[-1])
     arms = arm.read(params.arms, state.arms, context, features, start)
     last = chunks.last(state.unread[:, 0], features, context.length - 2 - start)
     return state.replace(arms=arms, unread=state.unread.at[:, 0].set(last))
-
-  @property
-  def _room(self) -> int:
-    """Returns the slots of what is unread: one has been read already."""
-    return max(_LONGEST_WAIT + 1, self.buckets[-1])
 
   def wanted(self, params, state):
     best = self._best(params, state)

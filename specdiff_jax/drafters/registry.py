@@ -154,24 +154,12 @@ def optional(system: str) -> tuple[str, ...]:
   return FAMILIES[name].optional if name else ()
 
 
-def drafters() -> dict[str, str | dict[str, str]]:
-  """Returns an empty path, or one by part, for each of `systems`."""
-  parts = {name: FAMILIES[one].parts for name, one in systems().items()}
-  return {
-    name: dict.fromkeys(every, '') if len(every) > 1 else ''
-    for name, every in parts.items()
-  }
-
-
-def paths(
-  system: str, given: str | Mapping[str, str], default: str = ''
-) -> dict[str, str]:
-  """Returns the path of each part of a system's drafter.
+def paths(system: str, given: str | Mapping[str, str]) -> dict[str, str]:
+  """Returns the path of each part of a system's drafter; '' where none is given.
 
   Args:
     system: its name.
-    given: a path, or a path by part; empty for the default.
-    default: the path for parts that are given none, but for optional ones.
+    given: a path, or a path by part.
 
   Raises:
     InputError: a part that the system does not have, or one path for several.
@@ -179,23 +167,17 @@ def paths(
   Example: paths('sps', 'a.safetensors') == {'drafter': 'a.safetensors'}
   """
   names = parts(system)
-  if not isinstance(given, str):
-    for part in given:
-      if part not in names:
-        raise errors.InputError(
-          f'drafters.{system} has the part {part!r}, but the parts of the '
-          f'system {system!r} are {", ".join(names)}.'
-        )
-    given = {part: path for part, path in given.items() if path}
-  if not given:
-    given = {}
   if isinstance(given, str):
-    if len(names) > 1:
+    if given and len(names) > 1:
       raise errors.InputError(
         f'drafters.{system} is {given!r}, but the drafter of the system '
         f'{system!r} has the parts {", ".join(names)}: give a path for each.'
       )
     return dict.fromkeys(names, given)
-  missing = dict.fromkeys(names, default)
-  missing |= dict.fromkeys(optional(system), '')
-  return missing | given
+  for part in given:
+    if part not in names:
+      raise errors.InputError(
+        f'drafters.{system} has the part {part!r}, but the parts of the '
+        f'system {system!r} are {", ".join(names)}.'
+      )
+  return {**dict.fromkeys(names, ''), **given}

@@ -52,16 +52,7 @@ class Window:
     """Returns the drafter's params with those of a lattice's source."""
     return params.replace(edges=edges)
 
-  def draft(
-    self,
-    params: types.Params,
-    state: types.State,
-    context: protocols.Context,
-    sampling: types.Sampling,
-    noise: types.Noise,
-    slots: int,
-  ) -> tuple[types.DraftTree, types.State]:
-    """See `Drafter`."""
+  def draft(self, params, state, context, sampling, noise, slots):
     marginals, state = self.denoise(params, state, context, sampling, noise)
     return self.strategy(marginals, sampling, noise, slots), state
 
@@ -111,14 +102,7 @@ class SharedContext(Window):
     """Whether its slots can be shown tokens."""
     return True
 
-  def denoise(
-    self,
-    params: types.Params,
-    state: types.State,
-    context: protocols.Context,
-    sampling: types.Sampling,
-    noise: types.Noise,
-  ) -> tuple[marginals_lib.Marginals, types.State]:
+  def denoise(self, params, state, context, sampling, noise):
     marginals = revealed = token = shown = None
     for step in range(self.denoising.steps):
       revealed = self.reveal(step, marginals, revealed, sampling, noise)

@@ -47,7 +47,7 @@ def dual(monkeypatch):
 def test_naming_the_families_imports_none():
   program = (
     'import sys; from specdiff_jax.drafters import registry; '
-    'registry.systems(), registry.drafters(), registry.forms(); '
+    'registry.systems(), registry.forms(); '
     '[registry.options(kind) for kind in registry.kinds()]; '
     'assert not {"jax", "flax", "numpy"} & set(sys.modules)'
   )
@@ -62,11 +62,6 @@ def test_kinds_and_systems(dual):
   assert registry.systems() == {
     'sps': 'autoregressive', 'eagle': 'eagle', 'd2sd': 'd2sd',
     'mixture': 'mixture', 'dual': 'dual',
-  }  # fmt: skip
-  both = {'first': '', 'second': ''}
-  assert registry.drafters() == {
-    'sps': '', 'eagle': '', 'd2sd': both, 'mixture': both | {'third': ''},
-    'dual': both,
   }  # fmt: skip
 
 
@@ -105,16 +100,16 @@ def test_one_name_is_split_one_way():
 @pytest.mark.parametrize(
   'system, given, wanted',
   [
-    ('sps', '', {'drafter': 'd'}),
+    ('sps', '', {'drafter': ''}),
     ('sps', 'a', {'drafter': 'a'}),
     ('specdiff', {'drafter': 'a'}, {'drafter': 'a'}),
-    ('dual', '', {'first': 'd', 'second': 'd'}),
-    ('dual', {'first': 'a'}, {'first': 'a', 'second': 'd'}),
+    ('dual', '', {'first': '', 'second': ''}),
+    ('dual', {'first': 'a'}, {'first': 'a', 'second': ''}),
     ('dual', {'first': 'a', 'second': 'b'}, {'first': 'a', 'second': 'b'}),
   ],
 )
 def test_paths_of_parts(dual, system, given, wanted):
-  assert registry.paths(system, given, 'd') == wanted
+  assert registry.paths(system, given) == wanted
 
 
 @pytest.mark.parametrize(

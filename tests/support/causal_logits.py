@@ -27,5 +27,6 @@ def next_logits(
   batch, length = tokens.shape
   mask = views.causal_mask(jnp.full(batch, length), length)
   positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-  x, _ = causal_network.run(config, params, embed, tokens, positions, mask)
+  x = layers.lookup(embed, tokens)
+  x, _ = causal_network.over(config, params, x, positions, mask)
   return layers.dense(x, head)

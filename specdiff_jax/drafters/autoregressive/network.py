@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from specdiff_jax.core import jax_settings
 from specdiff_jax.models import cache as cache_lib
 from specdiff_jax.models import config as config_lib
-from specdiff_jax.models import layers as layers_lib
 from specdiff_jax.models import transformer
 from specdiff_jax.models import transformer_layer as layer_lib
 
@@ -82,22 +81,6 @@ def initial_from_verifier(
   }
   params['final_norm'] = verifier['final_norm']
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-
-
-def run(
-  config: CausalConfig,
-  params,
-  embed: jax.Array,
-  tokens: jax.Array,
-  positions: jax.Array,
-  mask: jax.Array,
-):
-  """Returns the final states [B, M, E] of tokens [B, M], and no cache.
-
-  As `over`, with the verifier's embedding [V, E].
-  """
-  x = layers_lib.lookup(embed, tokens)
-  return over(config, params, x, positions, mask)
 
 
 def over(

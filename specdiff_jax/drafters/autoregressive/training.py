@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters.autoregressive import network as causal_network
+from specdiff_jax.models import layers
 from specdiff_jax.models import views
 
 
@@ -22,9 +23,8 @@ def score_of(config: causal_network.CausalConfig) -> scores.Score:
     rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     mask = views.causal_mask(jnp.full(rows, length), length)
-    states, _ = causal_network.run(
-      config, params, view.embed, tokens, positions, mask
-    )
+    x = layers.lookup(view.embed, tokens)
+    states, _ = causal_network.over(config, params, x, positions, mask)
     # Past the row's end there is no target.
     place = jnp.minimum(scores.places(batch.anchors, gamma), length - 1)
     return scores.Predictions(states, positions, place)

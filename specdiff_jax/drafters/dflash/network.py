@@ -332,7 +332,7 @@ class DFlash(nn.Module):
       # Slots are near each other but in windows shorter than the block.
       apart = jnp.arange(size)[:, None] - jnp.arange(size)
       masks[True] = before & near, (apart >= 0) & (apart < network.window)
-    seen = _span(before) if serving else None
+    seen = attention.span(before[:, :, 0]) if serving else None
     view = jax.lax.optimization_barrier((cos, sin, masks, seen))
     cos, sin, masks, seen = view
     for layer, local, keys in zip(
@@ -341,11 +341,6 @@ class DFlash(nn.Module):
       mask, own = masks[local]
       x = layer(x, keys, mask, seen, own, cos, sin)
     return layers_lib.rms_norm(x, self.final_norm, network.norm_eps)
-
-
-def _span(mask: jax.Array) -> attention.Span:
-  """Returns the span of mask [B, N, M, S]."""
-  return attention.span(mask.reshape(mask.shape[0], -1, mask.shape[-1]))
 
 
 def initial(config: TrainedConfig, key: jax.Array) -> dict[str, Any]:

@@ -74,13 +74,11 @@ class MaskedDiffusion(window.SharedContext):
   def _written(self, params, cache, features, start):
     """Returns the cache with the pairs of features [B, M, F, E] from start."""
     positions = start[:, None] + jnp.arange(features.shape[1])
-    return cache.written(self._context(params, features, positions), start)
-
-  def _context(self, params, features, positions):
-    return networks.apply(
+    pairs = networks.apply(
         drafter_network.DrafterNetwork(self.config), params.network, features,
         positions, method='context',
     )  # fmt: skip
+    return cache.written(pairs, start)
 
   def branches(self, params, state, context, token=None, shown=None):
     cache, first = self._seen(state.context, context.length)

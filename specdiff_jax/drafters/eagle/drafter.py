@@ -132,9 +132,10 @@ class Eagle:
     out, cache = self._text(
       params, context, state.hidden, state.cache, state.first
     )
-    last = jnp.clip(root - state.first, 0, out.shape[1] - 1)
-    out = _at(out, last)[:, None]  # [B, F, E] of the prefixes that go on
     slot, batch = jnp.arange(cache.slots), len(root)
+    last = jnp.clip(root - state.first, 0, out.shape[1] - 1)
+    # [B, F, E] of the prefixes that go on.
+    out = out[jnp.arange(batch), last][:, None]
     seen = ((slot > 0) & (slot <= root[:, None]))[:, None]
     score, parent = jnp.zeros((batch, 1)), jnp.full((batch, 1), -1)
     line, pair = jnp.zeros((batch, 1, 0), bool), None
@@ -229,8 +230,3 @@ class Eagle:
     return networks.apply(
       eagle.Eagle(self.config), params.network, *args, **more
     )
-
-
-def _at(x: jax.Array, place: jax.Array) -> jax.Array:
-  """Returns x [B, T, E] at places [B]."""
-  return x[jnp.arange(len(place)), place]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from specdiff_jax.drafters.autoregressive import network as causal_network
 from specdiff_jax.drafters.masked_lm import model as masked_lm
 from specdiff_jax.models import config as config_lib
+from specdiff_jax.models import layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,5 @@ def states(
 ) -> jax.Array:
   """Returns the final states [B, T, E] of tokens [B, T], mask [B, T, T]."""
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  x, _ = causal_network.run(
-    config.run_as, params, embed, tokens, positions, mask
-  )
-  return x
+  x = layers.lookup(embed, tokens)
+  return causal_network.over(config.run_as, params, x, positions, mask)[0]

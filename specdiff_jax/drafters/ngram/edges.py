@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from specdiff_jax.drafters import lattice
-from specdiff_jax.drafters import marginals as marginals_lib
 from specdiff_jax.drafters.ngram import model
 
 
@@ -20,14 +19,7 @@ class Edges:
   stand there, and longer ones would want more of the path than an edge knows.
   """
 
-  def __call__(
-    self,
-    params: model.Tables,
-    marginals: marginals_lib.Marginals,
-    scores: jax.Array,
-    index: jax.Array,
-    scale: jax.Array,
-  ) -> tuple[jax.Array, jax.Array]:
+  def __call__(self, params: model.Tables, marginals, scores, index, scale):
     token = marginals.ids[index]  # [B, G, K]
     parent = lattice.parents(marginals, token)
     after = jnp.broadcast_to(token[:, :, None], (*token.shape, token.shape[-1]))
