@@ -19,6 +19,7 @@ from specdiff_jax.data import trajectories
 from specdiff_jax.drafters.ngram import file as ngram_file
 from specdiff_jax.drafters.ngram import kneser_ney
 from specdiff_jax.drafters.ngram import model as ngram_model
+from specdiff_jax.recipes import groups
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 
@@ -31,7 +32,6 @@ def fit(
   fields: Sequence[str] = ('prompt',),
   split: str = 'train',
   limit: int = 0,
-  cache_dir: str = 'runs/verifier',
   overwrite: bool = False,
   progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
@@ -46,7 +46,6 @@ def fit(
     fields: of a record, that hold a text or messages; each is a text.
     split: of a dataset of TFDS.
     limit: texts at most; 0: all.
-    cache_dir: where the weights of 'quickstart' are kept.
     overwrite: whether a file that is there may be replaced.
     progress: called with the texts (of an ARPA file, the lines) read so far.
 
@@ -62,7 +61,7 @@ def fit(
       f'{path}: what is written is no ARPA file; give another ending, such as '
       '.safetensors.'
     )
-  tokenizer, size = _tokenizer(verifier, cache_dir)
+  tokenizer, size = _tokenizer(verifier)
   found: dict[str, Any] = {}
   if source.endswith('.arpa'):
     levels = ngram_file.read_arpa(source, tokenizer, size, progress)
@@ -105,9 +104,7 @@ def load(path: str, checkpoint: weights.Checkpoint) -> ngram_model.Tables:
   return ngram_model.tables(levels)
 
 
-def _tokenizer(
-  verifier: str, cache_dir: str
-) -> tuple[tokenizer_lib.Tokenizer, int]:
+def _tokenizer(verifier: str) -> tuple[tokenizer_lib.Tokenizer, int]:
   """Returns tokenizer and vocabulary of a verifier, without its weights."""
   kind, _, preset = verifier.partition(':')
   if kind == 'random':
@@ -119,7 +116,7 @@ def _tokenizer(
     size = presets.SIZES[preset].vocab_size
     return tokenizer_lib.Tokenizer.bytes(size), size
   if verifier == 'quickstart':
-    verifier = fetch.quickstart_file(cache_dir)
+    verifier = fetch.quickstart_file(groups.Model.cache_dir)
   source = sources.open_model(verifier)
   size = source.config.vocab_size
   return source.tokenizer().within(size, verifier), size

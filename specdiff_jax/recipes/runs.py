@@ -120,7 +120,9 @@ def train(
           f'on the cosine to 0 at config.steps={steps}{before}.'
         )
       new = False
-      show(step, steps, _note(values))
+      names = [name for name in ('loss', 'streak') if name in values]
+      note = ' '.join(f'{name} {float(values[name]):.3f}' for name in names)
+      show(step, steps, note)
 
     result = run.train(tell, report.say)
   if not result.interrupted:
@@ -139,8 +141,3 @@ def figures(result: loop.Result) -> dict[str, Any]:
     'skipped': result.skipped,
     'best_step': result.best,
   }
-
-
-def _note(values: dict[str, Any]) -> str:
-  names = [name for name in ('loss', 'streak') if name in values]
-  return ' '.join(f'{name} {float(values[name]):.3f}' for name in names)

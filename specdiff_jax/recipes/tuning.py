@@ -146,7 +146,10 @@ def make(config: Config, checkpoint: weights.Checkpoint) -> Tuning:
     return _with_adapters(whole, config.lora_rank, chosen)
   if config.train_only:
     _chosen(config.train_only, network, 'parameter', 0)
-    return _in_part(whole, config.train_only)
+    return whole._replace(
+      trained=config.train_only,
+      viewed=lambda params: trainable_subset.held(params, config.train_only),
+    )
   return whole
 
 
@@ -203,14 +206,6 @@ def _chosen(
       f'{kind} of the drafter: {", ".join(names)}.'
     )
   return found
-
-
-def _in_part(whole: Tuning, pattern: str) -> Tuning:
-  """Trains the params whose names have the pattern."""
-  return whole._replace(
-    trained=pattern,
-    viewed=lambda params: trainable_subset.held(params, pattern),
-  )
 
 
 def _with_head(whole: Tuning, config: Config, one: family.Trained) -> Tuning:

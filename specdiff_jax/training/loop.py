@@ -123,7 +123,8 @@ def train(
   with contextlib.ExitStack() as held, _stop_signals() as stopped, checkpointer:
     if first == schedule.steps and processes.process_count() == 1:
       # Where a run that was to be longer was stopped, nothing was evaluated.
-      if evaluate and not _is_evaluated(writer, first):
+      last = [x for x in writer.read() if x['step'] == first]
+      if evaluate and not any('eval' in x for x in last):
         _write(writer, first, {'eval': evaluate(state.params)})
     for done in range(first + 1, schedule.steps + 1):
       must = done == schedule.steps or not schedule.survive_full_disk
@@ -183,10 +184,6 @@ def _evaluation(writer, until: float = math.inf) -> dict[str, Any]:
   """Returns the last evaluation up to a step, or {}."""
   found = writer.last('eval', until)
   return found if isinstance(found, dict) else {}
-
-
-def _is_evaluated(writer, step: int) -> bool:
-  return any(x['step'] == step and 'eval' in x for x in writer.read())
 
 
 def _write(writer, step: int, values: dict[str, Any]) -> None:

@@ -8,8 +8,6 @@ import optax
 
 from specdiff_jax.training import trainable_subset
 
-Params = Any
-
 
 def make_optimizer(
   learning_rate: float,
@@ -39,7 +37,7 @@ def make_optimizer(
       schedule(learning_rate, steps, warmup),
       b2=0.95,
       weight_decay=weight_decay,
-      mask=_is_matrix,
+      mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
     ),
   )
   if trained:
@@ -107,7 +105,3 @@ def skip_explosions(
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _is_matrix(params: Params) -> Any:
-  return jax.tree.map(lambda p: p.ndim >= 2, params)

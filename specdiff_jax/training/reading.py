@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,8 +15,8 @@ from specdiff_jax.models import networks
 from specdiff_jax.parallel import rules
 from specdiff_jax.training import feature_store
 from specdiff_jax.training import features as features_lib
+from specdiff_jax.training import micro_batches as micro_lib
 from specdiff_jax.training import objective
-from specdiff_jax.training import online
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,16 +106,25 @@ class Reading:
     """Returns `function` with the verifier's pass in front of it.
 
     It is `function` itself where `prepare` adds the readings.
+
+    Args:
+      function: function of (params, view, batch, ...), such as
+        `objective.make_loss` gives; the verifier's params are view.verifier.
+      temperature: temperature as in `inside`.
+      micro_batches: micro-batches that the verifier reads one after the other.
     """
     if not self.inside(temperature):
       return function
-    return online.with_readings(
-      function,
-      networks.network(self.verifier.config),
-      self.layers,
-      temperature,
-      micro_batches,
-    )
+    ways = networks.network(self.verifier.config), self.layers, temperature
+
+    def with_verifier(params, view, batch, *rest):
+      read = functools.partial(features_lib.forward, *ways, view.verifier)
+      read = micro_lib.over_micro_batches(read, micro_batches, recompute=False)
+      batch = batch.replace(**read(batch.tokens, batch.length))
+      view = view.replace(embed=view.verifier['embed'])
+      return function(params, view, batch, *rest)
+
+    return with_verifier
 
   def prepare(
     self, source: windows.Source, temperature: float = 0.0

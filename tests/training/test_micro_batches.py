@@ -13,13 +13,12 @@ from specdiff_jax.core import training_types
 from specdiff_jax.drafters import scores
 from specdiff_jax.drafters.diffusion import network as drafter_network
 from specdiff_jax.drafters.diffusion import training as diffusion_training
-from specdiff_jax.models import networks
 from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features
 from specdiff_jax.training import micro_batches
 from specdiff_jax.training import objective
-from specdiff_jax.training import online
+from specdiff_jax.training import reading
 
 GAMMA, ROWS, WIDTH = 3, 4, 20
 
@@ -67,10 +66,10 @@ def drafter():
   def compiled(count, score):
     settings = {'loss': 'decayed_ce', 'accumulate': count}
     config = fields.typed(settings)
-    loss = online.with_readings(
-        objective.make_loss(score, build_losses.make(config), GAMMA),
-        networks.network(verifier.config), (0, 2), count=count,
-    )  # fmt: skip
+    loss = reading.Reading(verifier, 0, (0, 2), 20).wrapped(
+      objective.make_loss(score, build_losses.make(config), GAMMA),
+      micro_batches=count,
+    )
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
   def gradient(batch, count=1, score=score):

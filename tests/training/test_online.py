@@ -14,7 +14,7 @@ from specdiff_jax.recipes import fields
 from specdiff_jax.recipes import losses as build_losses
 from specdiff_jax.training import features as features_lib
 from specdiff_jax.training import objective
-from specdiff_jax.training import online
+from specdiff_jax.training import reading
 
 GAMMA = 3
 FEATURES = (0, 2)
@@ -54,9 +54,8 @@ def test_it_is_the_loss_of_kept_features():
   with_kept = of(loss)
   wanted = with_kept(params, view, kept)
   inside = view.replace(verifier=weights, embed=None)
-  found = of(online.with_readings(loss, model, FEATURES, 1.0))(
-    params, inside, batch()
-  )
+  read = reading.Reading(verifier, 0, FEATURES, 20)
+  found = of(read.wrapped(loss, 1.0))(params, inside, batch())
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
   # The control: features in another order.
   other = kept.replace(features=kept.features[:, :, ::-1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import contextlib
+import functools
 import os
 from typing import Any
 
@@ -153,7 +154,9 @@ class Checkpointer:
       data=ocp.args.JsonSave(checksum.position(iterator)),
       **{damage.CHECKSUMS: ocp.args.JsonSave(sums)},
     )
-    self._try(step, self._probe)
+    # The disk first: else the others would wait for the first process.
+    probe = functools.partial(disk.probe, self.directory)
+    self._try(step, probe if processes.is_first() else lambda: None)
     self._try(
       step,
       lambda: self._manager.save(step, args=args, metrics=metrics, force=True),
@@ -174,11 +177,6 @@ class Checkpointer:
         processes.on_first(lambda: disk.clear(self.directory))
         self._untidy = False
       memory.give_back()
-
-  def _probe(self) -> None:
-    """Checks the disk first: else the others would wait for the first one."""
-    if processes.is_first():
-      disk.probe(self.directory)
 
   def _try(self, step: int, action: Callable[[], Any]) -> None:
     """Raises an InputError in all processes if one's disk is in trouble."""
