@@ -80,7 +80,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   import jax
 
   jax.config.update('jax_platforms', 'cpu')  # chips that are here stay free

@@ -33,11 +33,6 @@ def out() -> rich.console.Console:
   return _console(sys.stdout)
 
 
-def notes() -> rich.console.Console:
-  """Returns the console of progress and remarks."""
-  return _console(sys.stderr)
-
-
 def say(text: str) -> None:
   """Writes one remark, plainly and on one line, to stderr.
 
@@ -217,7 +212,7 @@ def _bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     rich.progress.TextColumn('{task.fields[note]}', markup=False),
   )
   with rich.progress.Progress(
-    *columns, console=notes(), disable=not sys.stderr.isatty()
+    *columns, console=_console(sys.stderr), disable=not sys.stderr.isatty()
   ) as bar:
     task = bar.add_task(printing.one_line(what), total=total, note='')
 
@@ -229,8 +224,8 @@ def _bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
 
 
 @contextlib.contextmanager
-def patient(what: str, seconds: float = 1.0) -> Iterator[Callable[..., None]]:
-  """Does as `progress`, with a bar that appears if the work takes longer."""
+def patient(what: str) -> Iterator[Callable[..., None]]:
+  """Does as `progress`, with a bar that appears if the work takes a second."""
   start = time.monotonic()
   with _task(what) as task, contextlib.ExitStack() as stack:
     bar = None
@@ -238,7 +233,7 @@ def patient(what: str, seconds: float = 1.0) -> Iterator[Callable[..., None]]:
     def update(done: int, total: int | None = None, note: str = '') -> None:
       nonlocal bar
       task.update(done, total, note)
-      if bar is None and time.monotonic() - start > seconds:
+      if bar is None and time.monotonic() - start > 1.0:
         bar = stack.enter_context(_bar(what, total))
       if bar is not None:
         bar(done, total, note)

@@ -83,7 +83,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   options = call.options
   origin, target = (command.needed(options, name) for name in ('from', 'to'))
   from specdiff_jax.checkpoints import export

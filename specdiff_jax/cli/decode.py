@@ -53,7 +53,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   from specdiff_jax.data import prompts as prompts_lib
   from specdiff_jax.recipes import decoding
 

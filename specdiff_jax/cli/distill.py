@@ -48,7 +48,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   from specdiff_jax.parallel import processes
   from specdiff_jax.recipes import runs
   from specdiff_jax.recipes import training

@@ -57,7 +57,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   from specdiff_jax.recipes import drafters as build_drafters
   from specdiff_jax.tools.inspect import describe
   from specdiff_jax.tools.inspect import report

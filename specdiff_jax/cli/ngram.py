@@ -60,7 +60,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   options = call.options
   source, out = (command.needed(options, name) for name in ('from', 'out'))
   from specdiff_jax.core import errors

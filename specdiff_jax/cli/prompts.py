@@ -78,7 +78,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   options = call.options
   if options.suite:
     return _suite(options)

@@ -44,7 +44,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   from specdiff_jax.tools.report import figures
   from specdiff_jax.tools.report import page
   from specdiff_jax.tools.report import results

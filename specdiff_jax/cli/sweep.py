@@ -70,7 +70,6 @@ def points(argv: Sequence[str], specs: Sequence[str]) -> list[grid.Point]:
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   from specdiff_jax.parallel import processes
   from specdiff_jax.recipes import training
   from specdiff_jax.tools.sweep import runner

@@ -97,7 +97,6 @@ COMMAND = command.Command(
 
 
 def body(call: command.Call) -> int:
-  """Runs the subcommand; returns its exit code."""
   from specdiff_jax.recipes import decoding
   from specdiff_jax.tools.exactness import certificate
   from specdiff_jax.tools.exactness import plan

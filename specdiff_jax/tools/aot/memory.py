@@ -98,7 +98,7 @@ def parts_of(memory: Any) -> dict[str, int]:
   }
 
 
-def largest(text: str, count: int = 5) -> str:
+def largest(text: str) -> str:
   """Returns the first lines of each of the compiler's largest allocations."""
   found = re.findall(
     r'Size: ([\d.]+[KMGT]?)\n(?:\s+Operator: op_name="([^"]*)")?.*?\n?'
@@ -106,7 +106,7 @@ def largest(text: str, count: int = 5) -> str:
     text,
   )
   return '\n'.join(
-    f'{size}  {shape}  {name}' for size, name, shape in found[:count]
+    f'{size}  {shape}  {name}' for size, name, shape in found[:5]
   )
 
 
