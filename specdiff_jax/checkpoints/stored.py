@@ -53,7 +53,8 @@ class InFile:
   nbytes: int
 
   def blocks(self, first=0, last=None):
-    rows, width = self._layout()
+    rows = self.shape[0] if self.shape else 1
+    width = self.nbytes // max(1, rows)
     last = rows if last is None else last
     step = max(1, BLOCK // max(1, width))
     with files.open_file(self.path) as file:
@@ -71,11 +72,6 @@ class InFile:
     with files.open_file(self.path) as file:
       raw = b''.join(self._read(file, start, size) for start in starts)
     return np.frombuffer(raw, self.dtype)
-
-  def _layout(self) -> tuple[int, int]:
-    """Returns rows and bytes of each."""
-    rows = self.shape[0] if self.shape else 1
-    return rows, self.nbytes // max(1, rows)
 
   def _read(self, file, start: int, size: int) -> bytes:
     try:

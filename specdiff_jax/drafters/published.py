@@ -4,7 +4,7 @@ What the config.json of each form says, its family reads (`Family.readers`);
 here is what all have in common.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import functools
 import os
 from typing import Any, NamedTuple
@@ -166,6 +166,16 @@ def only(file: str, raw: Raw, wanted: Mapping[str, tuple[Any, ...]]) -> None:
       )
 
 
+def known(file: str, raw: Raw, keys: Collection[str], node: str = '') -> None:
+  """Raises InputError where there is a key besides these; `node` is before it."""
+  for key, value in raw.items():
+    if value is not None and key not in keys:
+      raise errors.InputError(
+        f'{file}: {node}{key} is {printing.short(value)}, which may change the '
+        'network and is not supported. Take another drafter.'
+      )
+
+
 def layers(file: str, key: str, value: Any, first: int = 0) -> tuple[int, ...]:
   """Returns the verifier's layers that a key lists, 0-based.
 
@@ -176,9 +186,6 @@ def layers(file: str, key: str, value: Any, first: int = 0) -> tuple[int, ...]:
     or not 0 < len(value) <= config_lib.MOST_LAYERS
     or not all(type(x) is int and x >= first for x in value)
   ):
-    raise errors.InputError(
-      f'{file}: {key} is {printing.short(value)}, where a list of numbers of '
-      f"the verifier's layers, from {first} on, is expected; download the "
-      'file again.'
-    )
+    wanted = f"a list of numbers of the verifier's layers, from {first} on,"
+    raise hf_sizes.wrong(file, key, value, wanted)
   return tuple(x - first for x in value)

@@ -46,19 +46,14 @@ def _index(path: str, stem: str) -> dict[str, str]:
       f'{index}: there is no weight_map in it; download the file again.'
     )
   for name, shard in names.items():
-    if not _is_file_name(shard):
+    is_text = isinstance(shard, str) and 0 < len(shard) < 256
+    if not is_text or os.path.basename(shard) != shard:
       raise errors.InputError(
         f'{index}: tensor {printing.short(name)} is said to lie in '
         f'{printing.short(shard)}, which is not the name of a file in this '
         'directory; download the index again.'
       )
   return {name: os.path.join(path, shard) for name, shard in names.items()}
-
-
-def _is_file_name(shard: object) -> bool:
-  if not isinstance(shard, str) or os.path.basename(shard) != shard:
-    return False
-  return 0 < len(shard) < 256
 
 
 def _refuse_pickles(path: str) -> None:

@@ -147,10 +147,7 @@ def number(file: str, raw: Raw, key: str, default: Any = None) -> int | float:
   value = raw.get(key)
   value = default if value is None else value
   if isinstance(value, bool) or not isinstance(value, (int, float)):
-    raise errors.InputError(
-      f'{file}: {key} is {printing.short(value)}, where a number is '
-      'expected; download the file again.'
-    )
+    raise wrong(file, key, value, 'a number')
   if not 0 <= value < 1 << 63:  # NaN neither
     raise errors.InputError(
       f'{file}: {key}={printing.short(value)}, but it cannot be negative, '
@@ -163,10 +160,7 @@ def integer(file: str, raw: Raw, key: str, default: Any = None) -> int:
   """Returns a size out of config.json, within what any model has."""
   value = number(file, raw, key, default)
   if not isinstance(value, int):
-    raise errors.InputError(
-      f'{file}: {key} is {printing.short(value)}, where a whole number is '
-      'expected; download the file again.'
-    )
+    raise wrong(file, key, value, 'a whole number')
   config_lib.check_bound(file, key, value)
   return value
 
@@ -175,10 +169,7 @@ def positive(file: str, raw: Raw, key: str) -> int | float:
   """Returns a number of config.json that is divided by."""
   value = number(file, raw, key)
   if not value or not math.isfinite(1.0 / value):
-    raise errors.InputError(
-      f'{file}: {key} is {value}, where a positive number is expected; '
-      'download the file again.'
-    )
+    raise wrong(file, key, value, 'a positive number')
   return value
 
 
@@ -186,18 +177,20 @@ def flag(file: str, raw: Raw, key: str) -> bool:
   """Returns whether a switch of config.json is on; absent is off."""
   value = raw.get(key)
   if not isinstance(value, bool | None):
-    raise errors.InputError(
-      f'{file}: {key} is {printing.short(value)}, where true or false is '
-      'expected; download the file again.'
-    )
+    raise wrong(file, key, value, 'true or false')
   return bool(value)
 
 
 def as_object(file: str, key: str, value: Any) -> dict[str, Any]:
   """Returns an object of config.json; InputError if it is none."""
   if not isinstance(value, dict):
-    raise errors.InputError(
-      f'{file}: {key} is {printing.short(value)}, where an object is '
-      'expected; download the file again.'
-    )
+    raise wrong(file, key, value, 'an object')
   return value
+
+
+def wrong(file: str, key: str, value: Any, wanted: str) -> errors.InputError:
+  """Returns the error for a value of config.json that is something else."""
+  return errors.InputError(
+    f'{file}: {key} is {printing.short(value)}, where {wanted} is expected; '
+    'download the file again.'
+  )

@@ -82,7 +82,9 @@ def read(file: str, raw: Raw) -> published.Published:
   own = raw.get('dflash_config')
   own = own if isinstance(own, dict) else {}
   _agreeing(file, raw, own)
-  _check_own(file, own)
+  # Where it says that there is none, a window may stand there.
+  windows = _WINDOWS if own.get('use_swa') is False else ()
+  published.known(file, own, {*_KEYS, *_ONLY, *windows}, 'dflash_config.')
   raw = {**raw, **{k: v for k, v in own.items() if k not in _WINDOWS}}
   only = {**_ONLY, 'draft_vocab_size': (raw.get('vocab_size'),)}
   kinds = raw.get('layer_types')
@@ -119,19 +121,6 @@ def read(file: str, raw: Raw) -> published.Published:
     None if variants.is_spare(sizes, theirs) else ours.get(theirs, '')
   )
   return published.Published(sizes, name, sizes.mask_id, 'dflash')
-
-
-def _check_own(file: str, own: Raw) -> None:
-  """Raises InputError where dflash_config has a key that is not known."""
-  for key, value in own.items():
-    if value is None or key in _KEYS or key in _ONLY:
-      continue
-    if key in _WINDOWS and own.get('use_swa') is False:
-      continue  # it says that there is none
-    raise errors.InputError(
-      f'{file}: dflash_config.{key} is {printing.short(value)}, which may '
-      'change the network and is not supported. Take another drafter.'
-    )
 
 
 def _check_counting(file: str, layers: tuple[int, ...], count: int) -> None:

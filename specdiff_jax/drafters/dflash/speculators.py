@@ -62,13 +62,7 @@ def read(file: str, raw: Raw) -> published.Published:
     'target_hidden_size': (layers.get('hidden_size'),),
   }
   published.only(file, raw, only)
-  for key, value in raw.items():
-    if key in _UNREAD or key in _READ or key in only or value is None:
-      continue
-    raise errors.InputError(
-      f'{file}: {key} is {printing.short(value)}, which may change the network '
-      'and is not supported. Take another drafter.'
-    )
+  published.known(file, raw, {*_UNREAD, *_READ, *only})
   own = {
     'target_layer_ids': list(ids),
     'mask_token_id': raw.get('mask_token_id'),

@@ -11,7 +11,6 @@ from specdiff_jax.checkpoints.hf import directory
 from specdiff_jax.checkpoints.hf import names
 from specdiff_jax.checkpoints.hf import sizes as hf_sizes
 from specdiff_jax.core import errors
-from specdiff_jax.core import printing
 from specdiff_jax.drafters import published
 from specdiff_jax.drafters.eagle import network as eagle
 
@@ -41,12 +40,7 @@ def read(file: str, raw: Raw) -> published.Published:
   """EAGLE-3, whose verifier layers are the usual ones, or in `eagle_config`."""
   own = raw.get('eagle_config')
   own = own if isinstance(own, dict) else {}
-  for key, value in own.items():
-    if value is not None and key not in (*_ONLY, _LAYERS):
-      raise errors.InputError(
-        f'{file}: eagle_config.{key} is {printing.short(value)}, which may '
-        'change the network and is not supported. Take another drafter.'
-      )
+  published.known(file, own, (*_ONLY, _LAYERS), 'eagle_config.')
   hidden = {'target_hidden_size': (raw.get('hidden_size'),)}
   published.only(file, {**raw, **own}, {**_ONLY, **hidden})
   network = published.like(

@@ -66,10 +66,6 @@ class DDiTConfig:
   def local_layers(self) -> tuple[bool, ...]:
     return (False,) * self.layers
 
-  @property
-  def tied_head(self) -> bool:
-    return False
-
 
 def shapes(config: DDiTConfig) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every tensor, by its name joined with '.'."""

@@ -107,7 +107,14 @@ class MaskedLMDrafter(window.Window):
 
   def init(self, params, context):
     """Reads the prompt, if keys are kept; else there is nothing to keep."""
-    self._check_length(context.tokens.shape[1])
+    tokens = context.tokens.shape[1]
+    if tokens > self.max_tokens:
+      raise errors.InputError(
+        f'prompt, completion and draft take up to {tokens + self.gamma} '
+        'positions, but the drafter was trained for '
+        f'{self.model.network.max_positions}; lower max_new_tokens, '
+        'prompt_buckets or gamma, or take another drafter.'
+      )
     if self.model.prefix == 'full':
       return ()
     batch = context.length.shape[0]
@@ -229,12 +236,3 @@ class MaskedLMDrafter(window.Window):
   def max_tokens(self) -> int:
     """Tokens of the longest prompt and completion that it can draft for."""
     return self.model.network.max_positions - self.gamma
-
-  def _check_length(self, tokens: int) -> None:
-    if tokens > self.max_tokens:
-      raise errors.InputError(
-        f'prompt, completion and draft take up to {tokens + self.gamma} '
-        'positions, but the drafter was trained for '
-        f'{self.model.network.max_positions}; lower max_new_tokens, '
-        'prompt_buckets or gamma, or take another drafter.'
-      )
