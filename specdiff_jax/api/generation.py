@@ -176,15 +176,12 @@ class System:
     if drafts := getattr(engine.drafter, 'max_tokens', 0):
       bucket = request_lib.bucket_for(longest, session.buckets)
       most = min(most, drafts - bucket)
-    room = _room(engine.max_new_tokens, session.settings.max_new_tokens, most)
+    made, wanted = engine.max_new_tokens, session.settings.max_new_tokens
+    # Few sizes of buffers are few programs.
+    stepped = made if wanted <= made else 1 << (wanted - 1).bit_length()
+    room = stepped if stepped <= most else wanted
     engine = dataclasses.replace(engine, max_new_tokens=room)
     return dataclasses.replace(session, engine=engine), requests
-
-
-def _room(made: int, wanted: int, most: int) -> int:
-  """Returns the tokens that buffers have room for: few sizes, few programs."""
-  stepped = made if wanted <= made else 1 << (wanted - 1).bit_length()
-  return stepped if stepped <= most else wanted
 
 
 def _completion(

@@ -195,9 +195,12 @@ class Command:
   def help(self) -> str:
     """Returns the whole help text."""
     told = flag.defined(self.flags)
-    flag_lines = [
-      (f'--{name}', _flag_text(told[name])) for name in sorted(told)
-    ]
+    flag_lines = []
+    for name in sorted(told):
+      one = told[name]
+      plain = one.default is None or one.default == ''
+      default = '' if plain else f' (default: {one.default})'
+      flag_lines.append((f'--{name}', f'{one.help}{default}'))
     usage = f'usage: python -m specdiff_jax {self.name}'
     if self.recipe:
       usage += ' --config=RECIPE[:VARIANT] [FLAGS] [--config.FIELD=VALUE ...]'
@@ -278,12 +281,6 @@ def _is_unordered(text: str) -> bool:
     return isinstance(ast.literal_eval(text), (dict, set))
   except (ValueError, SyntaxError, MemoryError, RecursionError):
     return False
-
-
-def _flag_text(one: flags.Flag) -> str:
-  plain = one.default is None or one.default == ''
-  default = '' if plain else f' (default: {one.default})'
-  return f'{one.help}{default}'
 
 
 def _entries(*pairs: tuple[str, str]) -> str:

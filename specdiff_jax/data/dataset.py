@@ -87,6 +87,7 @@ def build(workdir: str) -> dict[str, Any]:
     return manifest
   found = trajectories.read_all(workdir)
   records = _distinct(found.records)
+  stored = {0 if x.top_ids is None else x.top_ids.shape[1] for x in records}
   fresh = {
     'format': trajectories.FORMAT,
     'header': found.header,
@@ -95,7 +96,7 @@ def build(workdir: str) -> dict[str, Any]:
     'journal_bytes': sum(size for _, size in found.parts),
     'journal_sha256': journal_lib.digest(found.parts),
     'duplicates': len(found.records) - len(records),
-    'stored_top_k': _stored(records),
+    'stored_top_k': stored.pop() if len(stored) == 1 else 0,
     'most_id': max(map(trajectories.most_id, records)),
     'prompt_hashes': sorted({record.prompt_hash for record in records}),
   }
@@ -115,15 +116,6 @@ def _distinct(
     key.update(np.concatenate([record.prompt, record.completion]).tobytes())
     found.setdefault(key.digest(), record)
   return list(found.values())
-
-
-def _stored(records: Sequence[trajectories.Trajectory]) -> int:
-  """Returns K of the distributions stored in all records; 0: none."""
-  stored = {
-    0 if record.top_ids is None else record.top_ids.shape[1]
-    for record in records
-  }
-  return stored.pop() if len(stored) == 1 else 0
 
 
 def read(workdir: str) -> tuple[dict[str, Any], Source]:

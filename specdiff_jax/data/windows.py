@@ -95,8 +95,10 @@ def batches(
     """Returns the row of one record, its anchors drawn from the given noise."""
     item = source[record]
     start, stop = len(item.prompt), min(_length(item), config.tokens) - 1
-    chosen = _draw(rng, start, stop, config.windows)
-    return row(record, item, chosen, config)
+    size = stop - start
+    chosen = rng.choice(size, size=min(config.windows, size), replace=False)
+    anchors = np.sort(chosen).astype(np.int32) + np.int32(start)
+    return row(record, item, anchors, config)
 
   return (
     grain.MapDataset.source(usable)
@@ -230,12 +232,3 @@ def _length(item: trajectories.Trajectory) -> int:
 
 def _has_anchor(item: trajectories.Trajectory, tokens: int) -> bool:
   return len(item.prompt) <= min(_length(item), tokens) - 2
-
-
-def _draw(
-  rng: np.random.Generator, start: int, stop: int, count: int
-) -> np.ndarray:
-  """Draws at most `count` different anchors of range(start, stop), sorted."""
-  size = stop - start
-  chosen = rng.choice(size, size=min(count, size), replace=False)
-  return np.sort(chosen).astype(np.int32) + np.int32(start)

@@ -155,21 +155,18 @@ def _instruction(root, name, text) -> Instruction | None:
     depth += {'(': 1, ')': -1}.get(text[end], 0)
     end += 1
   literal = text[found.end() : end - 1]
+  shapes = _SHAPE.findall(text[: found.start()])
   return Instruction(
     name=name,
     opcode=found.group(1),
-    shapes=_shapes(text[: found.start()]),
+    shapes=tuple(
+      Shape(dtype, tuple(int(n) for n in dims.split(',') if n), layout)
+      for dtype, dims, layout in shapes
+    ),
     operands=tuple(re.findall(r'%([\w.\-]+)', literal)),
     rest=text[end:],
     literal=literal,
     root=bool(root),
-  )
-
-
-def _shapes(text: str) -> tuple[Shape, ...]:
-  return tuple(
-    Shape(dtype, tuple(int(n) for n in dims.split(',') if n), layout)
-    for dtype, dims, layout in _SHAPE.findall(text)
   )
 
 

@@ -52,7 +52,10 @@ class Certificate:
   def tables(self) -> list[tables.Table]:
     """Returns the table of systems, and one of the differences if any."""
     differ = any(row.report.divergences for row in self.rows)
-    return [_systems(self.rows), *([_differences(self)] if differ else ())]
+    columns = ('system', 'T', 'batch', 'prompts', 'tokens compared')
+    columns += ('mismatches', 'worst margin', 'allowed', 'equal')
+    systems = tables.Table(columns, [_line(row) for row in self.rows])
+    return [systems, *([_differences(self)] if differ else ())]
 
   def verdict(self) -> str:
     """Returns the last words."""
@@ -71,13 +74,6 @@ class Certificate:
       why = f'Through the same shapes a chain may not differ at all. {why}'
     where = ', '.join(dict.fromkeys(bad))
     return f'NOT equal to plain decoding: {where}; {what}. {why}: a bug.'
-
-
-def _systems(rows: Sequence[verification.Row]) -> tables.Table:
-  """Returns a line for each system, temperature and batch."""
-  columns = ('system', 'T', 'batch', 'prompts', 'tokens compared')
-  columns += ('mismatches', 'worst margin', 'allowed', 'equal')
-  return tables.Table(columns, [_line(row) for row in rows])
 
 
 def _line(row: verification.Row) -> tuple[str, ...]:
