@@ -8,9 +8,11 @@ paper's unaligned drafter, unless a distilled one is given), `specdiff2` K chain
 of which the verifier selects one, `tree` all of them merged. docs/results.md
 asks the paper's claims of a small model.
 
-Cost: not measured: nothing was run, nor compiled by `aot` yet.
+Cost: not measured: nothing was run.
 
-Expected: whether the pairs fit is what `aot` says. The paper's speed-ups for
+Expected: compiled by `aot`, a chip of v5p:2x2x2 holds 18 of its 96 GiB of
+llama70b, and of 2x2x1 10 of llama13b (--config.mesh=1,4); a cycle is worth 4.3
+and 7.0 plain steps there (docs/results.md). The paper's speed-ups for
 Qwen2.5-72B are 4.6 on MATH-500 and 5.0 on HumanEval at temperature 0, with a
 drafter that was distilled for it; its drafters before that reach 3.2 on MATH-500.
 
