@@ -21,6 +21,7 @@ from specdiff_jax.recipes import decoding
 from specdiff_jax.recipes import fields
 from specdiff_jax.testing import models
 from specdiff_jax.tools.exactness import served
+from specdiff_jax.tools.exactness import served_parts
 from specdiff_jax.tools.exactness import served_report
 
 CHECKPOINT = models.tiny_verifier()
@@ -30,7 +31,7 @@ CHECKPOINT = dataclasses.replace(
 MASK = 60
 # Prompts of several lengths, and completions of 2 to 14 tokens.
 TEXTS = [
-  served.Text(
+  served_parts.Text(
     f'text {number}', *np.split(np.random.default_rng(number).integers(
       0, MASK, prompt + size
     ), [prompt])
@@ -107,7 +108,7 @@ def test_a_drafter_is_served_as_it_was_trained(kind, system, wrong):
     network['features'] = (0, 1)
   both = {'d2sd': {'first': 'random', 'second': 'random'}}
   one = recipe(network=network, drafters=both)
-  part = served.parts(one, CHECKPOINT, [system, 'lookup'])[-1]
+  part = served_parts.parts(one, CHECKPOINT, [system, 'lookup'])[-1]
   row = compared(one, part)
   assert row.passed and row.worst < 1e-4, row
   assert row.agreement == 1 and row.windows >= 3
@@ -143,7 +144,7 @@ def test_a_head_is_served_as_it_was_trained(tmp_path, kind):
   facts = {'drafter': heads.fingerprint(drafter)}
   drafter_file.save(name, head, params, drafter.vocab, CHECKPOINT, facts)
   one = recipe(drafter=path, head=name, candidates=5)
-  plain, part = served.parts(one, CHECKPOINT, ['specdiff', 'lattice'])
+  plain, part = served_parts.parts(one, CHECKPOINT, ['specdiff', 'lattice'])
   assert (plain.replay.head, part.replay.head) == (None, head)
   row = compared(one, part)
   assert row.passed and row.worst < 1e-4, row
@@ -164,7 +165,7 @@ def test_an_export_is_what_was_trained(tmp_path):
   writers = registry.writers()
   export.convert(source, folder, 'dflash', '', writers=writers)
   one = recipe('dflash', drafter=path)
-  (part,) = served.parts(one, CHECKPOINT, ['specdiff'], folder)
+  (part,) = served_parts.parts(one, CHECKPOINT, ['specdiff'], folder)
   row = compared(one, part)
   assert row.passed and (row.source, row.served) == (path, folder)
   # The controls: another config.json, where the tensors do not tell their own.
@@ -176,18 +177,20 @@ def test_an_export_is_what_was_trained(tmp_path):
   for name, value in {'mask_token_id': 59, 'target_layer_ids': [1, 0]}.items():
     own = told['dflash_config'] | {name: value}
     config.write_text(json.dumps(told | {'dflash_config': own}))
-    (part,) = served.parts(one, CHECKPOINT, ['specdiff'], folder)
+    (part,) = served_parts.parts(one, CHECKPOINT, ['specdiff'], folder)
     assert not compared(one, part).passed, name
   with pytest.raises(errors.InputError, match='trained elsewhere'):
-    served.parts(recipe('dflash', drafter=folder), CHECKPOINT, ['specdiff'])
+    served_parts.parts(
+      recipe('dflash', drafter=folder), CHECKPOINT, ['specdiff']
+    )
 
 
 def test_what_cannot_be_compared_is_refused():
   one = recipe()
   with pytest.raises(errors.InputError, match='No system of ar, lookup'):
-    served.parts(one, CHECKPOINT, ['ar', 'lookup'])
+    served_parts.parts(one, CHECKPOINT, ['ar', 'lookup'])
   with pytest.raises(errors.InputError, match='one drafter.*specdiff, sps'):
-    served.parts(one, CHECKPOINT, ['specdiff', 'sps'], 'folder')
+    served_parts.parts(one, CHECKPOINT, ['specdiff', 'sps'], 'folder')
   with pytest.raises(errors.InputError, match='int8'):
     served.check(recipe(int8='both'), CHECKPOINT, ['specdiff'], None, None)
 
