@@ -61,7 +61,7 @@ class Command:
   what: str  # paragraphs: what it does, and what it writes where
   flags: Mapping[str, flag.Flag]  # its own
   examples: Sequence[str]  # command lines without `python -m specdiff_jax`
-  # The config fields that it reads; those without a meaning are not in help.
+  # The config fields that it reads: default and meaning.
   fields: Mapping[str, tuple[Any, str]] = dataclasses.field(
     default_factory=dict
   )
@@ -218,7 +218,6 @@ class Command:
     field_lines = [
       (f'{name} = {default!r}', meaning)
       for name, (default, meaning) in self.fields.items()
-      if meaning
     ]
     codes = {**_EXIT_CODES, **self.exit_codes}
     parts = [

@@ -41,9 +41,6 @@ class About:
   json: bool = False  # it is the text of a JSON object, or given as a dict
   reported: tuple[str, ...] = ()  # programs whose reports name the value
   newer: bool = False  # than runs that go on: its default decides nothing
-  hidden: bool = (
-    False  # left out of help: no gain was measured, see docs/log.md
-  )
 
 
 def field(default: Any, help: str, **more: Any) -> Any:

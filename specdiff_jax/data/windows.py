@@ -17,8 +17,7 @@ a + j < length: the end token is a last valid target, nothing follows it.
 Anchors are uniform over [prompt_length, length - 2]: from the first response
 token (drafted from after the prefill) to the last that has a target. They are
 the positions where a cycle may begin; a tau over *served* cycles follows
-from acceptance at all of them (`training.evaluate`), and
-`training.serving_anchors` trains more where the drafter would begin one.
+from acceptance at all of them (`training.evaluate`).
 """
 
 from collections.abc import Sequence

@@ -269,12 +269,6 @@ class Objective(loss_options.Warmed):
       'rejection, lk; several denoising steps: elbo',
       choices=tuple(loss_options.LOSSES),
   )  # fmt: skip
-  served: float = fields.unit(
-      0.0, 'probability with which a window counts only if serving would begin '
-      "a cycle at it, by the drafter's own argmax drafts at that step; exact "
-      'where windows are as many as completion tokens. 0: anchors are even '
-      'over the text', newer=True, hidden=True,
-  )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

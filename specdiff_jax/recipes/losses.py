@@ -23,8 +23,6 @@ def check(recipe: recipe_lib.Recipe) -> None:
   name = recipe.objective.loss
   if not recipe.training.start_from:  # else `make` knows the network
     _check_shown(name, recipe.training.network)
-  if recipe.objective.served:
-    _check_served(recipe)
   head, own = recipe.training.head_kind, drafter_options.CONFIDENCE
   if (name == own) != (head == own):
     raise errors.InputError(
@@ -46,22 +44,6 @@ def _check_shown(name: str, network: Any) -> None:
       f'its window, but a drafter of kind {network.kind!r} with ngram '
       f'{ngram} has no input for that. Take network.kind=diffusion '
       'and network.ngram of at least 1, network.kind=dflash, or another loss.'
-    )
-
-
-def _check_served(recipe: recipe_lib.Recipe) -> None:
-  served, name = recipe.objective.served, recipe.objective.loss
-  if making.LOSSES[name].show:
-    raise errors.InputError(
-      f'config.served is {served}, but config.loss is '
-      f'{name!r}, whose drafter sees a part of its window, which in '
-      'serving it does not. Leave served at 0, or take another loss.'
-    )
-  if recipe.training.windows == 1:
-    raise errors.InputError(
-      f'config.served is {served}, but config.windows is 1, and a '
-      "sequence's first window is always visited. Raise windows, best to "
-      'max_new_tokens of `collect`, or leave served at 0.'
     )
 
 
@@ -124,7 +106,6 @@ def make(recipe: recipe_lib.Recipe, network: Any = None) -> objective.Objective:
     making.make(name, options, steps),
     memory.vocab_block,
     memory.accumulate,
-    recipe.objective.served,
     whole,
     reads_stored(recipe),
   )

@@ -199,12 +199,9 @@ def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
 def described(
   *kinds: Any, only: Sequence[str] = ()
 ) -> dict[str, tuple[Any, str]]:
-  """Returns default and meaning of the fields of groups (`only` some).
-
-  The meaning of those that are left out of help is empty.
-  """
+  """Returns default and meaning of the fields of groups (`only` some)."""
   return {
-    name: (default, '' if about.hidden else about.help)
+    name: (default, about.help)
     for name, default, about in leaves(kinds)
     if not only or name.partition('.')[0] in only
   }

@@ -21,7 +21,6 @@ from specdiff_jax.losses import slots as slots_lib
 from specdiff_jax.models import head as head_lib
 from specdiff_jax.models import layers
 from specdiff_jax.training import micro_batches
-from specdiff_jax.training import serving_anchors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +31,6 @@ class Objective:
     loss: loss of windows.
     vocab_block: rows of the head whose logits exist at once; 0 for all.
     micro_batches: micro-batches of a batch, a divisor of its rows.
-    served: probability with which a window counts only if serving visits
-      it (`serving_anchors.counted`); 0 where windows are shown.
     whole: loss of whole texts in place of that of windows, (params, view,
       batch, keys [B], step, vocab_block) -> (loss, metrics); None: there is
       none.
@@ -43,7 +40,6 @@ class Objective:
   loss: slots_lib.Loss
   vocab_block: int = 0
   micro_batches: int = 1
-  served: float = 0.0
   whole: Callable[..., slots_lib.Value] | None = None
   stored: bool = False
 
@@ -156,9 +152,8 @@ def make_loss(
 ):
   """Returns (params, view, batch, step) -> (loss, metrics).
 
-  What is shown of windows or texts, and which windows count beside those that
-  serving visits, is drawn by seed, step and record. Windows are scored a
-  micro-batch at a time and then weighed together; see
+  What is shown of windows or texts is drawn by seed, step and record. Windows
+  are scored a micro-batch at a time and then weighed together; see
   `micro_batches.over_micro_batches`.
   """
   loss = objective.loss
@@ -187,11 +182,6 @@ def make_loss(
     found = micro_batches.over_micro_batches(scored, objective.micro_batches)(
       batch, valid, mask
     )
-    if objective.served:
-      valid = serving_anchors.counted(
-        keys_B, objective.served, batch.anchors, found.match, valid
-      )
-      found = found.replace(valid=valid)
     value, metrics = loss.value(found.replace(shown=shown), step)
     predictions = jax.eval_shape(predicted, batch, mask)
     return value, metrics | _use(predictions, batch, valid, mask)

@@ -194,7 +194,7 @@ def test_bad_command_lines(specdiff, tiny, argv, words):
     ('verify', 'limit=1', 'rounds=1'),
     ('collect', 'join_timeout=9', 'loss=ce'),
     ('distill', 'completions=2', 'refresh_accepted=1'),
-    ('sweep', 'served=0.5', 'systems=ar'),  # it is left out of help
+    ('sweep', 'windows=2', 'systems=ar'),
     ('aot', 'batch=8', 'limit=1'),
   ],
 )

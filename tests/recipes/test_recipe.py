@@ -87,8 +87,6 @@ def test_a_rounded_drafter_changes_no_text():
 def test_what_decides_a_run_is_what_it_was(name):
   one = fields.typed({'loss': name})
   assert set(one.deciding('run')) == {*RUN, *OF_LOSS.get(name, ())}
-  served = fields.typed({'loss': name, 'served': 0.5})
-  assert served.deciding('run') == one.deciding('run') | {'served': 0.5}
 
 
 def test_a_new_system_leaves_what_is_on_disk_as_it_is():

@@ -250,6 +250,23 @@ def test_expectations_want_drawn_trajectories():
   build_losses.check_data(settings(loss='kl'), greedy, 'x')  # no expectation
 
 
+def test_what_is_shown_of_a_row_goes_with_its_record(verifier, known):
+  score, params = new_drafter('diffusion')
+  view = objective.view(verifier, VOCAB)
+  loss = build_losses.make(settings(loss='elbo'))
+  function = jax.jit(objective.make_loss(score, loss, GAMMA))
+
+  def run(batch):
+    value, metrics = function(params, view, batch, 4)
+    return float(value), float(metrics['masked'])
+
+  moved = jax.tree.map(lambda x: x[::-1], known)
+  assert run(moved) == pytest.approx(run(known), rel=1e-6)
+  # The control: rows that are other records.
+  other = run(known.replace(record=known.record + 1))
+  assert abs(other[0] - run(known)[0]) > 1e-3
+
+
 def test_a_drafter_sees_what_is_shown_and_nothing_else(verifier, batch, known):
   score, params = new_drafter('diffusion')
   params['matched'] = jnp.ones_like(params['matched'])
