@@ -15,9 +15,9 @@ has 2 x 64 numbers for each token: 3.7 million here, 7 MB.
 Expected: `tau_eval` is that of the chain of likeliest tokens, each given the one
 before: at step 0 the drafter's own on these texts, which the head then has to
 beat. In `bench` the row `lattice` is to be compared with `best_first`
-at the same budget. 200 steps of 8 on 565 texts (a CPU, half an hour) gain nothing:
-tau 2.81 and 3.50 at budgets of 5 and 17, where the best-first tree has 2.82 and
-3.50, on the drafter shipped then (docs/log.md). Figures of a run on a GPU are still to come.
+at the same budget. 200 steps of 8 on 764 texts of five kinds (a CPU, minutes): 2.2 %
+more tokens than the best-first tree of 17 (docs/results.md); on 565 texts and the
+drafter that was shipped before, nothing (docs/log.md). A run on a GPU is still to come.
 
 COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
   python -m specdiff_jax distill --config=configs/head_smollm2.py:gpu \
