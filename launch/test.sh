@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The second command: installs what the tests need and runs them all, a file in
 # each of up to eight processes. With --fast first it leaves out what is marked
-# as slow (minutes instead of half an hour on two cores). Further
+# as slow (4 minutes instead of 25 on two cores). Further
 # arguments go to pytest:
 #   ./launch/test.sh tests/tools -k timing
 set -euo pipefail
