@@ -10,7 +10,7 @@ that is twice as large, or simply with a faster cycle.
 Cost: training that of configs/distill_smollm2.py, whose network it is. A cycle runs the drafter once a pass.
 
 Expected: every output is exact. 300 steps from the shipped drafter: two passes
-gain 0 to 3 % in tau over one, and stay below the shipped one's (docs/results.md).
+gain at most 3 % in tau over one, and stay below the shipped one's (docs/results.md).
 
 COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
   python -m specdiff_jax distill --config=configs/specdiff_smollm2.py:gpu \

@@ -67,7 +67,8 @@ def requests(
 ) -> list[collect_lib.Request]:
   """Returns config.completions requests for each prompt.
 
-  Raises InputError if a prompt is longer than the largest of prompt_buckets.
+  Raises InputError if a prompt is longer than the largest of prompt_buckets, or
+  the verifier has no positions for it.
   """
   found = collect_lib.requests_of(
     prompts_lib.repeated(texts, recipe.collecting.completions),

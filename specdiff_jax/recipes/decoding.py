@@ -450,7 +450,7 @@ def identity(
   fingerprint.
   """
   decides = recipe.deciding('text') | {'verifier': checkpoint.fingerprint}
-  # Of a drafter that is rounded the text knows nothing.
+  # A rounded drafter changes no text.
   decides['int8'] = 'verifier' if systems.is_int8(recipe, 'verifier') else ''
   if recipe.sampling.temperature:  # else there is none
     decides |= {'noise': sampling_lib.KEYED}

@@ -19,12 +19,13 @@ def told(specdiff, tiny, rate):
 
 
 def test_tau_is_made_up_and_texts_are_not(specdiff, tiny):
-  found = {rate: told(specdiff, tiny, rate) for rate in (0.0, 0.6)}
+  found = {rate: told(specdiff, tiny, rate) for rate in (0.0, 0.6, 1.0)}
   for rows in found.values():
     assert all(row['exact'] and not row['recompiles'] for row in rows.values())
   for name in 'specdiff', 'tree':
-    never, some = (found[rate][name] for rate in (0.0, 0.6))
+    never, some, always = (found[rate][name] for rate in (0.0, 0.6, 1.0))
     assert never['tau'] == 1 and never['accepted'] == 0
+    assert always['surv'][0] == 1 and always['tau'] > 4
     # 5 standard errors of the coins about the mean of a geometric law.
     mean = sum(0.6**k for k in range(5))
     assert abs(some['tau'] - mean) < 5 * 1.5 / some['cycles'] ** 0.5

@@ -184,7 +184,8 @@ class Serving:
   @classmethod
   def of(cls, config: recipe_lib.Recipe, mesh, checkpoint) -> 'Serving':
     decoding.check(config)
-    # The largest cache that requests reach; and devices of `mesh`, not of here.
+    # The largest cache that requests reach. The devices are those of `mesh`,
+    # whatever serving would take of those here.
     config = config.change(cache_step=0, decode_mesh=(1, 1))
     made, platform = [], mesh.devices.flat[0].platform
 

@@ -46,7 +46,7 @@ class Certificate:
     return [
       f'{name:<{wide}}  {value}'
       for name, value in self.facts.items()
-      if value != {}
+      if value not in ('', {})
     ]
 
   def tables(self) -> list[tables.Table]:
