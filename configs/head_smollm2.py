@@ -19,7 +19,9 @@ at the same budget. 200 steps of 8 on 764 texts of five kinds (a CPU, minutes): 
 more tokens than the best-first tree of 17 (docs/results.md); on 565 texts and the
 drafter that was shipped before, nothing (docs/log.md). A run on a GPU is still to come.
 
-COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py):
+COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py; the first is
+of the shipped head):
+  python -m specdiff_jax bench --config=configs/head_smollm2.py --limit=8
   python -m specdiff_jax distill --config=configs/head_smollm2.py:gpu \
       --config.data=runs/greedy,runs/sampled --workdir=runs/head
   python -m specdiff_jax bench --config=configs/head_smollm2.py \
@@ -48,7 +50,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   # What `bench` compares, at one budget.
   config.prompts = 'prompts/tiny.jsonl' if smoke else 'prompts/quickstart.jsonl'
   config.drafter = drafter
-  config.head = ''
+  config.head = '' if smoke else 'smollm2_135m_instruct_markov.safetensors'
   config.systems = ('ar', 'specdiff', 'best_first', 'lattice')
   config.budget = 8 if smoke else 17
   config.candidates = 8

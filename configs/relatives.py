@@ -3,9 +3,9 @@
 Why: the relatives side by side: same weights, same prompts, and the rule match,
 which keeps the verifier's tokens, in all but deer, whose rule is rejection. `budget`
 is what a tree verifies at once: compare best_first, lattice and tree at 5, 9, 17 and
-33, and specdiff at gamma = budget - 1 as far as the drafter reaches. Systems that
-want a drafter of their own (dflash, d2sd, mixture, eagle) join by
-`--config.systems` and `--config.drafters`.
+33, and specdiff at gamma = budget - 1 as far as the drafter reaches. lattice has the
+shipped Markov head, d2sd the shipped second drafter. Systems that want a drafter of
+their own (dflash, mixture, eagle) join by `--config.systems` and `--config.drafters`.
 
 Cost: not measured.
 
@@ -31,8 +31,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = sd.load_config('quickstart' + (variant and f':{variant}'))
   config.systems = (
     'ar', 'lookup', 'sps', 'specdiff', 'deer', 'specdiff2', 'tree',
-    'best_first', 'lattice', 'diffuspec', 'adaptive', 'early_exit',
+    'best_first', 'lattice', 'd2sd', 'diffuspec', 'adaptive', 'early_exit',
   )  # fmt: skip
+  config.head = 'smollm2_135m_instruct_markov.safetensors'
+  second = 'smollm2_135m_instruct_second.safetensors'
+  config.drafters.d2sd = {'first': config.drafter, 'second': second}
   config.gamma = 7
   config.drafts = 4
   config.budget = 9

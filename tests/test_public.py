@@ -198,6 +198,29 @@ def test_the_shipped_drafter_is_found_by_fingerprint(verifier, monkeypatch):
   assert drafters.longest(found['tree']) == 7
   assert drafters.longest(found['sps']) == 0
   assert drafters.of_zoo('specdiff', verifier) == ''
+  # Not d2sd's second one, which is of the same kind.
+  assert found['specdiff'].endswith('smollm2_135m_instruct.safetensors')
+
+
+def test_the_shipped_head_is_the_shipped_drafters():
+  from specdiff_jax.checkpoints import safetensors_io
+  from specdiff_jax.drafters import drafter_file
+  from specdiff_jax.drafters import family
+  from specdiff_jax.drafters import heads
+  from specdiff_jax.drafters import registry
+  from specdiff_jax.recipes import drafters
+
+  def fingerprint(name):
+    path = str(drafters.ZOO / name)
+    form = registry.network(drafter_file.kind(path)).config
+    return heads.fingerprint(
+      family.Trained(*drafter_file.load(path, None, form), path)
+    )
+
+  head = drafters.ZOO / 'smollm2_135m_instruct_markov.safetensors'
+  told = safetensors_io.metadata(str(head))['drafter']
+  assert told == fingerprint('smollm2_135m_instruct.safetensors')
+  assert told != fingerprint('smollm2_135m_instruct_second.safetensors')
 
 
 def test_a_drafter_of_ones_own(lookup, verifier):

@@ -25,6 +25,7 @@ from specdiff_jax.recipes import recipe_file
 from specdiff_jax.text import tokenizer as tokenizer_lib
 
 CONFIG = presets.SIZES['tiny']
+SHIPPED = 'smollm2_135m_instruct.safetensors'
 
 
 @pytest.fixture(scope='module')
@@ -163,8 +164,7 @@ def test_convert_refuses(specdiff, made, tmp_path, root):
 @pytest.mark.parametrize('form', ['hf', 'native', *registry.forms()])
 def test_a_trained_drafter_says_what_serves_it(specdiff, root, tmp_path, form):
   """In any form, by its path and by its name in the zoo."""
-  zoo = root / 'specdiff_jax' / 'zoo'
-  path = next(zoo.glob('*.safetensors'))
+  path = root / 'specdiff_jax' / 'zoo' / SHIPPED
   to = '--to', tmp_path / 'x', f'--format={form}'
   told = ("'diffusion'", 'config.system=specdiff', 'config.drafter', 'Python')
   refused(specdiff('convert', '--from', path, *to), path, *told)
@@ -314,8 +314,7 @@ def test_inspect_shows_names_as_they_are(specdiff, made, tmp_path):
 
 
 def test_inspect_a_drafter_that_asks_for_too_much(specdiff, root, tmp_path):
-  zoo = root / 'specdiff_jax' / 'zoo'
-  file = sorted(zoo.glob('*.safetensors'))[0]
+  file = root / 'specdiff_jax' / 'zoo' / SHIPPED
   tensors, facts = safetensors_io.load(str(file))
   sizes = json.loads(facts['config'])
   path = tmp_path / 'x.safetensors'
@@ -329,8 +328,8 @@ def test_inspect_a_drafter_that_asks_for_too_much(specdiff, root, tmp_path):
 
 
 def test_inspect_tells_what_a_drafter_lacks(specdiff, root, tmp_path):
-  zoo = root / 'specdiff_jax' / 'zoo'
-  tensors, facts = safetensors_io.load(str(next(zoo.glob('*.safetensors'))))
+  file = root / 'specdiff_jax' / 'zoo' / SHIPPED
+  tensors, facts = safetensors_io.load(str(file))
   del tensors['network']['trunk']
   path = tmp_path / 'x.safetensors'
   safetensors_io.save(str(path), tensors, facts)
