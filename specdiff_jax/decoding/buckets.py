@@ -24,8 +24,8 @@ def run(
   """Runs cycles while `live`, each in the bucket that the batch wants.
 
   The largest that a live row wants, for a stretch of cycles: then it is asked
-  anew. Two loops: a switch copies the caches that go through it, so that cycles
-  of one bucket run inside it.
+  anew. Loops in turn, one for each bucket, in place of a switch: that would copy
+  the caches that go through it.
 
   Args:
     drafter: says what each row wants.
@@ -45,32 +45,36 @@ def run(
     cycles = jnp.min(cycles, where=~state.done, initial=max_cycles)
     return index, count + cycles
 
-  def stay(index, slots):
-    """Returns a function that runs cycles of a bucket while it is wanted."""
+  def turn(carry):
+    """Returns a carry once each bucket has run while it was wanted."""
+    for index, slots in enumerate(drafter.buckets):
 
-    def body(carry):
-      (count, state), chosen = carry
-      count, state = count + 1, cycle(slots, state)
-      chosen = lax.cond(
-        count < chosen[1], lambda: chosen, lambda: choice(count, state)
+      def wanted(carry, index=index):
+        return live(carry[0]) & (carry[1][0] == index)
+
+      def entered(pair, slots=slots):
+        (count, state), chosen = pair[1]
+        return False, ((count, enter(slots, state)), chosen)
+
+      def body(carry, slots=slots):
+        (count, state), chosen = carry
+        count, state = count + 1, cycle(slots, state)
+        chosen = lax.cond(
+          count < chosen[1], lambda: chosen, lambda: choice(count, state)
+        )
+        return (count, state), chosen
+
+      # Once at most: a condition would copy as well.
+      _, carry = lax.while_loop(
+        lambda pair: pair[0], entered, (wanted(carry), carry)
       )
-      return (count, state), chosen
+      carry = lax.while_loop(wanted, body, carry)
+    return carry
 
-    def stretch(carry):
-      (count, state), chosen = carry
-      return lax.while_loop(
-        lambda carry: live(carry[0]) & (carry[1][0] == index),
-        body,
-        ((count, enter(slots, state)), chosen),
-      )
-
-    return stretch
-
-  runs = [stay(i, slots) for i, slots in enumerate(drafter.buckets)]
   begin = jnp.int32(0)
   (_, state), _ = lax.while_loop(
     lambda carry: live(carry[0]),
-    lambda carry: lax.switch(carry[1][0], runs, carry),
+    turn,
     ((begin, state), choice(begin, state)),
   )
   return state

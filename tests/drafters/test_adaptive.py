@@ -298,3 +298,34 @@ def test_calibration_begins_anew_where_the_cache_has_no_room():
 def test_arms_of_one_size_are_refused():
   with pytest.raises(errors.InputError, match='ascending'):
     controller.Adaptive(arms((2, 2)), none.NoDraft(1))
+
+
+def test_a_change_of_arms_copies_no_cache():
+  one = session(PARAMS, GREEDY)
+  state = one.start(systems.REQUESTS)
+  cache = jax.tree.leaves(state.cache)[0]
+  assert cache.ndim == 4
+
+  def copies(lowered):
+    shape = ','.join(map(str, cache.shape))
+    return lowered.compile().as_text().count(f'[{shape}]{{3,2,1,0}} copy(')
+
+  decode = type(one.engine).decode
+  lowered = decode.lower(
+    one.engine, one.params, one.drafter_params, state, jnp.int32(4)
+  )
+  assert copies(lowered) == 0
+
+  def write(places):
+    def body(_, cache):
+      return cache.at[:, :, places].set(cache[:, :, places + 1] + 1)
+
+    return lambda cache: jax.lax.fori_loop(0, places, body, cache)
+
+  @jax.jit
+  def switched(cache):
+    branches = [write(1), write(2)]
+    body = lambda i, cache: jax.lax.switch(i % 2, branches, cache)
+    return jax.lax.fori_loop(0, 4, body, cache)
+
+  assert copies(switched.lower(cache)) > 0
