@@ -119,8 +119,10 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return lax.optimization_barrier(lax.top_k(x, k))
 
 
+_BLOCK = 128  # tokens whose sum `drawn` looks at before each of them
+
 # Purposes of draws that are made afresh in each cycle.
-DRAFT, ACCEPT, RESIDUAL = 0, 1, 2
+DRAFT, ACCEPT, RESIDUAL, DISTINCT = 0, 1, 2, 3
 
 
 def fresh(noise: types.Noise, purpose: int, length: jax.Array) -> jax.Array:
@@ -163,6 +165,35 @@ def log_probabilities(logits: jax.Array, sampling: types.Sampling) -> jax.Array:
   greedy = (sampling.temperature <= 0)[:, None, None]
   best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
   return jnp.where(greedy, jnp.log(best), jax.nn.log_softmax(logits, axis=-1))
+
+
+def drawn(log_p: jax.Array, uniform: jax.Array) -> jax.Array:
+  """Returns indices [.., K] drawn from log-probabilities [.., W], independently.
+
+  By inverting the cumulative sum: first of blocks of tokens, then within one. That
+  takes an exponential for each token, where Gumbel noise takes two logarithms and a
+  random number for each token and draw. A token of probability 0 is never drawn.
+
+  Args:
+    log_p: need not be normalised; -inf for none.
+    uniform: [.., K] in [0, 1).
+  """
+  *rows, size = log_p.shape
+  p = jnp.exp(log_p - jnp.max(log_p, axis=-1, keepdims=True))
+  p = jnp.pad(p, [(0, 0)] * len(rows) + [(0, -size % _BLOCK)])
+  p = p.reshape(*rows, -1, _BLOCK)
+  upto = jnp.cumsum(p.sum(-1), axis=-1)  # [.., N]
+  target = uniform * upto[..., -1:]
+  block = jnp.sum(upto[..., None, :] <= target[..., None], axis=-1)  # [.., K]
+  before = jnp.take_along_axis(
+    jnp.pad(upto, [(0, 0)] * len(rows) + [(1, 0)]), block, axis=-1
+  )
+  inside = jnp.take_along_axis(p, block[..., None], axis=-2)  # [.., K, _BLOCK]
+  passed = jnp.cumsum(inside, axis=-1) <= (target - before)[..., None]
+  # Sums in another order may end below the target: the last token that counts.
+  last = jnp.max(jnp.where(inside > 0, np.arange(_BLOCK), 0), axis=-1)
+  place = jnp.minimum(jnp.sum(passed, axis=-1), last)
+  return block * _BLOCK + place
 
 
 def logprobs(logits: jax.Array, token: jax.Array) -> jax.Array:

@@ -97,3 +97,26 @@ def own_noise(
   """Returns Gumbel noise [B, *shape] that is drawn afresh in every cycle."""
   keys = sampling_lib.fresh(noise, sampling_lib.DRAFT, length)
   return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
+
+
+def own_draws(
+  log_q: jax.Array, noise: types.Noise, length: jax.Array, drafts: int
+) -> jax.Array:
+  """Returns K independent draws [B, K, G] of each slot's log q [B, G, W]."""
+  keys = sampling_lib.fresh(noise, sampling_lib.DRAFT, length)
+  shape = (log_q.shape[1], drafts)
+  uniform = jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+  return jnp.swapaxes(sampling_lib.drawn(log_q, uniform), 1, 2)
+
+
+def distinct(
+  log_q: jax.Array, noise: types.Noise, length: jax.Array, drafts: int
+) -> tuple[jax.Array, jax.Array]:
+  """Returns K draws [B, K] of log q [B, W] without replacement, and their scores.
+
+  Gumbel-top-k: the order of scores is that of such draws; -inf: there are no more.
+  """
+  keys = sampling_lib.fresh(noise, sampling_lib.DISTINCT, length)
+  g = jax.vmap(lambda key: jax.random.gumbel(key, log_q.shape[1:]))(keys)
+  score, index = lax.top_k(log_q + g, drafts)
+  return index, score

@@ -158,16 +158,13 @@ class Drafts(Tempered):
       )
     mine = self.tempered(sampling)
     log_q = sampling_lib.log_probabilities(marginals.logits, mine)
-    shape = (self.drafts,) + log_q.shape[1:]
-    g = marginals_lib.own_noise(noise, marginals.length, shape)
-    scores = log_q[:, None] + g
-    index = jnp.argmax(scores, axis=-1)  # [B, K, G]
+    drawn = log_q, noise, marginals.length, self.drafts
+    index = marginals_lib.own_draws(*drawn)  # [B, K, G]
     valid = jnp.ones(index.shape, bool)
     if self.arrangement == 'distinct':
-      # Gumbel-top-k: the order of scores is that of draws without replacement.
-      top, first = lax.top_k(scores[:, 0, 0], self.drafts)
+      first, score = marginals_lib.distinct(log_q[:, 0], *drawn[1:])
       index = index.at[:, :, 0].set(first)
-      valid &= (top > -jnp.inf)[..., None]
+      valid &= (score > -jnp.inf)[..., None]
     token = marginals.ids[index]
     if self.arrangement == 'merged':
       return prefix_trees.merged(token, marginals.root, slots)

@@ -6,6 +6,7 @@ The rules that use it are summed exactly in tests/decoding.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from specdiff_jax.core import sampling as sampling_lib
 from specdiff_jax.core import types
@@ -73,3 +74,39 @@ def test_positions_and_seeds_are_independent():
   same = draws(LOGITS[:5], 1.0)
   pairs = np.bincount(token[:, 0] * 5 + same[:, 0], minlength=25)
   assert chi_square(pairs, np.outer(p, p).ravel()) > LIMIT[24]
+
+
+@pytest.mark.parametrize('size', [5, 128, 300, 1000])
+def test_drawn_inverts_the_cumulative_sum(size):
+  """Beside float64 sums; draws of other probabilities are told apart."""
+  rng = np.random.default_rng(size)
+  log_p = rng.normal(size=(3, size)) * 3
+  log_p[:, rng.random(size) < 0.3] = -np.inf
+  upto = np.cumsum(np.exp(log_p), axis=-1)
+  upto /= upto[:, -1:]
+  uniform = rng.random((3, 4000))
+  wanted = np.stack(
+    [np.searchsorted(*row, 'right') for row in zip(upto, uniform)]
+  )
+  # Where a coin falls on a boundary, float32 may take either side.
+  near = np.abs(upto[:, None] - uniform[..., None]).min(axis=-1) < 1e-6
+
+  def found(log_p):
+    coins = uniform.astype(np.float32)
+    return np.asarray(sampling_lib.drawn(log_p.astype(np.float32), coins))
+
+  np.testing.assert_array_equal(found(log_p)[~near], wanted[~near])
+  assert near.mean() < 0.05
+  assert (found(log_p / 2) != wanted)[~near].mean() > 0.1
+
+
+def test_drawn_at_the_ends_takes_tokens_that_can_be():
+  log_p = np.full((1, 400), -np.inf, np.float32)
+  log_p[0, [3, 130, 131, 390]] = [0.0, -40.0, 0.1, -0.5]
+  coins = np.array([[0.0, np.nextafter(np.float32(1), np.float32(0))]])
+  index = np.asarray(sampling_lib.drawn(log_p, coins.astype(np.float32)))
+  np.testing.assert_array_equal(index, [[3, 390]])
+  # A point mass, as at temperature 0, whatever its scale.
+  point = np.where(np.arange(400) == 257, -1e4, -np.inf)[None]
+  index = np.asarray(sampling_lib.drawn(point.astype(np.float32), coins))
+  np.testing.assert_array_equal(index, [[257, 257]])
