@@ -52,7 +52,7 @@ PAIRS = {
 class Faults(NamedTuple):
   """What to break, given as arrays so that nothing compiles again."""
 
-  purposes: tuple[int, int, int] = (0, 1, 2)  # of draft, coins, bonus
+  purposes: tuple[int, ...] = (0, 1, 2, 3)  # of draft, coins, bonus, distinct
   step: int = 1  # 0 draws the same in all cycles
 
   def patched(self):
@@ -207,7 +207,7 @@ def test_a_text_is_its_requests_not_its_rows(pair):
 # is told without sampling in `test_rules_controls.py`.
 
 
-@pytest.mark.parametrize('purposes', [(0, 0, 2), (0, 1, 0), (0, 1, 1)])
+@pytest.mark.parametrize('purposes', [(0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 1, 3)])
 def test_draws_that_share_noise_are_noticed(purposes):
   """Coins or bonus from the noise of the draft, or bonus from the coins'."""
   p = laws.same_everywhere([[0.1, 0.64, 0.26]] * (COUNT + GAMMA))
@@ -284,7 +284,8 @@ def test_a_rule_is_its_walk(pair):
 def test_draws_are_fresh_for_each_request_cycle_and_purpose():
   requests, lengths = np.divmod(np.arange(24), 6)
   noise = sampling_lib.request_noise(0, jnp.asarray(requests))
-  purposes = (sampling_lib.DRAFT, sampling_lib.ACCEPT, sampling_lib.RESIDUAL)
+  s = sampling_lib
+  purposes = (s.DRAFT, s.ACCEPT, s.RESIDUAL, s.DISTINCT)
   keys = np.concatenate(
     [
       jax.random.key_data(sampling_lib.fresh(noise, purpose, lengths))
@@ -294,7 +295,7 @@ def test_draws_are_fresh_for_each_request_cycle_and_purpose():
   # Nor are they the keys of the noise that is keyed by position.
   positions = jax.vmap(jax.random.fold_in)(noise.key, lengths)
   keys = np.concatenate([keys, jax.random.key_data(positions)])
-  assert len(np.unique(keys, axis=0)) == 4 * 24
+  assert len(np.unique(keys, axis=0)) == 5 * 24
   coins = np.asarray(rejection.uniform(noise, jnp.asarray(lengths), 8))
   assert len(np.unique(coins)) == coins.size
   assert ((0 <= coins) & (coins < 1)).all()
