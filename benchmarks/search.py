@@ -35,14 +35,8 @@ def rows(flags):
     yield f'tree of drawn chains, {budget}', 'tree', {**sizes, 'drafts': 8}
     yield f'best-first, {budget}', 'best_first', sizes
     yield f'lattice, {budget}', 'lattice', sizes
-    yield (
-      f'lattice, Markov head, {budget}',
-      'lattice',
-      {
-        **sizes,
-        'head': flags.head,
-      },
-    )
+    headed = {**sizes, 'head': flags.head}
+    yield f'lattice, Markov head, {budget}', 'lattice', headed
     yield f'd2sd, {budget}', 'd2sd', {**sizes, 'drafter': drafters}
 
 
@@ -122,13 +116,12 @@ def timed(system, prompt, flags):
   found = collections.defaultdict(list)
   state = begun()
   for number in range(-3, flags.repeats):  # the first compile
-    # Each behind cycles: what was just used would be in the processor's cache.
-    taken = {'cycle': cycle()}
     for name, call in (('draft', draft), ('networks', alone)):
+      # Behind a cycle: what was just used would be in the processor's cache.
+      taken = {'cycle': cycle()}
       taken[name] = milliseconds(lambda: call(session.params, params, state))
-      taken['cycle'] = (taken['cycle'] + cycle()) / 2
-    for name, value in taken.items() if number >= 0 else ():
-      found[name].append(value)
+      for one, value in taken.items() if number >= 0 else ():
+        found[one].append(value)
   return {name: statistics.median(values) for name, values in found.items()}
 
 
