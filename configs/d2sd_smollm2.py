@@ -14,8 +14,8 @@ drafter saw 764 texts: at 17 verified tokens tau is 3.02 on GSM8K and 2.72 on
 HumanEval, where the best-first tree has 3.29 and 3.01 (docs/results.md): no gain
 yet. `smoke` has random drafters.
 
-COMMAND (runs/greedy: see configs/distill_smollm2.py; only for a second drafter of
-your own):
+COMMAND (the second one trains a drafter of your own; runs/greedy: see
+configs/distill_smollm2.py):
   python -m specdiff_jax bench --config=configs/d2sd_smollm2.py
   python -m specdiff_jax distill --config=configs/distill_smollm2.py \
       --config.start_from=smollm2_135m_instruct.safetensors \

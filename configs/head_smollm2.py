@@ -15,12 +15,12 @@ has 2 x 64 numbers for each token: 3.7 million here, 7 MB.
 Expected: `tau_eval` is that of the chain of likeliest tokens, each given the one
 before: at step 0 the drafter's own on these texts, which the head then has to
 beat. In `bench` the row `lattice` is to be compared with `best_first`
-at the same budget. 200 steps of 8 on 764 texts of five kinds (a CPU, minutes): 2.2 %
+at the same budget. 200 steps of 8 on 764 texts of all kinds (a CPU, minutes): 2.2 %
 more tokens than the best-first tree of 17 (docs/results.md); on 565 texts and the
 drafter that was shipped before, nothing (docs/log.md). A run on a GPU is still to come.
 
-COMMAND (runs/greedy and runs/sampled: see configs/distill_smollm2.py; the first is
-of the shipped head):
+COMMAND (the first benches the shipped head, the others train one and bench it;
+runs/greedy and runs/sampled: see configs/distill_smollm2.py):
   python -m specdiff_jax bench --config=configs/head_smollm2.py --limit=8
   python -m specdiff_jax distill --config=configs/head_smollm2.py:gpu \
       --config.data=runs/greedy,runs/sampled --workdir=runs/head

@@ -92,10 +92,13 @@ def conditioned(
 
 
 def own_noise(
-  noise: types.Noise, length: jax.Array, shape: tuple[int, ...]
+  noise: types.Noise,
+  length: jax.Array,
+  shape: tuple[int, ...],
+  purpose: int = sampling_lib.DRAFT,
 ) -> jax.Array:
   """Returns Gumbel noise [B, *shape] that is drawn afresh in every cycle."""
-  keys = sampling_lib.fresh(noise, sampling_lib.DRAFT, length)
+  keys = sampling_lib.fresh(noise, purpose, length)
   return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
 
 
@@ -116,7 +119,6 @@ def distinct(
 
   Gumbel-top-k: the order of scores is that of such draws; -inf: there are no more.
   """
-  keys = sampling_lib.fresh(noise, sampling_lib.DISTINCT, length)
-  g = jax.vmap(lambda key: jax.random.gumbel(key, log_q.shape[1:]))(keys)
+  g = own_noise(noise, length, log_q.shape[1:], sampling_lib.DISTINCT)
   score, index = lax.top_k(log_q + g, drafts)
   return index, score

@@ -158,11 +158,11 @@ class Drafts(Tempered):
       )
     mine = self.tempered(sampling)
     log_q = sampling_lib.log_probabilities(marginals.logits, mine)
-    drawn = log_q, noise, marginals.length, self.drafts
-    index = marginals_lib.own_draws(*drawn)  # [B, K, G]
+    length, drafts = marginals.length, self.drafts
+    index = marginals_lib.own_draws(log_q, noise, length, drafts)  # [B, K, G]
     valid = jnp.ones(index.shape, bool)
     if self.arrangement == 'distinct':
-      first, score = marginals_lib.distinct(log_q[:, 0], *drawn[1:])
+      first, score = marginals_lib.distinct(log_q[:, 0], noise, length, drafts)
       index = index.at[:, :, 0].set(first)
       valid &= (score > -jnp.inf)[..., None]
     token = marginals.ids[index]
